@@ -1,0 +1,93 @@
+"""Every exception that aiopool raises on its own account.
+
+A job that fails re-raises *its own* exception, with a note about the attempt; it is never wrapped.
+Wrong use (a pool that was not opened, another event loop, a coroutine object in place of a function)
+raises `RuntimeError` or `TypeError`, as asyncio does.
+
+    PoolError
+    ├── PoolClosedError        the pool takes no jobs any more
+    ├── QueueFullError         no room and no waiting           (also asyncio.QueueFull)
+    ├── RestartLimitError      workers crashed too often; the pool gave up, the last crash is the cause
+    ├── JobError
+    │   ├── JobCancelledError  awaited a job that was cancelled (an ordinary exception, on purpose)
+    │   ├── JobTimeoutError    which limit, how long            (also TimeoutError)
+    │   ├── JobDroppedError    pushed out of a full queue by the overflow policy
+    │   └── JobPendingError    result() or exception() too early (also asyncio.InvalidStateError)
+    └── SettingsError          which setting, which value, what is allowed (also ValueError)
+"""
+
+import asyncio
+from typing import Literal
+
+__all__ = [
+    "JobCancelledError",
+    "JobDroppedError",
+    "JobError",
+    "JobPendingError",
+    "JobTimeoutError",
+    "PoolClosedError",
+    "PoolError",
+    "QueueFullError",
+    "RestartLimitError",
+    "SettingsError",
+]
+
+
+class PoolError(Exception):
+    """Base of all exceptions of this package."""
+
+
+class PoolClosedError(PoolError):
+    """The pool takes no jobs any more: it is shutting down, or closed."""
+
+
+class QueueFullError(PoolError, asyncio.QueueFull):
+    """There was no room in the queue, and the caller did not want to wait."""
+
+
+class RestartLimitError(PoolError):
+    """Workers crashed more often than `Restart` allows; the last crash is the `__cause__`."""
+
+
+class JobError(PoolError):
+    """Base of what a job can end with on the pool's account."""
+
+
+class JobCancelledError(JobError):
+    """The awaited job was cancelled.
+
+    An ordinary exception on purpose: `asyncio.CancelledError` in an awaiting task always means that the
+    *awaiting* task was cancelled, never the job.
+    """
+
+
+class JobTimeoutError(JobError, TimeoutError):
+    """The job ran into one of its three time limits.
+
+    Attributes:
+        limit: which one: `"timeout"` (one attempt), `"queue_timeout"` (waiting in the queue) or
+            `"total_timeout"` (from submission to the end).
+        seconds: how long that limit was.
+    """
+
+    def __init__(
+        self, message: str, limit: Literal["timeout", "queue_timeout", "total_timeout"], seconds: float
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.args[0], self.limit, self.seconds)
+
+
+class JobDroppedError(JobError):
+    """The job was pushed out of a full queue by `overflow="drop_oldest"` or `"drop_lowest"`."""
+
+
+class JobPendingError(JobError, asyncio.InvalidStateError):
+    """The result was asked for before the job was done."""
+
+
+class SettingsError(PoolError, ValueError):
+    """A setting has a value that is not allowed; the text names it, its source and what is allowed."""
