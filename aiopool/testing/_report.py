@@ -1,0 +1,103 @@
+"""Where tasks wait, in words: what a failure of the simulation says.
+
+Knows coroutines, frames and handles; knows nothing of the loop's clock or its schedule. Everything here only
+looks: no frame is kept, no object is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import linecache
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+__all__ = ["describe_callback", "describe_condition", "describe_tasks", "task_title"]
+
+_MAX_TASKS = 30  # a report that nobody reads to the end helps nobody
+_MAX_FRAMES = 6
+
+
+def describe_tasks(tasks: Iterable[asyncio.Task[Any]]) -> list[str]:
+    """Return one line per task: its name, and the chain of awaits down to where it waits."""
+    ordered = sorted(tasks, key=lambda task: _natural(task.get_name()))
+    lines = [f"  {task.get_name()}: {_chain(task)}" for task in ordered[:_MAX_TASKS]]
+    if len(ordered) > _MAX_TASKS:
+        lines.append(f"  … and {len(ordered) - _MAX_TASKS} more")
+    return lines
+
+
+def task_title(task: asyncio.Task[Any]) -> str:
+    """Return the name of the function that the task runs: the same text in every run."""
+    coroutine = task.get_coro()
+    return getattr(coroutine, "__qualname__", None) or type(coroutine).__name__
+
+
+def describe_callback(callback: object) -> str:
+    """Return the name of a callback, without an address in it."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    return getattr(callback, "__qualname__", None) or type(callback).__qualname__
+
+
+def describe_condition(condition: Callable[[], object]) -> str:
+    """Return the source of `condition`, if there is one, and the values of its free variables."""
+    code = getattr(condition, "__code__", None)
+    if code is None:
+        return repr(condition)
+    text = repr(condition)
+    if code.co_name == "<lambda>":
+        try:
+            text = inspect.getsource(condition).strip()
+        except (OSError, TypeError):
+            text = repr(condition)
+    values = inspect.getclosurevars(condition).nonlocals
+    free = ", ".join(f"{name} = {value!r}" for name, value in values.items())
+    place = f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+    return f"{text}   ({place}{'; ' + free if free else ''})"
+
+
+def _chain(task: asyncio.Task[Any]) -> str:
+    frames = list(_frames(task.get_coro()))
+    if not frames:
+        return f"{task_title(task)} (nothing to see: not started, or running)"
+    shown = frames if len(frames) <= _MAX_FRAMES else [*frames[:2], None, *frames[2 - _MAX_FRAMES :]]
+    steps = " → ".join("…" if frame is None else _place(frame) for frame in shown)
+    # The innermost line of the user's own says more than the line of asyncio that it ends in.
+    own = next(
+        (frame for frame in reversed(frames) if "asyncio" not in Path(frame.f_code.co_filename).parts), None
+    )
+    line = "" if own is None else linecache.getline(own.f_code.co_filename, own.f_lineno).strip()
+    return f"{steps}{f'   | {line}' if line else ''}"
+
+
+def _frames(awaitable: object) -> Iterable[FrameType]:
+    """Walk from a coroutine to what it awaits, and on, as far as Python shows it."""
+    while awaitable is not None:
+        for frame_name, next_name in (
+            ("cr_frame", "cr_await"),
+            ("gi_frame", "gi_yieldfrom"),
+            ("ag_frame", "ag_await"),
+        ):
+            if hasattr(awaitable, frame_name):
+                frame = getattr(awaitable, frame_name)
+                if frame is not None:
+                    yield frame
+                awaitable = getattr(awaitable, next_name)
+                break
+        else:
+            return
+
+
+def _place(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{code.co_qualname} ({Path(code.co_filename).name}:{frame.f_lineno})"
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """Sort `Task-2` before `Task-10`."""
+    head = name.rstrip("0123456789")
+    return head, int(name[len(head) :] or 0)
