@@ -1,0 +1,205 @@
+"""One registered service: what it is, where it is, and which processes belong to it.
+
+    new ──start──▶ starting ──started──▶ running ──ended──▶ ended ──restart──▶ restarting
+                       │                    ▲                                      │
+                       └──start_failed──▶ failed                    start ◀────────┘
+
+A stop is possible from everywhere, and wins: what was about to start or to restart finds its way closed.
+
+Invariant: `apply` is the only line that assigns `status`, and a service is started by one starter at a time.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Literal, final
+
+from aiopool._families import Family
+from aiopool._pidfile import PidRecord
+from aiopool._restart import Restart, RestartHistory
+from aiopool._service_kind import ServiceKind
+from aiopool._service_status import ServiceState, ServiceStatus
+
+__all__ = ["RestartPolicy", "Service"]
+
+RestartPolicy = Literal["always", "on_failure", "never"]
+
+_log = logging.getLogger("aiopool.services")
+
+_TRANSITIONS: dict[ServiceState, dict[str, ServiceState]] = {
+    "new": {"start": "starting", "adopt": "running", "stop": "stopping"},
+    "starting": {"started": "running", "start_failed": "failed", "stop": "stopping"},
+    "running": {"ended": "ended", "stop": "stopping"},
+    "ended": {"start": "starting", "restart": "restarting", "give_up": "failed", "stop": "stopping"},
+    "restarting": {"start": "starting", "stop": "stopping"},
+    "stopping": {"stopped": "stopped", "stop_failed": "failed", "stop": "stopping"},
+    # Two stops may overlap; the second one to finish finds the service where the first one left it.
+    "stopped": {"start": "starting", "stop": "stopping", "stopped": "stopped", "stop_failed": "failed"},
+    "failed": {
+        "start": "starting",
+        "restart": "restarting",
+        "give_up": "failed",
+        "stop": "stopping",
+        "stopped": "stopped",
+        "stop_failed": "failed",
+    },
+}
+
+
+@final
+class Service:
+    """One registered service.
+
+    Args:
+        type, name, kind, target: what it is.
+        restart: when it is started again.
+        intensity: how often at most.
+        extra: whatever the user wants to find again in the status.
+        lock: the lock of its registry.
+    """
+
+    # The mutable state of a service is its status, the last error, its family, and who starts or asks it just now.
+    __slots__ = (
+        "_lock",
+        "asking",
+        "error",
+        "extra",
+        "family",
+        "generation",
+        "history",
+        "kind",
+        "name",
+        "registered_at",
+        "restart",
+        "restarts",
+        "starting",
+        "status",
+        "target",
+        "type",
+    )
+
+    def __init__(
+        self,
+        type: str,
+        name: str,
+        kind: ServiceKind,
+        target: object,
+        *,
+        restart: RestartPolicy,
+        intensity: Restart,
+        extra: Mapping[str, Any],
+        lock: threading.RLock,
+    ) -> None:
+        self.type = type
+        self.name = name
+        self.kind = kind
+        self.target = target
+        self.restart = restart
+        self.history = RestartHistory(intensity)
+        self.extra = MappingProxyType(dict(extra))
+        self.registered_at = datetime.now(UTC)
+        self.status: ServiceState = "new"
+        self.error: str | None = None
+        self.restarts = 0
+        self.generation = 0  # counts starts and stops: who slept meanwhile sees that his turn is over
+        self.family: Family | None = None
+        self.starting: tuple[Callable[[], None], concurrent.futures.Future[None]] | None = None
+        self.asking: concurrent.futures.Future[None] | None = None
+        self._lock = lock
+
+    def __repr__(self) -> str:
+        return f"<Service {self.name!r} ({self.type}) {self.status}>"
+
+    def apply(self, event: str) -> bool:
+        """Follow the table; `False` if the event comes too late for where the service is now."""
+        with self._lock:
+            after = _TRANSITIONS[self.status].get(event)
+            if after is None:
+                return False
+            if event in ("start", "stop"):
+                self.generation += 1
+            self.status = after
+            return True
+
+    def alive(self) -> bool:
+        """Whether it runs: by its own word, or, if it does not say, because it was started and not yet stopped."""
+        try:
+            answer = self.kind.alive()
+        except Exception as error:
+            self.error = f"cannot be asked whether it runs: {type(error).__name__}: {error}"
+            _log.exception("service %r cannot be asked whether it runs; taken for ended", self.name)
+            return False
+        return self.status == "running" if answer is None else answer
+
+    def look(self) -> Family | None:
+        """Its family, with the roots of now; `None` if it never had a process."""
+        try:
+            roots = self.kind.roots()
+        except Exception:
+            _log.exception("service %r cannot be asked for its processes", self.name)
+            roots = []
+        if roots and (self.family is None or self.family.roots != tuple(roots)):
+            members = () if self.family is None else self.family.members
+            self.family = Family(
+                roots, members=members, own_session=self.kind.own_session, mark=self.kind.mark
+            )
+        return self.family
+
+    async def start(self, wake: Callable[[], None]) -> None:
+        """Start it, unless somebody else does or a stop forbids it.
+
+        Raises:
+            RuntimeError: it was stopped while it was starting.
+            Exception: whatever its own start raises.
+        """
+        if not self.apply("start"):
+            return
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self.kind.start(wake), name=f"start of service {self.name}")
+        done: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.starting = (lambda: loop.call_soon_threadsafe(task.cancel) and None), done
+        try:
+            await task
+        except BaseException as error:
+            self.error = f"failed to start: {type(error).__name__}: {error}"
+            self.apply("start_failed")
+            current = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and current is not None and not current.cancelling():
+                raise RuntimeError(f"service {self.name!r} was stopped while it was starting") from None
+            raise
+        else:
+            if self.apply("started"):
+                self.error = None
+        finally:
+            self.look()
+            self.starting = None
+            done.set_result(None)
+
+    def snapshot(self) -> ServiceStatus:
+        """Where it is at this moment."""
+        alive = self.alive()
+        family = self.look()
+        return ServiceStatus(
+            type=self.type,
+            name=self.name,
+            status=self.status,
+            alive=alive,
+            pid=family.roots[0].pid if family is not None and family.roots else None,
+            pids=() if family is None else tuple(sorted(process.pid for process in family.members)),
+            restarts=self.restarts,
+            registered_at=self.registered_at,
+            error=self.error,
+            extra=self.extra,
+        )
+
+    def record(self) -> PidRecord | None:
+        """What a later run must know to end what is left of it; `None` if there is nothing."""
+        family = self.look()
+        if family is None or not family.members:
+            return None
+        members = tuple(sorted(family.members))
+        return PidRecord(self.type, self.name, family.roots, members, family.own_session, family.mark)

@@ -1,0 +1,115 @@
+"""Services that are objects with `stop`, and mostly with `start`: somebody's queue system, consumer, watcher.
+
+Their methods may be plain or async, may or may not take a timeout, and may or may not tell whether they run.
+What they start in processes of their own is ours to clear away if they do not.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+from aiopool._calls import call_at, in_thread, running_loop
+from aiopool._process import ProcessId, identify
+from aiopool._service_kind import Ended, accepted
+
+__all__ = ["ObjectKind"]
+
+_LOOK_AGAIN = 0.02
+# The questions by which objects in the wild say whether they run; methods or plain attributes.
+_LIVENESS = ("is_running", "is_alive", "running", "alive")
+
+
+@final
+class ObjectKind:
+    """An object with `stop`, and mostly with `start`, plain or async."""
+
+    restartable = True
+    own_session = False
+    mark: str | None = None
+    asks = True
+
+    def __init__(self, target: Any, pids: Callable[[], Iterable[int]] | None = None) -> None:
+        self._target = target
+        self._pids = pids
+        # Any loop will do for queue systems that keep nothing of the one on which they were started.
+        self._anywhere = _is_queue_system(target) or not _is_async(target, "stop")
+        self._loop = None if self._anywhere else running_loop()
+        self.restartable = callable(getattr(target, "start", None))
+
+    def home(self) -> asyncio.AbstractEventLoop | None:
+        if self._loop is not None and self._loop.is_closed():
+            return None  # a new loop may do, or its stop() says why not
+        return self._loop
+
+    async def start(self, wake: Callable[[], None]) -> None:
+        start = getattr(self._target, "start", None)
+        if start is None:
+            raise RuntimeError(
+                f"{self._target!r} has no start(). If it runs already, write "
+                "registry.add(type, target, started=True)"
+            )
+        if not self._anywhere:
+            self._loop = asyncio.get_running_loop()
+        # A plain start() on the loop's own thread: most of them only create tasks, threads or processes.
+        result = start()
+        if inspect.isawaitable(result):
+            await result
+
+    def alive(self) -> bool | None:
+        for name in _LIVENESS:
+            answer = getattr(self._target, name, None)
+            if callable(answer) and not inspect.iscoroutinefunction(answer):
+                answer = answer()
+            if isinstance(answer, bool):
+                return answer
+        return None
+
+    def roots(self) -> list[ProcessId]:
+        pids = self._pids() if self._pids is not None else _queue_system_pids(self._target)
+        return [process for pid in pids if pid and (process := identify(pid)) is not None]
+
+    async def stop(self, force_at: float, deadline: float) -> None:
+        stop = self._target.stop
+        limits = accepted(stop, {"timeout": max(0.0, force_at - time.monotonic())})
+        name = f"{type(self._target).__name__}.stop()"
+
+        async def ask() -> None:
+            # A plain stop() may block, so it gets a thread: the deadline holds, and the loop goes on.
+            asynchronous = inspect.iscoroutinefunction(stop)
+            result = stop(**limits) if asynchronous else await in_thread(lambda: stop(**limits), name=name)
+            if inspect.isawaitable(result):
+                await result
+
+        await call_at(None, ask, until=force_at, name=name)
+        # Some only set a flag and return. It is over when it says so.
+        while self.alive() is True:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{name} returned, but it says that it still runs")
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    async def outcome(self) -> Ended:
+        return Ended(False, "says that it does not run any more")
+
+
+def _is_async(target: Any, name: str) -> bool:
+    return inspect.iscoroutinefunction(getattr(target, name, None))
+
+
+def _is_queue_system(target: Any) -> bool:
+    return type(target).__module__.partition(".")[0] == "queuemgr"
+
+
+def _queue_system_pids(target: Any) -> list[int]:
+    """The manager process of a `queuemgr` queue system.
+
+    Until queuemgr (1.0.25) ends its own job processes: when a job ignores its stop flag, `stop()` leaves the
+    job, a helper of the manager and a forkserver alive. They all descend from this process.
+    """
+    if not _is_queue_system(target):
+        return []
+    holder = getattr(target, "_manager", target)
+    process = getattr(holder, "_process", None)
+    pid = getattr(process, "pid", None)
+    return [pid] if isinstance(pid, int) else []

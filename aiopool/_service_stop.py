@@ -1,0 +1,233 @@
+"""Stop many services at once, under one deadline, and say what became of each.
+
+What can be asked is asked, each on the event loop where it lives; what is a process is ended together with
+all other processes, by one thread. Nobody waits for another: a hundred stubborn services take as long as one.
+
+    0 ───────── ask, wait ───────── force_at ── insist, kill, verify ── deadline
+
+A service is stopped when it is seen to be over, not when its `stop()` has returned: its processes are gone,
+and it does not say that it runs.
+
+Invariant: `stop_services` returns by the deadline (or half a second after it began, whichever is later),
+    whatever the
+services do.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from aiopool._calls import call_at, in_thread
+from aiopool._families import Family, end_families, refresh_families
+from aiopool._service import Service
+from aiopool._service_status import StopReport, TypeReport
+
+__all__ = ["Deadlines", "Outcome", "report", "stop_services"]
+
+_log = logging.getLogger("aiopool.services")
+
+# The share of the time that is kept for force, and its upper bound in seconds: killing is quick.
+_FORCE_SHARE = 0.2
+_FORCE_MOST = 1.0
+# However short the time: SIGKILL and a cancelled task need a moment to take effect.
+_LEAST = 0.5
+# What a service left behind after it was stopped has nobody any more to wait for.
+_LEFT_GRACE = 1.0
+# forkserver tells of an end a moment after it, and so does asyncio's child watcher.
+_CODE_LAG = 0.3
+_LOOK_AGAIN = 0.01
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """When asking ends and when all ends, in the seconds of `time.monotonic()`.
+
+    Attributes:
+        force_at: processes are killed from here on. With a timeout of 0 that is at once.
+        insist_at: what is no process is told again from here on; it always gets a moment.
+        deadline: nobody waits longer.
+    """
+
+    force_at: float
+    insist_at: float
+    deadline: float
+
+    @classmethod
+    def within(cls, timeout: float, *, now: float) -> "Deadlines":
+        """Divide the time.
+
+        Raises:
+            ValueError: the timeout is negative or not a number.
+        """
+        if not timeout >= 0:
+            raise ValueError(f"timeout must be 0 or more seconds, got {timeout!r}; 0 kills at once")
+        total = max(timeout, _LEAST)
+        reserve = min(_FORCE_MOST, _FORCE_SHARE * total)
+        return cls(now + max(0.0, timeout - reserve), now + total - reserve, now + total)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one service."""
+
+    type: str
+    name: str
+    stopped: bool
+    killed: bool
+    errors: tuple[str, ...]
+
+
+async def stop_services(services: Sequence[Service], timeout: float) -> list[Outcome]:
+    """Stop these services, all at the same time.
+
+    Args:
+        services: whom; those that are over already count as stopped.
+        timeout: the total time in seconds.
+    """
+    times = Deadlines.within(timeout, now=time.monotonic())
+    for service in services:
+        service.apply("stop")
+    await asyncio.gather(*(_end_start(service, times) for service in services))
+    asked = [service for service in services if service.kind.asks]
+    plain = [service for service in services if not service.kind.asks]
+    if families := _families(asked):
+        # Before anybody is asked: a manager that ends takes with it the trace of what it leaves behind.
+        await in_thread(lambda: refresh_families(families), name="aiopool-services-look")
+    errors = await asyncio.gather(*(_ask(service, times) for service in asked), _end_plain(plain, times))
+    by_name = {service.name: text for service, text in zip(asked, errors, strict=False)}
+    return list(
+        await asyncio.gather(*(_verdict(service, times, by_name.get(service.name)) for service in services))
+    )
+
+
+def _families(services: Sequence[Service]) -> list[Family]:
+    return [family for service in services if (family := service.look()) is not None]
+
+
+async def _end_start(service: Service, times: Deadlines) -> None:
+    """If it is starting just now, cancel that, and wait until it is settled."""
+    starting = service.starting
+    if starting is None:
+        return
+    cancel, done = starting
+    try:
+        cancel()
+    except RuntimeError:
+        return  # the loop on which it was starting is closed
+    await asyncio.wait({asyncio.wrap_future(done)}, timeout=max(0.0, times.insist_at - time.monotonic()))
+
+
+async def _end_plain(services: Sequence[Service], times: Deadlines) -> None:
+    if families := _families(services):
+        await in_thread(
+            lambda: end_families(families, force_at=times.force_at, deadline=times.deadline),
+            name="aiopool-services-end",
+        )
+
+
+async def _ask(service: Service, times: Deadlines) -> str | None:
+    """Ask it to end, then end what it leaves behind; what goes wrong is returned."""
+    text = None
+    with service._lock:
+        shared = service.asking
+        if shared is None:
+            mine: concurrent.futures.Future[None] = concurrent.futures.Future()
+            service.asking = mine
+    try:
+        if shared is not None:
+            # Somebody stops it already. stop() is not called twice; but our deadline is our own.
+            await _wait_for(shared, times)
+        else:
+            await call_at(
+                service.kind.home(),
+                lambda: service.kind.stop(times.insist_at, times.deadline),
+                until=times.deadline,
+                name=f"stop of service {service.name!r}",
+            )
+    except Exception as error:
+        text = str(error) if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+        _log.error("service %r: stopping it failed: %s", service.name, text, exc_info=error)
+    finally:
+        if shared is None:
+            with service._lock:
+                service.asking = None
+            mine.set_result(None)
+    if (family := service.family) is not None:
+        force_at = min(times.insist_at, time.monotonic() + _LEFT_GRACE)
+        await in_thread(
+            lambda: end_families([family], force_at=force_at, deadline=times.deadline),
+            name="aiopool-services-end",
+        )
+    return text
+
+
+async def _wait_for(shared: "concurrent.futures.Future[None]", times: Deadlines) -> None:
+    waiting = asyncio.wrap_future(shared)
+    await asyncio.wait({waiting}, timeout=max(0.0, times.insist_at - time.monotonic()))
+    if not waiting.done():
+        raise TimeoutError("an earlier stop of it is still under way")
+
+
+async def _verdict(service: Service, times: Deadlines, text: str | None) -> Outcome:
+    """See whether it is over, and write that down."""
+    until = min(times.deadline, time.monotonic() + _CODE_LAG) if service.kind.asks else times.deadline
+    while (alive := _says(service)) is True and time.monotonic() < until:
+        await asyncio.sleep(_LOOK_AGAIN)
+    errors = [] if text is None else [text]
+    family = service.family
+    left = set() if family is None else family.living()
+    if family is not None:
+        errors += family.errors
+    if left:
+        errors.append(
+            f"still running after the kill: {', '.join(str(process.pid) for process in sorted(left))}"
+        )
+    elif alive is True:
+        errors.append("says that it still runs")
+    # An error in stop() is no proof that it still runs; its own word, or that of its processes, is better.
+    stopped = not left and (alive is False or (alive is None and text is None))
+    service.apply("stopped" if stopped else "stop_failed")
+    service.error = "; ".join(errors) or None
+    killed = family is not None and family.forced
+    if family is not None:
+        family.errors.clear()
+        family.forced = False
+    return Outcome(
+        service.type, service.name, stopped, killed, tuple(f"{service.name}: {error}" for error in errors)
+    )
+
+
+def _says(service: Service) -> bool | None:
+    try:
+        return service.kind.alive()
+    except Exception:
+        _log.exception("service %r cannot be asked whether it runs", service.name)
+        return None
+
+
+def report(outcomes: Sequence[Outcome], *, seconds: float, nothing: str = "nothing to stop") -> StopReport:
+    """Add up what became of all."""
+    by_type: dict[str, TypeReport] = {}
+    for outcome in outcomes:
+        before = by_type.get(outcome.type, TypeReport())
+        by_type[outcome.type] = TypeReport(
+            before.stopped + outcome.stopped,
+            before.failed + (not outcome.stopped),
+            before.errors + outcome.errors,
+        )
+    stopped = sum(outcome.stopped for outcome in outcomes)
+    failed = len(outcomes) - stopped
+    errors = tuple(error for outcome in outcomes for error in outcome.errors)
+    killed = tuple(outcome.name for outcome in outcomes if outcome.killed)
+    message = f"{stopped} stopped, {failed} failed" if outcomes else nothing
+    if killed:
+        message += f", {len(killed)} of them by force"
+    if errors:
+        message += f": {'; '.join(errors)}"
+    return StopReport(failed == 0, stopped, failed, errors, message, by_type, killed, seconds)
