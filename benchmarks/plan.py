@@ -1,0 +1,49 @@
+"""Which cells are run: the whole matrix, the part that the targets need, or a smoke."""
+
+from __future__ import annotations
+
+from benchmarks import contenders
+from benchmarks.contenders import CREATE_TASK, EXECUTOR, GATHER, HAND, MAP_SCOPE, MAP_TASK, SCOPE, TASK
+from benchmarks.measure import Cell
+
+COUNTS = {"no-op": 100_000, "sleep(0)": 20_000, "sleep(1 ms)": 10_000}
+BLOCKING = "block 100 µs"
+THREADS = 16
+
+
+def all_cells() -> list[Cell]:
+    """Return the whole matrix: about three minutes a round on two slow cores."""
+    at_a_million = (TASK, SCOPE, HAND, GATHER, "aiojobs", "asyncio-pool")
+    return [
+        *(
+            Cell("burst", workload, concurrency, count)
+            for concurrency in (100, 10, 1_000)
+            for workload, count in COUNTS.items()
+        ),
+        *(Cell("steady", workload, 100, count) for workload, count in COUNTS.items()),
+        Cell("threads", BLOCKING, THREADS, 5_000),
+        Cell("burst", "no-op", 100, 1_000),
+        Cell("burst", "no-op", 100, 10_000),
+        Cell("burst", "no-op", 100, 1_000_000, at_a_million),
+    ]
+
+
+def target_cells() -> list[Cell]:
+    """Return the cells about which a promise is made, with those who stand in a promise."""
+    published = {entry.name for entry in contenders.of_suite("burst") if entry.published}
+    names = (TASK, SCOPE, MAP_TASK, MAP_SCOPE, HAND, CREATE_TASK, GATHER, *sorted(published))
+    return [
+        *(Cell("burst", workload, 100, count, names) for workload, count in COUNTS.items()),
+        *(Cell("steady", workload, 100, count, names) for workload, count in COUNTS.items()),
+        Cell("threads", BLOCKING, THREADS, 5_000, (TASK, SCOPE, EXECUTOR)),
+    ]
+
+
+def quick_cells() -> list[Cell]:
+    """Return one tiny cell of each suite, with every contender."""
+    return [
+        Cell("burst", "no-op", 10, 200),
+        Cell("burst", "sleep(1 ms)", 10, 50, (TASK, SCOPE, HAND, GATHER)),
+        Cell("steady", "no-op", 10, 200),
+        Cell("threads", BLOCKING, 4, 50),
+    ]

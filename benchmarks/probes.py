@@ -1,0 +1,215 @@
+"""What is not a ratio of CPU time: memory, latency, gaps, cancelling, the price of options, import.
+
+Each probe is one coroutine (or function) for one contender, runs in a process of its own, and returns
+plain numbers with their unit in the name. A probe may leave its backlog behind; `child` ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import psutil
+
+from benchmarks.backlogs import BACKLOGS, Backlog
+from benchmarks.contenders import CREATE_TASK, SCOPE, Isolation
+from benchmarks.prices import prices
+from benchmarks.workloads import busy, noop
+
+Numbers = dict[str, float]
+
+
+def isolation_of(contender: str) -> Isolation:
+    """Return the isolation that the name of one of our own contenders stands for."""
+    return "scope" if contender == SCOPE else "task"
+
+
+async def open_backlog(contender: str, concurrency: int) -> Backlog:
+    """Open a contender to which jobs can be added without waiting; it is never closed."""
+    return await AsyncExitStack().enter_async_context(BACKLOGS[contender](concurrency))
+
+
+# --- memory -------------------------------------------------------------------------------------------
+
+
+async def memory(contender: str, count: int) -> Numbers:
+    """Queue `count` jobs behind one that never ends; bytes of resident memory per job.
+
+    The job's argument and its place in the caller's list of handles are in it.
+    """
+    backlog = await open_backlog(contender, 1)
+    backlog.add(asyncio.Event().wait)
+    await turns(10)
+    gc.collect()
+    process = psutil.Process()
+    before = process.memory_info().rss
+    handles = [backlog.add(noop, index) for index in range(count)]
+    await turns(10)  # so that tasks which wait by themselves have got to where they wait
+    after = process.memory_info().rss
+    assert len(handles) == count
+    return {"bytes_per_job": (after - before) / count}
+
+
+async def turns(count: int) -> None:
+    """Let the event loop turn over `count` times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# --- latency ------------------------------------------------------------------------------------------
+
+
+async def critical(contender: str, count: int, samples: int = 20) -> Numbers:
+    """Add CRITICAL jobs while `count` LOW ones of 5 µs each are drained; from when it was due to its start.
+
+    "Due" is the moment for which a timer was set: a pool that starves the event loop delays the
+    submission itself, and whoever wants to submit waits for that too.
+    """
+    loop = asyncio.get_running_loop()
+    backlog = await open_backlog(contender, 100)
+    for index in range(count):
+        backlog.add(busy, index)
+    waits: list[float] = []
+    all_started = loop.create_future()
+
+    async def urgent(due: float) -> None:
+        waits.append(loop.time() - due)
+        if len(waits) == samples:
+            all_started.set_result(None)
+
+    start = loop.time()
+    for sample in range(samples):
+        due = start + 0.005 * (sample + 1)
+        loop.call_at(due, backlog.add_urgent, urgent, due)
+    await all_started
+    return {"median_ms": statistics.median(waits) * 1e3, "worst_ms": max(waits) * 1e3}
+
+
+async def gap(contender: str, count: int) -> Numbers:
+    """Drain `count` no-ops; the longest time between two turns of the event loop, by two clocks.
+
+    The CPU clock leaves out what other processes took away; the wall clock does not.
+    """
+    loop = asyncio.get_running_loop()
+    backlog = await open_backlog(contender, 100)
+    handles = [backlog.add(noop, index) for index in range(count)]
+    last_wall, last_cpu = time.perf_counter(), time.process_time()
+    worst_wall = worst_cpu = 0.0
+    running = True
+
+    def tick() -> None:
+        nonlocal last_wall, last_cpu, worst_wall, worst_cpu
+        wall, cpu = time.perf_counter(), time.process_time()
+        worst_wall, worst_cpu = max(worst_wall, wall - last_wall), max(worst_cpu, cpu - last_cpu)
+        last_wall, last_cpu = wall, cpu
+        if running:
+            loop.call_soon(tick)
+
+    loop.call_soon(tick)
+    await backlog.wait_for(handles[-1])
+    running = False
+    return {"worst_ms": worst_wall * 1e3, "worst_cpu_ms": worst_cpu * 1e3}
+
+
+async def light(contender: str, count: int) -> Numbers:
+    """Submit one job at a time to an idle pool; µs until it starts, and until its result is back."""
+    clock = time.perf_counter_ns
+
+    async def stamp() -> int:
+        return clock()
+
+    starts: list[int] = []
+    trips: list[int] = []
+    if contender == CREATE_TASK:
+        for _ in range(count):
+            begin = clock()
+            started = await asyncio.create_task(stamp())
+            trips.append(clock() - begin)
+            starts.append(started - begin)
+    else:
+        from aiopool import Pool
+
+        async with Pool(size=100, isolation=isolation_of(contender)) as pool:
+            for _ in range(count):
+                begin = clock()
+                started = await (await pool.submit(stamp))
+                trips.append(clock() - begin)
+                starts.append(started - begin)
+    return {
+        "start_p50_us": percentile(starts, 50) / 1e3,
+        "start_p99_us": percentile(starts, 99) / 1e3,
+        "trip_p50_us": percentile(trips, 50) / 1e3,
+        "trip_p99_us": percentile(trips, 99) / 1e3,
+    }
+
+
+def percentile(values: list[int], percent: int) -> float:
+    """Return the `percent`-th percentile of `values`."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+# --- cancelling, options, import ------------------------------------------------------------------------
+
+
+async def cancel(contender: str, count: int, cancels: int) -> Numbers:
+    """Queue `count` jobs and cancel some of them by id, in random order; µs of CPU for each cancel."""
+    from aiopool import Pool
+
+    pool = await AsyncExitStack().enter_async_context(
+        Pool(size=1, queue_size=None, isolation=isolation_of(contender))
+    )
+    pool.submit_nowait(asyncio.Event().wait)
+    await turns(10)
+    jobs = [pool.submit_nowait(noop, index) for index in range(count)]
+    chosen = random.Random(17).sample(jobs, cancels)
+    ids = [job.id for job in chosen]
+    begin = time.process_time()
+    for id in ids:
+        await pool.cancel(id)
+    spent = time.process_time() - begin
+    if not all(job.done() for job in chosen):
+        raise AssertionError("a cancelled job is not done")
+    return {"us_per_cancel": spent / cancels * 1e6}
+
+
+async def options(contender: str, count: int, repeats: int) -> Numbers:
+    """Run no-ops with and without each option in turn; ns of CPU that the option adds to a job."""
+    return await prices(isolation_of(contender), count, repeats)
+
+
+def import_time(contender: str) -> Numbers:
+    """Import the module `contender` in a fresh interpreter that has asyncio already; ms."""
+    code = (
+        "import asyncio, time; w, c = time.perf_counter(), time.process_time();"
+        f"import {contender};"
+        "print(time.perf_counter() - w, time.process_time() - c)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=os.environ)
+    wall, cpu = map(float, done.stdout.split())
+    return {"wall_ms": wall * 1e3, "cpu_ms": cpu * 1e3}
+
+
+PROBES: dict[str, Callable[..., Coroutine[Any, Any, Numbers]]] = {
+    "memory": memory,
+    "critical": critical,
+    "gap": gap,
+    "light": light,
+    "cancel": cancel,
+    "options": options,
+}
+
+
+def run(name: str, contender: str, parameters: dict[str, Any]) -> Numbers:
+    """Run the probe `name` for `contender` in a loop that is never closed."""
+    if name == "import":
+        return import_time(contender, **parameters)
+    return asyncio.new_event_loop().run_until_complete(PROBES[name](contender, **parameters))

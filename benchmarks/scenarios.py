@@ -1,0 +1,126 @@
+"""Which probe is run for whom, and what came of it over the rounds."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.contenders import CREATE_TASK, GATHER, HAND, SCOPE, TASK
+from benchmarks.measure import MeasurementError, Progress, Spread, run_child
+
+TITLES = {
+    "memory": "Memory of a queued job",
+    "critical": "A CRITICAL job behind LOW ones of 5 µs each: from due to started",
+    "gap": "Largest gap between two turns of the event loop while no-ops are drained",
+    "light": "One job at a time through an idle pool",
+    "cancel": "Cancelling by id, in random order",
+    "options": "What an option adds to a no-op job",
+    "import": "Import, beyond `import asyncio`",
+}
+
+_NEEDS = {"aiojobs": "aiojobs", "asyncio-pool": "asyncio_pool"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One probe for one contender."""
+
+    probe: str
+    contender: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """How `--only` finds this scenario."""
+        size = "".join(f"/{value}" for value in self.parameters.values())
+        return f"{self.probe}/{self.contender}{size}"
+
+    def missing(self) -> str | None:
+        """Say why this cannot run here, or None."""
+        module = self.contender if self.probe == "import" else _NEEDS.get(self.contender, "")
+        if module and importlib.util.find_spec(module) is None:
+            return f"module `{module}` is not installed; `pip install -e '.[bench]'` brings it"
+        return None
+
+
+@dataclass(slots=True)
+class ScenarioResult:
+    """The numbers of one scenario: a list of samples for each."""
+
+    scenario: Scenario
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    skipped: str | None = None
+    failed: str | None = None
+
+    def spread(self, number: str) -> Spread:
+        """Return the spread of one number over the rounds."""
+        return Spread.of(self.samples[number])
+
+
+def run_scenarios(scenarios: list[Scenario], rounds: int, progress: Progress) -> list[ScenarioResult]:
+    """Run all scenarios `rounds` times, interleaved."""
+    results = [ScenarioResult(scenario, skipped=scenario.missing()) for scenario in scenarios]
+    for turn in range(rounds):
+        for result in results:
+            if result.skipped or result.failed:
+                continue
+            scenario = result.scenario
+            progress(f"round {turn + 1}/{rounds}  {scenario.key}")
+            try:
+                numbers = run_child(
+                    {
+                        "probe": scenario.probe,
+                        "contender": scenario.contender,
+                        "parameters": dict(scenario.parameters),
+                    }
+                )
+            except MeasurementError as error:
+                result.failed = str(error)
+                result.samples.clear()
+            else:
+                for name, value in numbers.items():
+                    result.samples.setdefault(name, []).append(value)
+    return results
+
+
+def all_scenarios() -> list[Scenario]:
+    """Return every scenario at its full size."""
+    behind = (TASK, SCOPE, HAND, GATHER, "aiojobs", "asyncio-pool")
+    return [
+        *(Scenario("memory", name, {"count": 1_000_000}) for name in behind),
+        *(Scenario("critical", name, {"count": 100_000}) for name in behind),
+        *(Scenario("gap", name, {"count": 100_000}) for name in behind),
+        *(Scenario("light", name, {"count": 5_000}) for name in (TASK, SCOPE, CREATE_TASK)),
+        *(
+            Scenario("cancel", name, {"count": count, "cancels": min(count, 20_000)})
+            for count in (10_000, 1_000_000)
+            for name in (TASK, SCOPE)
+        ),
+        *(Scenario("options", name, {"count": 20_000, "repeats": 9}) for name in (TASK, SCOPE)),
+        *(Scenario("import", name) for name in ("aiopool", "anyio", "aiojobs", "aiometer")),
+    ]
+
+
+def target_scenarios() -> list[Scenario]:
+    """Return the scenarios about which a promise is made."""
+    promised = ("memory", "critical", "gap", "options", "import")
+    return [
+        scenario
+        for scenario in all_scenarios()
+        if scenario.probe in promised and scenario.contender in (TASK, SCOPE, "aiopool")
+    ]
+
+
+def quick_scenarios() -> list[Scenario]:
+    """Return a small one of each kind, for the smoke."""
+    return [
+        *(Scenario("memory", name, {"count": 1_000}) for name in (TASK, HAND)),
+        *(Scenario("critical", name, {"count": 500, "samples": 2}) for name in (TASK, SCOPE)),
+        *(Scenario("gap", name, {"count": 500}) for name in (TASK, GATHER)),
+        *(Scenario("light", name, {"count": 50}) for name in (SCOPE, CREATE_TASK)),
+        Scenario("cancel", TASK, {"count": 500, "cancels": 100}),
+        Scenario("options", SCOPE, {"count": 200, "repeats": 1}),
+        Scenario("import", "aiopool"),
+    ]
