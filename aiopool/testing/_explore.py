@@ -112,7 +112,8 @@ class _Run:
         self.steps = loop.steps
         self.hash = loop.trace_hash()
         steps = "\n".join(f"  {label}" for label in loop.trace[-_LAST_STEPS:])
-        self.last = f"virtual time {loop.time():g} s, {self.steps} steps, trace {self.hash}; the last of them:\n{steps}"
+        where = f"virtual time {loop.time():g} s, {self.steps} steps, trace {self.hash}"
+        self.last = f"{where}; the last of them:\n{steps}"
 
 
 def _run(

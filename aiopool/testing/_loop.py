@@ -91,6 +91,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     _ready: Ready
     _scheduled: list[asyncio.TimerHandle]
+    _closed = True  # until the base class has made a loop: after an error in __init__ there is nothing to close
 
     def __init__(
         self,
@@ -379,10 +380,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         waited = ""
         if outside:
             waited = f" Nothing came in {self._patience:g} s of real time from: {', '.join(outside)}."
-        return (
-            f"nothing is ready and no timer is armed "
-            f"(virtual time {self._now:g} s, step {self._steps}, {self._where()}).{waited}\n{self._pending_text()}"
-        )
+        where = f"virtual time {self._now:g} s, step {self._steps}, {self._where()}"
+        return f"nothing is ready and no timer is armed ({where}).{waited}\n{self._pending_text()}"
 
     def _held_text(self, holds: list[Hold]) -> str:
         reasons = ", ".join(hold.reason for hold in holds)
