@@ -127,9 +127,7 @@ def test_a_deadlock_fails_its_test_and_no_other(inner):
             await virtual_time.advance(1)
     """)
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(
-        ["*DeadlockError: nothing is ready and no timer is armed*", "*asyncio.Event().wait()*"]
-    )
+    result.stdout.fnmatch_lines(["*DeadlockError: nothing is ready*", "*asyncio.Event().wait()*"])
 
 
 def test_a_failure_names_the_schedule_that_was_drawn(inner):
@@ -364,7 +362,8 @@ def test_loading_the_plugin_imports_nothing_of_ours():
         import aiopool, pytest
         before = set(sys.modules)
         import aiopool.pytest_plugin
-        new = {name for name in set(sys.modules) - before if name.partition(".")[0] in ("aiopool", "anyio", "asyncio", "pytest_asyncio")}
+        watched = ("aiopool", "anyio", "asyncio", "pytest_asyncio")
+        new = {name for name in set(sys.modules) - before if name.partition(".")[0] in watched}
         assert new == {"aiopool.pytest_plugin"}, new
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=_ROOT, check=True, timeout=60)

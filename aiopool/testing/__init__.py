@@ -11,10 +11,10 @@ in `aiopool.pytest_plugin`.
 - `assert_no_leaks`: tasks, timers, threads, signal handlers as before.
 
 **Threads and I/O in virtual time.** A clock that jumps leaps over everything that is not in the loop. So
-while a thread of `asyncio.to_thread`, `run_in_executor` or `anyio.to_thread` works, the clock stands still:
-the work takes no virtual time, and no time limit strikes it. Around any other thread, process or socket
-write `with loop.hold_clock(): …`. To test what happens when a thread is late or never comes back, use
-`offload="leap"`, or the real clock. A schedule with threads or I/O in it is not repeated by its seed.
+while a thread of `asyncio.to_thread`, `run_in_executor`, `anyio.to_thread` or a pool works, the clock
+stands still: the work takes no virtual time, and no time limit strikes it. Around any other thread, process
+or socket write `with loop.hold_clock(): …`. To test what happens when a thread is late or never comes back,
+use `offload="leap"`, or the real clock. A schedule with threads or I/O in it is not repeated by its seed.
 """
 
 from ._explore import DELAYS, Exploration, explore

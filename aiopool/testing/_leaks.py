@@ -40,8 +40,8 @@ class assert_no_leaks:  # noqa: N801 - reads as the statement that it is
 
     `async with` looks at the running loop too, and first lets it come to rest: in virtual time exactly,
     otherwise for at most `timeout` seconds. `with` looks at threads and signal handlers, and at the loop if
-    one runs. Idle threads of asyncio's default executor and of anyio are no leak. Garbage is collected
-    first, so that "exception was never retrieved" comes up here and not in another test.
+    one runs. Idle threads of asyncio's default executor, of anyio and of an open pool are no leak. Garbage
+    is collected first, so that "exception was never retrieved" comes up here and not in another test.
 
     Args:
         timeout: real seconds that threads (and, with `async with` on a real loop, tasks) have to end.

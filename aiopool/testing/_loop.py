@@ -11,7 +11,7 @@ leaps over a working thread, a process and a reply on a socket. The rule, theref
 1. Something is ready → it runs. The clock stands still while code runs.
 2. Nothing is ready, and the clock is held → the loop waits in real time, at most `patience` seconds, for
    news from outside. The clock is held by `hold_clock()`, by a call in `run_in_executor` or
-   `asyncio.to_thread`, and by a call in one of anyio's threads (the latter three unless `offload="leap"`).
+   `asyncio.to_thread`, and by a call in a thread of anyio or of a pool (these unless `offload="leap"`).
    Held work takes no virtual time, so no time limit strikes it.
 3. Nothing is ready and a timer is armed → the clock jumps there.
 4. Nothing is ready and no timer is armed → if a thread, a socket or a signal handler might wake the loop,
@@ -49,6 +49,7 @@ _MAX_STEPS_AT_ONCE = 200_000
 _MAX_STEPS = 10_000_000
 # Longer than any thread in a sane test, shorter than a reader's patience.
 _PATIENCE = 5.0
+_LOOK = 0.005  # real seconds between two looks at a condition, while a thread holds the clock
 _TRACE = 1_000  # steps kept for the report; the hash covers all
 
 
@@ -76,8 +77,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         max_steps: raise `SpinError` after this many callbacks.
         max_steps_at_once: raise `SpinError` after this many callbacks while the clock stands still.
         patience: how long to wait for threads and I/O, in *real* seconds, before that is called a deadlock.
-        offload: `"hold"` stops the clock while a thread of `run_in_executor` or of anyio works for this
-            loop; `"leap"` leaps over it (for tests of threads that never come back).
+        offload: `"hold"` stops the clock while a thread of `run_in_executor`, of anyio or of a pool works for
+            this loop; `"leap"` leaps over it (for tests of threads that never come back).
 
     Raises:
         ValueError: there is no such mode.
@@ -91,7 +92,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     _ready: Ready
     _scheduled: list[asyncio.TimerHandle]
-    _closed = True  # until the base class has made a loop: after an error in __init__ there is nothing to close
+    _closed = True  # until the base class has made a loop: a failed __init__ leaves nothing to close
 
     def __init__(
         self,
@@ -202,9 +203,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._turns += 1
         self._check_budget()
         if self._watches:
-            for watch in self._watches:
-                watch.look()
-            self._watches = [watch for watch in self._watches if not watch.future.done()]
+            self._look()
         events = self._seam.real.select(0)
         if events or self._ready or (timeout is not None and timeout <= 0):
             return events
@@ -216,6 +215,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return events
         return self._idle()
 
+    def _look(self) -> None:
+        for watch in self._watches:
+            watch.look()
+        self._watches = [watch for watch in self._watches if not watch.future.done()]
+
     def _idle(self) -> Events:
         """Nothing is ready: wait for the outside, or let the clock jump, or give up."""
         holds = self._holding()
@@ -225,15 +229,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 return news
             if not all(hold.leap for hold in holds):
                 raise DeadlockError(self._held_text(holds))
+        if self._ready:  # the last thread ended between two lines of ours; its outcome came first
+            return []
         when = self._scheduled[0].when() if self._scheduled else math.inf
         if when < math.inf:
             self._now = max(self._now, when)
-            # At a very late hour a nanosecond is less than the clock can tell, and the timer would never be
-            # due.
+            # At a very late hour a nanosecond is less than a float can tell, and no timer would ever be due.
             self._clock_resolution = max(1e-9, 2 * math.ulp(self._now))
             self._steps_at_jump = self._steps
             return []
         outside = self._outside()
+        if self._ready:
+            return []
         news = self._wait_outside() if outside else None
         if news is None:
             raise DeadlockError(self._deadlock_text(outside))
@@ -243,7 +250,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Wait in real time for I/O or a thread; None if nothing came."""
         end = time.monotonic() + self._patience
         while (left := end - time.monotonic()) > 0:
-            events = self._seam.real.select(left)
+            # What a thread has changed without telling the loop is seen by looking only.
+            events = self._seam.real.select(min(left, _LOOK) if self._watches else left)
+            if self._watches:
+                self._look()
             if events or self._ready:
                 return events
         return None
@@ -251,7 +261,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _holding(self) -> list[Hold]:
         if self._offload == "leap":
             return self._holds
-        return self._holds + [Hold(f"a call in thread {thread.name!r}") for thread in busy_for(self)]
+        return self._holds + [Hold(f"a call in thread {name!r}") for name in busy_for(self)]
 
     def _outside(self) -> list[str]:
         """Name what might wake the loop although no timer is armed."""

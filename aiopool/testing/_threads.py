@@ -1,8 +1,9 @@
 """Which threads are at work, and which only wait for some.
 
-asyncio's default executor and anyio both keep their threads for the next call. Such a thread is neither a
-leak nor a reason to wait, so the two are told apart here. Any thread of another kind counts as working:
-nobody can know better.
+asyncio's default executor, anyio and a pool all keep their threads for the next call. Such a thread is
+neither a
+leak nor a reason to wait, so the two are told apart here: by what the threads show of themselves, without
+importing anyio or the pool. Any thread of another kind counts as working: nobody can know better.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from typing import Any
 
 __all__ = ["busy_for", "idle"]
 
+_ANYIO = "anyio._backends._asyncio"
+_BRIDGE = "aiopool._bridge"
+
 
 def idle(thread: threading.Thread) -> bool:
-    """Whether `thread` belongs to asyncio's default executor, or to anyio, and waits for work."""
-    if _of_anyio(thread):
-        return not _queue(thread).unfinished_tasks
+    """Whether `thread` belongs to asyncio's default executor, to anyio or to a pool, and waits for work."""
+    kind, its = type(thread).__module__, _attributes(thread)
+    if kind == _ANYIO:
+        return not its.queue.unfinished_tasks
+    if kind == _BRIDGE:
+        return its.call is None and not its.arriving
     if not thread.name.startswith("asyncio_") or thread.ident is None:
         return False
     frame = sys._current_frames().get(thread.ident)
@@ -30,20 +37,26 @@ def idle(thread: threading.Thread) -> bool:
     )
 
 
-def busy_for(loop: asyncio.AbstractEventLoop) -> list[threading.Thread]:
-    """Return anyio's worker threads that run a call for `loop` right now."""
+def busy_for(loop: asyncio.AbstractEventLoop) -> list[str]:
+    """Name the threads of anyio and of pools that have a call of `loop` whose outcome has not come back.
+
+    A call that a pool has abandoned does not count: nobody waits for it any more. The outcome of a call is
+    ready in the loop before the call is struck off, so there is no gap in which it is neither.
+    """
     if threading.active_count() == 1:
         return []
-    return [
-        thread
-        for thread in threading.enumerate()
-        if _of_anyio(thread) and getattr(thread, "loop", None) is loop and _queue(thread).unfinished_tasks
-    ]
+    return [thread.name for thread in threading.enumerate() if _works_for(thread, loop)]
 
 
-def _of_anyio(thread: threading.Thread) -> bool:
-    return type(thread).__module__ == "anyio._backends._asyncio" and hasattr(thread, "queue")
+def _works_for(thread: threading.Thread, loop: asyncio.AbstractEventLoop) -> bool:
+    kind, its = type(thread).__module__, _attributes(thread)
+    if kind == _ANYIO:
+        return its.loop is loop and its.queue.unfinished_tasks > 0
+    if kind == _BRIDGE:
+        return its.bridge.loop is loop and any(not call.abandoned for call in its.bridge._calls.values())
+    return False
 
 
-def _queue(thread: threading.Thread) -> Any:
-    return thread.queue  # type: ignore[attr-defined]  # anyio's WorkerThread
+def _attributes(thread: Any) -> Any:
+    """Return the thread for a look at attributes that `threading.Thread` has not."""
+    return thread

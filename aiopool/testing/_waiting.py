@@ -89,6 +89,10 @@ async def wait_until(condition: Callable[[], object], *, timeout: float = 5.0) -
     without changing the schedule. On any other loop it is looked at every turn at first, then every few
     milliseconds. If the caller is cancelled here, nothing else happens.
 
+    In virtual time a condition that is made true by a thread needs a clock that is held, or time leaps to
+    the end at once. While a call of a pool, of anyio or of `asyncio.to_thread` is running, it is; for any
+    other thread write `with loop.hold_clock(): await wait_until(…)`.
+
     Args:
         condition: a plain function, quick and without effect: it is called often.
         timeout: seconds on the loop's clock.
