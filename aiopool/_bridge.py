@@ -88,10 +88,10 @@ class _Call:
         "value",
     )
 
-    fn: Callable[..., object] | None
+    fn: Callable[..., object]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    context: contextvars.Context | None
+    context: contextvars.Context
     token: Any
     ok: bool
     value: object
@@ -100,12 +100,12 @@ class _Call:
     cancel_args: tuple[str, ...]
 
     def run(self) -> None:
-        """Run the function, keep what it returned or raised, and let go of everything that it was given."""
-        context, fn = self.context, self.fn
-        assert context is not None
-        assert fn is not None
+        """Run the function, and keep what it returned or raised."""
         try:
-            self.value = context.run(fn, *self.args, **self.kwargs)
+            if self.kwargs:
+                self.value = self.context.run(self.fn, *self.args, **self.kwargs)
+            else:  # a fifth cheaper
+                self.value = self.context.run(self.fn, *self.args)
             self.ok = True
         except BaseException as exc:  # SystemExit too: what it means is decided in the loop, not in a thread
             # Without the first entry, which is this frame and of no use to the reader.
@@ -114,11 +114,9 @@ class _Call:
             self.ok = False
             del traceback
         finally:
-            self.fn = self.context = None
-            self.args, self.kwargs = (), _NO_KWARGS
             # The frames in the traceback keep this one alive (`f_back`), and with it `self`, whose value is
             # the exception: a circle that only the garbage collector could open, if it were not broken here.
-            del self, context, fn
+            del self
 
 
 class _Thread(threading.Thread):
@@ -269,9 +267,9 @@ class ThreadBridge(Generic[T]):
         if self._closed:
             raise RuntimeError(f"{self!r} is closed: it takes no new calls; open a new pool")
         key = id(token)  # stays this object's own: the call keeps the token alive
-        if key in self._calls:
-            raise RuntimeError(f"{self!r} runs a call for {token!r}; give each attempt a token of its own")
         call = _Call()
+        if self._calls.setdefault(key, call) is not call:
+            raise RuntimeError(f"{self!r} runs a call for {token!r}; give each attempt a token of its own")
         call.fn = fn
         call.args = args
         call.kwargs = kwargs
@@ -280,8 +278,9 @@ class ThreadBridge(Generic[T]):
         call.abandoned = call.cancelled = False
         thread: _Thread | None = None
         with self._lock:
-            self._calls[key] = self._waiting[key] = call
-            if len(self._waiting) > self._arriving + len(self._idle):
+            waiting = self._waiting
+            waiting[key] = call
+            if len(waiting) > self._arriving + len(self._idle):
                 if len(self._threads) < self.max_threads:
                     thread = _Thread(self, f"{self.name}-{next(self._numbers)}")
                     self._threads.add(thread)
@@ -354,8 +353,6 @@ class ThreadBridge(Generic[T]):
             self._closed = True
             while self._waiting:
                 _, call = self._waiting.popitem(last=False)
-                call.fn = call.context = None
-                call.args, call.kwargs = (), _NO_KWARGS
                 call.ok, call.value = False, asyncio.CancelledError("closed before a thread came free")
                 self._done.append(call)
                 del call
@@ -455,7 +452,7 @@ class ThreadBridge(Generic[T]):
                     self._threads.discard(thread)
                     return None
                 self._idle.append(thread)
-            if not thread.wake.acquire(timeout=self.idle_seconds) and self._retire(thread):
+            if not thread.wake.acquire(True, self.idle_seconds) and self._retire(thread):
                 return None
 
     def _retire(self, thread: _Thread) -> bool:

@@ -152,9 +152,7 @@ def leftovers(directory: Path) -> list[Leftover]:
         except FileNotFoundError:
             continue  # its owner, or another start beside ours, was faster
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning(
-                "pid file %s cannot be read and is left alone: %s: %s", path, type(error).__name__, error
-            )
+            _log.warning("pid file %s cannot be read and is left alone: %s: %s", path, type(error).__name__, error)
             continue
         boot, namespace = system_id()
         if there[0] != boot:

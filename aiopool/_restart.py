@@ -58,17 +58,13 @@ class Restart:
         if isinstance(self.max_restarts, bool) or not isinstance(self.max_restarts, int):
             raise TypeError(f"Restart: max_restarts must be a whole number, got {self.max_restarts!r}")
         if self.max_restarts < 0:
-            raise ValueError(
-                f"Restart: max_restarts must be 0 or more, got {self.max_restarts}; 0 never restarts"
-            )
+            raise ValueError(f"Restart: max_restarts must be 0 or more, got {self.max_restarts}; 0 never restarts")
         for name in ("within", "delay", "max_delay"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"Restart: {name} must be a number of seconds, got {value!r}")
             if not 0 <= value < math.inf:
-                raise ValueError(
-                    f"Restart: {name} must be a finite number of seconds, 0 or more, got {value!r}"
-                )
+                raise ValueError(f"Restart: {name} must be a finite number of seconds, 0 or more, got {value!r}")
         if self.within == 0:
             raise ValueError("Restart: within must be above 0 seconds, got 0: no crash would ever count")
         if self.delay > self.max_delay:

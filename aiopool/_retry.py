@@ -31,14 +31,10 @@ from typing import Literal, TypeAlias, final
 
 __all__ = ["Backoff", "Match", "Retry", "RetryAfter", "RetryBudget"]
 
-Match: TypeAlias = (
-    type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool | float]
-)
+Match: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool | float]
 """Which errors: a class, a tuple of classes, or a predicate (`True`, `False`, or the delay in seconds)."""
 
-Backoff: TypeAlias = (
-    Literal["exponential", "linear", "fixed", "random", "decorrelated"] | Callable[[int], float]
-)
+Backoff: TypeAlias = Literal["exponential", "linear", "fixed", "random", "decorrelated"] | Callable[[int], float]
 """How the delay grows: a name, or a function from the number of the failed attempt (from 1) to seconds."""
 
 _BACKOFFS = ("exponential", "linear", "fixed", "random", "decorrelated")
@@ -263,9 +259,7 @@ class Retry:
             # Frozen: an int that was given is kept as a float by the one door that is left.
             object.__setattr__(self, name, _number("Retry", name, getattr(self, name)))
         if self.factor < 1:
-            raise ValueError(
-                f"Retry: factor must be at least 1, got {self.factor:g}: a backoff never shrinks"
-            )
+            raise ValueError(f"Retry: factor must be at least 1, got {self.factor:g}: a backoff never shrinks")
         if self.jitter > 1:
             raise ValueError(f"Retry: jitter is a fraction between 0 and 1, got {self.jitter:g}")
         if self.delay > self.max_delay:
@@ -456,9 +450,7 @@ def _seconds(name: str, function: object, answer: object, error: BaseException |
 def _wrong_type(name: str, function: object, answer: object, allowed: str) -> TypeError:
     if inspect.iscoroutine(answer):
         answer.close()  # else Python adds a warning about a coroutine that was never awaited
-    return TypeError(
-        f"Retry: the function given as {name}={function!r} returned {answer!r}; expected {allowed}"
-    )
+    return TypeError(f"Retry: the function given as {name}={function!r} returned {answer!r}; expected {allowed}")
 
 
 def _number(owner: str, name: str, value: object) -> float:

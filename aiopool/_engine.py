@@ -1,0 +1,871 @@
+"""`Engine`: the one door through which jobs enter, start, end, wait again and are stopped.
+
+It keeps the books of one open pool and knows workers only as hands that can be offered work (`Hand`). Everything here is
+synchronous: it decides and marks; who has to wait, waits elsewhere.
+
+The mutable state of a pool is: the live jobs, the line in which some of them wait, the timetable for those that
+wait for a moment, the slots taken, the hands at rest, and the callers that wait for room, for a slot, or for the end of all work.
+
+Slots. `active` counts the slots taken; a job starts only while `active < slots`, and a hand that has ended
+a job keeps the slot for the next one. `slots` is the size of the pool, or 0 while it is paused. A job that waits for
+another job of the same pool lends its slot and takes one back before it goes on, ahead of the line.
+
+Turns. Jobs that never suspend would hold the event loop: after `SLICE` seconds of them the hand rests, and the
+next turn of the loop goes on. After a suspension a hand always may take one more job: it is a turn of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Generator
+from contextvars import copy_context
+from typing import Any, Literal, Protocol, final
+
+from aiopool._job import AttemptRecord, Job, JobExtra, Label, running_job
+from aiopool._plan import Plan
+from aiopool._queue import JobQueue
+from aiopool._retry import RetryAfter
+from aiopool._runtime import Runtime
+from aiopool._scope import StopCause, StopRequest, verdict
+from aiopool._statistics import Counters
+from aiopool._status import JobStatus
+from aiopool._timetable import Timetable
+from aiopool.errors import JobCancelledError, JobTimeoutError, PoolClosedError
+
+__all__ = ["SLICE", "Engine", "Hand"]
+
+logger = logging.getLogger("aiopool.job")
+
+# Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
+SLICE = 0.002
+
+SCHEDULED, QUEUED, RUNNING = JobStatus.SCHEDULED, JobStatus.QUEUED, JobStatus.RUNNING
+SUCCEEDED, FAILED = JobStatus.SUCCEEDED, JobStatus.FAILED
+TIMED_OUT, CANCELLED = JobStatus.TIMED_OUT, JobStatus.CANCELLED
+
+OnError = Callable[[Job[Any], BaseException], object]
+
+
+class Hand(Protocol):
+    """A worker, as the engine sees it."""
+
+    job: Job[Any] | None
+    alarm: float
+    busy: bool
+
+    def offer(self) -> bool:
+        """Look for work now; whether to offer some to the next hand at once."""
+
+    def stop_job(self, stop: StopRequest, now: float) -> None:
+        """Tell the running job to stop."""
+
+    def stack(self) -> str:
+        """Say where the running job is."""
+
+    def retire(self) -> None:
+        """End: the worker is not needed any more."""
+
+
+@final
+class Engine:
+    """The books of one open pool; see the module."""
+
+    __slots__ = (
+        "_nudged",
+        "active",
+        "blocked",
+        "calm",
+        "cancel_grace",
+        "counters",
+        "idle",
+        "jobs",
+        "joiners",
+        "labels",
+        "leaked",
+        "lent",
+        "limit",
+        "names",
+        "now",
+        "on_error",
+        "on_fatal",
+        "on_leak",
+        "on_shortage",
+        "parked",
+        "paused",
+        "queue",
+        "returners",
+        "runtime",
+        "scheduled",
+        "size",
+        "slice_ends",
+        "slots",
+        "spectators",
+        "timetable",
+    )
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        size: int,
+        queue_size: int | None,
+        aging: float | None,
+        cancel_grace: float,
+        on_leak: Literal["hold", "replace"],
+        on_error: OnError | None,
+        sweep: Callable[[float], float],
+    ) -> None:
+        self.runtime = runtime
+        self.now = runtime.now
+        self.queue = JobQueue(aging=aging)
+        self.timetable = Timetable(runtime, sweep)
+        self.counters = Counters()
+        self.jobs: dict[int, Job[Any]] = {}
+        self.names: dict[int | str, Job[Any]] = {}
+        self.labels: dict[str, Label] = {}
+        self.scheduled = 0
+        self.parked = 0
+        self.leaked = 0
+        self.lent = 0
+        # Slots.
+        self.size = self.slots = size
+        self.limit: float = math.inf if queue_size is None else queue_size
+        self.active = 0
+        self.calm = True
+        self.paused = False
+        self.idle: list[Hand] = []
+        self.slice_ends = 0.0
+        self._nudged = False
+        # Who waits: for room, for a slot lent out, for the end of all work.
+        self.blocked: deque[tuple[Job[Any], asyncio.Future[None]]] = deque()
+        self.returners: deque[asyncio.Future[None]] = deque()
+        self.joiners: list[asyncio.Future[None]] = []
+        self.spectators = 0  # jobs that wait for the end of all others
+        # Policies.
+        self.cancel_grace = cancel_grace
+        self.on_leak = on_leak
+        self.on_error = on_error
+        self.on_fatal: Callable[[BaseException], object] = lambda error: None
+        self.on_shortage: Callable[[], object] = lambda: None
+
+    # -- entering ----------------------------------------------------------------------------------------------
+
+    def full(self) -> bool:
+        """Whether a job would have to wait for room; always, once the pool is closing."""
+        free = self.slots - self.active
+        limit = self.limit if free <= 0 else self.limit + free
+        return bool(self.blocked) or self.queue._order.live + self.parked >= limit
+
+    def make(
+        self,
+        plan: Plan,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str,
+    ) -> Job[Any]:
+        """Make a job that has not entered yet."""
+        runtime = self.runtime
+        return Job(
+            function,
+            args,
+            kwargs,
+            copy_context(),
+            plan,
+            self,
+            runtime.next_job(),
+            runtime.now(),
+            plan.name or name,
+        )
+
+    def register(self, job: Job[Any]) -> None:
+        """Write a job into the books."""
+        if not job._plan.plain:
+            self._arrange(job, job._plan)
+        self.counters.submitted += 1
+        self.jobs[job.sequence] = job
+
+    def enter(self, job: Job[Any]) -> None:
+        """Take a job in: into the line, or into the timetable if it has a delay."""
+        self.register(job)
+        if job._status is QUEUED:
+            self.queue.push(job)
+            if self.idle and not self._nudged:
+                self.nudge()
+
+    def _arrange(self, job: Job[Any], plan: Plan) -> None:
+        """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
+        extra = job._more()
+        now = job._submitted_at
+        if plan.id is not None:
+            self.names[plan.id] = job
+        if plan.group is not None:
+            extra.label = self.label(plan.group)
+            extra.label.members[job] = None
+        entries = extra.entries = []
+        if plan.total_timeout is not None:
+            entries.append(self.timetable.add(now + plan.total_timeout, self._total_expired, job))
+        if plan.queue_timeout is not None:
+            entries.append(self.timetable.add(now + (plan.delay or 0) + plan.queue_timeout, self._queue_expired, job))
+        if plan.delay:
+            self._schedule(job, now + plan.delay)
+
+    def label(self, name: str) -> Label:
+        """Return the label of a group name, made at its first job."""
+        label = self.labels.get(name)
+        if label is None:
+            label = self.labels[name] = Label(name)
+        return label
+
+    def admit(self) -> None:
+        """Let those in who wait for room, first come first served, while there is some."""
+        blocked = self.blocked
+        while blocked:
+            free = self.slots - self.active
+            limit = self.limit if free <= 0 else self.limit + free
+            if self.queue._order.live + self.parked >= limit:
+                return
+            job, future = blocked.popleft()
+            if not future.done():
+                # In here, not when the caller wakes: nobody can take its place in between.
+                job._submitted_at = self.now()
+                self.enter(job)
+                future.set_result(None)
+
+    def close_doors(self) -> None:
+        """Take no more jobs; who waits for room gets `PoolClosedError`."""
+        self.limit = -math.inf
+        while self.blocked:
+            job, future = self.blocked.popleft()
+            if not future.done():
+                future.set_exception(
+                    PoolClosedError(f"{job!r} was waiting for room when the pool was shut down: it was not taken in")
+                )
+
+    # -- starting ----------------------------------------------------------------------------------------------
+
+    def nudge(self) -> None:
+        """Offer work to resting hands in the next turn of the loop."""
+        if not self._nudged:
+            self._nudged = True
+            self.runtime.loop.call_soon(self._dispatch, context=self.runtime.context)
+
+    def _dispatch(self) -> None:
+        self._nudged = False
+        self.slice_ends = self.now() + SLICE
+        while self.active < self.slots and self._give_back():
+            self.active += 1
+        while self.idle and self.active < self.slots and self.queue._order.live:
+            hand = self.idle.pop()
+            hand.busy = True
+            self.active += 1
+            if not hand.offer():
+                break
+            if self.now() >= self.slice_ends and self.queue._order.live:
+                self.nudge()
+                break
+
+    def next(self, hand: Hand, now: float) -> Job[Any] | None:
+        """Start the best job on a hand that holds a slot, or put the hand to rest and return None."""
+        if self.calm:
+            job: Job[Any] | None = self.queue.pop()
+            if job is not None and (job._extra is None or self._may_start(job)):
+                job._start(hand, now)
+                hand.job = job
+                if self.blocked:
+                    self.admit()
+                return job
+        return self._next_or_rest(hand, now)
+
+    def _next_or_rest(self, hand: Hand, now: float) -> Job[Any] | None:
+        if self.active <= self.slots and self.returners and self._give_back():
+            self.active += 1  # the slot went with it, and `rest` counts it off for this hand
+        elif self.active <= self.slots:
+            while (job := self.queue.pop()) is not None:
+                if job._extra is None or self._may_start(job):
+                    job._start(hand, now)
+                    hand.job = job
+                    self.admit()
+                    return job
+        self.rest(hand)
+        return None
+
+    def rest(self, hand: Hand) -> None:
+        """Give a hand's slot back, and let the hand rest."""
+        self.leave(hand)
+        if len(self.idle) >= self.size:
+            hand.retire()  # a stand-in for a worker whose job had lent its slot
+        else:
+            self.idle.append(hand)
+
+    def leave(self, hand: Hand) -> None:
+        """Give a hand's slot back; the hand itself is not offered work again."""
+        hand.job = None
+        hand.busy = False
+        self.active -= 1
+        self._calm_down()
+        if self.blocked:
+            self.admit()
+
+    def arrive(self, hand: Hand) -> None:
+        """Welcome a new hand."""
+        self.idle.append(hand)
+        if self.queue._order.live or self.returners:
+            self.nudge()
+
+    def _may_start(self, job: Job[Any]) -> bool:
+        """Whether a job that came out of the line may start; one of a paused group is parked."""
+        extra = job._extra
+        if extra is not None and extra.label is not None and extra.label.paused:
+            extra.label.parked.append(job)
+            self.parked += 1
+            return False
+        return True
+
+    def _calm_down(self) -> None:
+        """Recompute whether a hand may go from job to job without a look at anything else."""
+        self.calm = self.active <= self.slots and not self.returners
+
+    # -- size and pause ------------------------------------------------------------------------------------------
+
+    def set_slots(self, size: int | None = None, *, paused: bool | None = None) -> None:
+        """Change the size, or pause; running jobs go on."""
+        if size is not None:
+            self.size = size
+        if paused is not None:
+            self.paused = paused
+        self.slots = 0 if self.paused else self.size
+        self._calm_down()
+        self.admit()
+        if self.queue._order.live or self.returners:
+            self.nudge()
+
+    def pause_group(self, name: str) -> None:
+        """Let no job of a group start."""
+        self.label(name).paused = True
+
+    def resume_group(self, name: str) -> None:
+        """Let the jobs of a group start again; parked ones go back to their places in line."""
+        label = self.labels.get(name)
+        if label is None or not label.paused:
+            return
+        label.paused = False
+        self.parked -= len(label.parked)
+        for job in label.parked:
+            self.queue.push_in_order(job)
+        label.parked.clear()
+        self._drop_label(label)
+        self.nudge()
+
+    def _drop_label(self, label: Label) -> None:
+        if not label.members and not label.paused:
+            self.labels.pop(label.name, None)
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def returned(self, hand: Hand, job: Job[Any], value: Any, now: float) -> None:
+        """An attempt returned."""
+        if job._extra is None:
+            del self.jobs[job.sequence]
+            self.counters.succeeded += 1
+            job._finish(SUCCEEDED, value, now)
+            if self.joiners and len(self.jobs) <= self.spectators:
+                self._wake_joiners()
+        else:
+            self.conclude(hand, job, value, None, now)
+
+    def conclude(self, hand: Hand, job: Job[Any], value: Any, error: BaseException | None, now: float) -> None:
+        """An attempt ended: decide what that means, and act on it."""
+        hand.alarm = math.inf
+        extra = job._extra
+        if job._finished_at is not None:
+            self._ended_late(job, error)
+            return
+        stop = None if extra is None else extra.stop
+        status = verdict(stop, error)
+        if status is SUCCEEDED:
+            self._finish(job, status, value, now)
+        elif status is CANCELLED:
+            foreign = error if stop is None else None
+            self._finish_cancelled(job, now, cause=foreign)
+        else:
+            failure = self._failure(job, stop, error, status)
+            if stop is None or stop.cause is StopCause.TIMEOUT:
+                try:
+                    delay = self._next_delay(job, failure, now)
+                except Exception as fault:
+                    # The user's predicate or backoff is broken: that is how the job fails.
+                    fault.__context__ = failure
+                    delay, failure, status = None, fault, FAILED
+                if delay is not None:
+                    self._again(job, failure, delay, now)
+                    return
+            self._finish_failed(job, status, failure, now)
+        if extra is not None and extra.ended is not None:
+            self._tell_ended(extra)
+
+    def _failure(
+        self, job: Job[Any], stop: StopRequest | None, error: BaseException | None, status: JobStatus
+    ) -> BaseException:
+        """Return the exception that awaiting the job raises if it is not tried again."""
+        if status is TIMED_OUT:
+            assert stop is not None
+            failure: BaseException = self._timeout_error(job, stop.cause)
+            failure.__cause__ = error  # where the job was when it was told
+            return failure
+        assert error is not None
+        return error
+
+    def _next_delay(self, job: Job[Any], failure: BaseException, now: float) -> float | None:
+        """Ask the job's `Retry` for the delay before the next attempt; None: no other attempt."""
+        retry = job._plan.retry
+        if retry is None:
+            return None
+        history = None if job._extra is None else job._extra.history
+        delay = retry.next_delay(
+            failure,
+            attempt=job._attempt,
+            elapsed=now - job._submitted_at,
+            previous=history[-1].delay if history else 0.0,
+            rng=self.runtime.random,
+        )
+        if delay is not None and retry.budget is not None and not retry.budget.withdraw(now=now):
+            return None
+        return delay
+
+    def _again(self, job: Job[Any], failure: BaseException, delay: float, now: float) -> None:
+        """retry: let the job wait for its next attempt; it holds no worker."""
+        extra = job._more()
+        extra.stop = None
+        extra.timeout = None
+        started = job._started_at
+        assert started is not None
+        if extra.history is None:
+            extra.history = []
+        extra.history.append(AttemptRecord(job._attempt, now - started, failure, delay))
+        self.counters.retries += 1
+        self._schedule(job, now + delay)
+        if extra.lent:
+            self._forget_loan(extra)
+
+    def _schedule(self, job: Job[Any], due: float) -> None:
+        job._delay(due)
+        job._place = self.timetable.add(due, self._come_due, job)
+        self.scheduled += 1
+
+    def _come_due(self, job: Job[Any]) -> None:
+        """come due: the job goes to its own place in line, not to the end."""
+        self.scheduled -= 1
+        job._come_due()
+        self.queue.push_in_order(job)
+        if self.idle:
+            self.nudge()
+
+    def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
+        retry = job._plan.retry
+        attempts = retry.attempts if retry is not None else 1
+        note = f"attempt {job._attempt} of {attempts}, job {job._name!r} id {job.id!r}"
+        if note not in getattr(error, "__notes__", ()):
+            with contextlib.suppress(TypeError):  # an exception that keeps something else in __notes__
+                error.add_note(note)
+        awaited = job._waiters is not None
+        self._finish(job, status, (error, error.__traceback__), now)
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self.on_fatal(error)
+        elif not awaited:
+            self.report(job, error)
+
+    def _finish_cancelled(self, job: Job[Any], now: float, *, cause: BaseException | None = None) -> None:
+        extra = job._extra
+        reason = "" if extra is None or extra.lost is None else f": {extra.lost}"
+        by_itself = ", by itself or by code outside of the pool" if cause is not None else ""
+        error = JobCancelledError(f"job {job._name!r} id {job.id!r} was cancelled{by_itself}{reason}")
+        error.__cause__ = cause
+        self._finish(job, CANCELLED, (error, None), now)
+
+    def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
+        """Close the book on a job: every end but the plainest comes through here."""
+        del self.jobs[job.sequence]
+        name = status.value
+        counters = self.counters
+        setattr(counters, name, getattr(counters, name) + 1)
+        extra = job._extra
+        if extra is not None:
+            if job._plan.id is not None:
+                del self.names[job._plan.id]
+            for alarm in extra.entries or ():
+                self.timetable.cross_out(alarm)
+            extra.entries = None
+            if extra.label is not None:
+                extra.label.members.pop(job, None)
+                self._drop_label(extra.label)
+            if extra.lent:
+                self._forget_loan(extra)
+        job._finish(status, value, now)
+        if extra is not None and extra.callbacks is not None:
+            callbacks, extra.callbacks = extra.callbacks, None
+            for callback in callbacks:
+                self.call_user(callback, job)
+        if self.joiners and len(self.jobs) <= self.spectators:
+            self._wake_joiners()
+
+    def _wake_joiners(self) -> None:
+        for future in self.joiners:
+            if not future.done():
+                future.set_result(None)
+        self.joiners.clear()
+
+    def _tell_ended(self, extra: JobExtra) -> None:
+        for future in extra.ended or ():
+            if not future.done():
+                future.set_result(None)
+        extra.ended = None
+
+    def call_user(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a callback of the user's; its failure is logged and hurts nobody."""
+        try:
+            function(*args)
+        except Exception:
+            logger.exception("a callback of the pool failed: %r", function)
+
+    def report(self, job: Job[Any], error: BaseException) -> None:
+        """Hand a failure that nobody awaits to the error sink: `on_error`, or the log."""
+        if self.on_error is not None:
+            self.call_user(self.on_error, job, error)
+        else:
+            logger.error("job %r id %r failed, and nobody was awaiting it", job._name, job.id, exc_info=error)
+
+    # -- stopping ------------------------------------------------------------------------------------------------
+
+    def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
+        """Cancel a job in whichever place it is; from any thread. See `Job.cancel`."""
+        if not self.runtime.in_thread():
+            if job._finished_at is not None:
+                return False
+            self.runtime.loop.call_soon_threadsafe(self.cancel, job, reason)
+            return True
+        if job._finished_at is not None:
+            return False
+        if job._status is RUNNING:
+            if job._more().stop is not None:
+                return False
+            job._more().lost = reason
+            self._stop(job, StopRequest(StopCause.CANCEL, reason))
+            return True
+        if job.sequence not in self.jobs:
+            return self._cancel_blocked(job)
+        if reason is not None:
+            job._more().lost = reason
+        self.withdraw(job)
+        self._finish_cancelled(job, self.now())
+        self.admit()
+        return True
+
+    def _cancel_blocked(self, job: Job[Any]) -> bool:
+        """Cancel a job whose `submit` still waits for room: the submitter gets the news."""
+        for waiting, future in self.blocked:
+            if waiting is job and not future.done():
+                future.set_exception(JobCancelledError(f"{job!r} was cancelled while it waited for room"))
+                return True
+        return False
+
+    def drop(self, job: Job[Any], error: BaseException) -> None:
+        """End a queued or scheduled job with an error of the pool's: dropped, or given up."""
+        self.withdraw(job)
+        awaited = job._waiters is not None
+        self._finish(job, CANCELLED, (error, None), self.now())
+        if not awaited:
+            self.report(job, error)
+
+    def withdraw(self, job: Job[Any]) -> None:
+        """Take a queued, parked or scheduled job out of its place."""
+        extra = job._extra
+        if job._status is SCHEDULED:
+            self.timetable.cross_out(job._place)
+            self.scheduled -= 1
+        elif job._place is not None:
+            self.queue.discard(job)
+        elif extra is not None and extra.label is not None and job in extra.label.parked:
+            extra.label.parked.remove(job)
+            self.parked -= 1
+        job._place = None
+
+    def reprioritize(self, job: Job[Any], priority: int) -> bool:
+        """Give a waiting job another priority; among its new equals it stands by its age."""
+        if job._status is RUNNING or job._finished_at is not None or job.sequence not in self.jobs:
+            return False
+        queued = job._status is QUEUED and job._place is not None
+        if queued:
+            self.queue.remove(job)
+        job._plan = job._plan.with_priority(priority)
+        if queued:
+            self.queue.push_in_order(job)
+        return True
+
+    def _queue_expired(self, job: Job[Any]) -> None:
+        if job._attempt == 0 and job._finished_at is None:
+            self._expire(job, StopCause.QUEUE_TIMEOUT)
+
+    def _total_expired(self, job: Job[Any]) -> None:
+        if job._finished_at is None:
+            self._expire(job, StopCause.TOTAL_TIMEOUT)
+
+    def _expire(self, job: Job[Any], cause: StopCause) -> None:
+        if job._status is RUNNING:
+            if job._more().stop is None:
+                self._stop(job, StopRequest(cause))
+            return
+        self.withdraw(job)
+        self._finish_failed(job, TIMED_OUT, self._timeout_error(job, cause), self.now())
+        self.admit()
+
+    def attempt_expired(self, job: Job[Any]) -> None:
+        """The time limit of the running attempt is over."""
+        if job._more().stop is None:
+            self._stop(job, StopRequest(StopCause.TIMEOUT))
+
+    def _stop(self, job: Job[Any], stop: StopRequest) -> None:
+        job._more().stop = stop
+        now = self.now()
+        job._place.stop_job(stop, now)
+
+    def watch(self, hand: Hand, when: float) -> None:
+        """Have a hand's alarm looked at when `when` has come."""
+        hand.alarm = when
+        if when < self.timetable.sweep_at:
+            self.timetable.watch(when)
+
+    def _timeout_error(self, job: Job[Any], cause: StopCause) -> JobTimeoutError:
+        plan = job._plan
+        if cause is StopCause.QUEUE_TIMEOUT:
+            seconds, text = plan.queue_timeout, "waited in the queue for longer than"
+        elif cause is StopCause.TOTAL_TIMEOUT:
+            seconds, text = plan.total_timeout, "was not done within a total of"
+        else:
+            extra = job._extra
+            changed = None if extra is None else extra.timeout
+            seconds, text = plan.timeout if changed is None else changed, "ran for longer than"
+        assert seconds is not None
+        limit: Any = cause.value
+        return JobTimeoutError(
+            f"job {job._name!r} id {job.id!r} {text} {seconds:g} s ({limit}={seconds:g})", limit, seconds
+        )
+
+    # -- what would not end --------------------------------------------------------------------------------------
+
+    def leave_behind(self, hand: Hand, job: Job[Any], *, leaked: bool, now: float) -> None:
+        """Release a job's waiters although its code still runs; it keeps its slot until it really ends.
+
+        `leaked` says that it was told and given its grace. A thread cannot be told, and is left behind at once.
+        """
+        extra = job._more()
+        stop = extra.stop
+        assert stop is not None
+        extra.late = True
+        if leaked:
+            self.mark_leaked(hand, job)
+        if stop.cause is StopCause.CANCEL:
+            self._finish_cancelled(job, now)
+        else:
+            self._finish_failed(job, TIMED_OUT, self._timeout_error(job, stop.cause), now)
+
+    def mark_leaked(self, hand: Hand, job: Job[Any]) -> None:
+        """Name a job that did not end, and by choice give its slot to another."""
+        extra = job._more()
+        extra.leaked = True
+        self.counters.leaked_total += 1
+        self.leaked += 1
+        logger.error(
+            "job %r id %r was told to stop, and did not end within its grace: it leaked%s\n%s",
+            job._name,
+            job.id,
+            " and is replaced" if self.on_leak == "replace" else ", and holds its slot until it ends",
+            hand.stack(),
+        )
+        if self.on_leak == "replace":
+            self.active -= 1
+            self._calm_down()
+            self.on_shortage()
+            self.nudge()
+        self._tell_ended(extra)
+
+    def _ended_late(self, job: Job[Any], error: BaseException | None) -> None:
+        """The code of a job that had been left behind has ended at last."""
+        extra = job._more()
+        extra.late = False
+        if extra.leaked:
+            self.leaked -= 1
+            if self.on_leak == "replace":
+                self.active += 1  # the hand gives it back in a moment
+                self._calm_down()
+        self._tell_ended(extra)
+        if error is not None and not isinstance(error, (asyncio.CancelledError, RetryAfter)):
+            self.report(job, error)
+
+    # -- lending slots -------------------------------------------------------------------------------------------
+
+    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
+        """Wait until a job is done; a waiter that is a running job of this pool lends its slot meanwhile."""
+        if waiter is job:
+            raise RuntimeError(f"{job!r} awaits itself: it would wait for ever")
+        lends = waiter is not None and waiter._owner is self and waiter._finished_at is None
+        if lends:
+            assert waiter is not None
+            yield from self.lending(waiter, self._wait(job))
+        else:
+            yield from self._wait(job)
+
+    async def wait_for_all(self) -> None:
+        """Wait until there is no job, those aside that wait here themselves."""
+        inside = running_job.get()
+        watches = inside is not None and inside._owner is self and inside._finished_at is None
+        self.spectators += watches
+        try:
+            while len(self.jobs) > self.spectators or self.blocked:
+                future: asyncio.Future[None] = self.runtime.loop.create_future()
+                self.joiners.append(future)
+                try:
+                    await self.wait_for(future)
+                finally:
+                    if future in self.joiners:
+                        self.joiners.remove(future)
+        finally:
+            self.spectators -= watches
+
+    async def wait_for(self, future: asyncio.Future[Any]) -> None:
+        """Wait for a future of the pool's; a caller that is a running job of this pool lends its slot meanwhile."""
+        waiter = running_job.get()
+        if waiter is not None and waiter._owner is self and waiter._finished_at is None:
+            await _Awaitable(self.lending(waiter, future.__await__()))
+        else:
+            await future
+
+    def _wait(self, job: Job[Any]) -> Generator[Any, None, None]:
+        future: asyncio.Future[None] = self.runtime.loop.create_future()
+        waiters = job._waiters
+        if waiters is None:
+            job._waiters = future
+        elif type(waiters) is list:
+            waiters.append(future)
+        else:
+            job._waiters = [waiters, future]
+        try:
+            yield from future
+        finally:
+            if not future.done() or future.cancelled():
+                _remove_waiter(job, future)
+
+    def lending(self, waiter: Job[Any], waiting: Generator[Any, None, None]) -> Generator[Any, None, None]:
+        """Lend the slot of a running job while `waiting` goes on; take one back before returning."""
+        extra = waiter._more()
+        extra.lent += 1
+        if extra.lent == 1:
+            self.lent += 1
+            self.active -= 1
+            self._calm_down()
+            self.on_shortage()
+            self.nudge()
+        try:
+            yield from waiting
+        finally:
+            if extra.lent > 1:
+                extra.lent -= 1
+            elif extra.lent == 1:
+                yield from self._take_back(extra)
+
+    def _take_back(self, extra: JobExtra) -> Generator[Any, None, None]:
+        if self.active >= self.slots:
+            future: asyncio.Future[None] = self.runtime.loop.create_future()
+            self.returners.append(future)
+            self.calm = False
+            try:
+                yield from future
+                self.active -= 1  # counted by whoever gave it
+            except BaseException:
+                # Cancelled: the clean-up of the job does not wait for a slot. Nothing *starts* beyond the limit.
+                if future.done() and not future.cancelled():
+                    self.active -= 1
+                else:
+                    self.returners.remove(future)
+                    self._calm_down()
+                self._end_loan(extra)
+                raise
+        self._end_loan(extra)
+
+    def _end_loan(self, extra: JobExtra) -> None:
+        if extra.lent:
+            extra.lent = 0
+            self.lent -= 1
+            self.active += 1
+            self._calm_down()
+
+    # A job that ends while a task of it still waits has nothing to give back.
+    _forget_loan = _end_loan
+
+    def _give_back(self) -> bool:
+        """Hand a slot to the first job that wants its own back; whether there was one."""
+        while self.returners:
+            future = self.returners.popleft()
+            if not future.done():
+                future.set_result(None)
+                self._calm_down()
+                return True
+        self._calm_down()
+        return False
+
+    # -- what others ask -----------------------------------------------------------------------------------------
+
+    def queued(self) -> int:
+        """How many jobs wait for a worker."""
+        return self.queue._order.live + self.parked
+
+    def running(self) -> int:
+        """How many jobs run."""
+        return len(self.jobs) - self.queued() - self.scheduled
+
+    def waits_for(self, job: Job[Any]) -> str | None:
+        """Say why a job does not run; see `Job.waits_for`."""
+        if job._finished_at is not None or job._status is RUNNING:
+            return None
+        if job.sequence not in self.jobs:
+            return "room"
+        if job._status is SCHEDULED:
+            return "backoff" if job._attempt else "delay"
+        extra = job._extra
+        if self.paused:
+            return "pool paused"
+        if extra is not None and extra.label is not None and extra.label.paused:
+            return "group paused"
+        return "slot"
+
+    def set_timeout(self, job: Job[Any], seconds: float | None) -> None:
+        """Give the running attempt of a job `seconds` from now; None: no limit."""
+        if job._status is not RUNNING or (job._extra is not None and job._extra.stop is not None):
+            return
+        job._more().timeout = seconds
+        self.watch(job._place, math.inf if seconds is None else self.now() + seconds)
+
+
+class _Awaitable:
+    """A generator of the event loop's kind, to be awaited."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: Generator[Any, None, None]) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._steps
+
+
+def _remove_waiter(job: Job[Any], future: asyncio.Future[None]) -> None:
+    """Leave nothing on the job of a waiter that gave up."""
+    waiters = job._waiters
+    if waiters is future:
+        job._waiters = None
+    elif type(waiters) is list and future in waiters:
+        waiters.remove(future)

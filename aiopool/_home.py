@@ -1,0 +1,83 @@
+"""`Home`: what a pool shares with its views, groups and streams.
+
+They all refer to the home, and it to the engine while the pool is open; none of them refers to the pool, so
+that a pool which is dropped without being closed can be noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal, final
+
+from aiopool._engine import Engine
+from aiopool._job import Job
+from aiopool._options import JobOptions
+from aiopool._status import PoolStatus
+from aiopool._supervisor import Supervisor
+from aiopool.errors import PoolClosedError
+
+__all__ = ["Home", "Overflow"]
+
+Overflow = Literal["wait", "reject", "drop_oldest", "drop_lowest", "run_here"]
+
+
+@final
+class Home:
+    """The parts of one pool; `engine` and `supervisor` are there from its opening on."""
+
+    __slots__ = ("closers", "engine", "failure", "name", "options", "overflow", "status", "supervisor")
+
+    def __init__(self, name: str, options: JobOptions, overflow: Overflow) -> None:
+        self.name = name
+        self.options = options
+        self.overflow = overflow
+        self.status = PoolStatus.NEW
+        self.engine: Engine | None = None
+        self.supervisor: Supervisor | None = None
+        self.failure: BaseException | None = None
+        self.closers: list[asyncio.Future[None]] = []  # who waits for the end of the pool
+
+    def tell_closed(self) -> None:
+        """Wake those who wait for the end of the pool."""
+        for future in self.closers:
+            if not future.done():
+                future.set_result(None)
+        self.closers.clear()
+
+    def not_open(self, what: str) -> RuntimeError:
+        """Return the error for a call that needs an open pool."""
+        return RuntimeError(
+            f"{what}() on pool {self.name!r}, which is {self.status}: write `async with Pool(...) as pool:` around it"
+        )
+
+    def check_accepting(self, job: Job[Any] | None = None) -> None:
+        """Raise if the pool takes no jobs any more."""
+        if self.status is not PoolStatus.OPEN:
+            what = "no job" if job is None else repr(job)
+            raise PoolClosedError(
+                f"pool {self.name!r} is {self.status}: it took {what} no more. Submit before the `async with` block "
+                "ends, or `await pool.join()` first"
+            ) from self.failure
+
+    def host(self, job: Job[Any]) -> None:
+        """Run a job at once, beyond the size: the caller waits for it."""
+        assert self.engine is not None and self.supervisor is not None
+        self.engine.register(job)
+        self.supervisor.host(job)
+
+    async def stop(self, job: Job[Any], reason: str | None) -> None:
+        """Cancel a job, and return when no line of it will run any more, or it leaked.
+
+        If the caller is cancelled, the job goes on ending.
+        """
+        engine = self.engine
+        assert engine is not None
+        engine.cancel(job, reason)
+        extra = job._extra
+        if extra is None or extra.leaked or (job._finished_at is not None and not extra.late):
+            return
+        future: asyncio.Future[None] = engine.runtime.loop.create_future()
+        if extra.ended is None:
+            extra.ended = []
+        extra.ended.append(future)
+        await engine.wait_for(future)

@@ -1,0 +1,515 @@
+"""`Job`: one submitted call, and the awaitable handle of it.
+
+A job does not know its pool: it has an owner with four verbs (`JobOwner`), and while it runs it has a place (the
+worker). This is the only module that assigns a job's status; each method that does is named after an event of
+the table in `_status.py`.
+
+The mutable state of a job is its status, the number of its attempt, four moments, its outcome, who waits for it, and
+its place: the bucket of the queue in which it lies, or the worker that runs it. Whatever few jobs have (a group, a
+stop request, progress, callbacks, earlier failures) lives in `_Extra`, made on first use: a queued job
+must stay small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, final
+
+from aiopool._plan import Plan
+from aiopool._retry import RetryAfter
+from aiopool._scope import StopRequest
+from aiopool._status import JobStatus
+from aiopool.errors import JobPendingError
+
+__all__ = [
+    "AttemptRecord",
+    "Claim",
+    "Job",
+    "JobExtra",
+    "JobOwner",
+    "JobResult",
+    "Label",
+    "current_job",
+    "running_job",
+]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+# Bound once: an attribute of an enum class costs a lookup through its metaclass on every job.
+SCHEDULED = JobStatus.SCHEDULED
+QUEUED = JobStatus.QUEUED
+RUNNING = JobStatus.RUNNING
+SUCCEEDED = JobStatus.SUCCEEDED
+
+running_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar("aiopool_running_job", default=None)
+
+
+class JobOwner(Protocol):
+    """What a job asks of whoever runs it."""
+
+    def cancel(self, job: Job[Any], reason: str | None) -> bool: ...
+    def set_timeout(self, job: Job[Any], seconds: float | None) -> None: ...
+    def waits_for(self, job: Job[Any]) -> str | None: ...
+    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]: ...
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One attempt that failed and was followed by another.
+
+    Attributes:
+        number: which attempt, from 1.
+        seconds: how long it ran.
+        error: what it raised.
+        delay: seconds until the next attempt.
+    """
+
+    number: int
+    seconds: float
+    error: BaseException
+    delay: float
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobResult(Generic[T_co]):
+    """How a job ended: frozen, and safe to keep.
+
+    Attributes:
+        id: the job's id.
+        name: the job's name.
+        status: one of the four final statuses.
+        value: what it returned, if it succeeded.
+        error: what awaiting it raises, if it did not.
+        attempts: how many attempts were started.
+        waited: seconds from submission to the start of the last attempt (to the end, if there was none).
+        seconds: seconds that the last attempt ran.
+        reason: the words of whoever cancelled it.
+        leaked: its code had not ended when its waiters were released.
+        history: the attempts that failed before the last one.
+    """
+
+    id: int | str
+    name: str
+    status: JobStatus
+    value: T_co | None
+    error: BaseException | None
+    attempts: int
+    waited: float
+    seconds: float
+    reason: str | None
+    leaked: bool
+    history: tuple[AttemptRecord, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the job succeeded."""
+        return self.status is SUCCEEDED
+
+
+class Claim:
+    """Somebody who looks after the outcome of jobs without awaiting each: a group, a stream of results."""
+
+    __slots__ = ()
+
+    def settled(self, job: Job[Any]) -> None:
+        """A job of theirs is done."""
+        raise NotImplementedError
+
+
+class Label:
+    """The jobs of one group name: counted, paused and cancelled together.
+
+    Attributes:
+        name: the group's name.
+        paused: its jobs do not start.
+        parked: queued jobs that met the pause, in their order.
+        members: its live jobs, oldest first.
+    """
+
+    __slots__ = ("members", "name", "parked", "paused")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.paused = False
+        self.parked: list[Job[Any]] = []
+        self.members: dict[Job[Any], None] = {}
+
+
+class JobExtra:
+    """What few jobs have."""
+
+    __slots__ = (
+        "callbacks",
+        "due",
+        "ended",
+        "entries",
+        "history",
+        "label",
+        "late",
+        "leaked",
+        "lent",
+        "lost",
+        "progress",
+        "stop",
+        "timeout",
+    )
+
+    def __init__(self) -> None:
+        self.label: Label | None = None
+        self.stop: StopRequest | None = None
+        self.callbacks: list[Callable[[Job[Any]], object]] | None = None
+        self.entries: list[Any] | None = None  # in the timetable
+        self.due: float | None = None  # when a scheduled job enters the queue
+        self.history: list[AttemptRecord] | None = None
+        self.lent = 0  # how many of its tasks wait for another job of the pool
+        self.leaked = False
+        self.late = False  # outlived its outcome: the code still runs
+        self.lost: str | None = None  # the reason given for a cancel
+        self.ended: list[asyncio.Future[None]] | None = None  # wait until no line of it runs
+        self.progress: tuple[float, str] | None = None
+        self.timeout: float | None = None  # seconds, of the limit that was changed by the running attempt
+
+
+@final
+class Job(Generic[T]):
+    """One submitted call, and the awaitable handle of it.
+
+    Await it for its result. Awaiting never cancels the job: cancel the job for that. Any number of tasks may await
+    it, before and after it is done; each gets the same object, returned or raised.
+
+    Raises (when awaited):
+        JobCancelledError: the job was cancelled. An ordinary exception: the awaiting task was not.
+        JobTimeoutError: one of its time limits ran out.
+        BaseException: whatever the function raised in its last attempt, with a note about the attempt.
+
+    If the caller is cancelled while it waits, the job goes on.
+
+    Example:
+        job = await pool.submit(fetch, url)
+        page = await job
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_args",
+        "_attempt",
+        "_context",
+        "_extra",
+        "_finished_at",
+        "_function",
+        "_kwargs",
+        "_name",
+        "_owner",
+        "_place",
+        "_plan",
+        "_started_at",
+        "_status",
+        "_submitted_at",
+        "_value",
+        "_waiters",
+        "sequence",
+    )
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: contextvars.Context,
+        plan: Plan,
+        owner: JobOwner,
+        sequence: int,
+        submitted_at: float,
+        name: str,
+    ) -> None:
+        self._function: Callable[..., Any] | None = function
+        self._args = args
+        self._kwargs = kwargs or None
+        self._context: contextvars.Context | None = context
+        self._plan = plan
+        self._owner = owner
+        self.sequence = sequence
+        self._submitted_at = submitted_at
+        self._name = name
+        self._status = QUEUED
+        self._attempt = 0
+        self._started_at: float | None = None
+        self._finished_at: float | None = None
+        self._waiters: Any = None  # None, one waiter, or a list: futures and claims
+        self._place: Any = None
+        self._extra: JobExtra | None = None
+        self._value: Any = None
+
+    # -- questions ---------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int | str:
+        """The id that was given with `with_options(id=…)`, or the job's number in its pool."""
+        return self.sequence if self._plan.id is None else self._plan.id
+
+    @property
+    def name(self) -> str:
+        """What the job is called in logs: its option `name`, or the function's name."""
+        return self._name
+
+    @property
+    def status(self) -> JobStatus:
+        """Where the job is."""
+        return self._status
+
+    @property
+    def priority(self) -> int:
+        """Its place in line: lower goes first."""
+        return self._plan.priority
+
+    @property
+    def group(self) -> str | None:
+        """The name of its group."""
+        return self._plan.group
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that runs or ran last, from 1; 0 before the first."""
+        return self._attempt
+
+    @property
+    def submitted_at(self) -> float:
+        """When it was submitted, on the loop's clock (seconds)."""
+        return self._submitted_at
+
+    @property
+    def started_at(self) -> float | None:
+        """When its last attempt began, on the loop's clock (seconds)."""
+        return self._started_at
+
+    @property
+    def finished_at(self) -> float | None:
+        """When it was done, on the loop's clock (seconds)."""
+        return self._finished_at
+
+    @property
+    def progress(self) -> tuple[float, str] | None:
+        """What the job last said with `report_progress`: a fraction and a text."""
+        return None if self._extra is None else self._extra.progress
+
+    @property
+    def leaked(self) -> bool:
+        """Whether its waiters were released while its code would not end."""
+        return self._extra is not None and self._extra.leaked
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why the job does not run: `"slot"`, `"pool paused"`, `"group paused"`, `"backoff"`, `"delay"`; or None."""
+        return self._owner.waits_for(self)
+
+    def done(self) -> bool:
+        """Whether the job has ended, in whichever way."""
+        return self._finished_at is not None
+
+    def cancelled(self) -> bool:
+        """Whether the job ended by a cancel."""
+        return self._status is JobStatus.CANCELLED
+
+    def result(self) -> T:
+        """Return what the job returned, or raise what awaiting it raises.
+
+        Raises:
+            JobPendingError: the job is not done.
+        """
+        if self._status is SUCCEEDED:
+            return cast("T", self._value)
+        self._require_done("result")
+        error, traceback = cast("tuple[BaseException, TracebackType | None]", self._value)
+        try:
+            # The first traceback each time, or it would grow with every awaiter.
+            raise error.with_traceback(traceback)
+        finally:
+            del self, error, traceback  # this frame is in the traceback now: no cycle through it
+
+    def exception(self) -> BaseException | None:
+        """Return what awaiting the job raises, or None if it succeeded.
+
+        Raises:
+            JobPendingError: the job is not done.
+        """
+        if self._status is SUCCEEDED:
+            return None
+        self._require_done("exception")
+        return cast("BaseException", self._value[0])
+
+    def outcome(self) -> JobResult[T]:
+        """Return how the job ended, as a frozen record.
+
+        Raises:
+            JobPendingError: the job is not done.
+        """
+        self._require_done("outcome")
+        assert self._finished_at is not None
+        ok, extra = self._status is SUCCEEDED, self._extra
+        started = self._finished_at if self._started_at is None else self._started_at
+        return JobResult(
+            id=self.id,
+            name=self._name,
+            status=self._status,
+            value=self._value if ok else None,
+            error=None if ok else self._value[0],
+            attempts=self._attempt,
+            waited=started - self._submitted_at,
+            seconds=self._finished_at - started,
+            reason=None if extra is None else extra.lost,
+            leaked=self.leaked,
+            history=() if extra is None or extra.history is None else tuple(extra.history),
+        )
+
+    def _require_done(self, what: str) -> None:
+        if self._finished_at is None:
+            raise JobPendingError(f"{what}() of {self!r}: it is not done. Write `await job`, or ask job.done() first")
+
+    # -- waiting -----------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if self._finished_at is None:
+            yield from self._owner.wait(self, running_job.get())
+        try:
+            return self.result()
+        finally:
+            del self
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job is done, for at most `timeout` seconds; never raise its exception.
+
+        If the caller is cancelled, the job goes on.
+
+        Returns:
+            Whether it is done.
+        """
+        if self._finished_at is not None:
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                await _Wait(self)
+        except TimeoutError:
+            return self.done()
+        return True
+
+    def add_done_callback(self, callback: Callable[[Job[T]], object]) -> None:
+        """Call `callback(job)` when the job is done; at once, if it is.
+
+        It runs in the loop, before the awaiters go on. If it raises, that is logged and hurts nobody.
+        """
+        if self._finished_at is not None:
+            callback(self)
+            return
+        extra = self._more()
+        if extra.callbacks is None:
+            extra.callbacks = []
+        extra.callbacks.append(callback)
+
+    # -- acting ------------------------------------------------------------------------------------------------
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """Ask the job to end; from any thread.
+
+        A queued or scheduled job is gone when this returns. A running one is told; it ends at its next `await`, and
+        may clean up. Use `await pool.cancel(job.id)` to wait for that.
+
+        Returns:
+            Whether this call asked: False if the job was done, or had been asked before. From another thread than
+            the loop's: True if it was not done when asked.
+        """
+        return self._owner.cancel(self, reason)
+
+    def report_progress(self, fraction: float, message: str = "") -> None:
+        """Say how far the job is, for `job.progress`; meant for the job itself."""
+        self._more().progress = (fraction, message)
+
+    def retry_after(self, seconds: float, message: str = "") -> NoReturn:
+        """End this attempt, to be tried again in `seconds` (if attempts are left); meant for the job itself.
+
+        Raises:
+            RetryAfter: always.
+        """
+        raise RetryAfter(seconds, message)
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Give the running attempt `seconds` from now, in place of its time limit; None takes the limit away."""
+        self._owner.set_timeout(self, seconds)
+
+    def _more(self) -> JobExtra:
+        if self._extra is None:
+            self._extra = JobExtra()
+        return self._extra
+
+    # -- the doors: every change of status, named after its event ------------------------------------------------
+
+    def _delay(self, due: float) -> None:
+        """delay, retry: it waits for a moment."""
+        self._status = SCHEDULED
+        self._more().due = due
+
+    def _come_due(self) -> None:
+        """come due: the moment is here."""
+        self._status = QUEUED
+        self._more().due = None
+
+    def _start(self, worker: object, now: float) -> None:
+        """start: a worker has it."""
+        self._status = RUNNING
+        self._place = worker
+        self._attempt += 1
+        self._started_at = now
+
+    def _finish(self, status: JobStatus, value: Any, now: float) -> None:
+        """return, raise, expire, cancel: the end, once; the call is let go of, and who waits is woken."""
+        self._status = status
+        self._value = value
+        self._finished_at = now
+        self._function = self._context = self._kwargs = self._place = None
+        self._args = ()
+        waiters = self._waiters
+        if waiters is not None:
+            self._waiters = None
+            for waiter in waiters if type(waiters) is list else (waiters,):
+                if isinstance(waiter, Claim):
+                    waiter.settled(self)
+                elif not waiter.done():
+                    waiter.set_result(None)
+
+    def __repr__(self) -> str:
+        about = f"attempt {self._attempt}" if self._attempt else f"priority {self.priority}"
+        return f"<Job {self.id!r} {self._name} {self._status} {about}>"
+
+
+class _Wait:
+    """Await a job without its outcome."""
+
+    __slots__ = ("_job",)
+
+    def __init__(self, job: Job[Any]) -> None:
+        self._job = job
+
+    def __await__(self) -> Generator[Any, None, None]:
+        job = self._job
+        if job._finished_at is None:
+            yield from job._owner.wait(job, running_job.get())
+
+
+def current_job() -> Job[Any]:
+    """Return the job in which the caller runs, in its own task, a task it made, or its thread.
+
+    Raises:
+        RuntimeError: the caller is in no job.
+    """
+    job = running_job.get()
+    if job is None:
+        raise RuntimeError(
+            "current_job() was called outside of any job. Call it in a function that a pool runs: `await pool.submit(function)`"
+        )
+    return job

@@ -1,0 +1,331 @@
+"""`MapStream`: what `pool.map(...)` returns; lazy on one side, bounded in the middle, a stream on the other.
+
+The mutable state of a stream is: the source of items, how many of its jobs are under way, and the finished ones that the
+consumer has not taken. `under way + not taken <= ahead`, always; that is the whole back-pressure.
+
+A synchronous source is read in the consumer's own steps. An asynchronous one is read by a feeder task, so that a slow
+source does not keep finished results from the consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar, cast, final
+
+from aiopool._engine import Engine
+from aiopool._home import Home
+from aiopool._job import Claim, Job
+from aiopool._options import function_name
+from aiopool._plan import Plan
+from aiopool._status import JobStatus
+
+__all__ = ["MapResult", "MapStream"]
+
+T_co = TypeVar("T_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+SUCCEEDED = JobStatus.SUCCEEDED
+FAILED = JobStatus.FAILED
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class MapResult(Generic[T_co, R_co]):
+    """What came of one item, with `errors="yield"`.
+
+    Attributes:
+        input: the item.
+        ok: whether the function returned.
+        value: what it returned.
+        error: what it raised, or the pool's reason.
+        attempts: how many attempts were started.
+        seconds: how long the last one ran.
+    """
+
+    input: T_co
+    ok: bool
+    value: R_co | None
+    error: BaseException | None
+    attempts: int
+    seconds: float
+
+
+@final
+class MapStream(Claim, Generic[R_co]):
+    """The results of `pool.map(...)`, as an async iterator; see there.
+
+    Use it as `async with … as results`, as a bare `async for`, or `await stream.collect()`.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_closed",
+        "_exhausted",
+        "_failure",
+        "_feeder",
+        "_function",
+        "_home",
+        "_inputs",
+        "_line",
+        "_name",
+        "_ordered",
+        "_plan",
+        "_room",
+        "_source",
+        "_under_way",
+        "_wakeup",
+        "_yields",
+        "__weakref__",
+    )
+
+    def __init__(
+        self,
+        home: Home,
+        plan: Plan,
+        function: Callable[[Any], Any],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        ordered: bool,
+        ahead: int | None,
+        errors: Literal["raise", "yield"],
+    ) -> None:
+        self._home = home
+        self._plan = plan
+        self._function = function
+        self._name = function_name(function)
+        self._ordered = ordered
+        self._ahead = ahead
+        self._yields = errors == "yield"
+        self._source: Iterator[Any] | AsyncIterator[Any] = (
+            aiter(items) if isinstance(items, AsyncIterable) else iter(items)
+        )
+        self._exhausted = False
+        self._failure: BaseException | None = None  # of the source
+        # Jobs between input and consumer: all of them if ordered, the finished ones if not.
+        self._line: deque[Job[Any]] = deque()
+        self._under_way = 0
+        self._inputs: dict[Job[Any], Any] = {}
+        self._wakeup: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None  # what the feeder waits for
+        self._feeder: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # -- the consumer's side ---------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> R_co:
+        if self._closed:
+            raise StopAsyncIteration
+        engine = self._engine()
+        if self._ahead is None:
+            self._ahead = 2 * engine.size or 2
+        line = self._line
+        while True:
+            if not self._exhausted:
+                await self._feed(engine)
+            if line and line[0]._finished_at is not None:
+                return self._take(line.popleft())
+            if self._exhausted and not self._under_way and not line:
+                self._closed = True
+                if self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    raise failure
+                raise StopAsyncIteration
+            self._wakeup = engine.runtime.loop.create_future()
+            try:
+                await engine.wait_for(self._wakeup)
+            finally:
+                self._wakeup = None
+
+    def _engine(self) -> Engine:
+        engine = self._home.engine
+        if engine is None:
+            raise self._home.not_open("map")
+        return engine
+
+    def _take(self, job: Job[Any]) -> R_co:
+        """Return what the consumer gets for a finished job."""
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if not self._yields:
+            return cast("R_co", job._value if job._status is SUCCEEDED else job.result())
+        ok = job._status is SUCCEEDED
+        assert job._finished_at is not None
+        seconds = 0.0 if job._started_at is None else job._finished_at - job._started_at
+        result = MapResult(
+            self._inputs.pop(job),
+            ok,
+            job._value if ok else None,
+            None if ok else job._value[0],
+            job._attempt,
+            seconds,
+        )
+        return cast("R_co", result)
+
+    async def collect(self) -> list[R_co]:
+        """Return all results as a list; cancel the rest if one fails or the caller is cancelled.
+
+        Example:
+            pages = await pool.map(fetch, urls).collect()
+        """
+        async with self:
+            return [result async for result in self]
+
+    # -- the source's side -----------------------------------------------------------------------------------------
+
+    async def _feed(self, engine: Engine) -> None:
+        """Take items from the source as far as there is place for their jobs."""
+        assert self._ahead is not None
+        if isinstance(self._source, AsyncIterator):
+            if self._feeder is None:
+                self._feeder = engine.runtime.loop.create_task(
+                    self._feed_from(engine, self._source), name=f"{self._home.name}-map-{self._name}"
+                )
+            return
+        source, line = self._source, self._line
+        waiting = line.__len__ if self._ordered else lambda: len(line) + self._under_way
+        for _ in range(self._ahead - waiting()):
+            if engine.full():
+                if not self._under_way and not line:
+                    await self._enter_when_room(engine, source)
+                return
+            try:
+                item = next(source)
+            except StopIteration:
+                self._exhausted = True
+                return
+            except BaseException as error:
+                self._source_failed(error)
+                return
+            engine.enter(self._job(engine, item))
+
+    async def _enter_when_room(self, engine: Engine, source: Iterator[Any]) -> None:
+        """Wait for room with the next item: the pool is full of other people's jobs."""
+        self._home.check_accepting()
+        try:
+            item = next(source)
+        except StopIteration:
+            self._exhausted = True
+            return
+        except BaseException as error:
+            self._source_failed(error)
+            return
+        await self._queue_up(engine, self._job(engine, item))
+
+    async def _queue_up(self, engine: Engine, job: Job[Any]) -> None:
+        self._home.check_accepting(job)
+        if not engine.full():
+            engine.enter(job)
+            return
+        future: asyncio.Future[None] = engine.runtime.loop.create_future()
+        engine.blocked.append((job, future))
+        try:
+            await engine.wait_for(future)
+        except BaseException:
+            if job.sequence not in engine.jobs and job._finished_at is None:
+                self._forget(job)
+                engine.blocked = deque(row for row in engine.blocked if row[0] is not job)
+            raise
+
+    async def _feed_from(self, engine: Engine, source: AsyncIterator[Any]) -> None:
+        """The feeder: read an asynchronous source, at most as far as there is place."""
+        assert self._ahead is not None
+        try:
+            while not self._closed:
+                while len(self._line) + (0 if self._ordered else self._under_way) >= self._ahead:
+                    self._room = engine.runtime.loop.create_future()
+                    try:
+                        await self._room
+                    finally:
+                        self._room = None
+                try:
+                    item = await anext(source)
+                except StopAsyncIteration:
+                    break
+                await self._queue_up(engine, self._job(engine, item))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._exhausted = True
+            self._wake()
+
+    def _job(self, engine: Engine, item: Any) -> Job[Any]:
+        job = engine.make(self._plan, self._function, (item,), {}, self._name)
+        job._waiters = self
+        self._under_way += 1
+        if self._ordered:
+            self._line.append(job)
+        if self._yields:
+            self._inputs[job] = item
+        return job
+
+    def _forget(self, job: Job[Any]) -> None:
+        """Take back a job that did not get in."""
+        self._under_way -= 1
+        if self._ordered:
+            self._line.remove(job)
+        self._inputs.pop(job, None)
+
+    def _source_failed(self, error: BaseException) -> None:
+        self._exhausted = True
+        self._failure = error
+
+    # -- the pool's side -------------------------------------------------------------------------------------------
+
+    def settled(self, job: Job[Any]) -> None:
+        """A job of the stream is done."""
+        self._under_way -= 1
+        if not self._ordered:
+            self._line.append(job)
+        if self._wakeup is not None and (not self._ordered or self._line[0]._finished_at is not None):
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel what is left over, and return when it has ended (or leaked). Failures that nobody took are reported."""
+        self._closed = True
+        engine = self._home.engine
+        feeder, self._feeder = self._feeder, None
+        if feeder is not None:
+            feeder.cancel()
+            await asyncio.wait([feeder])
+        if isinstance(self._source, AsyncIterator) and hasattr(self._source, "aclose"):
+            await self._source.aclose()
+        if engine is None:
+            return
+        jobs = [job for job in engine.jobs.values() if _has_claim(job, self)]
+        for job in jobs:
+            engine.cancel(job, "its map was closed")
+        for job in jobs:
+            await self._home.stop(job, None)
+        for job in self._line:
+            if job._status is FAILED:
+                engine.report(job, job._value[0])
+        self._line.clear()
+        self._inputs.clear()
+
+
+def _has_claim(job: Job[Any], claim: Claim) -> bool:
+    waiters = job._waiters
+    return waiters is claim or (type(waiters) is list and claim in waiters)

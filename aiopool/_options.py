@@ -1,0 +1,246 @@
+"""What can be said about a job before it runs: `JobOptions`, merged from four places, and the kind of function.
+
+The nearest place wins: `with_options(...)` over `@aiopool.job(...)` over `pool.group(...)` over `Pool(...)`. A field
+that was not given is `UNSET`, so that `timeout=None` ("no limit here, whatever the pool says") and `timeout=0` are
+values like any other.
+
+Everything is checked where it is written, never in a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Final, ParamSpec, TypeVar, final
+
+from aiopool._retry import Retry
+
+__all__ = [
+    "DEFAULTS",
+    "UNSET",
+    "JobOptions",
+    "Priority",
+    "Unset",
+    "check_count",
+    "check_function",
+    "check_seconds",
+    "function_name",
+    "function_options",
+    "job",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Priority(enum.IntEnum):
+    """Names for five usual priorities. Any int is one; lower goes first."""
+
+    CRITICAL = 1
+    HIGH = 3
+    NORMAL = 5
+    LOW = 8
+    BACKGROUND = 10
+
+
+class Unset(enum.Enum):
+    """The type of `UNSET`: the option was not given here."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """Options of a job; each is a value or `UNSET`.
+
+    Attributes:
+        priority: lower first; equal ones in the order of submission.
+        timeout: seconds that one attempt may run, from its start. `None`: no limit.
+        queue_timeout: seconds that the job may wait in the queue, before its first attempt.
+        total_timeout: seconds from submission to the end, attempts and delays included.
+        retry: when to try again; `None`: never.
+        delay: seconds until the job enters the queue.
+        id: the user's own name for this one job; must be unique among the live jobs of a pool.
+        name: what the job is called in logs; the function's name by default.
+        group: the name of the group that the job belongs to.
+    """
+
+    priority: int | Unset = UNSET
+    timeout: float | Unset | None = UNSET
+    queue_timeout: float | Unset | None = UNSET
+    total_timeout: float | Unset | None = UNSET
+    retry: Retry | Unset | None = UNSET
+    delay: float | Unset | None = UNSET
+    id: str | int | Unset | None = UNSET
+    name: str | Unset | None = UNSET
+    group: str | Unset | None = UNSET
+
+    def __post_init__(self) -> None:
+        for field in ("timeout", "queue_timeout", "total_timeout", "delay"):
+            value = getattr(self, field)
+            if value is not UNSET and value is not None:
+                check_seconds(field, value)
+        if self.priority is not UNSET and (not isinstance(self.priority, int) or isinstance(self.priority, bool)):
+            raise TypeError(
+                f"priority={self.priority!r} is a {type(self.priority).__name__}: a priority is an int, lower first, "
+                "such as Priority.HIGH"
+            )
+        if self.retry is not UNSET and self.retry is not None and not isinstance(self.retry, Retry):
+            raise TypeError(
+                f"retry={self.retry!r} is a {type(self.retry).__name__}: write retry=Retry(attempts=3), or None"
+            )
+        if (
+            self.id is not UNSET
+            and self.id is not None
+            and (not isinstance(self.id, (str, int)) or isinstance(self.id, bool))
+        ):
+            raise TypeError(f"id={self.id!r} is a {type(self.id).__name__}: an id is a str or an int")
+        for field in ("name", "group"):
+            value = getattr(self, field)
+            if value is not UNSET and value is not None and not isinstance(value, str):
+                raise TypeError(f"{field}={value!r} is a {type(value).__name__}: it must be a str")
+
+    def over(self, other: JobOptions) -> JobOptions:
+        """Return these options with the gaps filled from `other`."""
+        return JobOptions(
+            **{f: mine if (mine := getattr(self, f)) is not UNSET else getattr(other, f) for f in _FIELDS}
+        )
+
+
+_FIELDS: Final = tuple(field.name for field in dataclasses.fields(JobOptions))
+
+DEFAULTS: Final = JobOptions(
+    priority=Priority.NORMAL.value,
+    timeout=None,
+    queue_timeout=None,
+    total_timeout=None,
+    retry=None,
+    delay=None,
+    id=None,
+    name=None,
+    group=None,
+)
+
+
+def check_seconds(name: str, value: object) -> float:
+    """Return `value` if it is a number of seconds, zero or more (infinity included)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}: it must be a number of seconds, such as 2.5")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name}={value!r}: a duration is zero or more seconds")
+    return value
+
+
+def check_count(name: str, value: object, *, least: int = 0) -> int:
+    """Return `value` if it is an int of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}: it must be an int of at least {least}")
+    if value < least:
+        raise ValueError(f"{name}={value!r}: it must be at least {least}")
+    return value
+
+
+_ATTRIBUTE: Final = "__aiopool_options__"
+
+
+def job(
+    *,
+    priority: int | Unset = UNSET,
+    timeout: float | Unset | None = UNSET,
+    queue_timeout: float | Unset | None = UNSET,
+    total_timeout: float | Unset | None = UNSET,
+    retry: Retry | Unset | None = UNSET,
+    name: str | Unset | None = UNSET,
+    group: str | Unset | None = UNSET,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give a function its own job options; it stays the same function, called and typed as before.
+
+    Options of `with_options(...)` win over these, and these win over those of the group and the pool.
+
+    Args: as in `Pool.with_options`.
+
+    Returns:
+        A decorator that returns its function.
+
+    Example:
+        @aiopool.job(timeout=5, retry=Retry(attempts=3))
+        async def fetch(url: str) -> bytes: ...
+    """
+    options = JobOptions(
+        priority=priority,
+        timeout=timeout,
+        queue_timeout=queue_timeout,
+        total_timeout=total_timeout,
+        retry=retry,
+        name=name,
+        group=group,
+    )
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        setattr(function, _ATTRIBUTE, options)
+        return function
+
+    return decorate
+
+
+def function_options(function: Callable[..., object]) -> JobOptions | None:
+    """Return the options that `@job` gave to the function, or None."""
+    options: JobOptions | None = getattr(function, _ATTRIBUTE, None)
+    return options
+
+
+def function_name(function: Callable[..., object]) -> str:
+    """Return a short name for any callable."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
+
+
+def check_function(function: object) -> bool:
+    """Return whether a callable is asynchronous (runs in the loop) or not (runs in a thread).
+
+    Raises:
+        TypeError: it cannot be run as a job; the text shows the line to write instead.
+    """
+    if type(function) is FunctionType or type(function) is BuiltinFunctionType:
+        plain: object = function
+    else:
+        plain = function
+        while isinstance(plain, functools.partial):
+            plain = plain.func
+    if inspect.iscoroutine(function) or isinstance(function, asyncio.Future):
+        if inspect.iscoroutine(function):
+            name = function.__qualname__
+            function.close()
+        else:
+            name = "function"
+        raise TypeError(
+            f"submit() takes a function, and {name}(...) was called already: a coroutine object cannot be started "
+            f"later, nor tried again. Write submit({name}, ...) in place of submit({name}(...))"
+        )
+    if not callable(plain):
+        raise TypeError(f"submit() takes a function, not {function!r} ({type(function).__name__})")
+    if inspect.isasyncgenfunction(plain):
+        raise TypeError(
+            f"{function_name(plain)} is an async generator function: it yields many values and returns none. "
+            "Write an async def that consumes it and returns the result"
+        )
+    # The last resort is for objects with an `async def __call__`.
+    return inspect.iscoroutinefunction(plain) or (
+        not isinstance(plain, (FunctionType, BuiltinFunctionType, type))
+        and inspect.iscoroutinefunction(getattr(plain, "__call__", None))  # noqa: B004 - the method itself
+    )

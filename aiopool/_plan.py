@@ -1,0 +1,66 @@
+"""`Plan`: merged options, laid out for the hot path and shared by all jobs of the same kind.
+
+A view (`pool.with_options(...)`) makes its plan once; a job then carries one reference in place of nine options.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from aiopool._options import JobOptions
+from aiopool._retry import Retry
+
+__all__ = ["Plan"]
+
+
+@final
+class Plan:
+    """The options of a job, complete.
+
+    Attributes:
+        offload: the function is a plain one and runs in a thread.
+        plain: nothing has to be arranged at submission: no id, group, delay, or limit that runs from then on.
+    """
+
+    __slots__ = (
+        "delay",
+        "group",
+        "id",
+        "name",
+        "offload",
+        "plain",
+        "priority",
+        "queue_timeout",
+        "retry",
+        "timeout",
+        "total_timeout",
+    )
+
+    def __init__(self, options: JobOptions, *, offload: bool) -> None:
+        # Any: a complete set of options holds no UNSET, which the type of a field cannot say.
+        complete: Any = options
+        self.priority: int = int(complete.priority)
+        self.timeout: float | None = complete.timeout
+        self.queue_timeout: float | None = complete.queue_timeout
+        self.total_timeout: float | None = complete.total_timeout
+        self.retry: Retry | None = complete.retry
+        self.delay: float | None = complete.delay
+        self.id: int | str | None = complete.id
+        self.name: str | None = complete.name
+        self.group: str | None = complete.group
+        self.offload = offload
+        self.plain = (
+            self.id is None
+            and self.group is None
+            and self.delay is None
+            and self.queue_timeout is None
+            and self.total_timeout is None
+        )
+
+    def with_priority(self, priority: int) -> Plan:
+        """Return a copy with another priority."""
+        copy = object.__new__(Plan)
+        for field in Plan.__slots__:
+            setattr(copy, field, getattr(self, field))
+        copy.priority = priority
+        return copy

@@ -1,0 +1,673 @@
+"""`Pool`: the face. It wires the parts together when it is opened, checks what it is given, and has no logic of its own.
+
+How a job travels: `submit` makes a `Job` and hands it to the engine (`_engine.py`), which puts it into the line
+(`_queue.py`). A worker (`_worker.py`) takes the best one, runs it, and the engine decides: done, or again after a
+delay. The supervisor keeps the workers alive; the shutdown ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import warnings
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, final
+
+from aiopool._bridge import ThreadBridge
+from aiopool._engine import Engine, OnError
+from aiopool._group import Group
+from aiopool._home import Home, Overflow
+from aiopool._job import Job, running_job
+from aiopool._options import DEFAULTS, UNSET, JobOptions, Priority, Unset, check_count, check_seconds
+from aiopool._restart import Restart
+from aiopool._retry import Retry
+from aiopool._runtime import Runtime
+from aiopool._shutdown import OnShutdown, Shutdown, ShutdownReport
+from aiopool._signals import SignalWatch
+from aiopool._statistics import Statistics
+from aiopool._status import JobStatus, PoolStatus
+from aiopool._submitter import Submitter
+from aiopool._supervisor import Supervisor
+from aiopool._worker import Worker
+from aiopool.errors import RestartLimitError
+
+__all__ = ["CancelReport", "Pool"]
+
+logger = logging.getLogger("aiopool.pool")
+
+
+class TaskStatus(Protocol):
+    """What `anyio`'s `TaskGroup.start` passes to the function that it starts."""
+
+    def started(self, value: Any = None) -> None: ...
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class CancelReport:
+    """What `pool.cancel(id)` met, and what came of it. True if the job is cancelled.
+
+    Attributes:
+        id: the id that was asked for.
+        was: where the job was when it was asked; None if no live job has the id.
+        status: where it is now: `cancelled`, or another final status if the cancel lost the race.
+        leaked: its code still runs: it did not end within its grace.
+    """
+
+    id: int | str
+    was: JobStatus | None
+    status: JobStatus | None
+    leaked: bool = False
+
+    def __bool__(self) -> bool:
+        return self.status is JobStatus.CANCELLED
+
+
+@final
+class Pool(Submitter):
+    """A supervised pool of coroutine workers.
+
+    Three promises. The limit you set is the number of jobs running: after time limits, cancels, threads that
+    do not end and resizes too. The order you set is the order they start: by priority, then first come first served, through
+    cancels and retries. Shutdown ends when you said, whatever the jobs do, and says what it had to leave.
+
+    Making a pool binds to no loop, installs nothing and starts nothing; `async with` opens it. It may be opened in one task
+    and closed in another, and opened again after it was closed, in the same loop or another.
+
+    Args:
+        size: how many jobs may run at once.
+        queue_size: how many more may wait; None: any number; 0: none, a job is handed to a free worker or waits outside.
+        name: what the pool is called in logs.
+        priority, timeout, queue_timeout, total_timeout, retry: options of all jobs; see `with_options`.
+        isolation: `"task"`: each attempt is a task of its own, and harms only itself. `"scope"`: the fast lane; the worker
+            drives the job in its own task, under an anyio cancel scope.
+        overflow: what `submit` does when the queue is full: `"wait"` for room; `"reject"` with `QueueFullError`;
+            `"drop_oldest"` or `"drop_lowest"` job in the queue; `"run_here"`: run it at once, beyond the size, while the
+            submitter waits.
+        aging: seconds in the queue that count as one step of priority, so that low ones cannot starve; None: never.
+        cancel_grace: seconds that a cancelled job has to end, before it is told again; after a second grace it is *leaked*.
+        on_leak: `"hold"`: a leaked job keeps its slot until it ends. `"replace"`: another job may take it.
+        on_error: called as `on_error(job, error)` for a failure that nobody awaits; the log, by default.
+        max_threads: how many plain functions may run in threads at once; `size` by default.
+        restart: how often workers may crash before the pool gives up.
+        handle_signals: shut down at the first SIGINT or SIGTERM, cancel at the second, exit at the third.
+        shutdown_timeout: seconds for `shutdown()` without a `timeout`; None: as long as the jobs take.
+        seed: of the pool's random numbers (jitter), for tests.
+
+    Example:
+        async with Pool(size=8) as pool:
+            job = await pool.submit(fetch, url)
+            page = await job
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_aging",
+        "_bridge",
+        "_callbacks",
+        "_cancel_grace",
+        "_closing",
+        "_fatal",
+        "_groups",
+        "_isolation",
+        "_max_threads",
+        "_on_error",
+        "_on_leak",
+        "_queue_size",
+        "_report",
+        "_restart",
+        "_seed",
+        "_shutdown",
+        "_shutdown_timeout",
+        "_signals",
+        "_size",
+    )
+
+    def __init__(
+        self,
+        size: int = 10,
+        queue_size: int | None = 1000,
+        *,
+        name: str = "pool",
+        priority: int = Priority.NORMAL,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        total_timeout: float | None = None,
+        retry: Retry | None = None,
+        isolation: Literal["task", "scope"] = "task",
+        overflow: Overflow = "wait",
+        aging: float | None = None,
+        # Long enough for `await connection.close()`, short enough for a container's 10 s.
+        cancel_grace: float = 1.0,
+        on_leak: Literal["hold", "replace"] = "hold",
+        on_error: OnError | None = None,
+        max_threads: int | None = None,
+        restart: Restart | None = None,
+        handle_signals: bool = False,
+        shutdown_timeout: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        check_count("size", size, least=1)
+        if queue_size is not None:
+            check_count("queue_size", queue_size)
+        if max_threads is not None:
+            check_count("max_threads", max_threads, least=1)
+        check_seconds("cancel_grace", cancel_grace)
+        if shutdown_timeout is not None:
+            check_seconds("shutdown_timeout", shutdown_timeout)
+        if aging is not None and check_seconds("aging", aging) == 0:
+            raise ValueError("aging=0: no time at all would be worth a step of priority; write None for no aging")
+        _check_choice("isolation", isolation, ("task", "scope"))
+        _check_choice("overflow", overflow, ("wait", "reject", "drop_oldest", "drop_lowest", "run_here"))
+        _check_choice("on_leak", on_leak, ("hold", "replace"))
+        options = JobOptions(
+            priority=priority,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            total_timeout=total_timeout,
+            retry=retry,
+        ).over(DEFAULTS)
+        super().__init__(Home(name, options, overflow), JobOptions(), options)
+        self._size = size
+        self._queue_size = queue_size
+        self._isolation = isolation
+        self._aging = aging
+        self._cancel_grace = cancel_grace
+        self._on_leak = on_leak
+        self._on_error = on_error
+        self._max_threads = max_threads
+        self._restart = restart or Restart()
+        self._signals = SignalWatch(self._on_signal) if handle_signals else None
+        self._shutdown_timeout = shutdown_timeout
+        self._seed = seed
+        self._callbacks: list[OnShutdown] = []
+        self._groups = 0
+        self._bridge: ThreadBridge[Worker] | None = None
+        self._shutdown: Shutdown | None = None
+        self._closing: asyncio.Task[ShutdownReport] | None = None
+        self._report: ShutdownReport | None = None
+        self._fatal: BaseException | None = None
+
+    # -- open and close ----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the pool in the running loop: start its workers."""
+        home = self._home
+        if home.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
+            raise RuntimeError(
+                f"pool {home.name!r} is {home.status}: it is opened once at a time; make another Pool(...)"
+            )
+        runtime = Runtime(asyncio.get_running_loop(), self._seed)
+        self._bridge = ThreadBridge(
+            loop=runtime.loop,
+            max_threads=self._max_threads or self._size,
+            name=f"{home.name}-thread",
+            on_done=Worker.thread_done,
+        )
+        supervisors: list[Supervisor] = []
+        engine = Engine(
+            runtime,
+            size=self._size,
+            queue_size=self._queue_size,
+            aging=self._aging,
+            cancel_grace=self._cancel_grace,
+            on_leak=self._on_leak,
+            on_error=self._on_error,
+            sweep=lambda now: supervisors[0].sweep(now),
+        )
+        supervisor = Supervisor(
+            engine,
+            self._bridge,
+            isolation=self._isolation,
+            restart=self._restart,
+            name=home.name,
+            on_give_up=self._give_up,
+        )
+        supervisors.append(supervisor)
+        engine.on_shortage = supervisor.ensure
+        engine.on_fatal = self._on_fatal
+        home.engine, home.supervisor, home.status, home.failure = engine, supervisor, PoolStatus.OPEN, None
+        self._closing = self._shutdown = self._report = self._fatal = None
+        supervisor.ensure()
+        if self._signals is not None:
+            self._signals.install(runtime.loop)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave: normally, when all work is done; by an exception, by cancelling it. Bounded, also when cancelled."""
+        if kind is None:
+            try:
+                await self.join()
+            except asyncio.CancelledError:
+                await self._close(timeout=0)
+                raise
+            await self._close(timeout=self._shutdown_timeout)
+            if self._home.failure is not None:
+                raise self._home.failure
+        else:
+            await self._close(timeout=0)
+
+    async def _close(self, timeout: float | None) -> None:
+        """Shut down and wait for it, whatever happens to the caller; each cancel of it makes the shutdown hurry."""
+        closing = self._start_shutdown(timeout=timeout, grace=None, cancel_pending=False)
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.wait([closing])
+            except asyncio.CancelledError as error:
+                assert self._shutdown is not None
+                self._shutdown.hurry(0, None if cancelled is None else 0)
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def serve(self, *, task_status: TaskStatus | None = None) -> None:
+        """Open the pool, and keep it open until it is shut down or the caller is cancelled; for `anyio` task groups.
+
+        Args:
+            task_status: given by `TaskGroup.start`; it is told when the pool is open, with the pool.
+
+        If the caller is cancelled, the jobs are cancelled, and it returns when they have ended or leaked.
+
+        Example:
+            async with anyio.create_task_group() as tg:
+                pool = await tg.start(Pool(size=4).serve)
+        """
+        async with self:
+            if task_status is not None:
+                task_status.started(self)
+            await self.wait_closed()
+
+    async def wait_closed(self) -> None:
+        """Wait until the pool is shut down.
+
+        If the caller is cancelled, nothing happens to the pool.
+        """
+        if self._home.status is PoolStatus.CLOSED:
+            return
+        engine = self._engine("wait_closed")
+        future: asyncio.Future[None] = engine.runtime.loop.create_future()
+        self._home.closers.append(future)
+        await engine.wait_for(future)
+
+    async def shutdown(
+        self, timeout: float | None = None, grace: float | None = None, *, cancel_pending: bool = False
+    ) -> ShutdownReport:
+        """End the pool within a time that you set, and report what was left.
+
+        No job is taken any more. Jobs run to their end until `timeout` is over; then they are cancelled, and have `grace`
+        to end; what has not ended by then is named in the report, and its waiters are released. Then callbacks
+        run (`on_shutdown`), each within its own limit. Calling it again, from anywhere, also from inside a job, joins the
+        shutdown under way, and can only make it hurry. The job that calls it is not waited for.
+
+        Args:
+            timeout: seconds for jobs to finish; `shutdown_timeout` of the pool by default; 0 cancels at once.
+            grace: seconds for cancelled jobs to end; twice `cancel_grace` by default.
+            cancel_pending: cancel at once what has not started.
+
+        Returns:
+            The report; the same one to all callers.
+
+        If the caller is cancelled, the shutdown goes on.
+
+        Example:
+            report = await pool.shutdown(timeout=30, grace=5)
+        """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        if grace is not None:
+            check_seconds("grace", grace)
+        if self._home.status is PoolStatus.CLOSED and self._report is not None:
+            return self._report
+        engine = self._engine("shutdown")
+        closing = self._start_shutdown(
+            timeout=self._shutdown_timeout if timeout is None else timeout,
+            grace=grace,
+            cancel_pending=cancel_pending,
+        )
+        done: asyncio.Future[None] = engine.runtime.loop.create_future()
+        closing.add_done_callback(lambda _: None if done.done() else done.set_result(None))
+        await engine.wait_for(done)
+        return closing.result()
+
+    def _start_shutdown(
+        self, *, timeout: float | None, grace: float | None, cancel_pending: bool
+    ) -> asyncio.Task[ShutdownReport]:
+        engine = self._engine("shutdown")
+        if self._shutdown is None:
+            assert self._home.supervisor is not None and self._bridge is not None
+            self._shutdown = Shutdown(
+                engine,
+                self._home.supervisor,
+                self._bridge,
+                self._callbacks,
+                callback_timeout=CALLBACK_TIMEOUT,
+            )
+            self._home.status = PoolStatus.CLOSING
+        caller = running_job.get()
+        if caller is not None and caller._owner is engine and caller._finished_at is None:
+            self._shutdown.callers.add(caller)
+        self._shutdown.hurry(timeout, grace)
+        if self._closing is None:
+            self._closing = engine.runtime.task(self._end(cancel_pending), f"{self._home.name}-shutdown")
+        return self._closing
+
+    async def _end(self, cancel_pending: bool) -> ShutdownReport:
+        assert self._shutdown is not None
+        try:
+            self._report = await self._shutdown.run(cancel_pending=cancel_pending)
+            return self._report
+        finally:
+            self._home.status = PoolStatus.CLOSED
+            if self._signals is not None:
+                self._signals.restore()
+            self._home.tell_closed()
+
+    def on_shutdown(self, callback: OnShutdown) -> OnShutdown:
+        """Have `callback()` called (and awaited, if it is asynchronous) at the end of the shutdown; last in, first out.
+
+        Each has 5 seconds. One that fails or is late is named in the report, and does not stop the others.
+        Usable as a decorator; `remove_on_shutdown` takes it back.
+
+        Example:
+            pool.on_shutdown(client.aclose)
+        """
+        self._callbacks.append(callback)
+        return callback
+
+    def remove_on_shutdown(self, callback: OnShutdown) -> None:
+        """Take a callback back; ValueError if it was not added."""
+        self._callbacks.remove(callback)
+
+    def _give_up(self, fault: BaseException) -> None:
+        """Workers crashed too often: fail visibly. Every waiting job ends, nothing hangs."""
+        engine = self._engine("restart")
+        text = f"workers of pool {self._home.name!r} crashed more often than {self._restart!r} allows"
+        self._home.failure = RestartLimitError(f"{text}: the pool has given up")
+        self._home.failure.__cause__ = fault
+        self._start_shutdown(timeout=0, grace=None, cancel_pending=False)
+        engine.close_doors()
+        for job in list(engine.jobs.values()):
+            if job._status is not JobStatus.RUNNING:
+                error = RestartLimitError(f"{text}: {job!r} was given up")
+                error.__cause__ = fault
+                engine.drop(job, error)
+
+    def _on_fatal(self, error: BaseException) -> None:
+        """A job raised SystemExit or KeyboardInterrupt: end the program, by a bounded shutdown first."""
+        if self._fatal is not None:
+            return
+        self._fatal = error
+        closing = self._start_shutdown(timeout=0, grace=None, cancel_pending=True)
+
+        def leave(_: object) -> None:
+            raise error  # out of the event loop, as asyncio does with these two
+
+        closing.add_done_callback(leave, context=self._engine("exit").runtime.context)
+
+    def _on_signal(self, count: int) -> None:
+        """First signal: shut down. Second: cancel. (The third is the watch's own: exit.)"""
+        if self._home.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
+            timeout = self._shutdown_timeout if count == 1 else 0
+            self._start_shutdown(timeout=timeout, grace=None, cancel_pending=count > 1)
+
+    # -- steering ----------------------------------------------------------------------------------------------------
+
+    async def join(self) -> None:
+        """Wait until no job is left, and stay open. Called inside a job, it waits for all others.
+
+        If the caller is cancelled, the jobs go on.
+        """
+        await self._engine("join").wait_for_all()
+
+    async def cancel(self, id: int | str, reason: str | None = None) -> CancelReport:
+        """Cancel a job by its id, in whichever place it is, and return when no line of it will run any more.
+
+        Args:
+            id: the job's id.
+            reason: for the log, and for whoever awaits the job.
+
+        Returns:
+            Where the job was, and how it ended; whether it leaked. False if nothing was cancelled.
+
+        If the caller is cancelled, the job's cancel goes on.
+
+        Example:
+            await pool.cancel("invoice-17", reason="paid twice")
+        """
+        engine = self._engine("cancel")
+        job = self.find(id)
+        if job is None or job.done():
+            return CancelReport(id, None, None)
+        was = job.status
+        if job is running_job.get():
+            job.cancel(reason)  # one's own end cannot be waited for
+        else:
+            await self._home.stop(job, reason)
+        del engine
+        return CancelReport(id, was, job.status, job.leaked)
+
+    async def cancel_group(self, name: str, reason: str | None = None) -> int:
+        """Cancel all jobs of a group, and return when they have ended, or leaked.
+
+        Returns:
+            How many jobs were cancelled.
+
+        If the caller is cancelled, the cancel of the jobs goes on.
+        """
+        label = self._engine("cancel_group").labels.get(name)
+        return await self._cancel_all([] if label is None else list(label.members), reason)
+
+    async def cancel_all(self, reason: str | None = None) -> int:
+        """Cancel all jobs, and return when they have ended, or leaked; the pool stays open.
+
+        Returns:
+            How many jobs were cancelled.
+
+        If the caller is cancelled, the cancel of the jobs goes on.
+        """
+        return await self._cancel_all(list(self._engine("cancel_all").jobs.values()), reason)
+
+    async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
+        own = running_job.get()
+        asked = [job for job in jobs if job is not own and job.cancel(reason)]
+        for job in asked:
+            if job._extra is not None and job._extra.stop is not None:
+                await self._home.stop(job, reason)
+        return sum(job.cancelled() for job in asked)
+
+    async def resize(self, size: int, *, cancel_excess: bool = False) -> None:
+        """Change how many jobs may run at once. 0 holds the pool.
+
+        More: at once. Fewer: as running jobs end; none is stopped unless you ask.
+
+        Args:
+            size: the new size.
+            cancel_excess: cancel the jobs beyond the new size, the newest first, and wait for their end.
+
+        If the caller is cancelled, the new size stands.
+        """
+        check_count("size", size)
+        engine = self._engine("resize")
+        engine.set_slots(size)
+        supervisor = self._home.supervisor
+        assert supervisor is not None and self._bridge is not None
+        if self._max_threads is None:
+            self._bridge.max_threads = max(size, 1)
+        supervisor.ensure()
+        supervisor.shrink()
+        if cancel_excess:
+            running = sorted((w.job for w in supervisor.busy() if w.job is not None), key=lambda job: job.sequence)
+            excess = max(0, engine.active - size)
+            await self._cancel_all(running[len(running) - excess :], "the pool was made smaller")
+
+    def reprioritize(self, id: int | str, priority: int) -> bool:
+        """Give a waiting job another priority; among its new equals it stands by its age.
+
+        Returns:
+            Whether it was waiting.
+        """
+        JobOptions(priority=priority)
+        job = self.find(id)
+        return job is not None and self._engine("reprioritize").reprioritize(job, priority)
+
+    def pause(self) -> None:
+        """Let no job start until `resume()`; running ones go on."""
+        self._engine("pause").set_slots(paused=True)
+
+    def resume(self) -> None:
+        """Let jobs start again."""
+        self._engine("resume").set_slots(paused=False)
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Hold the pool for a block: no job starts inside it.
+
+        Example:
+            async with pool.paused():
+                await migrate()
+        """
+        before = self._engine("paused").paused
+        self.pause()
+        try:
+            yield
+        finally:
+            if not before and self._home.status is PoolStatus.OPEN:
+                self.resume()
+
+    def pause_group(self, name: str) -> None:
+        """Let no job of a group start until `resume_group(name)`."""
+        self._engine("pause_group").pause_group(name)
+
+    def resume_group(self, name: str) -> None:
+        """Let the jobs of a group start again, in their order."""
+        self._engine("resume_group").resume_group(name)
+
+    def group(
+        self,
+        name: str | None = None,
+        *,
+        on_error: Literal["cancel", "collect"] = "cancel",
+        timeout: float | None = None,
+        options: JobOptions | None = None,
+    ) -> Group:
+        """Return a group: a block that is left when all of its jobs are done.
+
+        Args:
+            name: its name, for `cancel_group` and the like; made up by default.
+            on_error: `"cancel"`: the first failure cancels the other jobs and the body, and leaving raises an
+                `ExceptionGroup`. `"collect"`: the others go on; see `group.errors`.
+            timeout: seconds for the whole block; then its jobs are cancelled, and leaving raises `TimeoutError`.
+            options: options of its jobs, where neither a view nor the function says otherwise.
+
+        Example:
+            async with pool.group("import") as group:
+                for row in rows:
+                    await group.submit(load, row)
+        """
+        _check_choice("on_error", on_error, ("cancel", "collect"))
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        if name is None:
+            self._groups += 1
+            name = f"group-{self._groups}"
+        base = JobOptions(group=name).over(options or JobOptions()).over(self._base)
+        return Group(self._home, name, JobOptions(), base, on_error=on_error, timeout=timeout)
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The pool's name."""
+        return self._home.name
+
+    @property
+    def size(self) -> int:
+        """How many jobs may run at once."""
+        return self._size if self._home.engine is None else self._home.engine.size
+
+    @property
+    def status(self) -> PoolStatus:
+        """Where the pool is in its life: new, open, closing, closed."""
+        return self._home.status
+
+    def find(self, id: int | str) -> Job[Any] | None:
+        """Return the live job with an id, or None."""
+        engine = self._engine("find")
+        job = engine.names.get(id)
+        if job is None and isinstance(id, int):
+            job = engine.jobs.get(id)
+        if job is None:
+            job = next((waiting for waiting, _ in engine.blocked if waiting.id == id), None)
+        return job
+
+    def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
+        """Return the live jobs, the oldest first; each says in `job.waits_for` why it does not run.
+
+        Args:
+            status: only those with this status.
+        """
+        wanted = None if status is None else JobStatus(status)
+        return [job for job in self._engine("jobs").jobs.values() if wanted is None or job.status is wanted]
+
+    def statistics(self) -> Statistics:
+        """Return the pool in numbers, as a frozen snapshot; from any state after the first opening."""
+        engine = self._engine("statistics")
+        counters, bridge = engine.counters, self._bridge
+        assert bridge is not None
+        return Statistics(
+            submitted=counters.submitted,
+            succeeded=counters.succeeded,
+            failed=counters.failed,
+            timed_out=counters.timed_out,
+            cancelled=counters.cancelled,
+            rejected=counters.rejected,
+            queued=engine.queued(),
+            scheduled=engine.scheduled,
+            running=engine.running(),
+            waiting=len(engine.blocked),
+            leaked=engine.leaked,
+            size=engine.size,
+            busy=engine.active,
+            idle=max(0, engine.size - engine.active),
+            retries=counters.retries,
+            restarts=counters.restarts,
+            threads_busy=bridge.busy,
+            threads_abandoned=bridge.abandoned,
+        )
+
+    def _engine(self, what: str) -> Engine:
+        engine = self._home.engine
+        if engine is None:
+            raise self._home.not_open(what)
+        return engine
+
+    def __repr__(self) -> str:
+        engine = self._home.engine
+        doing = "" if engine is None else f" {engine.running()} running, {engine.queued()} queued"
+        return f"<Pool {self.name!r} {self.status} size {self.size}{doing}>"
+
+    def __del__(self) -> None:
+        home = getattr(self, "_home", None)
+        if home is not None and home.status is PoolStatus.OPEN:
+            warnings.warn(
+                f"pool {home.name!r} was dropped while it was open: write `async with Pool(...)`, or "
+                "`await pool.shutdown()`",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+
+
+# Seconds for each callback of `on_shutdown`: half of a container's usual ten.
+CALLBACK_TIMEOUT = 5.0
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: it must be one of {', '.join(map(repr, choices))}")

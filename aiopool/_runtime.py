@@ -1,0 +1,78 @@
+"""The one object through which a pool meets the outside: time, chance, numbers, and its event loop.
+
+No other module calls a clock, a random generator or `uuid`. That is what makes a seeded simulation of a whole
+pool possible: give it a loop with a virtual clock and a seed, and every run is the same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, final
+
+__all__ = ["EAGER", "Runtime", "in_loop"]
+
+EAGER = sys.version_info >= (3, 12)
+"""Whether a task can run up to its first suspension while it is made (3.12+)."""
+
+# A loop clock this near the system's monotonic clock *is* that clock. uvloop caches its reading for a whole
+# turn, to the millisecond, so the distance is not zero.
+_SAME_CLOCK = 0.1
+
+
+@final
+class Runtime:
+    """What one open pool uses of the world.
+
+    Attributes:
+        loop: the event loop that the pool is bound to.
+        now: seconds on the loop's clock. Where that is the system's monotonic clock it is read directly: cheaper,
+            and true inside a long turn of uvloop.
+        virtual: the clock is somebody else's (a simulation): it stands still while code runs.
+        random: the pool's random numbers (jitter).
+        next_job, next_worker: 1, 2, 3 …
+        context: an empty context for everything that is not a job, so that no submitter's context variables are
+            kept alive by the pool.
+    """
+
+    __slots__ = ("context", "loop", "next_job", "next_worker", "now", "random", "thread", "virtual")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seed: int | None = None) -> None:
+        self.loop = loop
+        self.virtual = abs(loop.time() - time.monotonic()) > _SAME_CLOCK
+        self.now: Callable[[], float] = loop.time if self.virtual else time.monotonic
+        self.random = random.Random(seed)  # noqa: S311 - jitter is no secret
+        self.next_job: Callable[[], int] = itertools.count(1).__next__
+        self.next_worker: Callable[[], int] = itertools.count(1).__next__
+        self.context = contextvars.Context()
+        self.thread = threading.get_ident()
+
+    def in_thread(self) -> bool:
+        """Whether the caller is in the loop's own thread."""
+        return threading.get_ident() == self.thread
+
+    def task(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Start a task of the pool itself, in the empty context."""
+        return self.loop.create_task(coroutine, name=name, context=self.context)
+
+    def soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Call `function` in the next turn of the loop, in the empty context."""
+        self.loop.call_soon(function, *args, context=self.context)
+
+    def later(self, delay: float, function: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Call `function` in `delay` seconds, in the empty context."""
+        return self.loop.call_later(delay, function, *args, context=self.context)
+
+
+def in_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the running loop of this thread, or None."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,64 @@
+"""Who asked a running job to stop, why, and what an ending means in that light.
+
+Whether an exception was *our* cancel is decided by who asked, never by where the exception came out: a job may
+raise `CancelledError` by itself, swallow ours, or be cancelled by code that is not the pool's. (anyio 4.16 lets a
+`CancelledError` escape its cancelled scope when another cancel lands in the same turn.)
+
+Two kinds of containment tell a job to stop, each in its own way (`_worker.py`, `_scope_worker.py`); both are asked
+through a `StopRequest` and judged by `verdict`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from typing import final
+
+from aiopool._status import JobStatus
+
+__all__ = ["StopCause", "StopRequest", "verdict"]
+
+
+class StopCause(enum.StrEnum):
+    """Why a job is told to stop: somebody's wish, or one of its three time limits."""
+
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    QUEUE_TIMEOUT = "queue_timeout"
+    TOTAL_TIMEOUT = "total_timeout"
+
+
+@final
+class StopRequest:
+    """The standing wish that a running job ends.
+
+    Attributes:
+        cause: whose wish it is.
+        reason: the canceller's words, if any.
+        told: how often the job was told.
+    """
+
+    __slots__ = ("cause", "reason", "told")
+
+    def __init__(self, cause: StopCause, reason: str | None = None) -> None:
+        self.cause = cause
+        self.reason = reason
+        self.told = 0
+
+
+def verdict(stop: StopRequest | None, error: BaseException | None) -> JobStatus:
+    """Return how an attempt ended, from who asked it to stop and what came out of it (pure).
+
+    - Nobody asked: a value is a success, a `CancelledError` is a cancel (the job's own, or that of foreign code),
+      anything else is a failure.
+    - A time limit asked: the attempt timed out, whatever it returned afterwards; late is late. An error of its own
+      in the clean-up is a failure, so that it is not lost.
+    - A canceller asked: a value means that the cancel lost the race, and the job succeeded.
+    """
+    if stop is not None and stop.cause is not StopCause.CANCEL:
+        if error is None or isinstance(error, asyncio.CancelledError):
+            return JobStatus.TIMED_OUT
+        return JobStatus.FAILED
+    if error is None:
+        return JobStatus.SUCCEEDED
+    return JobStatus.CANCELLED if isinstance(error, asyncio.CancelledError) else JobStatus.FAILED

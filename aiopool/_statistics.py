@@ -1,0 +1,91 @@
+"""Numbers: the plain counters that the engine keeps, and the frozen `Statistics` that users see.
+
+Invariant, at every moment: `submitted = succeeded + failed + timed_out + cancelled + rejected + queued + scheduled +
+running`. The first six are counted where they happen; the last three are counts of what is in a place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import final
+
+__all__ = ["Counters", "Statistics"]
+
+
+@final
+class Counters:
+    """What has happened in a pool so far."""
+
+    __slots__ = (
+        "cancelled",
+        "failed",
+        "leaked_total",
+        "rejected",
+        "restarts",
+        "retries",
+        "submitted",
+        "succeeded",
+        "timed_out",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    submitted: int
+    succeeded: int
+    failed: int
+    timed_out: int
+    cancelled: int
+    rejected: int
+    retries: int
+    restarts: int
+    leaked_total: int
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Statistics:
+    """A pool in numbers at one moment.
+
+    `submitted == succeeded + failed + timed_out + cancelled + rejected + queued + scheduled + running`, always.
+
+    Attributes:
+        submitted: jobs handed in, the rejected ones included.
+        succeeded: jobs that returned.
+        failed: jobs that raised, and were not tried again.
+        timed_out: jobs that ran into a time limit.
+        cancelled: jobs that were cancelled or dropped.
+        rejected: jobs that were refused for want of room.
+        queued: jobs that wait for a worker.
+        scheduled: jobs that wait for a moment (a delayed start, the next attempt).
+        running: jobs that run. Those that wait for a job of the same pool are counted too.
+        waiting: callers that wait in `submit` for room; their jobs are not handed in yet.
+        leaked: calls that go on although their job has ended; each holds its slot unless `on_leak="replace"`.
+        size: how many jobs may run at once.
+        busy: slots taken, by running and by leaked jobs.
+        idle: slots free.
+        retries: attempts after a first one.
+        restarts: workers that were replaced after a crash.
+        threads_busy: threads that run a plain function.
+        threads_abandoned: those of them whose job has ended.
+    """
+
+    submitted: int
+    succeeded: int
+    failed: int
+    timed_out: int
+    cancelled: int
+    rejected: int
+    queued: int
+    scheduled: int
+    running: int
+    waiting: int
+    leaked: int
+    size: int
+    busy: int
+    idle: int
+    retries: int
+    restarts: int
+    threads_busy: int
+    threads_abandoned: int

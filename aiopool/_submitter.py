@@ -1,0 +1,406 @@
+"""`Submitter`: the three ways to hand in a job, shared by a pool, its views and its groups.
+
+Options and arguments never share a keyword namespace: options are bound first, on a view (`with_options`); whatever follows the
+function in `submit` is the function's own.
+
+A view is cheap: it holds its options and a `Plan` for each kind of function, made at first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from types import FunctionType
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from aiopool._engine import Engine
+from aiopool._home import Home
+from aiopool._job import Job
+from aiopool._map import MapResult, MapStream
+from aiopool._options import (
+    UNSET,
+    JobOptions,
+    Unset,
+    check_count,
+    check_function,
+    function_name,
+    function_options,
+)
+from aiopool._plan import Plan
+from aiopool._retry import Retry
+from aiopool.errors import JobDroppedError, QueueFullError
+
+__all__ = ["Submitter"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_CO_COROUTINE = inspect.CO_COROUTINE
+_OPTION_NAMES = frozenset(
+    ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group")
+)
+
+
+class Block(Protocol):
+    """A group that wants to know of its jobs before they are taken in."""
+
+    def adopt_nowait(self, job: Job[Any]) -> None: ...
+    async def adopt(self, job: Job[Any], entering: Awaitable[None]) -> None: ...
+
+
+class Submitter:
+    """Hands jobs to a pool, with options."""
+
+    __slots__ = ("_base", "_block", "_home", "_merged", "_options", "_plan", "_thread_plan")
+
+    def __init__(self, home: Home, options: JobOptions, base: JobOptions) -> None:
+        """`options` are nearer than a function's own; `base` (complete) are those of the group or the pool."""
+        self._home = home
+        self._options = options
+        self._base = base
+        self._block: Block | None = None
+        self._plan = Plan(options.over(base), offload=False)
+        self._thread_plan: Plan | None = None
+        self._merged: dict[int, tuple[JobOptions, Plan]] = {}
+
+    # -- handing in ------------------------------------------------------------------------------------------------
+
+    @overload
+    async def submit(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+    @overload
+    async def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+    async def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any]:
+        """Hand in a call, wait for room in the queue if there is none, and return the job.
+
+        The job starts when its turn comes, never inside this call. It sees the caller's context variables as they are now.
+        With room in the queue this does not suspend, so jobs submitted in a row stand in line together.
+
+        Args:
+            function: an `async def` (runs in the event loop) or a plain function (runs in a thread).
+            args, kwargs: its own arguments. Options go to `with_options(...)`.
+
+        Returns:
+            The job: await it for its result.
+
+        Raises:
+            PoolClosedError: the pool is shutting down, or closed.
+            QueueFullError: there is no room, and the pool's `overflow` policy says not to wait.
+            TypeError: `function` is no function; the text shows the line to write instead.
+
+        If the caller is cancelled while it waits for room, the job is withdrawn.
+
+        Example:
+            job = await pool.submit(fetch, url)
+            page = await job
+        """
+        engine = self._home.engine
+        if type(function) is FunctionType and function.__code__.co_flags & _CO_COROUTINE and not kwargs:
+            options = function_options(function)
+            plan = self._plan if options is None else self._plan_with(options, offload=False)
+            name = function.__qualname__
+        else:
+            plan = self._plan_for(function, args, kwargs)
+            name = function_name(function)
+        if engine is None:
+            raise self._home.not_open("submit")
+        job = engine.make(plan, function, args, kwargs, name)
+        if plan.id is not None:
+            _check_id(engine, plan.id)
+        if self._block is not None:
+            await self._block.adopt(job, self._enter_when_room(engine, job))
+        elif engine.full():
+            await self._enter_when_room(engine, job)
+        else:
+            engine.enter(job)
+        return job
+
+    @overload
+    def submit_nowait(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+    @overload
+    def submit_nowait(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+    def submit_nowait(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any]:
+        """Hand in a call and return the job; never wait.
+
+        Args:
+            function, args, kwargs: as in `submit`.
+
+        Raises:
+            QueueFullError: there is no room (also `asyncio.QueueFull`).
+            PoolClosedError, TypeError: as in `submit`.
+
+        Example:
+            job = pool.submit_nowait(fetch, url)
+        """
+        engine = self._home.engine
+        plan = self._plan_for(function, args, kwargs)
+        if engine is None:
+            raise self._home.not_open("submit_nowait")
+        job = engine.make(plan, function, args, kwargs, function_name(function))
+        if plan.id is not None:
+            _check_id(engine, plan.id)
+        if engine.full():
+            self._make_room(engine, job, nowait=True)
+        if self._block is not None:
+            self._block.adopt_nowait(job)
+        engine.enter(job)
+        return job
+
+    @overload
+    async def run(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Hand in a call and wait for its result.
+
+        Args:
+            function, args, kwargs: as in `submit`.
+
+        Returns:
+            What the function returns.
+
+        Raises:
+            BaseException: what the function raises; `JobCancelledError`, `JobTimeoutError`; and as `submit`.
+
+        If the caller is cancelled, the job is cancelled too, and has ended (or leaked) when the cancellation goes on.
+
+        Example:
+            page = await pool.run(fetch, url)
+        """
+        job: Job[Any] = await self.submit(function, *args, **kwargs)
+        try:
+            return await job
+        except asyncio.CancelledError:
+            await self._home.stop(job, "the caller of run() was cancelled")
+            raise
+
+    @overload
+    def map(
+        self,
+        function: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        ahead: int | None = None,
+        errors: Literal["raise"] = "raise",
+    ) -> MapStream[R]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        ahead: int | None = None,
+        errors: Literal["yield"],
+    ) -> MapStream[MapResult[T, R]]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        ahead: int | None = None,
+        errors: Literal["raise"] = "raise",
+    ) -> MapStream[R]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        ahead: int | None = None,
+        errors: Literal["yield"],
+    ) -> MapStream[MapResult[T, R]]: ...
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        ordered: bool = True,
+        ahead: int | None = None,
+        errors: Literal["raise", "yield"] = "raise",
+    ) -> MapStream[Any]:
+        """Apply a function to every item, and stream the results.
+
+        Lazy and bounded: an item is taken from `items` when there is place for its job, and no more than `ahead` jobs are
+        between the input and the consumer.
+
+        Args:
+            function: an `async def` or a plain function of one argument.
+            items: any iterable or async iterable, endless ones too.
+            ordered: results in the order of the items; else as they come.
+            ahead: jobs between input and consumer; twice the size of the pool by default.
+            errors: `"raise"` raises the first error and cancels the rest; `"yield"` yields a `MapResult` for each
+                item, failed ones too.
+
+        Returns:
+            A stream: `async with … as results: async for result in results`, or a bare `async for`, or
+            `await ….collect()` for a list. `async with` cancels what is left over when the block is left.
+
+        If the consumer is cancelled, `async with` cancels the jobs and waits for their end.
+
+        Example:
+            async with pool.map(fetch, urls, ordered=False) as pages:
+                async for page in pages: ...
+        """
+        if errors not in ("raise", "yield"):
+            raise ValueError(f'errors={errors!r}: it must be "raise" or "yield"')
+        if ahead is not None:
+            check_count("ahead", ahead, least=1)
+        if not isinstance(items, (AsyncIterable, Iterable)):
+            raise TypeError(f"map() takes an iterable or an async iterable, not {items!r} ({type(items).__name__})")
+        return MapStream(
+            self._home,
+            self._plan_for(function, (), {}),
+            function,
+            items,
+            ordered=ordered,
+            ahead=ahead,
+            errors=errors,
+        )
+
+    # -- options -----------------------------------------------------------------------------------------------------
+
+    def with_options(
+        self,
+        *,
+        priority: int | Unset = UNSET,
+        timeout: float | Unset | None = UNSET,
+        queue_timeout: float | Unset | None = UNSET,
+        total_timeout: float | Unset | None = UNSET,
+        retry: Retry | Unset | None = UNSET,
+        delay: float | Unset | None = UNSET,
+        id: str | int | Unset | None = UNSET,
+        name: str | Unset | None = UNSET,
+        group: str | Unset | None = UNSET,
+    ) -> Submitter:
+        """Return a view of the same pool that submits with other options; cheap, and good for many jobs.
+
+        What is not given here comes from `@aiopool.job(...)` on the function, then from the group, then from the pool.
+
+        Args:
+            priority: lower goes first; equal ones in the order of submission. See `Priority`.
+            timeout: seconds that one attempt may run. 0 is a limit; None is none.
+            queue_timeout: seconds that the job may wait for its first attempt.
+            total_timeout: seconds from submission to the end, delays and attempts included.
+            retry: when to try again.
+            delay: seconds until the job enters the queue.
+            id: your own name for the one job that is submitted with it; unique among live jobs.
+            name: what the job is called in logs.
+            group: the name of the group that the job joins.
+
+        Raises:
+            TypeError, ValueError: an option has a value that it cannot have.
+
+        Example:
+            urgent = pool.with_options(priority=Priority.HIGH, timeout=5)
+            job = await urgent.submit(fetch, url)
+        """
+        options = JobOptions(
+            priority=priority,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            total_timeout=total_timeout,
+            retry=retry,
+            delay=delay,
+            id=id,
+            name=name,
+            group=group,
+        )
+        options = options.over(self._options)
+        view = Submitter(self._home, options, self._base)
+        view._block = self._block
+        return view
+
+    def _plan_for(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+        """Return the plan for a function, checked."""
+        offload = not check_function(function)
+        if kwargs and not _OPTION_NAMES.isdisjoint(kwargs):
+            _check_misplaced(function, args, kwargs)
+        options = function_options(function)
+        if options is not None:
+            return self._plan_with(options, offload=offload)
+        if not offload:
+            return self._plan
+        if self._thread_plan is None:
+            self._thread_plan = Plan(self._options.over(self._base), offload=True)
+        return self._thread_plan
+
+    def _plan_with(self, options: JobOptions, *, offload: bool) -> Plan:
+        """Return the plan for a function with options of its own: those of this view over the function's."""
+        known = self._merged.get(id(options))
+        if known is None or known[0] is not options:
+            complete = self._options.over(options).over(self._base)
+            # The options are kept with their plan, so that their id cannot be taken by others.
+            known = self._merged[id(options)] = options, Plan(complete, offload=offload)
+        return known[1]
+
+    # -- room --------------------------------------------------------------------------------------------------------
+
+    async def _enter_when_room(self, engine: Engine, job: Job[Any]) -> None:
+        if not engine.full() or self._make_room(engine, job, nowait=False):
+            engine.enter(job)
+            return
+        if self._home.overflow == "run_here":
+            self._home.host(job)
+            await job.wait()
+            return
+        future: asyncio.Future[None] = engine.runtime.loop.create_future()
+        engine.blocked.append((job, future))
+        try:
+            await engine.wait_for(future)
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                await self._home.stop(job, "its submitter was cancelled")  # it had just got in: no orphan
+            else:
+                engine.blocked = type(engine.blocked)(row for row in engine.blocked if row[0] is not job)
+            raise
+
+    def _make_room(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
+        """Apply the overflow policy: whether there is room now. Raises if the job is refused."""
+        self._home.check_accepting(job)
+        policy = self._home.overflow
+        if policy == "drop_oldest" or policy == "drop_lowest":
+            victim = engine.queue.oldest() if policy == "drop_oldest" else engine.queue.last()
+            if victim is not None and (policy == "drop_oldest" or victim.priority > job.priority):
+                engine.drop(victim, JobDroppedError(f"{victim!r} was dropped for {job!r}: overflow={policy!r}"))
+                return True
+        elif not nowait and policy in ("wait", "run_here"):
+            return False
+        engine.counters.submitted += 1
+        engine.counters.rejected += 1
+        raise QueueFullError(
+            f"{job!r} was refused: {engine.queued()} jobs are queued (queue_size={engine.limit:g}) and "
+            f'{engine.active} of {engine.size} slots are taken. Use `await pool.submit(...)` with overflow="wait" to '
+            "wait for room"
+        )
+
+
+def _check_id(engine: Engine, id: int | str) -> None:
+    other = engine.names.get(id)
+    if other is not None or any(job._plan.id == id for job, _ in engine.blocked):
+        raise ValueError(
+            f"id={id!r} is taken by a live job ({other!r}): cancel or await that one first, or choose another id"
+        )
+
+
+def _check_misplaced(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse job options among the arguments, if the function would not take them."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a builtin that does not tell
+    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        return
+    misplaced = [name for name in kwargs if name in _OPTION_NAMES and name not in signature.parameters]
+    if misplaced:
+        options = ", ".join(f"{name}={kwargs[name]!r}" for name in misplaced)
+        name = function_name(function)
+        raise TypeError(
+            f"{name}() takes no argument {misplaced[0]!r}; that is an option of the job. "
+            f"Write pool.with_options({options}).submit({name}, ...)"
+        )

@@ -1,0 +1,162 @@
+"""`Supervisor`: keeps as many workers alive as are wanted, and replaces those that crash.
+
+It has no task of its own that could die: it hears of a worker's end by a callback on the worker's task. `_restart.py`
+decides whether and when a crashed worker is replaced; past its limit the supervisor gives up, visibly.
+
+Wanted are as many workers as the pool has slots, and one more for each job that has lent its slot or leaked and is
+replaced: such a job keeps its worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, final
+
+from aiopool._bridge import ThreadBridge
+from aiopool._engine import Engine
+from aiopool._job import Job
+from aiopool._restart import Restart, RestartHistory
+from aiopool._worker import TaskWorker, Worker
+
+__all__ = ["Supervisor"]
+
+logger = logging.getLogger("aiopool.supervisor")
+
+
+@final
+class Supervisor:
+    """The workers of one open pool."""
+
+    __slots__ = (
+        "_bridge",
+        "_engine",
+        "_history",
+        "_kind",
+        "_name",
+        "_on_give_up",
+        "_strays",
+        "_tasks",
+        "closing",
+        "pending",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        bridge: ThreadBridge[Worker],
+        *,
+        isolation: str,
+        restart: Restart,
+        name: str,
+        on_give_up: Callable[[BaseException], object],
+    ) -> None:
+        self._engine = engine
+        self._bridge = bridge
+        self._history = RestartHistory(restart)
+        self._name = name
+        self._on_give_up = on_give_up
+        self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        # Busy without a coroutine of their own: guests, and workers that foreign code has cancelled.
+        self._strays: set[Worker] = set()
+        self._kind: type[Worker] = TaskWorker
+        self.pending = 0  # restarts that wait for their backoff
+        self.closing = False
+        if isolation == "scope":
+            # Here, not above: a pool of tasks does not need anyio's event loop backend, and start-up is short.
+            from aiopool._scope_worker import ScopeWorker
+
+            self._kind = ScopeWorker
+
+    def workers(self) -> list[Worker]:
+        """Return the living workers, oldest first."""
+        return list(self._tasks)
+
+    def ensure(self) -> None:
+        """Start workers until there are enough."""
+        engine = self._engine
+        wanted = engine.size + engine.lent + (engine.leaked if engine.on_leak == "replace" else 0)
+        while not self.closing and len(self._tasks) + self.pending < wanted:
+            self._start()
+
+    def shrink(self) -> None:
+        """Let idle workers go that are more than the pool has slots; busy ones go when they are done."""
+        engine = self._engine
+        surplus = len(self._tasks) - engine.size - engine.lent
+        while surplus > 0 and engine.idle:
+            engine.idle.pop().retire()
+            surplus -= 1
+
+    def _start(self) -> None:
+        engine = self._engine
+        worker = self._kind(engine, self._bridge)
+        task = engine.runtime.task(worker.run(), f"{self._name}-worker-{worker.id}")
+        self._tasks[worker] = task
+        task.add_done_callback(functools.partial(self._ended, worker), context=engine.runtime.context)
+
+    def _ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
+        del self._tasks[worker]
+        engine = self._engine
+        if worker in engine.idle:
+            engine.idle.remove(worker)
+        if worker.busy:
+            self._strays.add(worker)
+        fault: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if self.closing:
+            return
+        if fault is None:
+            if worker.clean:
+                self.ensure()
+            return
+        engine.counters.restarts += 1
+        delay = self._history.crashed(now=engine.now())
+        if delay is None:
+            logger.error("worker %s crashed, once more than the pool restarts workers", worker.id, exc_info=fault)
+            self._on_give_up(fault)
+            return
+        if not task.cancelled():
+            logger.error("worker %s crashed, and is replaced in %g s", worker.id, delay, exc_info=fault)
+        self.pending += 1
+        engine.runtime.later(delay, self._restart)
+
+    def _restart(self) -> None:
+        self.pending -= 1
+        self.ensure()
+
+    def sweep(self, now: float) -> float:
+        """Ring the alarm of each worker whose moment has come; return the next such moment."""
+        earliest = math.inf
+        self._strays = {worker for worker in self._strays if worker.busy}
+        for worker in (*self._tasks, *self._strays):
+            if worker.alarm <= now:
+                worker.ring(now)
+            earliest = min(earliest, worker.alarm)
+        return earliest
+
+    def busy(self) -> list[Worker]:
+        """Return the workers whose jobs still run."""
+        return [worker for worker in (*self._tasks, *self._strays) if worker.busy and worker.job is not None]
+
+    def host(self, job: Job[Any]) -> None:
+        """Run one job at once, beyond the size of the pool."""
+        guest = TaskWorker(self._engine, self._bridge)
+        self._strays.add(guest)
+        guest.host(job)
+
+    async def stop(self) -> None:
+        """End all workers that are at rest; whoever is left behind is abandoned to its task."""
+        self.closing = True
+        tasks: list[asyncio.Task[Any]] = []
+        for worker, task in list(self._tasks.items()):
+            if not worker.busy:
+                tasks.append(task)
+            worker.retiring = True
+            if not worker.end.done():
+                worker.end.set_result(None)
+            worker.retire()
+        self._engine.idle.clear()
+        if tasks:
+            await asyncio.wait(tasks)

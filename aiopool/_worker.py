@@ -1,0 +1,355 @@
+"""A worker: takes jobs from the line and runs them, one at a time.
+
+`Worker` holds what both kinds share: its life, plain functions in threads, and the steps of telling a job to stop.
+`TaskWorker` is the default containment, *a job can harm only itself*: each attempt is an asyncio task of its own. The
+other kind is in `_scope_worker.py`.
+
+A worker's coroutine owns its slot: the worker can be given work while that coroutine lives, and whatever ends it
+ends the worker. The supervisor watches it and replaces it. A `TaskWorker` takes its next job at the tail of the last one, in
+that job's task, in the same turn of the loop: waking a coroutine for it would cost more than the rest of its
+work.
+
+Telling a job to stop is a small ladder: told, told again after a grace, left behind after a second one, and told at a slow
+beat from then on. One sweep over the workers climbs it (`ring`), not a timer for each job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import traceback
+from abc import ABC, abstractmethod
+from contextvars import Context
+from typing import Any, final
+
+from aiopool._bridge import ThreadBridge
+from aiopool._engine import Engine
+from aiopool._job import Job, running_job
+from aiopool._runtime import EAGER
+from aiopool._scope import StopCause, StopRequest
+from aiopool._status import WorkerStatus
+
+__all__ = ["TaskWorker", "Worker"]
+
+INF = math.inf
+# A leaked job is told again this often, in seconds, or once a grace if that is longer.
+SLOW_BEAT = 1.0
+
+
+class Worker(ABC):
+    """What both kinds of workers share.
+
+    The mutable state of a worker is: the job it runs, whether it holds a slot (`busy`), when it wants to be looked at
+    next (`alarm`), and whether it is to end (`retiring`).
+    """
+
+    __slots__ = ("alarm", "bridge", "busy", "clean", "end", "engine", "id", "job", "jobs", "retiring")
+
+    def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
+        self.engine = engine
+        self.bridge = bridge
+        self.id = engine.runtime.next_worker()
+        self.job: Job[Any] | None = None
+        self.jobs = 0
+        self.alarm = INF
+        self.busy = False
+        self.retiring = False
+        # Whether its end, if it comes by itself, is nobody's fault: a job left it dirty.
+        self.clean = False
+        self.end: asyncio.Future[None] = engine.runtime.loop.create_future()
+
+    @property
+    def status(self) -> WorkerStatus:
+        """What it does."""
+        if self.end.done():
+            return WorkerStatus.STOPPED
+        return WorkerStatus.BUSY if self.busy else WorkerStatus.IDLE
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Live: be offered work until retired. Raises what broke it."""
+
+    @abstractmethod
+    def offer(self) -> bool:
+        """Look for work, with a slot in hand; whether to offer some to the next worker at once."""
+
+    @abstractmethod
+    def go_on(self, now: float) -> None:
+        """Go on to the next job after one that ended outside of the worker's own code."""
+
+    @abstractmethod
+    def tell(self, stop: StopRequest) -> None:
+        """Tell the coroutine of the running job to stop."""
+
+    @abstractmethod
+    def frames(self) -> list[Any]:
+        """Return the frames of the running job's coroutine."""
+
+    def retire(self) -> None:
+        """End when the present job ends; at once if there is none."""
+        self.retiring = True
+        if not self.busy and not self.end.done():
+            self.end.set_result(None)
+
+    def crash(self, fault: BaseException) -> None:
+        """End because of a fault that is not the job's: the job in hand fails with it, the supervisor hears of it."""
+        job, self.retiring = self.job, True
+        if job is not None and job._finished_at is None:
+            self.engine.conclude(self, job, None, fault, self.engine.now())
+        if self.busy:
+            self.engine.leave(self)
+        if not self.end.done():
+            self.end.set_exception(fault)
+
+    def arm(self, job: Job[Any], now: float) -> None:
+        """Note when the attempt that begins has to end."""
+        timeout = job._plan.timeout
+        if timeout is None:
+            self.alarm = INF
+        else:
+            self.engine.watch(self, now + timeout)
+
+    def context(self, job: Job[Any]) -> Context:
+        """Return the context for an attempt: the submitter's, and a fresh copy if there may be another attempt."""
+        context = job._context
+        assert context is not None
+        retry = job._plan.retry
+        if retry is None:
+            return context
+        if job._attempt == 1 and retry.budget is not None:
+            retry.budget.deposit(now=self.engine.now())
+        return context.copy()
+
+    # -- plain functions, in threads -------------------------------------------------------------------------------
+
+    def offload(self, job: Job[Any]) -> None:
+        """Run a plain function in a thread; `thread_done` is called with its outcome."""
+        context = self.context(job)
+        context.run(running_job.set, job)
+        function = job._function
+        assert function is not None
+        try:
+            self.bridge.start(self, context, function, job._args, job._kwargs or {})
+        except RuntimeError as error:  # the system gives no more threads: this job fails, the worker is well
+            self.thread_done(False, error)
+
+    def thread_done(self, ok: bool, outcome: Any) -> None:
+        """The thread came back, in the loop."""
+        job, engine = self.job, self.engine
+        assert job is not None
+        now = engine.now()
+        self.jobs += 1
+        try:
+            if not ok:
+                engine.conclude(self, job, None, outcome, now)
+            elif inspect.isawaitable(outcome):
+                engine.conclude(self, job, None, _refuse_awaitable(job, outcome), now)
+            elif job._finished_at is not None:
+                engine.conclude(self, job, outcome, None, now)
+            else:
+                engine.returned(self, job, outcome, now)
+            self.go_on(now)
+        except BaseException as fault:
+            self.crash(fault)
+
+    def _stop_thread(self, job: Job[Any], stop: StopRequest, now: float) -> None:
+        engine = self.engine
+        stop.told = 1
+        if self.bridge.withdraw(self):  # no thread had begun it
+            engine.conclude(self, job, None, asyncio.CancelledError(), now)
+            self.go_on(now)
+            return
+        self.bridge.cancel(self)
+        if stop.cause is not StopCause.TIMEOUT or job._plan.retry is None:
+            # A thread cannot be told, only asked: whoever awaits it does not wait for that.
+            self.bridge.abandon(self)
+            engine.leave_behind(self, job, leaked=False, now=now)
+        engine.watch(self, now + 2 * engine.cancel_grace)
+
+    # -- the ladder ------------------------------------------------------------------------------------------------
+
+    def stop_job(self, stop: StopRequest, now: float) -> None:
+        """Tell the running job to stop, and look again after a grace."""
+        job = self.job
+        assert job is not None
+        if job._plan.offload:
+            self._stop_thread(job, stop, now)
+            return
+        self.tell(stop)
+        self.engine.watch(self, now + self.engine.cancel_grace)
+
+    def ring(self, now: float) -> None:
+        """The alarm: a time limit is over, or a job that was told to stop is still there."""
+        job, engine = self.job, self.engine
+        self.alarm = INF
+        if job is None:
+            return
+        extra = job._extra
+        stop = None if extra is None else extra.stop
+        if stop is None:
+            engine.attempt_expired(job)
+        elif job._plan.offload:
+            if not job._more().late:
+                self.bridge.abandon(self)
+                engine.leave_behind(self, job, leaked=True, now=now)
+            elif not job.leaked:
+                engine.mark_leaked(self, job)
+        elif stop.told < 2:
+            self.tell(stop)
+            engine.watch(self, now + engine.cancel_grace)
+        else:
+            if not job._more().late:
+                engine.leave_behind(self, job, leaked=True, now=now)
+            self.tell(stop)
+            engine.watch(self, now + max(SLOW_BEAT, engine.cancel_grace))
+
+    def stack(self) -> str:
+        """Say where the running job is, as lines of a traceback."""
+        job = self.job
+        if job is not None and job._plan.offload:
+            return "  (in a thread)"
+        return "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in self.frames())))
+
+    def __repr__(self) -> str:
+        doing = f" {self.job!r}" if self.job is not None else ""
+        return f"<{type(self).__name__} {self.id} {self.status}{doing}>"
+
+
+def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
+    if inspect.iscoroutine(outcome):
+        outcome.close()
+    return TypeError(
+        f"{job._name} is a plain function, so it ran in a thread, and it returned an awaitable ({type(outcome).__name__}). "
+        "Submit the async function itself: submit(function, ...), not submit(lambda: function(...))"
+    )
+
+
+@final
+class TaskWorker(Worker):
+    """Runs each attempt in an asyncio task of its own, started eagerly where Python can (3.12+)."""
+
+    __slots__ = ("_inline", "_task")
+
+    def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
+        super().__init__(engine, bridge)
+        self._inline = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        self.engine.arrive(self)
+        try:
+            await self.end
+        finally:
+            # Cancelled by foreign code: a job in hand goes on in its own task, and gives the slot back.
+            self.retiring = True
+
+    def offer(self) -> bool:
+        self._pull(self.engine.now())
+        return True
+
+    def go_on(self, now: float) -> None:
+        self._pull(now)
+
+    def _pull(self, now: float) -> None:
+        """Run jobs until one suspends, or none may start."""
+        engine = self.engine
+        try:
+            while not self.retiring:
+                job = engine.next(self, now)
+                if job is None:
+                    return
+                if not self._run(job, now):
+                    return
+                now = job._finished_at or engine.now()
+                if now >= engine.slice_ends:
+                    if not self.retiring:
+                        engine.rest(self)
+                        engine.nudge()
+                        return
+            engine.leave(self)
+            engine.nudge()
+            if not self.end.done():
+                self.end.set_result(None)
+        except BaseException as fault:
+            self._inline = False
+            self.crash(fault)
+
+    def _run(self, job: Job[Any], now: float) -> bool:
+        """Start an attempt; whether it has ended already."""
+        plan = job._plan
+        if plan.timeout is None:
+            self.alarm = INF
+        else:
+            self.arm(job, now)
+        if plan.offload:
+            self.offload(job)
+            return False
+        context = job._context if plan.retry is None else self.context(job)
+        loop = self.engine.runtime.loop
+        if not EAGER:
+            self._task = asyncio.Task(self._attempt(job), loop=loop, name=job._name, context=context)
+            return False
+        self._inline = True
+        task = asyncio.Task(self._attempt(job), loop=loop, name=job._name, context=context, eager_start=True)
+        self._inline = False
+        if task.done():
+            return True
+        self._task = task
+        extra = job._extra
+        if extra is not None and extra.stop is not None and not extra.stop.told:
+            self.tell(extra.stop)  # it was told during its first step, before it had a task
+        return False
+
+    def host(self, job: Job[Any]) -> None:
+        """Run one job beyond the size of the pool, and end."""
+        engine = self.engine
+        now = engine.now()
+        self.retiring = self.busy = True
+        engine.active += 1
+        job._start(self, now)
+        self.job = job
+        if self._run(job, now):
+            self._pull(now)
+
+    async def _attempt(self, job: Job[Any]) -> None:
+        """The task of one attempt. What the job raises ends here; what follows the job follows in its tail."""
+        running_job.set(job)
+        engine = self.engine
+        try:
+            function, kwargs = job._function, job._kwargs
+            if kwargs is None:
+                value = await function(*job._args)  # type: ignore[misc]
+            else:
+                value = await function(*job._args, **kwargs)  # type: ignore[misc]
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
+                raise  # the loop is gone, and this coroutine with it
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                # Without this frame: it refers to the job, and the job to the error.
+                error.__traceback__ = error.__traceback__.tb_next
+            now = engine.now()
+            try:
+                engine.conclude(self, job, None, error, now)
+            except BaseException as fault:
+                self.crash(fault)
+                return
+        else:
+            now = engine.now()
+            try:
+                engine.returned(self, job, value, now)
+            except BaseException as fault:
+                self.crash(fault)
+                return
+        self.jobs += 1
+        if not self._inline:
+            self._pull(now)
+
+    def tell(self, stop: StopRequest) -> None:
+        if not self._inline:
+            stop.told += 1
+            assert self._task is not None
+            self._task.cancel(stop.reason)
+
+    def frames(self) -> list[Any]:
+        return [] if self._task is None else self._task.get_stack()[1:]
