@@ -131,7 +131,7 @@ def test_a_deadlock_fails_its_test_and_no_other(inner):
 
 
 def test_a_failure_names_the_schedule_that_was_drawn(inner):
-    """Without a seed in the mark the report says which one it was; with asyncio's own order it says nothing."""
+    """Without a seed in the mark the report tells it; in asyncio's own order there is nothing to tell."""
     result = inner.run("""
         @MARK
         @pytest.mark.virtual_time(mode="tasks")

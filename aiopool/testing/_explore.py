@@ -136,9 +136,7 @@ def _run(
             finally:
                 run.note(runner.loop)
         if runner.loop.unhandled and not allow_unhandled:
-            raise AssertionError(
-                "the loop's exception handler was called: " + "; ".join(runner.loop.unhandled)
-            )
+            raise AssertionError("the loop's exception handler was called: " + "; ".join(runner.loop.unhandled))
     except (Exception, asyncio.CancelledError) as error:
         # The text of the error may have many lines; the line to copy must be the last one.
         raise AssertionError(
@@ -154,9 +152,7 @@ def _run(
 
 def _call(scenario: Callable[..., Coroutine[Any, Any, object]], seed: int) -> Coroutine[Any, Any, object]:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    wanted = [
-        p for p in inspect.signature(scenario).parameters.values() if p.kind in kinds and p.default is p.empty
-    ]
+    wanted = [p for p in inspect.signature(scenario).parameters.values() if p.kind in kinds and p.default is p.empty]
     if not wanted:
         return scenario()
     # Not the generator of the schedule: a choice of the scenario must not shift the schedule.

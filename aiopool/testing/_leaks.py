@@ -134,9 +134,7 @@ class assert_no_leaks:  # noqa: N801 - reads as the statement that it is
         loop = self._loop
         if loop is None:
             return []
-        new = [
-            task for task in asyncio.all_tasks(loop) - self._tasks if task is not asyncio.current_task(loop)
-        ]
+        new = [task for task in asyncio.all_tasks(loop) - self._tasks if task is not asyncio.current_task(loop)]
         leaks = [f"task {line.strip()}" for line in describe_tasks(new)]
         for handle in _handles(loop):
             if handle in self._handles:
@@ -149,9 +147,7 @@ class assert_no_leaks:  # noqa: N801 - reads as the statement that it is
         return leaks
 
     def _busy_threads(self) -> list[threading.Thread]:
-        return [
-            thread for thread in threading.enumerate() if thread not in self._threads and not idle(thread)
-        ]
+        return [thread for thread in threading.enumerate() if thread not in self._threads and not idle(thread)]
 
     def _hear(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -171,11 +167,7 @@ def _handles(loop: asyncio.AbstractEventLoop) -> list[asyncio.Handle]:
 
 
 def _signal_handlers() -> dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]:
-    return {
-        number: signal.getsignal(number)
-        for number in signal.valid_signals()
-        if isinstance(number, signal.Signals)
-    }
+    return {number: signal.getsignal(number) for number in signal.valid_signals() if isinstance(number, signal.Signals)}
 
 
 def _describe_thread(thread: threading.Thread) -> str:

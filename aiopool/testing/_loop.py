@@ -111,6 +111,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.unhandled: list[str] = []
         self._budget, self._budget_at_once, self._patience = max_steps, max_steps_at_once, patience
         self._offload = offload
+        self._gave_up = False
         self._now = 0.0
         self._steps = self._steps_before = self._steps_at_jump = self._turns = self._tasks_made = 0
         self._trace: deque[str] = deque(maxlen=_TRACE)
@@ -228,6 +229,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if news is not None:
                 return news
             if not all(hold.leap for hold in holds):
+                self._gave_up = True
                 raise DeadlockError(self._held_text(holds))
         if self._ready:  # the last thread ended between two lines of ours; its outcome came first
             return []
@@ -243,6 +245,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return []
         news = self._wait_outside() if outside else None
         if news is None:
+            self._gave_up = True
             raise DeadlockError(self._deadlock_text(outside))
         return news
 
@@ -332,6 +335,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         finally:
             self._holds.remove(hold)
 
+    def close(self) -> None:
+        """Close the loop; tasks that have been reported as stuck are ended by closing their coroutines."""
+        if self._gave_up and not self.is_closed() and not self.is_running():
+            for task in asyncio.all_tasks(self):
+                # Left to the garbage collector they would complain in the middle of another test.
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                try:
+                    task.get_coro().close()  # type: ignore[union-attr]
+                except Exception as error:
+                    message = f"closing the stuck task {task.get_name()}"
+                    self.call_exception_handler({"message": message, "exception": error})
+        super().close()
+
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Note the report in `unhandled` (as text: it keeps nothing alive), and hand it on."""
         error = context.get("exception")
@@ -366,6 +382,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         at_once = self._steps - max(self._steps_at_jump, self._steps_before)
         if at_once < self._budget_at_once and self._steps - self._steps_before < self._budget:
             return
+        self._gave_up = True
         self._steps_before = self._steps  # whoever cleans up now gets a budget of his own
         raise SpinError(self._spin_text(at_once))
 

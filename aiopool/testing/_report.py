@@ -12,7 +12,7 @@ import inspect
 import linecache
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 __all__ = ["describe_callback", "describe_condition", "describe_tasks", "task_title"]
@@ -45,19 +45,31 @@ def describe_callback(callback: object) -> str:
 
 def describe_condition(condition: Callable[[], object]) -> str:
     """Return the source of `condition`, if there is one, and the values of its free variables."""
-    code = getattr(condition, "__code__", None)
-    if code is None:
+    if not isinstance(condition, FunctionType):
         return repr(condition)
-    text = repr(condition)
-    if code.co_name == "<lambda>":
-        try:
-            text = inspect.getsource(condition).strip()
-        except (OSError, TypeError):
-            text = repr(condition)
+    code = condition.__code__
+    text = _body(code) if code.co_name == "<lambda>" else code.co_qualname
     values = inspect.getclosurevars(condition).nonlocals
     free = ", ".join(f"{name} = {value!r}" for name, value in values.items())
     place = f"{Path(code.co_filename).name}:{code.co_firstlineno}"
     return f"{text}   ({place}{'; ' + free if free else ''})"
+
+
+def _body(code: CodeType) -> str:
+    """Return the source of a lambda's body: the span of all its instructions."""
+    spans = [
+        ((line, column), (end_line, end_column))
+        for line, end_line, column, end_column in code.co_positions()
+        if line and end_line and column is not None and end_column
+    ]
+    if not spans:
+        return code.co_name
+    (first, start), (last, end) = min(span[0] for span in spans), max(span[1] for span in spans)
+    # Columns count bytes.
+    lines = [linecache.getline(code.co_filename, number).encode() for number in range(first, last + 1)]
+    lines[-1] = lines[-1][:end]
+    lines[0] = lines[0][start:]
+    return " ".join(line.decode(errors="replace").strip() for line in lines) or code.co_name
 
 
 def _chain(task: asyncio.Task[Any]) -> str:
@@ -67,9 +79,7 @@ def _chain(task: asyncio.Task[Any]) -> str:
     shown = frames if len(frames) <= _MAX_FRAMES else [*frames[:2], None, *frames[2 - _MAX_FRAMES :]]
     steps = " → ".join("…" if frame is None else _place(frame) for frame in shown)
     # The innermost line of the user's own says more than the line of asyncio that it ends in.
-    own = next(
-        (frame for frame in reversed(frames) if "asyncio" not in Path(frame.f_code.co_filename).parts), None
-    )
+    own = next((frame for frame in reversed(frames) if "asyncio" not in Path(frame.f_code.co_filename).parts), None)
     line = "" if own is None else linecache.getline(own.f_code.co_filename, own.f_lineno).strip()
     return f"{steps}{f'   | {line}' if line else ''}"
 

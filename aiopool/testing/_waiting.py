@@ -77,9 +77,7 @@ class Sequencer:
 
     def _check(self) -> None:
         if self._broken is not None:
-            raise RuntimeError(
-                f"the sequence is broken: seq({self._broken}) was cancelled before its turn came"
-            )
+            raise RuntimeError(f"the sequence is broken: seq({self._broken}) was cancelled before its turn came")
 
 
 async def wait_until(condition: Callable[[], object], *, timeout: float = 5.0) -> None:
