@@ -144,8 +144,8 @@ class _Thread(threading.Thread):
             done.append(call)
             del call  # a thread that waits must not keep the last result alive
             notify()
-        # An exception that was raised in this thread, and is kept by the user, keeps this frame.
-        del self, bridge, next_call, done, notify
+        # An exception that was raised in this thread, and is kept by the user, keeps this frame and the thread.
+        del self.bridge, bridge, next_call, done, notify
 
 
 @final
