@@ -62,7 +62,7 @@ class Service:
         lock: the lock of its registry.
     """
 
-    # The mutable state of a service is its status, the last error, its family, and who starts or asks it just now.
+    # The mutable state of a service is its status, the last error, its family, and who starts or asks it now.
     __slots__ = (
         "_lock",
         "asking",
@@ -98,7 +98,7 @@ class Service:
         self.name = name
         self.kind = kind
         self.target = target
-        self.restart = restart
+        self.restart: RestartPolicy = restart
         self.history = RestartHistory(intensity)
         self.extra = MappingProxyType(dict(extra))
         self.registered_at = datetime.now(UTC)
@@ -126,7 +126,7 @@ class Service:
             return True
 
     def alive(self) -> bool:
-        """Whether it runs: by its own word, or, if it does not say, because it was started and not yet stopped."""
+        """Whether it runs: by its own word, or, if it does not say, because it was started."""
         try:
             answer = self.kind.alive()
         except Exception as error:
@@ -144,9 +144,7 @@ class Service:
             roots = []
         if roots and (self.family is None or self.family.roots != tuple(roots)):
             members = () if self.family is None else self.family.members
-            self.family = Family(
-                roots, members=members, own_session=self.kind.own_session, mark=self.kind.mark
-            )
+            self.family = Family(roots, members=members, own_session=self.kind.own_session, mark=self.kind.mark)
         return self.family
 
     async def start(self, wake: Callable[[], None]) -> None:
@@ -161,7 +159,11 @@ class Service:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self.kind.start(wake), name=f"start of service {self.name}")
         done: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self.starting = (lambda: loop.call_soon_threadsafe(task.cancel) and None), done
+
+        def cancel() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        self.starting = cancel, done
         try:
             await task
         except BaseException as error:
@@ -179,6 +181,11 @@ class Service:
             self.starting = None
             done.set_result(None)
 
+    def pid(self) -> int | None:
+        """Its (first) process."""
+        family = self.look()
+        return family.roots[0].pid if family is not None and family.roots else None
+
     def snapshot(self) -> ServiceStatus:
         """Where it is at this moment."""
         alive = self.alive()
@@ -188,7 +195,7 @@ class Service:
             name=self.name,
             status=self.status,
             alive=alive,
-            pid=family.roots[0].pid if family is not None and family.roots else None,
+            pid=self.pid(),
             pids=() if family is None else tuple(sorted(process.pid for process in family.members)),
             restarts=self.restarts,
             registered_at=self.registered_at,

@@ -33,6 +33,7 @@ class ObjectKind:
     def __init__(self, target: Any, pids: Callable[[], Iterable[int]] | None = None) -> None:
         self._target = target
         self._pids = pids
+        self._begun = self.alive() is True
         # Any loop will do for queue systems that keep nothing of the one on which they were started.
         self._anywhere = _is_queue_system(target) or not _is_async(target, "stop")
         self._loop = None if self._anywhere else running_loop()
@@ -47,11 +48,11 @@ class ObjectKind:
         start = getattr(self._target, "start", None)
         if start is None:
             raise RuntimeError(
-                f"{self._target!r} has no start(). If it runs already, write "
-                "registry.add(type, target, started=True)"
+                f"{self._target!r} has no start(). If it runs already, write registry.add(type, target, started=True)"
             )
         if not self._anywhere:
             self._loop = asyncio.get_running_loop()
+        self._begun = True
         # A plain start() on the loop's own thread: most of them only create tasks, threads or processes.
         result = start()
         if inspect.isawaitable(result):
@@ -71,6 +72,8 @@ class ObjectKind:
         return [process for pid in pids if pid and (process := identify(pid)) is not None]
 
     async def stop(self, force_at: float, deadline: float) -> None:
+        if not self._begun and self.alive() is False:
+            return  # it never ran: many objects take it amiss to be stopped then
         stop = self._target.stop
         limits = accepted(stop, {"timeout": max(0.0, force_at - time.monotonic())})
         name = f"{type(self._target).__name__}.stop()"

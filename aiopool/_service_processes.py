@@ -102,9 +102,7 @@ class PidKind(_NoAsking):
 
     def __init__(self, pid: int) -> None:
         if pid <= 1 or pid == os.getpid() or pid in ancestors(os.getpid()):
-            raise ValueError(
-                f"process {pid} cannot be a service: it is this process, or one that it descends from"
-            )
+            raise ValueError(f"process {pid} cannot be a service: it is this process, or one that it descends from")
         process = identify(pid)
         if process is None:
             raise ProcessLookupError(f"there is no process {pid}: it has ended already, or never was")

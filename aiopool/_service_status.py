@@ -87,7 +87,7 @@ class RegistryStatus:
         return any(service.name == name for service in self.services)
 
     def as_dict(self) -> dict[str, Any]:
-        """The snapshot as `{"total_workers", "by_type": {type: {"count", "pids", "names"}}, "workers": [...]}`."""
+        """The snapshot with `total_workers`, `by_type` (each: `count`, `pids`, `names`) and `workers`."""
         by_type: dict[str, dict[str, Any]] = {}
         for service in self.services:
             entry = by_type.setdefault(service.type, {"count": 0, "pids": [], "names": []})

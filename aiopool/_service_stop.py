@@ -101,9 +101,7 @@ async def stop_services(services: Sequence[Service], timeout: float) -> list[Out
         await in_thread(lambda: refresh_families(families), name="aiopool-services-look")
     errors = await asyncio.gather(*(_ask(service, times) for service in asked), _end_plain(plain, times))
     by_name = {service.name: text for service, text in zip(asked, errors, strict=False)}
-    return list(
-        await asyncio.gather(*(_verdict(service, times, by_name.get(service.name)) for service in services))
-    )
+    return list(await asyncio.gather(*(_verdict(service, times, by_name.get(service.name)) for service in services)))
 
 
 def _families(services: Sequence[Service]) -> list[Family]:
@@ -136,8 +134,8 @@ async def _ask(service: Service, times: Deadlines) -> str | None:
     text = None
     with service._lock:
         shared = service.asking
+        mine: concurrent.futures.Future[None] = concurrent.futures.Future()
         if shared is None:
-            mine: concurrent.futures.Future[None] = concurrent.futures.Future()
             service.asking = mine
     try:
         if shared is not None:
@@ -177,7 +175,7 @@ async def _wait_for(shared: "concurrent.futures.Future[None]", times: Deadlines)
 async def _verdict(service: Service, times: Deadlines, text: str | None) -> Outcome:
     """See whether it is over, and write that down."""
     until = min(times.deadline, time.monotonic() + _CODE_LAG) if service.kind.asks else times.deadline
-    while (alive := _says(service)) is True and time.monotonic() < until:
+    while (alive := _says(service)) is True and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(_LOOK_AGAIN)
     errors = [] if text is None else [text]
     family = service.family
@@ -185,9 +183,7 @@ async def _verdict(service: Service, times: Deadlines, text: str | None) -> Outc
     if family is not None:
         errors += family.errors
     if left:
-        errors.append(
-            f"still running after the kill: {', '.join(str(process.pid) for process in sorted(left))}"
-        )
+        errors.append(f"still running after the kill: {', '.join(str(process.pid) for process in sorted(left))}")
     elif alive is True:
         errors.append("says that it still runs")
     # An error in stop() is no proof that it still runs; its own word, or that of its processes, is better.
@@ -198,9 +194,7 @@ async def _verdict(service: Service, times: Deadlines, text: str | None) -> Outc
     if family is not None:
         family.errors.clear()
         family.forced = False
-    return Outcome(
-        service.type, service.name, stopped, killed, tuple(f"{service.name}: {error}" for error in errors)
-    )
+    return Outcome(service.type, service.name, stopped, killed, tuple(f"{service.name}: {error}" for error in errors))
 
 
 def _says(service: Service) -> bool | None:

@@ -52,7 +52,7 @@ class _InTask:
     async def _cancel(self, force_at: float, deadline: float) -> None:
         """Cancel the task once, and from `force_at` on again and again."""
         task = self._task
-        if task is None or not self.alive():
+        if task is None or task.done():
             return
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError(
@@ -95,6 +95,8 @@ class CoroutineKind(_InTask):
         self._run(self._function(), f"service {getattr(self._function, '__qualname__', 'coroutine')}", wake)
 
     async def stop(self, force_at: float, deadline: float) -> None:
+        if not self.alive():
+            return  # what it ended with was told when it ended
         await self._cancel(force_at, deadline)
         self._raise()
 
@@ -133,8 +135,10 @@ class ContextKind(_InTask):
                 await shutdown(**accepted(shutdown, limits))
 
     async def stop(self, force_at: float, deadline: float) -> None:
-        if self._task is None or not self.alive() or self._loop is not asyncio.get_running_loop():
-            return await self._cancel(force_at, deadline)
+        if self._task is None or not self.alive():
+            return
+        if self._loop is not asyncio.get_running_loop():
+            return await self._cancel(force_at, deadline)  # which says why that cannot be
         assert self._leave is not None, "a task that lives was started"
         self._until = (force_at, deadline)
         self._leave.set()

@@ -1,0 +1,55 @@
+"""End what earlier runs have left behind.
+
+What was written down is read (`_pidfile`), who is still the same process is ended together with all that
+descends from it (`_families`), and the file is removed once nothing is left. What cannot be ended stays
+written down.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiopool._families import Family, end_families
+from aiopool._pidfile import Leftover, PidRecord, leftovers
+from aiopool._service_status import StopReport
+from aiopool._service_stop import Deadlines, Outcome, report
+
+__all__ = ["end_leftovers"]
+
+
+def end_leftovers(directory: Path, timeout: float) -> StopReport:
+    """End the processes of runs that are over; blocks until it is done.
+
+    Args:
+        directory: where the pid files are.
+        timeout: in total, in seconds.
+    """
+    began = time.monotonic()
+    times = Deadlines.within(timeout, now=began)
+    found = [(leftover, [_family(record) for record in leftover.records]) for leftover in leftovers(directory)]
+    everybody = [family for _, families in found for family in families]
+    present = {id(family) for family in everybody if family.living()}
+    if everybody:
+        end_families(everybody, force_at=times.force_at, deadline=times.deadline)
+    outcomes: list[Outcome] = []
+    for leftover, families in found:
+        outcomes += _settle(leftover, families, present)
+    return report(outcomes, seconds=time.monotonic() - began, nothing="nothing was left")
+
+
+def _family(record: PidRecord) -> Family:
+    return Family(record.roots, members=record.members, own_session=record.own_session, mark=record.mark)
+
+
+def _settle(leftover: Leftover, families: Sequence[Family], present: set[int]) -> list[Outcome]:
+    """Say what became of what one run has left, and remove its file if that is nothing now."""
+    outcomes: list[Outcome] = []
+    for record, family in zip(leftover.records, families, strict=True):
+        left = sorted(process.pid for process in family.living())
+        errors = [*family.errors, f"still running after the kill: {left}"] if left else family.errors
+        if left or family.forced or id(family) in present:
+            texts = tuple(f"{record.name}: {error}" for error in errors)
+            outcomes.append(Outcome(record.type, record.name, not left, family.forced, texts))
+    if all(outcome.stopped for outcome in outcomes):
+        leftover.forget()
+    return outcomes
