@@ -31,9 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="TEXT",
         help="only cells and probes whose key contains TEXT, as in --list; repeatable",
     )
-    parser.add_argument(
-        "--contender", action="append", metavar="NAME", help="only this contender; repeatable"
-    )
+    parser.add_argument("--contender", action="append", metavar="NAME", help="only this contender; repeatable")
     parser.add_argument("--uvloop", action="store_true", help="run the cells on uvloop")
     parser.add_argument("--list", action="store_true", help="print the keys and measure nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample")
@@ -114,9 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.markdown:
         write(options.markdown, text)
     if options.json:
-        data: dict[str, Any] = report.as_json(
-            measured, probed, verdicts, rounds=rounds, uvloop=options.uvloop
-        )
+        data: dict[str, Any] = report.as_json(measured, probed, verdicts, rounds=rounds, uvloop=options.uvloop)
         write(options.json, json.dumps(data, indent=1) + "\n")
     if options.svg:
         write(options.svg, chart.draw(_charted(measured), platform.python_version()))

@@ -25,7 +25,7 @@ STYLE = """
   .value { font-variant-numeric: tabular-nums; }
   .peer { fill: #9aa4b2; }
   .ours { fill: #2563eb; }
-  .one { stroke: #57606a; stroke-dasharray: 3 3; }
+  .one { stroke: #57606a; stroke-dasharray: 3 3; opacity: 0.5; }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3; }
     .peer { fill: #6b7684; }
@@ -73,9 +73,7 @@ def _describe(results: list[CellResult]) -> str:
 def _block(result: CellResult, top: int) -> tuple[str, int]:
     cell = result.cell
     rows = _ranked(result)
-    caption = (
-        f"{cell.workload}, {cell.count:,} jobs, {cell.concurrency:,} at a time – {BASELINES[cell.suite]} = 1"
-    )
+    caption = f"{cell.workload}, {cell.count:,} jobs, {cell.concurrency:,} at a time – {BASELINES[cell.suite]} = 1"
     if cell.suite == "steady":
         caption = f"steady: {caption}"
     scale = BAR / LONGEST

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import contenders, steady, threads  # noqa: F401 - the last two register themselves
 
 ROOT = Path(__file__).resolve().parent.parent
-CHILD_TIMEOUT = 600.0
+CHILD_TIMEOUT = 100.0
 """Seconds; the slowest measurement of the whole plan takes about 20 on a quiet machine."""
 
 Progress = Callable[[str], None]
@@ -118,9 +118,7 @@ def rotated(names: list[str], turn: int) -> list[str]:
     return names[shift:] + names[:shift]
 
 
-def run_cells(
-    cells: list[Cell], rounds: int, progress: Progress, *, uvloop: bool = False
-) -> list[CellResult]:
+def run_cells(cells: list[Cell], rounds: int, progress: Progress, *, uvloop: bool = False) -> list[CellResult]:
     """Run all cells `rounds` times, interleaved; a contender that fails once is left out with its error."""
     results = [CellResult(cell) for cell in cells]
     entries: list[dict[str, contenders.Contender]] = []

@@ -27,6 +27,12 @@ from benchmarks.workloads import busy, noop
 
 Numbers = dict[str, float]
 
+WARM_UP = 200
+"""Jobs through the idle pool before one counts."""
+
+_left_open = AsyncExitStack()
+"""Holds what a probe leaves behind. Nobody closes it, but it must not be collected while the probe runs."""
+
 
 def isolation_of(contender: str) -> Isolation:
     """Return the isolation that the name of one of our own contenders stands for."""
@@ -35,7 +41,7 @@ def isolation_of(contender: str) -> Isolation:
 
 async def open_backlog(contender: str, concurrency: int) -> Backlog:
     """Open a contender to which jobs can be added without waiting; it is never closed."""
-    return await AsyncExitStack().enter_async_context(BACKLOGS[contender](concurrency))
+    return await _left_open.enter_async_context(BACKLOGS[contender](concurrency))
 
 
 # --- memory -------------------------------------------------------------------------------------------
@@ -130,7 +136,7 @@ async def light(contender: str, count: int) -> Numbers:
     starts: list[int] = []
     trips: list[int] = []
     if contender == CREATE_TASK:
-        for _ in range(count):
+        for _ in range(WARM_UP + count):
             begin = clock()
             started = await asyncio.create_task(stamp())
             trips.append(clock() - begin)
@@ -139,11 +145,12 @@ async def light(contender: str, count: int) -> Numbers:
         from aiopool import Pool
 
         async with Pool(size=100, isolation=isolation_of(contender)) as pool:
-            for _ in range(count):
+            for _ in range(WARM_UP + count):
                 begin = clock()
                 started = await (await pool.submit(stamp))
                 trips.append(clock() - begin)
                 starts.append(started - begin)
+    del starts[:WARM_UP], trips[:WARM_UP]
     return {
         "start_p50_us": percentile(starts, 50) / 1e3,
         "start_p99_us": percentile(starts, 99) / 1e3,
@@ -164,9 +171,7 @@ async def cancel(contender: str, count: int, cancels: int) -> Numbers:
     """Queue `count` jobs and cancel some of them by id, in random order; µs of CPU for each cancel."""
     from aiopool import Pool
 
-    pool = await AsyncExitStack().enter_async_context(
-        Pool(size=1, queue_size=None, isolation=isolation_of(contender))
-    )
+    pool = await _left_open.enter_async_context(Pool(size=1, queue_size=None, isolation=isolation_of(contender)))
     pool.submit_nowait(asyncio.Event().wait)
     await turns(10)
     jobs = [pool.submit_nowait(noop, index) for index in range(count)]
@@ -212,4 +217,12 @@ def run(name: str, contender: str, parameters: dict[str, Any]) -> Numbers:
     """Run the probe `name` for `contender` in a loop that is never closed."""
     if name == "import":
         return import_time(contender, **parameters)
-    return asyncio.new_event_loop().run_until_complete(PROBES[name](contender, **parameters))
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(fail)
+    return loop.run_until_complete(PROBES[name](contender, **parameters))
+
+
+def fail(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """End the process: after an error in a callback a probe would wait for ever for what that should do."""
+    print(context["message"], repr(context.get("exception")), file=sys.stderr, flush=True)
+    os._exit(1)

@@ -100,9 +100,7 @@ def _cell_table(title: str, group: list[CellResult]) -> str:
             if note not in notes:
                 notes.append(note)
     if any("*" in cell for row in rows for cell in row):
-        notes.append(
-            "- `*` ran fewer jobs, being too slow for all of them; that spares it garbage collection"
-        )
+        notes.append("- `*` ran fewer jobs, being too slow for all of them; that spares it garbage collection")
     return "\n\n".join(part for part in (f"### {title}", table(head, rows), "\n".join(notes)) if part)
 
 
@@ -116,9 +114,7 @@ def scenario_tables(results: list[ScenarioResult]) -> list[str]:
         names = list(dict.fromkeys(name for result in group for name in result.samples))
         rows = []
         for result in group:
-            sizes = ", ".join(
-                f"{value:,} {_UNITS.get(key, key)}" for key, value in result.scenario.parameters.items()
-            )
+            sizes = ", ".join(f"{value:,} {_UNITS.get(key, key)}" for key, value in result.scenario.parameters.items())
             if problem := result.failed or result.skipped:
                 values = [problem, *["–"] * (len(names) - 1)]
             else:
