@@ -183,11 +183,11 @@ class Monitor:
         if not service.apply("ended"):
             return  # somebody is stopping it
         generation = service.generation
-        await self._clear(service)
         while service.generation == generation:
+            service.error = None if ended.ok else ended.why
             if not ended.ok:
-                service.error = ended.why
                 self._tell(service, _crash(service, ended))
+            await self._clear(service)
             answer = decide(service.restart, ended, service.history, now=time.monotonic())
             if answer == "leave":
                 return

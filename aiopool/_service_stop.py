@@ -91,6 +91,9 @@ async def stop_services(services: Sequence[Service], timeout: float) -> list[Out
         timeout: the total time in seconds.
     """
     times = Deadlines.within(timeout, now=time.monotonic())
+    over = [service for service in services if service.status == "stopped" and not service.alive()]
+    done = [Outcome(service.type, service.name, True, False, ()) for service in over]
+    services = [service for service in services if service not in over]
     for service in services:
         service.apply("stop")
     await asyncio.gather(*(_end_start(service, times) for service in services))
@@ -101,7 +104,8 @@ async def stop_services(services: Sequence[Service], timeout: float) -> list[Out
         await in_thread(lambda: refresh_families(families), name="aiopool-services-look")
     errors = await asyncio.gather(*(_ask(service, times) for service in asked), _end_plain(plain, times))
     by_name = {service.name: text for service, text in zip(asked, errors, strict=False)}
-    return list(await asyncio.gather(*(_verdict(service, times, by_name.get(service.name)) for service in services)))
+    verdicts = (_verdict(service, times, by_name.get(service.name)) for service in services)
+    return [*done, *await asyncio.gather(*verdicts)]
 
 
 def _families(services: Sequence[Service]) -> list[Family]:
