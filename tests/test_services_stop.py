@@ -1,0 +1,490 @@
+"""Stopping: one deadline for all, force at its end, whole families, from everywhere, and what is told meanwhile."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+from services.helpers import PATIENT, STUBBORN, line, marked, running, script, stubborn, until, wait_until
+
+from aiopool._families import Family, end_families
+from aiopool._process import identify
+from aiopool._service_stop import Deadlines
+from aiopool._services import ServiceRegistry
+
+
+async def for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+class Slow:
+    """An object whose stop takes until it is let go, and which says whether it runs."""
+
+    def __init__(self) -> None:
+        self.running = False
+        self.asked = threading.Event()
+        self.let_go = threading.Event()
+        self.stops = 0
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.stops += 1
+        self.asked.set()
+        self.let_go.wait(30)
+        self.running = False
+
+
+# -- one deadline -------------------------------------------------------------------------------------------
+
+
+def test_the_deadline_keeps_a_part_for_force() -> None:
+    """A fifth, at most a second; with zero all is force, and half a second is for being sure."""
+    assert Deadlines.within(10.0, now=100.0) == Deadlines(109.0, 109.0, 110.0)
+    assert Deadlines.within(1.0, now=0.0) == Deadlines(0.8, 0.8, 1.0)
+    assert Deadlines.within(0.0, now=0.0) == Deadlines(0.0, 0.4, 0.5)
+    for wrong in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="0 kills at once"):
+            Deadlines.within(wrong, now=0.0)
+
+
+async def test_a_hundred_stubborn_children_take_as_long_as_one() -> None:
+    """The timeout is for all together, not for each (B3.3, F-03), and all are dead when it returns (B-08)."""
+    registry = ServiceRegistry()
+    children = [subprocess.Popen(STUBBORN, stdout=subprocess.PIPE) for _ in range(100)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        child.stdout.close()
+        registry.add("stubborn", child)
+    began = time.monotonic()
+    report = await registry.stop_all(timeout=2.0)
+    took = time.monotonic() - began
+    assert (report.stopped, report.failed, len(report.killed)) == (100, 0, 100)
+    assert report.message == "100 stopped, 0 failed, 100 of them by force"
+    assert 1.5 < took < 4.0, took
+    assert [child.poll() for child in children] == [-signal.SIGKILL] * 100
+    assert len(registry) == 0
+
+
+def test_zero_seconds_kill_at_once() -> None:
+    """Zero is a value, not "no limit" and not the default."""
+    registry = ServiceRegistry()
+    children = [stubborn() for _ in range(3)]
+    for child in children:
+        registry.add("stubborn", child)
+    began = time.monotonic()
+    report = registry.stop_all_sync(timeout=0)
+    assert time.monotonic() - began < 1.0
+    assert (report.stopped, len(report.killed)) == (3, 3)
+
+
+async def test_the_polite_are_not_killed() -> None:
+    """A child that cleans up on SIGTERM ends with its own exit code, while a stubborn one beside it is killed."""
+    registry = ServiceRegistry()
+    polite = subprocess.Popen(
+        ["sh", "-c", 'trap "exit 7" TERM; echo ready; while :; do sleep 0.05; done'], stdout=subprocess.PIPE
+    )
+    assert polite.stdout is not None
+    polite.stdout.readline()
+    polite.stdout.close()
+    registry.add("a", polite, name="polite")
+    registry.add("a", stubborn(), name="stubborn")
+    report = await registry.stop_all(timeout=2)
+    assert report.killed == ("stubborn",)
+    assert polite.poll() == 7
+
+
+async def test_a_stopped_process_is_woken_so_that_it_can_answer() -> None:
+    """SIGTERM alone would wait for ever in a process that is held by SIGSTOP."""
+    registry = ServiceRegistry()
+    child = subprocess.Popen(PATIENT)
+    os.kill(child.pid, signal.SIGSTOP)
+    registry.add("a", child)
+    report = await registry.stop_all(timeout=10)
+    assert report.killed == ()
+    assert report.seconds < 5
+    assert child.poll() == -signal.SIGTERM
+
+
+async def test_stubborn_tasks_objects_and_processes_share_one_deadline() -> None:
+    """Whatever ignores being asked, all at once: the stop ends when it said, and tells who is left."""
+    let_go = asyncio.Event()
+
+    async def ignores() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    class Hangs:
+        async def start(self) -> None: ...
+
+        async def stop(self) -> None:
+            await ignores()
+
+    registry = ServiceRegistry()
+    slow = Slow()
+    registry.add("task", ignores, name="task")
+    registry.add("object", Hangs(), name="object")
+    registry.add("thread", slow, name="thread")
+    registry.add("process", stubborn(), name="process")
+    await registry.start()
+    began = time.monotonic()
+    report = await registry.stop_all(timeout=1.0)
+    assert time.monotonic() - began < 2.0
+    assert (report.success, report.stopped, report.failed) == (False, 1, 3)
+    assert report.killed == ("process",)
+    assert [error.partition(":")[0] for error in report.errors if "stop" in error] >= ["object", "thread"]
+    # They are not lost: still registered, and a later stop finds them willing.
+    assert {service.name for service in registry.status().services if service.alive} == {"task", "thread"}
+    assert all(registry.status()[name].status == "failed" for name in ("task", "object", "thread"))
+    let_go.set()
+    slow.let_go.set()
+    await until(lambda: not any(service.alive for service in registry.status().services))
+    assert (await registry.stop_all(timeout=2)).success
+
+
+async def test_a_failing_stop_is_reported_and_stays_registered() -> None:
+    """With its text; nothing is dropped (B3.7, B4)."""
+
+    class Broken:
+        broken = True
+
+        async def start(self) -> None: ...
+
+        async def stop(self) -> None:
+            if self.broken:
+                raise OSError("socket is on fire")
+
+    registry = ServiceRegistry()
+    broken = Broken()
+    registry.add("queue", broken, name="broken")
+    registry.add("loop", for_ever)
+    await registry.start()
+    report = await registry.stop_all(timeout=5)
+    assert (report.success, report.stopped, report.failed) == (False, 1, 1)
+    assert report.errors == ("broken: OSError: socket is on fire",)
+    assert report.by_type["queue"].errors == report.errors
+    assert report.by_type["loop"].stopped == 1
+    assert "socket is on fire" in report.message
+    assert registry.status()["broken"].status == "failed"
+    assert registry.status()["broken"].error == "OSError: socket is on fire"
+    broken.broken = False
+    assert (await registry.stop("broken", timeout=5)).success
+
+
+async def test_a_stop_that_only_sets_a_flag_is_waited_for() -> None:
+    """Stopped means seen to be over, not that `stop()` has returned."""
+
+    class Flag:
+        def __init__(self) -> None:
+            self.task: asyncio.Task[None] | None = None
+            self.asked = asyncio.Event()
+
+        def start(self) -> None:
+            self.task = asyncio.create_task(self.run())
+
+        async def run(self) -> None:
+            await self.asked.wait()
+            for _ in range(50):
+                await asyncio.sleep(0)
+
+        async def stop(self) -> None:
+            self.asked.set()
+
+        def is_running(self) -> bool:
+            return self.task is not None and not self.task.done()
+
+    registry = ServiceRegistry()
+    flag = Flag()
+    registry.add("flag", flag)
+    async with registry:
+        assert flag.is_running()
+        assert (await registry.stop_all(timeout=5)).success
+        assert not flag.is_running()
+
+
+async def test_a_stop_that_takes_a_timeout_is_given_the_time_left() -> None:
+    """A parameter of that name gets the seconds until force begins."""
+    given: list[float] = []
+
+    class Timed:
+        async def stop(self, timeout: float = 99.0) -> None:
+            given.append(timeout)
+
+    registry = ServiceRegistry()
+    registry.add("timed", Timed(), started=True)
+    await registry.stop_all(timeout=5)
+    assert 3.5 < given[0] <= 4.0
+
+
+# -- families -----------------------------------------------------------------------------------------------
+
+
+async def test_grandchildren_end_with_their_service() -> None:
+    """Also those in another session, and those whose parent died first and left them to init."""
+    mark = f"grand{os.getpid()}x"
+    inner = (
+        f"setsid sleep 601 & (sleep 602 & echo $! ) ; sleep 603 & echo {mark}; trap '' TERM; while :; do sleep 60; done"
+    )
+    registry = ServiceRegistry()
+    child = subprocess.Popen(["sh", "-c", inner], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    assert child.stdout.readline().strip() == mark
+    child.stdout.close()
+    registry.add("tree", child, name="handle")
+    process = identify(child.pid)
+    assert process is not None
+    family = Family([process])
+    end_families([family], force_at=0, deadline=0)  # only to be sure that the next line has something to see
+    assert not family.living()
+    assert family.forced
+    assert (await registry.stop_all(timeout=2)).success
+    assert marked(mark) == []
+
+
+async def test_a_command_is_ended_with_its_daemons() -> None:
+    """A double fork into a new session escapes parents and sessions, but not the mark in the environment."""
+    registry = ServiceRegistry()
+    daemon = "import os,time; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); time.sleep(600)"
+    registry.add("web", ["sh", "-c", f'python3 -S -c "{daemon}"; sleep 600'], name="web")
+    await registry.start()
+    root = registry.status()["web"].pid
+    assert root is not None
+    mark = registry._table.select("web")[0].kind.mark
+    assert mark is not None
+
+    def settled() -> bool:
+        try:
+            return sorted(os.getsid(pid) == root for pid in marked(mark)) == [False, True, True]
+        except ProcessLookupError:
+            return False
+
+    await until(settled, what="shell, sleep and daemon")
+    pids = marked(mark)
+    report = await registry.stop_all(timeout=10)
+    assert report.success
+    assert report.killed == ()  # everybody was asked, and nobody had to be killed
+    assert not any(map(running, pids))
+    assert marked(mark) == []
+
+
+async def test_a_group_that_waits_for_its_child_is_asked_as_a_whole() -> None:
+    """A shell cannot run its trap before its foreground child is over; so both are asked."""
+    registry = ServiceRegistry()
+    registry.add("web", ["sh", "-c", 'trap "exit 0" TERM; sleep 600'], name="web")
+    await registry.start()
+    pid = registry.status()["web"].pid
+    assert pid is not None
+    mark = registry._table.select("web")[0].kind.mark
+    assert mark is not None
+    await until(lambda: len(marked(mark)) == 2)
+    report = await registry.stop_all(timeout=20)
+    assert report.killed == ()
+    assert report.seconds < 10
+
+
+def test_a_parent_is_asked_before_its_children() -> None:
+    """A process that looks after its children would start them anew; they are asked once it is gone."""
+    code = (
+        "import signal,subprocess,sys\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        "def end(*_):\n"
+        "    sys.exit(0 if child.poll() is None else 9)\n"  # 9: the child was taken away before the parent
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print(child.pid, flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    child = subprocess.Popen(["python3", "-S", "-c", code], stdout=subprocess.PIPE, text=True)
+    grandchild = int(line(child)[0]) if child.stderr else int(child.stdout.readline())  # type: ignore[union-attr]
+    assert child.stdout is not None
+    child.stdout.close()
+    registry = ServiceRegistry()
+    registry.add("parent", child)
+    assert registry.stop_all_sync(timeout=20).killed == ()
+    assert child.poll() == 0
+    assert not running(grandchild)
+
+
+# -- from everywhere ----------------------------------------------------------------------------------------
+
+
+def test_sync_stop_without_a_loop() -> None:
+    """Plain code with processes and objects needs no event loop at all."""
+    registry = ServiceRegistry()
+    slow = Slow()
+    slow.start()
+    slow.let_go.set()
+    registry.add("a", stubborn(), name="p")
+    registry.add("b", slow, name="o")
+    report = registry.stop_sync("p", timeout=1)
+    assert report.killed == ("p",)
+    assert registry.stop_sync(type="b", timeout=1).stopped == 1
+    assert slow.stops == 1
+
+
+async def test_sync_stop_inside_the_loop_refuses_what_would_deadlock() -> None:
+    """It names who and what to write; nothing was stopped. What does not live on this loop can be stopped."""
+    registry = ServiceRegistry()
+    child = stubborn()
+    registry.add("a", for_ever, name="loop")
+    registry.add("b", child, name="child")
+    await registry.start()
+    with pytest.raises(RuntimeError, match=r"'loop'.*await registry\.stop_all\(timeout=5\)"):
+        registry.stop_all_sync(timeout=5)
+    assert all(service.alive for service in registry.status().services)
+    report = registry.stop_sync("child", timeout=1)
+    assert (report.stopped, report.killed) == (1, ("child",))
+    assert child.poll() == -signal.SIGKILL
+    assert (await registry.stop_all(timeout=5)).success
+
+
+async def test_sync_stop_from_another_thread_reaches_the_loop() -> None:
+    """Coroutines and async objects are stopped on the loop on which they live."""
+    ended: list[int] = []
+
+    async def body() -> None:
+        try:
+            await for_ever()
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append(threading.get_ident())
+
+    registry = ServiceRegistry()
+    registry.add("a", body)
+    registry.add("b", stubborn())
+    await registry.start()
+    await asyncio.sleep(0)
+    report = await asyncio.to_thread(registry.stop_all_sync, timeout=2)
+    assert (report.stopped, report.failed) == (2, 0)
+    assert ended == [threading.get_ident()]
+
+
+def test_async_stop_from_another_loop() -> None:
+    """A service that lives on one loop is stopped by `await` on another."""
+    registry = ServiceRegistry()
+    registry.add("a", for_ever, name="far")
+    started, end = threading.Event(), threading.Event()
+
+    async def home() -> None:
+        await registry.start()
+        started.set()
+        await asyncio.to_thread(end.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(home(),))
+    thread.start()
+    assert started.wait(20)
+
+    async def away() -> None:
+        report = await registry.stop("far", timeout=5)
+        assert report.success, report
+
+    try:
+        asyncio.run(away())
+        assert not registry.status()["far"].alive
+    finally:
+        end.set()
+        thread.join()
+
+
+async def test_a_service_may_stop_its_own_registry() -> None:
+    """It is cancelled while it waits for the stop, which goes on without it."""
+    registry = ServiceRegistry()
+    child = stubborn()
+
+    async def suicidal() -> None:
+        await registry.stop_all(timeout=1)
+
+    registry.add("a", suicidal, name="s")
+    registry.add("b", child)
+    await registry.start()
+    await until(lambda: child.poll() is not None)
+    await until(lambda: registry.status()["s"].status == "stopped")
+
+
+# -- meanwhile ----------------------------------------------------------------------------------------------
+
+
+async def test_status_during_a_slow_stop_returns_at_once() -> None:
+    """No lock is held while a stop waits (B3.3, F-12), neither for this thread nor for another."""
+    registry = ServiceRegistry()
+    slow = Slow()
+    registry.add("a", slow, name="slow")
+    registry.add("b", stubborn(), name="stubborn")
+    await registry.start()
+    stopping = asyncio.create_task(registry.stop_all(timeout=20))
+    await until(slow.asked.is_set)
+    for ask in (registry.status, lambda: asyncio.to_thread(registry.status)):
+        began = time.monotonic()
+        status = ask()
+        if asyncio.iscoroutine(status):
+            status = await status
+        assert time.monotonic() - began < 0.5
+        assert {service.status for service in status.services} == {"stopping"}
+        assert all(service.alive for service in status.services)
+    registry.add("c", for_ever, name="new")  # nor does adding wait
+    # An impatient second stop: its own deadline holds, and stop() is not called twice.
+    began = time.monotonic()
+    report = await registry.stop_all(timeout=1)
+    assert time.monotonic() - began < 2
+    assert report.killed == ("stubborn",)
+    assert [error for error in report.errors if "an earlier stop of it is still under way" in error]
+    slow.let_go.set()
+    assert (await stopping).success
+    assert slow.stops == 1
+
+
+async def test_a_cancelled_stop_goes_on() -> None:
+    """Who waits may give up; the services are stopped all the same, within the same deadline."""
+    registry = ServiceRegistry()
+    child = stubborn()
+    registry.add("a", child, name="child")
+    stopping = asyncio.create_task(registry.stop_all(timeout=1))
+    await until(lambda: registry.status()["child"].status == "stopping")
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert child.poll() is None
+    await until(lambda: child.poll() is not None)
+    await until(lambda: len(registry) == 0)
+
+
+async def test_many_stops_at_once_agree() -> None:
+    """Ten tasks stop the same twenty services; every one hears that they are stopped."""
+    registry = ServiceRegistry()
+    for _ in range(10):
+        registry.add("p", subprocess.Popen(PATIENT))
+        registry.add("t", for_ever)
+    await registry.start()
+    reports = await asyncio.gather(*(registry.stop_all(timeout=10) for _ in range(10)))
+    assert all(report.success for report in reports), reports
+    assert max(report.stopped for report in reports) == 20
+
+
+def test_bare_pids_of_our_own_children_are_reaped() -> None:
+    """A child that was handed over as a number has nobody else; no zombie stays."""
+    pid = os.posix_spawnp("sleep", PATIENT, os.environ)
+    registry = ServiceRegistry()
+    registry.add("a", pid)
+    assert registry.stop_all_sync(timeout=5).success
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def test_no_descendants_are_left_when_a_program_ends() -> None:
+    """The reason why registries exist (B-10): after a server's end nothing of it runs, whatever it had started."""
+    server = script("server.py", "leave")
+    mark, *pids = line(server)
+    assert len(pids) == 6
+    assert all(running(int(pid)) for pid in pids)
+    assert server.wait(30) == 0, server.stderr.read() if server.stderr else ""
+    wait_until(lambda: not any(running(int(pid)) for pid in pids))
+    assert marked(mark) == []
+    server.communicate()
