@@ -103,9 +103,16 @@ class Monitor:
 
     def close(self) -> None:
         """Watch no longer; from the loop's own thread."""
-        self._task.cancel()
-        for task in self._busy.values():
+        for task in self._tasks():
             task.cancel()
+
+    async def closed(self) -> None:
+        """Wait until nothing of it runs any more; on its own loop, after `close`."""
+        if tasks := self._tasks():
+            await asyncio.wait(tasks)
+
+    def _tasks(self) -> "list[asyncio.Task[None]]":
+        return [task for task in (self._task, *self._busy.values()) if not task.done()]
 
     def _died(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

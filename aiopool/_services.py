@@ -378,7 +378,8 @@ class ServiceRegistry:
         try:
             return await self._stop(self._chosen_all(), timeout, "nothing to stop")
         finally:
-            self._unwatch()
+            if (monitor := self._unwatch()) is not None and monitor.loop is asyncio.get_running_loop():
+                await monitor.closed()
 
     def stop_sync(self, name: str | None = None, *, type: str | None = None, timeout: float = 10.0) -> StopReport:
         """Do what `stop` does, from plain code: it blocks until it is done.
@@ -524,14 +525,14 @@ class ServiceRegistry:
             self._monitor = Monitor(self._table.select, self._table.note_pids, self._told, self._check_every)
             return self._monitor
 
-    def _unwatch(self) -> None:
+    def _unwatch(self) -> Monitor | None:
         monitor, self._monitor = self._monitor, None
-        if monitor is None or not monitor.usable():
-            return
-        if monitor.loop is running_loop():
-            monitor.close()
-        else:
-            monitor.loop.call_soon_threadsafe(monitor.close)
+        if monitor is not None and monitor.usable():
+            if monitor.loop is running_loop():
+                monitor.close()
+            else:
+                monitor.loop.call_soon_threadsafe(monitor.close)
+        return monitor
 
     def _told(self, service: Service, error: Exception) -> None:
         if self._on_error is not None:

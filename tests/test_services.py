@@ -414,6 +414,7 @@ async def test_a_command_that_does_not_exist_fails_to_start() -> None:
             await registry.start(name)
         assert registry.status()[name].status == "failed"
         assert "FileNotFoundError" in (registry.status()[name].error or "")
+    await registry.stop_all(timeout=1)
 
 
 async def test_a_start_that_hangs_ends_at_its_timeout() -> None:
@@ -423,6 +424,7 @@ async def test_a_start_that_hangs_ends_at_its_timeout() -> None:
     with pytest.raises(TimeoutError, match="register the coroutine function itself"):
         await registry.start(timeout=0.05)
     assert registry.status().services[0].status == "failed"
+    await registry.stop_all(timeout=1)
 
 
 async def test_a_stop_ends_a_start_that_is_under_way() -> None:
@@ -446,6 +448,7 @@ async def test_a_stop_ends_a_start_that_is_under_way() -> None:
         await starting
     assert not starting.cancelled()
     assert slow.calls == ["start", "stop"]
+    await registry.stop_all(timeout=1)
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])

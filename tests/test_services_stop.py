@@ -407,6 +407,7 @@ async def test_a_service_may_stop_its_own_registry() -> None:
     await registry.start()
     await until(lambda: child.poll() is not None)
     await until(lambda: registry.status()["s"].status == "stopped")
+    await registry.stop_all(timeout=1)
 
 
 # -- meanwhile ----------------------------------------------------------------------------------------------
