@@ -118,9 +118,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
     chooser = _LoopChooser(factory)
     pluginmanager = metafunc.config.pluginmanager
     if not hasattr(metafunc.config.hook, "pytest_asyncio_loop_factories"):
-        pytest.fail(
-            "virtual time needs pytest-asyncio 1.4 or later: older ones cannot be told a loop", pytrace=False
-        )
+        pytest.fail("virtual time needs pytest-asyncio 1.4 or later: older ones cannot be told a loop", pytrace=False)
     pluginmanager.register(chooser)
     try:
         return (yield)
@@ -156,9 +154,7 @@ def _choose_anyio_backend(metafunc: pytest.Metafunc, factory: Callable[[], Virtu
 
 def _loop_factory(config: pytest.Config, mark: pytest.Mark | None) -> Callable[[], VirtualLoop]:
     if mark is not None and mark.args:
-        pytest.fail(
-            f"pytest.mark.virtual_time takes keywords only: write seed={mark.args[0]!r}", pytrace=False
-        )
+        pytest.fail(f"pytest.mark.virtual_time takes keywords only: write seed={mark.args[0]!r}", pytrace=False)
     options = {} if mark is None else dict(mark.kwargs)
 
     def virtual_loop() -> VirtualLoop:
@@ -206,9 +202,7 @@ def pool(request: pytest.FixtureRequest) -> Pool:
     options: dict[str, Any] = {}
     for mark in reversed(list(request.node.iter_markers("aiopool"))):
         if mark.args:
-            pytest.fail(
-                f"pytest.mark.aiopool takes keywords only: write size={mark.args[0]!r}", pytrace=False
-            )
+            pytest.fail(f"pytest.mark.aiopool takes keywords only: write size={mark.args[0]!r}", pytrace=False)
         options |= mark.kwargs
     options |= getattr(request, "param", {})
     request.node.stash[_POOL_OPTIONS] = options
@@ -235,14 +229,19 @@ def _pool_fixture(request: pytest.FixtureRequest) -> str:
 
 
 async def _opened(request: pytest.FixtureRequest) -> AsyncIterator[Pool]:
+    import asyncio
+
     from aiopool import Pool
 
-    pool = Pool(**request.node.stash[_POOL_OPTIONS])
+    # On a virtual loop the pool's own chance (jitter) comes from the seed of the schedule, so that a run repeats.
+    chance = {"seed": getattr(asyncio.get_running_loop(), "seed", None)}
+    pool = Pool(**chance | request.node.stash[_POOL_OPTIONS])
     await pool.__aenter__()
     yield pool
     report = await pool.shutdown(timeout=_SHUTDOWN_TIMEOUT, grace=_SHUTDOWN_TIMEOUT)
     if report.leaked:
-        pytest.fail(f"jobs of the fixture `pool` could not be ended: {report.leaked!r}", pytrace=False)
+        jobs = "\n".join(f"{job.name} (id {job.id!r})\n{job.stack}" for job in report.leaked)
+        pytest.fail(f"jobs of the fixture `pool` could not be ended:\n{jobs}", pytrace=False)
 
 
 @pytest.fixture
@@ -252,10 +251,7 @@ async def _aiopool_in_anyio(anyio_backend: object, request: pytest.FixtureReques
 
 
 def _has_pytest_asyncio(config: pytest.Config) -> bool:
-    return any(
-        config.pluginmanager.has_plugin(name)
-        for name in ("asyncio", "pytest_asyncio", "pytest_asyncio.plugin")
-    )
+    return any(config.pluginmanager.has_plugin(name) for name in ("asyncio", "pytest_asyncio", "pytest_asyncio.plugin"))
 
 
 def _asyncio_fixtures() -> types.ModuleType:

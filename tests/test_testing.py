@@ -227,7 +227,7 @@ def test_a_failing_cleanup_does_not_hide_the_failure():
             try:
                 await asyncio.Queue().get()
             finally:
-                closed.append(asyncio.get_running_loop if asyncio._get_running_loop() else "outside the loop")
+                closed.append("in the loop" if asyncio._get_running_loop() else "outside the loop")
 
     async def main(error):
         asyncio.get_running_loop().left = asyncio.create_task(refuse())
@@ -266,7 +266,7 @@ def test_a_heartbeat_that_outlives_its_purpose_is_found():
         asyncio.get_running_loop().left = asyncio.create_task(heartbeat())
         await asyncio.Event().wait()
 
-    with pytest.raises(SpinError, match=r"3000 steps in all(?s:.*)heartbeat"):
+    with pytest.raises(SpinError, match=r"3000 steps in all(?s:.*)heartbeat(?s:.*)await asyncio.Event\(\).wait"):
         run_virtual(main, max_steps=3000)
 
 
@@ -461,6 +461,35 @@ def test_the_trace_tells_what_ran_and_when():
     assert trace[0].endswith("task 1 test_the_trace_tells_what_ran_and_when.<locals>.main")
     assert "2.0 timer print" in trace
     assert not any("0x" in label for label in trace)
+
+
+def pool_run(seed, mode):
+    """Retries with jitter, time limits and priorities in a real pool; return the hash of all its steps."""
+
+    async def main():
+        chance = random.Random(seed)
+
+        async def work(seconds, fails):
+            await asyncio.sleep(seconds)
+            if fails:
+                raise KeyError(seconds)
+
+        loop = asyncio.get_running_loop()
+        async with aiopool.Pool(size=2, seed=seed, retry=aiopool.Retry(attempts=3), on_error=print) as pool:
+            for _ in range(10):
+                options = {"timeout": chance.choice([None, 0.25]), "priority": chance.randrange(3)}
+                await pool.with_options(**options).submit(work, chance.choice(DELAYS), chance.random() < 0.3)
+            await pool.join()
+        return loop.trace_hash()
+
+    return run_virtual(main, seed=seed, mode=mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_pool_repeats_itself_by_the_seed(mode):
+    """Jitter and all: the pool asks nobody but the loop and its own seed."""
+    assert len({pool_run(5, mode) for _ in range(3)}) == 1
+    assert len({pool_run(seed, mode) for seed in range(5)}) == 5
 
 
 # -- explore: planted bugs must be found, and sound code must pass ----------------------------------------
@@ -1172,6 +1201,15 @@ def test_a_thread_is_given_time_to_end():
         other.open.set()
 
     run_virtual(main)
+
+
+def test_the_check_may_span_two_runs_of_a_runner():
+    """As in an async fixture: each run has a task and a SIGINT handler of its own."""
+    with asyncio.Runner() as runner:
+        check = assert_no_leaks(timeout=0.05)
+        runner.run(check.__aenter__())
+        runner.run(asyncio.sleep(0))
+        runner.run(check.__aexit__(None, None, None))
 
 
 def test_the_error_of_the_block_stays():

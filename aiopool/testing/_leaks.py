@@ -10,6 +10,7 @@ Invariant: an exception of the block is never replaced; what was left is told in
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import signal
 import sys
@@ -166,8 +167,20 @@ def _handles(loop: asyncio.AbstractEventLoop) -> list[asyncio.Handle]:
     return [handle for handle in handles if not handle.cancelled()]
 
 
-def _signal_handlers() -> dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]:
-    return {number: signal.getsignal(number) for number in signal.valid_signals() if isinstance(number, signal.Signals)}
+_Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+def _signal_handlers() -> dict[signal.Signals, _Handler]:
+    return {number: _handler(number) for number in signal.valid_signals() if isinstance(number, signal.Signals)}
+
+
+def _handler(number: signal.Signals) -> _Handler:
+    """Return the handler; each `asyncio.Runner.run` takes the place of the default one, and that is no change."""
+    handler = signal.getsignal(number)
+    function = handler.func if isinstance(handler, functools.partial) else None
+    if isinstance(getattr(function, "__self__", None), asyncio.Runner):
+        return signal.default_int_handler
+    return handler
 
 
 def _describe_thread(thread: threading.Thread) -> str:

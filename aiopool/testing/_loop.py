@@ -32,13 +32,13 @@ import threading
 import time
 import warnings
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypedDict
 
 from ._parts import DeadlockError, Events, Hold, NumberedTask, Seam, SpinError, Watch
-from ._report import describe_callback, describe_tasks, task_title
+from ._report import deadlock_text, describe_callback, held_text, spin_text, task_title
 from ._schedule import Mode, Ready, owner, ready_queue
 from ._threads import busy_for, idle
 
@@ -46,7 +46,7 @@ __all__ = ["LoopOptions", "VirtualLoop"]
 
 # One moment in which 1,000 jobs start and end takes some 10,000 steps; a spin takes this many in two seconds.
 _MAX_STEPS_AT_ONCE = 200_000
-_MAX_STEPS = 10_000_000
+_MAX_STEPS = 2_000_000
 # Longer than any thread in a sane test, shorter than a reader's patience.
 _PATIENCE = 5.0
 _LOOK = 0.005  # real seconds between two looks at a condition, while a thread holds the clock
@@ -230,7 +230,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 return news
             if not all(hold.leap for hold in holds):
                 self._gave_up = True
-                raise DeadlockError(self._held_text(holds))
+                reasons = [hold.reason for hold in holds]
+                raise DeadlockError(held_text(reasons, self._patience, self._moment(), self._pending()))
         if self._ready:  # the last thread ended between two lines of ours; its outcome came first
             return []
         when = self._scheduled[0].when() if self._scheduled else math.inf
@@ -246,7 +247,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         news = self._wait_outside() if outside else None
         if news is None:
             self._gave_up = True
-            raise DeadlockError(self._deadlock_text(outside))
+            raise DeadlockError(deadlock_text(outside, self._patience, self._moment(), self._pending()))
         return news
 
     def _wait_outside(self) -> Events | None:
@@ -384,40 +385,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return
         self._gave_up = True
         self._steps_before = self._steps  # whoever cleans up now gets a budget of his own
-        raise SpinError(self._spin_text(at_once))
+        how = f"{self._budget} steps in all"
+        if at_once >= self._budget_at_once:
+            how = f"{at_once} steps while the clock stood still"
+        raise SpinError(spin_text(how, self.trace, self._moment(), self._pending()))
 
     def _where(self) -> str:
         return f"seed={self.seed}, mode={self.mode!r}"
 
-    def _spin_text(self, at_once: int) -> str:
-        how = (
-            f"{at_once} steps while the clock stood still"
-            if at_once >= self._budget_at_once
-            else f"{self._budget} steps in all"
-        )
-        often = Counter(label.split(" ", 1)[1] for label in self._trace).most_common(5)
-        steps = "\n".join(f"  {count} × {label}" for label, count in often)
-        return (
-            f"{how}: something runs round in circles (virtual time {self._now:g} s, {self._where()}).\n"
-            f"Of the last {len(self._trace)} steps:\n{steps}\n"
-            "If the program is really this long, raise max_steps or max_steps_at_once."
-        )
+    def _moment(self) -> str:
+        return f"virtual time {self._now:g} s, step {self._steps}, {self._where()}"
 
-    def _deadlock_text(self, outside: list[str]) -> str:
-        waited = ""
-        if outside:
-            waited = f" Nothing came in {self._patience:g} s of real time from: {', '.join(outside)}."
-        where = f"virtual time {self._now:g} s, step {self._steps}, {self._where()}"
-        return f"nothing is ready and no timer is armed ({where}).{waited}\n{self._pending_text()}"
-
-    def _held_text(self, holds: list[Hold]) -> str:
-        reasons = ", ".join(hold.reason for hold in holds)
-        return (
-            f"the clock has been held for {self._patience:g} s of real time by: {reasons} "
-            f"(virtual time {self._now:g} s, {self._where()}).\n{self._pending_text()}\n"
-            "If a thread is meant to be stuck, use offload='leap'; if it is slow, give it patience=<seconds>."
-        )
-
-    def _pending_text(self) -> str:
-        pending = [task for task in asyncio.all_tasks(self) if not task.done()]
-        return "\n".join([f"{len(pending)} pending tasks:", *describe_tasks(pending)])
+    def _pending(self) -> list[asyncio.Task[Any]]:
+        return [task for task in asyncio.all_tasks(self) if not task.done()]

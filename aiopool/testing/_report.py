@@ -10,12 +10,21 @@ import asyncio
 import functools
 import inspect
 import linecache
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-__all__ = ["describe_callback", "describe_condition", "describe_tasks", "task_title"]
+__all__ = [
+    "deadlock_text",
+    "describe_callback",
+    "describe_condition",
+    "describe_tasks",
+    "held_text",
+    "spin_text",
+    "task_title",
+]
 
 _MAX_TASKS = 30  # a report that nobody reads to the end helps nobody
 _MAX_FRAMES = 6
@@ -70,6 +79,39 @@ def _body(code: CodeType) -> str:
     lines[-1] = lines[-1][:end]
     lines[0] = lines[0][start:]
     return " ".join(line.decode(errors="replace").strip() for line in lines) or code.co_name
+
+
+def deadlock_text(outside: list[str], patience: float, moment: str, pending: list[asyncio.Task[Any]]) -> str:
+    """Say that nothing can happen any more, what was waited for in vain, and who waits."""
+    waited = ""
+    if outside:
+        waited = f" Nothing came in {patience:g} s of real time from: {', '.join(outside)}."
+    return f"nothing is ready and no timer is armed ({moment}).{waited}\n{_pending_text(pending)}"
+
+
+def held_text(reasons: list[str], patience: float, moment: str, pending: list[asyncio.Task[Any]]) -> str:
+    """Say who has held the clock for too long, and what to do about it."""
+    return (
+        f"the clock has been held for {patience:g} s of real time by: {', '.join(reasons)} ({moment}).\n"
+        f"{_pending_text(pending)}\n"
+        "If a thread is meant to be stuck, use offload='leap'; if it is slow, give it patience=<seconds>."
+    )
+
+
+def spin_text(how: str, trace: tuple[str, ...], moment: str, pending: list[asyncio.Task[Any]]) -> str:
+    """Say which steps came most often of late, and who waits meanwhile."""
+    often = Counter(label.split(" ", 1)[1] for label in trace).most_common(5)
+    steps = "\n".join(f"  {count} × {label}" for label, count in often)
+    return (
+        f"{how}: something runs round in circles ({moment}).\n"
+        f"Of the last {len(trace)} steps:\n{steps}\n{_pending_text(pending)}\n"
+        "If the program is really this long, raise max_steps or max_steps_at_once."
+    )
+
+
+def _pending_text(pending: list[asyncio.Task[Any]]) -> str:
+    count = f"{len(pending)} pending task{'' if len(pending) == 1 else 's'}:"
+    return "\n".join([count, *describe_tasks(pending)])
 
 
 def _chain(task: asyncio.Task[Any]) -> str:
