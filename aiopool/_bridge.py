@@ -196,6 +196,7 @@ class ThreadBridge(Generic[T]):
         "_done",
         "_idle",
         "_lock",
+        "_max_threads",
         "_notified",
         "_numbers",
         "_on_done",
@@ -203,7 +204,6 @@ class ThreadBridge(Generic[T]):
         "_waiting",
         "idle_seconds",
         "loop",
-        "max_threads",
         "name",
     )
 
@@ -216,17 +216,14 @@ class ThreadBridge(Generic[T]):
         on_done: Callable[[T, bool, Any], object],
         idle_seconds: float = 10.0,  # long against the gaps in a burst, short against a quiet night
     ) -> None:
-        if isinstance(max_threads, bool) or not isinstance(max_threads, int):
-            raise TypeError(f"ThreadBridge: max_threads must be a whole number, got {max_threads!r}")
-        if max_threads < 1:
-            raise ValueError(f"ThreadBridge: max_threads must be at least 1, got {max_threads}")
+        _check_threads(max_threads)
         if not 0 <= idle_seconds <= threading.TIMEOUT_MAX:
             raise ValueError(
                 f"ThreadBridge: idle_seconds must be a number between 0 and {threading.TIMEOUT_MAX:g}, "
                 f"got {idle_seconds!r}"
             )
         self.loop = loop
-        self.max_threads = max_threads
+        self._max_threads = max_threads
         self.name = name
         self.idle_seconds = idle_seconds
         self._on_done = on_done
@@ -281,10 +278,8 @@ class ThreadBridge(Generic[T]):
             waiting = self._waiting
             waiting[key] = call
             if len(waiting) > self._arriving + len(self._idle):
-                if len(self._threads) < self.max_threads:
-                    thread = _Thread(self, f"{self.name}-{next(self._numbers)}")
-                    self._threads.add(thread)
-                    self._arriving += 1
+                if len(self._threads) < self._max_threads:
+                    thread = self._recruit()
             elif not self._arriving:
                 self._wake_one()
         if thread is not None:
@@ -369,6 +364,28 @@ class ThreadBridge(Generic[T]):
         return self.busy
 
     @property
+    def max_threads(self) -> int:
+        """How many threads there may be; set it, and it holds at once.
+
+        More: calls that wait get their threads. Fewer: idle threads end now, busy ones when their call returns;
+        nothing is interrupted, and no thread beyond the limit begins another call.
+        """
+        return self._max_threads
+
+    @max_threads.setter
+    def max_threads(self, max_threads: int) -> None:
+        _check_threads(max_threads)
+        recruits: list[_Thread] = []
+        with self._lock:
+            self._max_threads = max_threads
+            while len(self._waiting) > self._arriving + len(self._idle) and len(self._threads) < max_threads:
+                recruits.append(self._recruit())
+            for _ in range(min(len(self._idle), len(self._threads) - max_threads)):
+                self._wake_one()  # to see that it is one too many
+        for thread in recruits:
+            self._create(thread)
+
+    @property
     def busy(self) -> int:
         """How many calls are running in a thread now, abandoned ones included."""
         return sum(1 for thread in tuple(self._threads) if thread.call is not None)
@@ -417,7 +434,14 @@ class ThreadBridge(Generic[T]):
             if done:
                 self._notify()
 
-    def _create(self, thread: _Thread, key: int) -> None:
+    def _recruit(self) -> _Thread:
+        """Count a new thread, which `_create` is to start. (With the lock held.)"""
+        thread = _Thread(self, f"{self.name}-{next(self._numbers)}")
+        self._threads.add(thread)
+        self._arriving += 1
+        return thread
+
+    def _create(self, thread: _Thread, key: int | None = None) -> None:
         """Start a thread that is counted already; where the system has none left, make do with ours."""
         try:
             thread.start()
@@ -425,7 +449,7 @@ class ThreadBridge(Generic[T]):
             with self._lock:
                 self._threads.discard(thread)
                 self._arriving -= 1
-                if self._threads or self._waiting.pop(key, None) is None:
+                if self._threads or key is None or self._waiting.pop(key, None) is None:
                     if self._waiting and self._idle and not self._arriving:
                         self._wake_one()
                     _logger.warning("%r could not create another thread: %s", self, exc)
@@ -442,14 +466,16 @@ class ThreadBridge(Generic[T]):
                 if thread.arriving:
                     thread.arriving = False
                     self._arriving -= 1
-                if self._waiting:
+                if self._waiting and len(self._threads) <= self._max_threads:
                     _, call = self._waiting.popitem(last=False)
                     thread.call = call
                     if self._waiting and self._idle and not self._arriving:
                         self._wake_one()
                     return call
-                if self._closed:
+                if self._closed or len(self._threads) > self._max_threads:
                     self._threads.discard(thread)
+                    if self._waiting and self._idle and not self._arriving:
+                        self._wake_one()  # it may have been this thread that was on its way to a call
                     return None
                 self._idle.append(thread)
             if not thread.wake.acquire(True, self.idle_seconds) and self._retire(thread):
@@ -504,3 +530,10 @@ class ThreadBridge(Generic[T]):
                     call.value,
                     exc_info=call.value,
                 )
+
+
+def _check_threads(max_threads: object) -> None:
+    if isinstance(max_threads, bool) or not isinstance(max_threads, int):
+        raise TypeError(f"ThreadBridge: max_threads must be a whole number, got {max_threads!r}")
+    if max_threads < 1:
+        raise ValueError(f"ThreadBridge: max_threads must be at least 1, got {max_threads}")

@@ -294,6 +294,7 @@ async def test_the_limit_is_the_number_of_threads_abandoned_calls_included() -> 
         tokens = [harness.start(call) for _ in range(10)]
         await until(lambda: harness.bridge.busy == 2)
         assert harness.bridge.abandon(tokens[0])
+        assert harness.bridge.abandoned == 1
         assert harness.bridge.abandon(tokens[1])
         assert not harness.bridge.abandon(tokens[2])  # waits: withdraw it
         bridge = harness.bridge
@@ -305,6 +306,68 @@ async def test_the_limit_is_the_number_of_threads_abandoned_calls_included() -> 
         await until(lambda: bridge.busy == 0)
         assert (bridge.waiting, bridge.abandoned) == (0, 0)
         assert not bridge.abandon(tokens[0])
+
+
+async def test_a_limit_that_grows_gives_the_waiting_calls_their_threads() -> None:
+    """At once, not at the next start."""
+    async with open_bridge(max_threads=1) as harness:
+        barrier = threading.Barrier(5)
+        tokens = [harness.start(barrier.wait, 30) for _ in range(5)]
+        await until(lambda: harness.bridge.busy == 1)
+        harness.bridge.max_threads = 3
+        await until(lambda: harness.bridge.busy == 3)
+        assert harness.bridge.waiting == 2
+        harness.bridge.max_threads = 9
+        assert all(ok for ok, _ in await asyncio.gather(*tokens))
+        assert harness.bridge.threads == 5
+        with pytest.raises(ValueError, match="max_threads must be at least 1, got 0"):
+            harness.bridge.max_threads = 0
+        assert harness.bridge.max_threads == 9
+
+
+async def test_a_limit_that_shrinks_ends_idle_threads_now_and_busy_ones_after_their_call() -> None:
+    """Nothing is interrupted, and no thread beyond the limit begins another call."""
+    async with open_bridge(max_threads=6) as harness:
+        barrier = threading.Barrier(6)
+        await asyncio.gather(*[harness.start(barrier.wait, 30) for _ in range(6)])
+        release = threading.Event()
+        running = [harness.start(release.wait) for _ in range(4)]
+        await until(lambda: harness.bridge.busy == 4 and len(harness.bridge._idle) == 2)
+        now: list[int] = []
+        highest: list[int] = []
+
+        def call(n: int) -> None:
+            now.append(n)
+            highest.append(len(now))
+            time.sleep(0.001)
+            now.remove(n)
+
+        harness.bridge.max_threads = 2
+        await until(lambda: harness.bridge.threads == 4)
+        waiting = [harness.start(call, n) for n in range(20)]
+        assert harness.bridge.waiting == 20
+        release.set()
+        assert await asyncio.gather(*running) == [(True, True)] * 4
+        assert all(ok for ok, _ in await asyncio.gather(*waiting))
+        assert max(highest) <= 2
+        assert harness.bridge.threads == 2
+
+
+async def test_a_limit_that_changes_all_the_time_loses_nothing() -> None:
+    """Up and down between one and eight, with calls in flight: every call ends, once."""
+    rng = random.Random(4)
+    with restless_interpreter():
+        async with open_bridge(max_threads=4) as harness:
+            tokens: list[asyncio.Future[Outcome]] = []
+            for n in range(3000):
+                tokens.append(harness.start(pow, n, 2))
+                if rng.random() < 0.2:
+                    harness.bridge.max_threads = rng.randrange(1, 9)
+                if rng.random() < 0.05:
+                    await asyncio.gather(*tokens)
+            assert await asyncio.gather(*tokens) == [(True, n * n) for n in range(3000)]
+            await until(lambda: harness.bridge.threads <= harness.bridge.max_threads)
+            assert harness.bridge._arriving == 0
 
 
 async def test_calls_begin_first_come_first_served() -> None:
@@ -367,6 +430,18 @@ async def test_idle_threads_end() -> None:
         await until(lambda: harness.bridge.threads == 0)
         await until(lambda: not any(thread.is_alive() for thread in threads))
         assert await harness.start(lambda: threading.current_thread().name) == (True, "test-5")
+
+
+async def test_a_thread_that_has_slept_long_enough_stays_when_it_is_needed_after_all() -> None:
+    """Two calls come in just as both threads give up waiting: one was woken for both, the other must not go."""
+    async with open_bridge(max_threads=2, idle_seconds=0.05) as harness:
+        barrier = threading.Barrier(2)
+        for token in [harness.start(barrier.wait, 30) for _ in range(2)]:
+            await token
+        with harness.bridge._lock:
+            time.sleep(0.2)  # both threads wake up by themselves, and wait for the lock to leave
+            tokens = [harness.start(barrier.wait, 30) for _ in range(2)]
+        assert all(ok for ok, _ in await asyncio.gather(*tokens))
 
 
 async def test_the_thread_that_slept_longest_ends_first() -> None:
