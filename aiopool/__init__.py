@@ -17,6 +17,7 @@ Read `_job` → `_queue` → `_engine` → `_worker` → `_supervisor` → `_poo
 from aiopool import from_thread as from_thread
 from aiopool._group import Group
 from aiopool._job import AttemptRecord, Job, JobResult, current_job
+from aiopool._lifecycle import run
 from aiopool._map import MapResult, MapStream
 from aiopool._options import JobOptions, Priority, job
 from aiopool._pool import CancelReport, Pool
@@ -76,6 +77,7 @@ __all__ = [
     "current_job",
     "from_thread",
     "job",
+    "run",
 ]
 
 # Public names carry the public address, so that tracebacks, pickles and docs say `aiopool.Job`.

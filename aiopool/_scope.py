@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import final
+from types import FrameType
+from typing import Any, final
 
 from aiopool._status import JobStatus
 
-__all__ = ["StopCause", "StopRequest", "verdict"]
+__all__ = ["StopCause", "StopRequest", "coroutine_frames", "verdict"]
 
 
 class StopCause(enum.StrEnum):
@@ -62,3 +63,14 @@ def verdict(stop: StopRequest | None, error: BaseException | None) -> JobStatus:
     if error is None:
         return JobStatus.SUCCEEDED
     return JobStatus.CANCELLED if isinstance(error, asyncio.CancelledError) else JobStatus.FAILED
+
+
+def coroutine_frames(coroutine: Any) -> list[FrameType]:
+    """Return the frames of a coroutine that waits, from the outermost to the one that does the waiting."""
+    frames = []
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            frames.append(frame)
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return frames

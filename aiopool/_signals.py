@@ -1,63 +1,185 @@
 """`SignalWatch`: SIGINT and SIGTERM, counted; installed when asked, and put back as it was.
 
-The handler itself does nothing but count and call, inside the event loop: it never raises into a job. The third
-signal ends the program at once.
+Any number of watches hear the same signals; the handlers stand while there is at least one watch. The handler itself
+only counts and wakes the event loop; what is to be done is done there, so nothing is ever raised into a job. It is a
+handler of Python's, not of the loop's, so that the third signal ends the program also while a job blocks the loop.
+
+What is ignored stays ignored. A forked child that inherits the handlers acts as if they were not there.
+
+Beside it stands `Roster`: the pools that are open, for `run()`, which shuts them down when the program is told to end.
+
+The mutable state is `_Desk`: who watches, how many signals have come, and the handlers that were there before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, final
 
-__all__ = ["SignalWatch"]
+__all__ = ["Roster", "SignalWatch", "enlist"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @final
 class SignalWatch:
-    """Calls `on_signal(count)` at the first and the second signal, and exits at the third with 128 + its number."""
+    """Calls `on_signal(count)` in the event loop at the first and at the second signal; the third exits at once.
 
-    __slots__ = ("_before", "_loop", "_on_signal", "count", "last")
+    The exit code of the third is 128 + its number.
+    """
+
+    __slots__ = ("_context", "_loop", "_on_signal", "_told")
 
     def __init__(self, on_signal: Callable[[int], object]) -> None:
         self._on_signal = on_signal
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._before: dict[signal.Signals, Any] = {}
-        self.count = 0
-        self.last: signal.Signals | None = None
+        self._context: contextvars.Context | None = None
+        self._told = 0
+
+    @property
+    def count(self) -> int:
+        """How many signals have come since the first watch was installed."""
+        return _desk.count
+
+    @property
+    def last(self) -> int | None:
+        """The number of the last of them."""
+        return _desk.last
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch from now on; does nothing outside of the main thread, where there are no signals to watch."""
-        if threading.current_thread() is not threading.main_thread():
+        if self._loop is not None or threading.current_thread() is not threading.main_thread():
             return
         self._loop = loop
-        self.count = 0
-        for number in SIGNALS:
-            before = signal.getsignal(number)
-            try:
-                loop.add_signal_handler(number, self._signalled, number)
-            except (NotImplementedError, RuntimeError):  # a loop without signals
-                continue
-            self._before[number] = before
+        # Of whoever installs: a signal may come in the middle of a job, and must not act in the job's name.
+        self._context = contextvars.copy_context()
+        _desk.add(self, loop)
+        self._told = _desk.count
 
     def restore(self) -> None:
-        """Put the handlers back that were there before."""
-        loop = self._loop
-        for number, before in self._before.items():
-            if loop is not None and not loop.is_closed():
-                loop.remove_signal_handler(number)
-            signal.signal(number, before if before is not None else signal.SIG_DFL)
-        self._before.clear()
-        self._loop = None
+        """Watch no more; the last watch puts the handlers back that were there before."""
+        if self._loop is not None:
+            self._loop = None
+            _desk.remove(self)
 
-    def _signalled(self, number: signal.Signals) -> None:
+    def leave_loop(self) -> None:
+        """Take back what the loop has of us before it is closed: closing takes handlers away, whosever they are."""
+        if self._loop is not None:
+            _desk.leave_loop()
+
+    def wake(self) -> None:
+        """Have the event loop look at the count; called in a signal handler."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell, context=self._context)
+
+    def _tell(self) -> None:
+        while self._loop is not None and self._told < _desk.count:
+            self._told += 1
+            self._on_signal(self._told)
+
+
+class _Desk:
+    """The one place where signals arrive: they belong to the process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last: int | None = None
+        self._watches: list[SignalWatch] = []
+        self._before: dict[signal.Signals, Any] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken_by: signal.Signals | None = None
+        self._pid = 0
+
+    def add(self, watch: SignalWatch, loop: asyncio.AbstractEventLoop) -> None:
+        self._watches.append(watch)
+        if len(self._watches) > 1:
+            return
+        self.count, self.last, self._loop, self._pid = 0, None, loop, os.getpid()
+        for number in SIGNALS:
+            before = signal.getsignal(number)
+            if before is signal.SIG_IGN:  # as for a background job of a shell: whoever said so meant it
+                continue
+            if self._woken_by is None:
+                # Only for the loop's wake-up socket: without it, a signal that comes just before the loop goes to sleep
+                # is seen when it wakes for another reason.
+                try:
+                    loop.add_signal_handler(number, _nothing)
+                    self._woken_by = number
+                except (NotImplementedError, RuntimeError, ValueError):
+                    pass  # a loop without signals: the handler below works, with that delay
+            signal.signal(number, self.handle)
+            self._before[number] = before
+
+    def remove(self, watch: SignalWatch) -> None:
+        self._watches.remove(watch)
+        if self._watches:
+            return
+        self.leave_loop()
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self.handle:  # else somebody has put another one there: left alone
+                signal.signal(number, signal.SIG_DFL if before is None else before)
+        self._before.clear()
+
+    def leave_loop(self) -> None:
+        number, loop = self._woken_by, self._loop
+        self._woken_by = self._loop = None
+        if number is None or loop is None:
+            return
+        if loop.is_closed():  # it has put the default action there
+            signal.signal(number, self.handle)
+            return
+        current = signal.getsignal(number)
+        loop.remove_signal_handler(number)
+        signal.signal(number, current)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a forked child
+            before = self._before.get(signal.Signals(number))
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+            os.kill(os.getpid(), number)
+            return
         self.count += 1
         self.last = number
         if self.count >= 3:
             os._exit(128 + number)
-        self._on_signal(self.count)
+        for watch in tuple(self._watches):
+            watch.wake()
+
+
+def _nothing() -> None:
+    pass
+
+
+_desk = _Desk()
+
+
+@final
+class Roster:
+    """The pools that were opened by a program in its event loop, as far as they still exist."""
+
+    __slots__ = ("loop", "pools")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.pools: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def begin(self) -> None:
+        """Take note of the pools that the caller, and the tasks that it starts, will open."""
+        _roster.set(self)
+
+
+_roster: contextvars.ContextVar[Roster | None] = contextvars.ContextVar("aiopool_roster", default=None)
+
+
+def enlist(loop: asyncio.AbstractEventLoop, pool: object) -> None:
+    """Put a pool on the roster of the program that opens it, if there is one for this loop."""
+    roster = _roster.get()
+    if roster is not None and roster.loop is loop:
+        roster.pools.add(pool)

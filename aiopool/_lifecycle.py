@@ -1,0 +1,312 @@
+"""`run`: a whole asynchronous program, which ends politely when it is told to.
+
+    signal    first                    second               third
+    pools     finish their jobs        cancel their jobs
+    main      may use the results, then it is cancelled     the process exits
+
+Every step has its time limit. Invariant: once a signal has come, the process ends within `timeout` plus a few graces,
+whatever the jobs and `main` do; what would not end is named in the log.
+
+This module knows signals, `main` and the pools that are open; how a pool ends is the pool's own affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, NoReturn, TypeVar, final, overload
+
+from aiopool._options import check_seconds, function_name
+from aiopool._pool import Pool
+from aiopool._scope import coroutine_frames
+from aiopool._shutdown import only
+from aiopool._signals import Roster, SignalWatch
+from aiopool._status import PoolStatus
+from aiopool.errors import JobCancelledError, PoolClosedError
+
+__all__ = ["run"]
+
+R = TypeVar("R")
+
+logger = logging.getLogger("aiopool.run")
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+@overload
+def run(
+    main: Callable[[], Coroutine[Any, Any, R]],
+    *,
+    pool: None = None,
+    timeout: float | None = 30,
+    grace: float = 2,
+    loop_factory: LoopFactory | None = None,
+    debug: bool | None = None,
+) -> R: ...
+@overload
+def run(
+    main: Callable[[Pool], Coroutine[Any, Any, R]],
+    *,
+    pool: Pool,
+    timeout: float | None = 30,
+    grace: float = 2,
+    loop_factory: LoopFactory | None = None,
+    debug: bool | None = None,
+) -> R: ...
+def run(
+    main: Callable[..., Coroutine[Any, Any, R]],
+    *,
+    pool: Pool | None = None,
+    # Kubernetes kills 30 s after its SIGTERM; Docker after 10 s: give less there.
+    timeout: float | None = 30,
+    grace: float = 2,
+    loop_factory: LoopFactory | None = None,
+    debug: bool | None = None,
+) -> R:
+    """Run an async program from start to end, and let it end politely on SIGINT and SIGTERM.
+
+    The first signal drains: all pools that `main` has open take no more jobs and finish those they have. Meanwhile
+    `main` goes on; its `submit` raises `PoolClosedError`, which it need not catch. When the pools are closed, `main`
+    has `grace` seconds to return; then it is cancelled. (One that has nothing else to wait for waits with `await
+    pool.wait_closed()`, and returns at once.) The second signal cancels the jobs. The third exits at once.
+
+    The exit code of a program that a signal ended is 0 if everything was finished in time, and 128 + the signal's
+    number if something was cancelled, left behind or hurried. What does not end by `timeout` and the graces is named
+    in the log, and the process is left without it. The signal handlers that were there before are put back. Outside
+    of the main thread there are no signals to handle: then it is `asyncio.run` with a pool.
+
+    Args:
+        main: an `async def`; called with the pool if you give one, without arguments if not.
+        pool: opened before `main` and closed after it, as `async with pool` does. Pools that `main` opens by itself end
+            in the same way.
+        timeout: seconds for the jobs to finish after the first signal; None: as long as they take.
+        grace: seconds for each later step: cancelled jobs to end; `main` to return; `main` to end after a cancel; what
+            is left in the event loop to end.
+        loop_factory: makes the event loop, as in `asyncio.Runner`; `uvloop.new_event_loop`, for example.
+        debug: the event loop's debug mode; None leaves it to the environment.
+
+    Returns:
+        What `main` returns.
+
+    Raises:
+        BaseException: what `main` raises.
+        SystemExit: a signal ended the program before `main` returned.
+        TypeError: `main` is no function.
+        RuntimeError: an event loop runs in this thread.
+
+    Example:
+        async def main(pool):
+            async for order in incoming():
+                await pool.submit(handle, order)
+
+        aiopool.run(main, pool=Pool(size=8), timeout=20)
+    """
+    _check(main, timeout, grace)
+    life = _Life(main, pool, timeout, grace)
+    runner = asyncio.Runner(debug=debug, loop_factory=loop_factory)
+    try:
+        life.watch(runner.get_loop())
+        result = runner.run(life.run())
+    finally:
+        life.close(runner)
+    if life.exit_code is not None:
+        raise SystemExit(life.exit_code)
+    return result  # type: ignore[return-value]  # None goes with an exit code
+
+
+def _check(main: object, timeout: float | None, grace: float) -> None:
+    if asyncio.iscoroutine(main):
+        name = getattr(main, "__name__", "main")
+        main.close()
+        raise TypeError(f"run() was given a coroutine, not a function: write aiopool.run({name}), without calling it")
+    if not callable(main):
+        raise TypeError(f"run() takes an async function, not {main!r}: write aiopool.run(main)")
+    if timeout is not None:
+        check_seconds("timeout", timeout)
+    check_seconds("grace", grace)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "run() starts an event loop, and one runs in this thread: write `async with Pool(...) as pool:` there, with "
+        "handle_signals=True if it shall hear signals"
+    )
+
+
+@final
+class _Life(Generic[R]):
+    """One run. Its mutable state: `main`'s task, how far the end has come, and with which code to exit."""
+
+    def __init__(
+        self, main: Callable[..., Coroutine[Any, Any, R]], pool: Pool | None, timeout: float | None, grace: float
+    ) -> None:
+        self._function = main
+        self._pool = pool
+        self._timeout = timeout
+        self._grace = grace
+        self._watch = SignalWatch(self._on_signal)
+        self._roster: Roster
+        self._main: asyncio.Task[R]
+        self._stopping: asyncio.Task[None] | None = None
+        self._hurrying: set[asyncio.Task[None]] = set()
+        self._patience: asyncio.Future[None] | None = None  # ends a wait for main early
+        self._forced = False
+        self._broken = False  # a callback failed on the way out
+        self.exit_code: int | None = None
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Listen to signals; before the runner does, which else would have its own handler for SIGINT."""
+        self._roster = Roster(loop)
+        self._watch.install(loop)
+
+    async def run(self) -> R | None:
+        loop = self._roster.loop
+        self._roster.begin()
+        self._main = loop.create_task(self._body(), name=function_name(self._function))
+        try:
+            await asyncio.wait([self._main])
+        finally:  # cancelled: by KeyboardInterrupt or SystemExit out of a job
+            self._main.cancel()
+        if self._stopping is None:
+            return self._main.result()
+        await self._stopping
+        return self._outcome()
+
+    async def _body(self) -> R:
+        if self._pool is None:
+            return await self._function()
+        async with self._pool:
+            return await self._function(self._pool)
+
+    # -- being told to end -------------------------------------------------------------------------------------------
+
+    def _on_signal(self, count: int) -> None:
+        loop = self._roster.loop
+        if count == 1:
+            logger.info("told to end by signal %s: finishing the jobs", self._watch.last)
+            self._stopping = loop.create_task(self._stop(), name="aiopool-run-stop")
+            return
+        logger.warning("told to end again by signal %s: cancelling the jobs", self._watch.last)
+        self._forced = True
+        for pool in self._open_pools():
+            task = loop.create_task(self._shut_down(pool, 0, cancel_pending=True), name="aiopool-run-cancel")
+            self._hurrying.add(task)
+            task.add_done_callback(self._hurrying.discard)
+        if self._patience is not None and not self._patience.done():
+            self._patience.set_result(None)
+
+    def _open_pools(self) -> list[Pool]:
+        return [pool for pool in self._roster.pools if pool.status in (PoolStatus.OPEN, PoolStatus.CLOSING)]
+
+    async def _stop(self) -> None:
+        """Close the pools, then end `main`; told twice, as a job is."""
+        pools = self._open_pools()
+        if pools:
+            await asyncio.gather(*(self._shut_down(pool, self._timeout) for pool in pools))
+            # The last results have just come: main may have something to do with them.
+            await self._wait_for_main()
+        for again in (False, True):
+            if self._main.done():
+                return
+            self._forced |= again
+            self._main.cancel()
+            await self._wait_for_main()
+        if not self._main.done():
+            self._leave(f"main did not end: {_where(self._main)}")
+
+    async def _shut_down(self, pool: Pool, timeout: float | None, *, cancel_pending: bool = False) -> None:
+        began = self._roster.loop.time()
+        report = await pool.shutdown(timeout, self._grace, cancel_pending=cancel_pending)
+        late = timeout is not None and self._roster.loop.time() - began >= timeout
+        # Jobs that were not finished for want of time. (One that somebody cancelled was not cut short.)
+        self._forced |= bool(report.leaked or (late and report.cancelled))
+        if not cancel_pending:
+            for error in report.callback_errors:
+                self._broken = True
+                logger.error("a callback of on_shutdown failed", exc_info=error)
+
+    async def _wait_for_main(self) -> None:
+        """Wait until `main` has ended, for the grace, or until the next signal."""
+        if self._main.done():
+            return
+        self._patience = self._roster.loop.create_future()
+        ends: list[asyncio.Future[Any]] = [self._main, self._patience]
+        await asyncio.wait(ends, timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
+        self._patience = None
+
+    def _outcome(self) -> R | None:
+        """What to return, or the exit code; raises what `main` raised, unless it comes of the stop."""
+        if not self._main.cancelled():
+            error = self._main.exception()
+            ours = (PoolClosedError, JobCancelledError, asyncio.CancelledError) if self._forced else (PoolClosedError,)
+            if error is not None and not only(error, ours):
+                raise error
+            if error is None and not self._forced:
+                return self._main.result()
+        self.exit_code = self._code() if self._forced else int(self._broken)
+        return None
+
+    def _code(self) -> int:
+        return 128 + (self._watch.last or 0)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, runner: asyncio.Runner) -> None:
+        """Close the event loop; what is left in it has one grace to end, and holds up nobody."""
+        loop = runner.get_loop()
+        watchdog: threading.Timer | None = None
+        try:
+            if self._stopping is not None:
+                # For what Python waits for without a limit, such as a thread of the loop's executor.
+                watchdog = threading.Timer(2 * self._grace + 1, self._leave, ["the event loop could not be closed"])
+                watchdog.daemon = True
+                watchdog.start()
+            stuck = self._cancel_rest(loop)
+            self._watch.leave_loop()
+            for task in stuck:
+                logger.error("a task did not end, and is left behind: %s", _where(task))
+            if not stuck:
+                runner.close()
+            elif self._stopping is not None:
+                self._forced = True
+                self._leave("tasks did not end")
+            else:
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                asyncio.set_event_loop(None)
+                loop.close()
+        finally:
+            if watchdog is not None:
+                watchdog.cancel()
+            self._watch.restore()
+
+    def _cancel_rest(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+        rest = asyncio.all_tasks(loop)
+        for task in rest:
+            task.cancel()
+        return loop.run_until_complete(_wait(rest, self._grace)) if rest else set()
+
+    def _leave(self, why: str) -> NoReturn:
+        logger.error("leaving the process at once: %s", why)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError, io.UnsupportedOperation):
+                continue  # closed, broken, or None: nobody to tell
+        os._exit(self._code())
+
+
+async def _wait(tasks: set[asyncio.Task[Any]], timeout: float) -> set[asyncio.Task[Any]]:
+    _, pending = await asyncio.wait(tasks, timeout=timeout)
+    return pending
+
+
+def _where(task: asyncio.Task[Any]) -> str:
+    frames = ((frame, frame.f_lineno) for frame in coroutine_frames(task.get_coro()))
+    return f"{task.get_name()}\n" + "".join(traceback.StackSummary.extract(frames).format()).rstrip()
