@@ -118,6 +118,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
     chooser = _LoopChooser(factory)
     pluginmanager = metafunc.config.pluginmanager
     if not hasattr(metafunc.config.hook, "pytest_asyncio_loop_factories"):
+        if "anyio_backend" in metafunc.fixturenames:
+            return (yield)
         pytest.fail("virtual time needs pytest-asyncio 1.4 or later: older ones cannot be told a loop", pytrace=False)
     pluginmanager.register(chooser)
     try:

@@ -174,6 +174,13 @@ def test_several_runs_on_one_loop():
     assert "closed at 15 s" in repr(runner.loop)
 
 
+async def test_virtual_time_inside_a_running_loop_says_what_to_write():
+    """One loop at a time in a thread; nothing is left unclosed or un-awaited."""
+    for call in (run_virtual, explore):
+        with pytest.raises(RuntimeError, match="make this test a plain `def`"):
+            call(settle)
+
+
 @pytest.mark.parametrize(("option", "value"), [("mode", "random"), ("offload", "wait")])
 def test_unknown_options_are_refused(option, value):
     """With the values that are allowed, and without an unclosed loop behind them."""

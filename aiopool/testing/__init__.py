@@ -40,3 +40,10 @@ __all__ = [
     "settle",
     "wait_until",
 ]
+
+# Public names carry the public address, so that a failure says `aiopool.testing.DeadlockError`.
+for _name in __all__:
+    _object = globals()[_name]
+    if getattr(_object, "__module__", "").startswith("aiopool.testing."):
+        _object.__module__ = "aiopool.testing"
+del _name, _object

@@ -35,6 +35,9 @@ class VirtualRunner:
         debug: asyncio's debug mode; None leaves it to the environment.
         **options: `max_steps`, `max_steps_at_once`, `patience` and `offload` of `VirtualLoop`.
 
+    Raises:
+        RuntimeError: an event loop is running in this thread.
+
     Example:
         with VirtualRunner(seed=7, mode="tasks") as runner:
             runner.run(main)
@@ -49,6 +52,11 @@ class VirtualRunner:
         debug: bool | None = None,
         **options: Unpack[LoopOptions],
     ) -> None:
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "virtual time runs in a loop of its own, and one is running here: "
+                "make this test a plain `def`, or give the `async def` the fixture `virtual_time`"
+            )
         self.loop = VirtualLoop(seed=seed, mode=mode, **options)
         self._runner = asyncio.Runner(debug=debug, loop_factory=lambda: self.loop)
         self._runner.get_loop()
