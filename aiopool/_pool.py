@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, final
@@ -224,11 +225,12 @@ class Pool(Submitter):
             isolation=self._isolation,
             restart=self._restart,
             name=home.name,
-            on_give_up=self._give_up,
+            on_give_up=_weak(self._give_up),
         )
         supervisors.append(supervisor)
         engine.on_shortage = supervisor.ensure
-        engine.on_fatal = self._on_fatal
+        engine.on_fatal = _weak(self._on_fatal)
+        _open.add(home)
         home.engine, home.supervisor, home.status, home.failure = engine, supervisor, PoolStatus.OPEN, None
         self._closing = self._shutdown = self._report = self._fatal = None
         supervisor.ensure()
@@ -349,6 +351,7 @@ class Pool(Submitter):
                 callback_timeout=CALLBACK_TIMEOUT,
             )
             self._home.status = PoolStatus.CLOSING
+            _open.add(self)
         caller = running_job.get()
         if caller is not None and caller._owner is engine and caller._finished_at is None:
             self._shutdown.callers.add(caller)
@@ -364,6 +367,7 @@ class Pool(Submitter):
             return self._report
         finally:
             self._home.status = PoolStatus.CLOSED
+            _open.difference_update((self, self._home))
             if self._signals is not None:
                 self._signals.restore()
             self._home.tell_closed()
@@ -655,6 +659,10 @@ class Pool(Submitter):
     def __del__(self) -> None:
         home = getattr(self, "_home", None)
         if home is not None and home.status is PoolStatus.OPEN:
+            try:
+                home.engine.runtime.loop.call_soon_threadsafe(self._dropped)
+            except RuntimeError:  # the loop is closed: nothing of the pool can run any more
+                _open.discard(home)
             warnings.warn(
                 f"pool {home.name!r} was dropped while it was open: write `async with Pool(...)`, or "
                 "`await pool.shutdown()`",
@@ -662,6 +670,30 @@ class Pool(Submitter):
                 source=self,
                 stacklevel=2,
             )
+
+    def _dropped(self) -> None:
+        """Close a pool that nobody can close any more: what was handed in runs to its end, then the workers end."""
+        assert self._home.supervisor is not None
+        self._engine("shutdown").on_fatal = self._on_fatal  # the weak ones may be dead
+        self._home.supervisor.on_give_up = self._give_up
+        self._start_shutdown(timeout=self._shutdown_timeout, grace=None, cancel_pending=False)
+
+
+# The workers of a pool do not refer to it, so that it can be dropped; but neither must they be garbage then, or asyncio
+# would complain of each of them. An open pool is here by its home, and one that is closing by itself.
+_open: set[Home | Pool] = set()
+
+
+def _weak(method: Callable[[BaseException], object]) -> Callable[[BaseException], None]:
+    """Return a function that calls a method of an object while that exists, and does not keep it."""
+    reference = weakref.WeakMethod(method)
+
+    def call(error: BaseException) -> None:
+        live = reference()
+        if live is not None:
+            live(error)
+
+    return call
 
 
 # Seconds for each callback of `on_shutdown`: half of a container's usual ten.

@@ -37,10 +37,10 @@ class Supervisor:
         "_history",
         "_kind",
         "_name",
-        "_on_give_up",
         "_strays",
         "_tasks",
         "closing",
+        "on_give_up",
         "pending",
     )
 
@@ -58,7 +58,7 @@ class Supervisor:
         self._bridge = bridge
         self._history = RestartHistory(restart)
         self._name = name
-        self._on_give_up = on_give_up
+        self.on_give_up = on_give_up
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
         # Busy without a coroutine of their own: guests, and workers that foreign code has cancelled.
         self._strays: set[Worker] = set()
@@ -115,7 +115,7 @@ class Supervisor:
         delay = self._history.crashed(now=engine.now())
         if delay is None:
             logger.error("worker %s crashed, once more than the pool restarts workers", worker.id, exc_info=fault)
-            self._on_give_up(fault)
+            self.on_give_up(fault)
             return
         if not task.cancelled():
             logger.error("worker %s crashed, and is replaced in %g s", worker.id, delay, exc_info=fault)
@@ -151,7 +151,7 @@ class Supervisor:
         self.closing = True
         tasks: list[asyncio.Task[Any]] = []
         for worker, task in list(self._tasks.items()):
-            if not worker.busy:
+            if not worker.busy or worker.job is None:  # or on its way to a job that is gone
                 tasks.append(task)
             worker.retiring = True
             if not worker.end.done():

@@ -1,0 +1,165 @@
+"""What the behaviour tests share: the loops that they run on, pools whose books are checked, leaks, child processes.
+
+`@pytest.mark.loops(...)` (or `pytestmark = ...` for a module) runs an async test once on each loop named:
+
+    "virtual"  a clock that jumps, plain and with the eager task factory (3.12+): for all that has to do with time
+    "real"     asyncio's own loop, the same with the eager task factory (3.12+), and uvloop: for all that has not
+
+After each of these tests nothing may be left: no task, timer, thread, signal handler, and no report to the loop's
+exception handler. `@pytest.mark.leaves_behind(reason)` takes a test out of that check.
+
+A test that asks for `isolation` or `new_pool` is run for both kinds of workers.
+"""
+
+import asyncio
+import functools
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+import aiopool
+from aiopool import Pool, PoolStatus
+from aiopool.testing import VirtualLoop, assert_no_leaks
+
+try:
+    import uvloop
+except ImportError:  # not on every platform
+    uvloop = None
+
+EAGER = sys.version_info >= (3, 12)
+ROOT = Path(aiopool.__file__).parents[1]
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def _eager(factory: LoopFactory) -> LoopFactory:
+    def make() -> asyncio.AbstractEventLoop:
+        loop = factory()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        return loop
+
+    return make
+
+
+def _factories() -> dict[str, dict[str, LoopFactory]]:
+    virtual: dict[str, LoopFactory] = {"virtual": VirtualLoop}
+    real: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
+    if EAGER:
+        virtual["virtual-eager"] = _eager(VirtualLoop)
+        real["eager"] = _eager(asyncio.new_event_loop)
+    if uvloop is not None:
+        real["uvloop"] = uvloop.new_event_loop
+    return {"virtual": virtual, "real": real}
+
+
+LOOPS = _factories()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", 'loops(*kinds): run on each loop of these kinds: "virtual", "real"')
+    config.addinivalue_line("markers", "leaves_behind(reason): no check for leaks after this test")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
+    mark = metafunc.definition.get_closest_marker("loops")
+    if mark is None:
+        return (yield)
+    # pytest-asyncio asks a hook, and an implementation that stayed would answer for every other test, too.
+    chooser = _LoopChooser({name: loop for kind in mark.args for name, loop in LOOPS[kind].items()})
+    metafunc.config.pluginmanager.register(chooser)
+    try:
+        return (yield)
+    finally:
+        metafunc.config.pluginmanager.unregister(chooser)
+
+
+class _LoopChooser:
+    def __init__(self, factories: dict[str, LoopFactory]) -> None:
+        self._factories = factories
+
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_asyncio_loop_factories(self) -> Mapping[str, LoopFactory]:
+        return self._factories
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wanted = item.get_closest_marker("loops") and not item.get_closest_marker("leaves_behind")
+    if wanted and isinstance(item, pytest.Function) and pytest_asyncio.is_async_test(item):
+        item.obj = _leaving_nothing(item.obj)
+
+
+def _leaving_nothing(test: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(test)
+    async def checked(*args: Any, **kwargs: Any) -> None:
+        # What was there before need not be looked at: a collection then takes no time.
+        gc.freeze()
+        try:
+            async with assert_no_leaks():
+                await test(*args, **kwargs)
+        finally:
+            gc.unfreeze()
+
+    return checked
+
+
+@pytest.fixture(params=["task", "scope"])
+def isolation(request: pytest.FixtureRequest) -> str:
+    """Both kinds of containment."""
+    kind: str = request.param
+    return kind
+
+
+def books(pool: Pool) -> None:
+    """Hold the numbers of a pool against each other."""
+    now = pool.statistics()
+    ended = now.succeeded + now.failed + now.timed_out + now.cancelled + now.rejected
+    assert now.submitted == ended + now.queued + now.scheduled + now.running, now
+    assert min(now.queued, now.scheduled, now.running, now.waiting, now.leaked, now.busy) >= 0, now
+
+
+@pytest.fixture
+def new_pool(isolation: str) -> Iterator[Callable[..., Pool]]:
+    """Make pools of both kinds; at the end the books of each are closed, and no slot is missing."""
+    made: list[Pool] = []
+
+    def make(size: int = 2, queue_size: int | None = 1000, **options: Any) -> Pool:
+        made.append(Pool(size, queue_size, isolation=options.pop("isolation", isolation), **options))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        if pool.status is PoolStatus.NEW:
+            continue
+        books(pool)
+        if pool.status is PoolStatus.CLOSED and not (leaked := pool.statistics().leaked):
+            assert pool.jobs() == []
+            assert pool.statistics().busy == leaked
+            assert pool.statistics().waiting == 0
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start a script in a Python of its own; its output is in `stdout` and `stderr`."""
+
+    def start(source: str, *args: str) -> subprocess.Popen[str]:
+        script = tmp_path / "child.py"
+        script.write_text(textwrap.dedent(source))
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", str(script), *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    return start
