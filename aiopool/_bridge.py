@@ -475,7 +475,7 @@ class ThreadBridge(Generic[T]):
                 if self._closed or len(self._threads) > self._max_threads:
                     self._threads.discard(thread)
                     if self._waiting and self._idle and not self._arriving:
-                        self._wake_one()  # it may have been this thread that was on its way to a call
+                        self._wake_one()  # whoever leaves hands on what it may have been woken for
                     return None
                 self._idle.append(thread)
             if not thread.wake.acquire(True, self.idle_seconds) and self._retire(thread):

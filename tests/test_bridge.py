@@ -327,7 +327,7 @@ async def test_a_limit_that_grows_gives_the_waiting_calls_their_threads() -> Non
 
 async def test_a_limit_that_shrinks_ends_idle_threads_now_and_busy_ones_after_their_call() -> None:
     """Nothing is interrupted, and no thread beyond the limit begins another call."""
-    async with open_bridge(max_threads=6) as harness:
+    async with open_bridge(max_threads=6, idle_seconds=1000) as harness:
         barrier = threading.Barrier(6)
         await asyncio.gather(*[harness.start(barrier.wait, 30) for _ in range(6)])
         release = threading.Event()
