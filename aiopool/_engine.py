@@ -25,7 +25,7 @@ from collections.abc import Callable, Generator
 from contextvars import copy_context
 from typing import Any, Literal, Protocol, final
 
-from aiopool._job import AttemptRecord, Job, JobExtra, Label, running_job
+from aiopool._job import AttemptRecord, Claim, Job, JobExtra, Label, running_job
 from aiopool._plan import Plan
 from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
@@ -55,6 +55,7 @@ class Hand(Protocol):
 
     job: Job[Any] | None
     alarm: float
+    alarm_for: tuple[int, int]
     busy: bool
 
     def offer(self) -> bool:
@@ -78,6 +79,7 @@ class Engine:
         "_nudged",
         "active",
         "blocked",
+        "bounded",
         "calm",
         "cancel_grace",
         "counters",
@@ -89,6 +91,7 @@ class Engine:
         "lent",
         "limit",
         "names",
+        "next_job",
         "now",
         "on_error",
         "on_fatal",
@@ -101,6 +104,7 @@ class Engine:
         "runtime",
         "scheduled",
         "size",
+        "slice",
         "slice_ends",
         "slots",
         "spectators",
@@ -121,6 +125,7 @@ class Engine:
     ) -> None:
         self.runtime = runtime
         self.now = runtime.now
+        self.next_job = runtime.next_job
         self.queue = JobQueue(aging=aging)
         self.timetable = Timetable(runtime, sweep)
         self.counters = Counters()
@@ -134,10 +139,13 @@ class Engine:
         # Slots.
         self.size = self.slots = size
         self.limit: float = math.inf if queue_size is None else queue_size
+        self.bounded = queue_size is not None  # or closed: whether `full` has to be asked
         self.active = 0
         self.calm = True
         self.paused = False
         self.idle: list[Hand] = []
+        # A clock that stands still while code runs never comes to the end of a slice: there, each job is one.
+        self.slice = 0.0 if runtime.virtual else SLICE
         self.slice_ends = 0.0
         self._nudged = False
         # Who waits: for room, for a slot lent out, for the end of all work.
@@ -160,6 +168,25 @@ class Engine:
         limit = self.limit if free <= 0 else self.limit + free
         return bool(self.blocked) or self.queue._order.live + self.parked >= limit
 
+    def accept(
+        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], name: str, waiter: Claim | None = None
+    ) -> Job[Any] | None:
+        """Make a plain job and take it in; None if there is no room.
+
+        This is `make` and `enter` in one, for jobs with which nothing has to be arranged: nearly all of them.
+        """
+        if self.bounded and self.full():
+            return None
+        sequence = self.next_job()
+        job = Job(function, args, None, copy_context(), plan, self, sequence, self.now(), name)
+        job._waiters = waiter
+        self.counters.submitted += 1
+        self.jobs[sequence] = job
+        self.queue.push(job)
+        if self.idle and not self._nudged:
+            self.nudge()
+        return job
+
     def make(
         self,
         plan: Plan,
@@ -169,18 +196,19 @@ class Engine:
         name: str,
     ) -> Job[Any]:
         """Make a job that has not entered yet."""
-        runtime = self.runtime
-        return Job(
+        job = Job(
             function,
             args,
-            kwargs,
+            kwargs or None,
             copy_context(),
             plan,
             self,
-            runtime.next_job(),
-            runtime.now(),
+            self.next_job(),
+            self.now(),
             plan.name or name,
         )
+        job._place = None
+        return job
 
     def register(self, job: Job[Any]) -> None:
         """Write a job into the books."""
@@ -238,13 +266,26 @@ class Engine:
 
     def close_doors(self) -> None:
         """Take no more jobs; who waits for room gets `PoolClosedError`."""
-        self.limit = -math.inf
+        self.limit, self.bounded = -math.inf, True
         while self.blocked:
             job, future = self.blocked.popleft()
             if not future.done():
-                future.set_exception(
-                    PoolClosedError(f"{job!r} was waiting for room when the pool was shut down: it was not taken in")
-                )
+                text = f"{job!r} was waiting for room when the pool was shut down: it was not taken in"
+                self.refuse(job, future, PoolClosedError(text))
+
+    def refuse(self, job: Job[Any], future: asyncio.Future[None], error: Exception) -> None:
+        """End a job that waits for room: its submitter is told, and whoever has found it by its id."""
+        future.set_exception(error)
+        job._finish(CANCELLED, (error, None), self.now())
+
+    def withdraw_blocked(self, job: Job[Any]) -> None:
+        """Forget a job whose submitter has given up waiting for room."""
+        self.blocked = deque(row for row in self.blocked if row[0] is not job)
+        if job._finished_at is None:
+            error = JobCancelledError(f"{job!r} was withdrawn: its submitter was cancelled while it waited for room")
+            job._finish(CANCELLED, (error, None), self.now())
+        if self.joiners and not self.blocked and len(self.jobs) <= self.spectators:
+            self._wake_joiners()
 
     # -- starting ----------------------------------------------------------------------------------------------
 
@@ -256,16 +297,20 @@ class Engine:
 
     def _dispatch(self) -> None:
         self._nudged = False
-        self.slice_ends = self.now() + SLICE
-        while self.active < self.slots and self._give_back():
+        self.slice_ends = self.now() + self.slice
+        while self.active < self.size and self._give_back():
             self.active += 1
+        if self.blocked:
+            self.admit()  # a slot that was lent is room too
+        hands = len(self.idle)
         while self.idle and self.active < self.slots and self.queue._order.live:
             hand = self.idle.pop()
             hand.busy = True
             self.active += 1
             if not hand.offer():
                 break
-            if self.now() >= self.slice_ends and self.queue._order.live:
+            hands -= 1
+            if (hands <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue._order.live:
                 self.nudge()
                 break
 
@@ -282,7 +327,8 @@ class Engine:
         return self._next_or_rest(hand, now)
 
     def _next_or_rest(self, hand: Hand, now: float) -> Job[Any] | None:
-        if self.active <= self.slots and self.returners and self._give_back():
+        # Not `slots`: in a paused pool, what runs goes on.
+        if self.active <= self.size and self.returners and self._give_back():
             self.active += 1  # the slot went with it, and `rest` counts it off for this hand
         elif self.active <= self.slots:
             while (job := self.queue.pop()) is not None:
@@ -290,7 +336,7 @@ class Engine:
                     job._start(hand, now)
                     hand.job = job
                     self.admit()
-                    return job
+                    return hand.job
         self.rest(hand)
         return None
 
@@ -312,7 +358,10 @@ class Engine:
             self.admit()
 
     def arrive(self, hand: Hand) -> None:
-        """Welcome a new hand."""
+        """Welcome a new hand, unless the pool was made smaller while it was on its way."""
+        if len(self.idle) >= self.size:
+            hand.retire()
+            return
         self.idle.append(hand)
         if self.queue._order.live or self.returners:
             self.nudge()
@@ -443,7 +492,6 @@ class Engine:
         extra.stop = None
         extra.timeout = None
         started = job._started_at
-        assert started is not None
         if extra.history is None:
             extra.history = []
         extra.history.append(AttemptRecord(job._attempt, now - started, failure, delay))
@@ -472,7 +520,7 @@ class Engine:
         if note not in getattr(error, "__notes__", ()):
             with contextlib.suppress(TypeError):  # an exception that keeps something else in __notes__
                 error.add_note(note)
-        awaited = job._waiters is not None
+        awaited = _is_awaited(job)
         self._finish(job, status, (error, error.__traceback__), now)
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             self.on_fatal(error)
@@ -569,14 +617,14 @@ class Engine:
         """Cancel a job whose `submit` still waits for room: the submitter gets the news."""
         for waiting, future in self.blocked:
             if waiting is job and not future.done():
-                future.set_exception(JobCancelledError(f"{job!r} was cancelled while it waited for room"))
+                self.refuse(job, future, JobCancelledError(f"{job!r} was cancelled while it waited for room"))
                 return True
         return False
 
     def drop(self, job: Job[Any], error: BaseException) -> None:
         """End a queued or scheduled job with an error of the pool's: dropped, or given up."""
         self.withdraw(job)
-        awaited = job._waiters is not None
+        awaited = _is_awaited(job)
         self._finish(job, CANCELLED, (error, None), self.now())
         if not awaited:
             self.report(job, error)
@@ -634,8 +682,11 @@ class Engine:
         job._place.stop_job(stop, now)
 
     def watch(self, hand: Hand, when: float) -> None:
-        """Have a hand's alarm looked at when `when` has come."""
+        """Have the attempt on a hand looked at when `when` has come."""
         hand.alarm = when
+        job = hand.job
+        if job is not None:
+            hand.alarm_for = job.sequence, job._attempt
         if when < self.timetable.sweep_at:
             self.timetable.watch(when)
 
@@ -725,7 +776,8 @@ class Engine:
         watches = inside is not None and inside._owner is self and inside._finished_at is None
         self.spectators += watches
         try:
-            while len(self.jobs) > self.spectators or self.blocked:
+            # Whoever waits outside waits for the jobs that wait here, too.
+            while len(self.jobs) > (self.spectators if watches else 0) or self.blocked:
                 future: asyncio.Future[None] = self.runtime.loop.create_future()
                 self.joiners.append(future)
                 try:
@@ -771,14 +823,25 @@ class Engine:
             self.nudge()
         try:
             yield from waiting
-        finally:
-            if extra.lent > 1:
-                extra.lent -= 1
-            elif extra.lent == 1:
+        except BaseException as error:
+            if extra.stop is not None or isinstance(error, GeneratorExit):
+                # Told to stop: its clean-up does not wait for a slot. Nothing *starts* beyond the limit.
+                self._leave_loan(extra)
+            else:
                 yield from self._take_back(extra)
+            raise
+        yield from self._take_back(extra)
+
+    def _leave_loan(self, extra: JobExtra) -> bool:
+        """One task of the job waits no more; whether others do, or the loan is over anyway."""
+        if extra.lent > 1:
+            extra.lent -= 1
+            return True
+        self._end_loan(extra)
+        return False
 
     def _take_back(self, extra: JobExtra) -> Generator[Any, None, None]:
-        if self.active >= self.slots:
+        if extra.lent == 1 and self.active >= self.size:
             future: asyncio.Future[None] = self.runtime.loop.create_future()
             self.returners.append(future)
             self.calm = False
@@ -786,15 +849,17 @@ class Engine:
                 yield from future
                 self.active -= 1  # counted by whoever gave it
             except BaseException:
-                # Cancelled: the clean-up of the job does not wait for a slot. Nothing *starts* beyond the limit.
+                # Cancelled: as above.
                 if future.done() and not future.cancelled():
                     self.active -= 1
-                else:
+                elif future in self.returners:
                     self.returners.remove(future)
-                    self._calm_down()
-                self._end_loan(extra)
+                self._leave_loan(extra)
                 raise
-        self._end_loan(extra)
+            if self._leave_loan(extra):
+                self.nudge()  # another task of the job lent the slot again before it came
+        else:
+            self._leave_loan(extra)
 
     def _end_loan(self, extra: JobExtra) -> None:
         if extra.lent:
@@ -862,6 +927,15 @@ class _Awaitable:
         return self._steps
 
 
+def _is_awaited(job: Job[Any]) -> bool:
+    """Whether somebody will hear of the outcome; a waiter that was cancelled in this turn will not."""
+    waiters = job._waiters
+    if waiters is None:
+        return False
+    waiting = waiters if type(waiters) is list else (waiters,)
+    return any(isinstance(waiter, Claim) or not waiter.done() for waiter in waiting)
+
+
 def _remove_waiter(job: Job[Any], future: asyncio.Future[None]) -> None:
     """Leave nothing on the job of a waiter that gave up."""
     waiters = job._waiters
@@ -869,3 +943,5 @@ def _remove_waiter(job: Job[Any], future: asyncio.Future[None]) -> None:
         job._waiters = None
     elif type(waiters) is list and future in waiters:
         waiters.remove(future)
+        if not waiters:
+            job._waiters = None

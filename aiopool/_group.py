@@ -10,7 +10,7 @@ failure does not cancel the body.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Literal, Self, final
 
@@ -42,7 +42,9 @@ class Group(Submitter, Claim):
     __slots__ = (
         "_body",
         "_cancelled_body",
+        "_cancelling",
         "_done",
+        "_ending",
         "_entered",
         "_errors",
         "_left",
@@ -75,6 +77,8 @@ class Group(Submitter, Claim):
         self._done: asyncio.Future[None] | None = None
         self._body: asyncio.Task[Any] | None = None
         self._cancelled_body = False
+        self._cancelling = 0  # how many cancels of the body's task were there before us
+        self._ending: str | None = None  # why no more jobs are taken
         self._entered = False
         self._left = False
         self._block = self
@@ -111,13 +115,19 @@ class Group(Submitter, Claim):
         """Take a job into the block; before it is taken in by the pool, so that it cannot end unseen."""
         if self._left:
             raise RuntimeError(f"group {self.name!r} was left: submit inside its `async with` block")
+        if self._ending:
+            raise RuntimeError(f"group {self.name!r} takes no more jobs: it is ending, for {self._ending}")
         self._live[job] = None
         waiters = job._waiters
         job._waiters = self if waiters is None else [self, *(waiters if type(waiters) is list else (waiters,))]
 
-    async def adopt(self, job: Job[Any], entering: Awaitable[None]) -> None:
+    async def adopt(self, job: Job[Any], entering: Coroutine[Any, Any, None]) -> None:
         """Take a job into the block, and give it up if it does not get into the pool."""
-        self.adopt_nowait(job)
+        try:
+            self.adopt_nowait(job)
+        except RuntimeError:
+            entering.close()
+            raise
         try:
             await entering
         except BaseException:
@@ -140,6 +150,7 @@ class Group(Submitter, Claim):
     def _fail(self) -> None:
         """The first failure: cancel the others, and the body if it still runs."""
         engine = self._engine()
+        self._ending = "one of its jobs failed"
         for other in list(self._live):
             engine.cancel(other, f"another job of group {self.name!r} failed")
         if self._body is not None and not self._cancelled_body and self._done is None:
@@ -152,6 +163,7 @@ class Group(Submitter, Claim):
     def _expire(self) -> None:
         self._timer_error = TimeoutError(f"group {self.name!r} was not done within {self._timeout:g} s")
         engine = self._engine()
+        self._ending = "its time limit is over"
         for job in list(self._live):
             engine.cancel(job, f"the time limit of group {self.name!r} is over")
         if self._body is not None and not self._cancelled_body and self._done is None:
@@ -164,6 +176,8 @@ class Group(Submitter, Claim):
         self._entered = True
         engine = self._engine()
         self._body = asyncio.current_task()
+        if self._body is not None:
+            self._cancelling = self._body.cancelling()
         if self._timeout is not None:
             self._timer = engine.runtime.later(self._timeout, self._expire)
         return self
@@ -177,9 +191,10 @@ class Group(Submitter, Claim):
         if kind is not None and issubclass(kind, asyncio.CancelledError):
             outer = error
         if self._cancelled_body and self._body is here and here is not None:
-            if here.uncancel() == 0:
+            if here.uncancel() <= self._cancelling:
                 outer = None  # the cancel of the body was ours alone
         if kind is not None:
+            self._ending = self._ending or f"its body was left by {kind.__name__}"
             for job in list(self._live):
                 engine.cancel(job, f"the body of group {self.name!r} was left by {kind.__name__}")
         while self._live:
@@ -195,20 +210,26 @@ class Group(Submitter, Claim):
         if self._timer is not None:
             self._timer.cancel()
         try:
-            if outer is not None and not self._errors:
-                raise outer
-            if self._timer_error is not None and not self._errors:
-                raise self._timer_error
-            errors = list(self._errors)
-            if error is not None and not isinstance(error, asyncio.CancelledError):
-                errors.append(error)
-            if errors and (self._on_error == "cancel" or error in errors):
-                stops = [e for e in errors if isinstance(e, (SystemExit, KeyboardInterrupt))]
-                if stops:
-                    raise stops[0]
-                raise BaseExceptionGroup(f"jobs of group {self.name!r} failed", errors) from None
-            return True if self._cancelled_body and outer is None else None
+            own = [] if error is None or isinstance(error, asyncio.CancelledError) else [error]
+            if not own and not (self._errors and self._on_error == "cancel"):
+                if outer is not None:
+                    raise outer
+                if self._timer_error is not None:
+                    raise self._timer_error
+                return True if self._cancelled_body else None
+            errors = [*self._errors, *own, *([] if self._timer_error is None else [self._timer_error])]
+            for stop in errors:
+                if isinstance(stop, (SystemExit, KeyboardInterrupt)):
+                    raise stop
+            if outer is not None and here is not None and here.cancelling():
+                # try:
+                #     async with pool.group() as group: ...   <- somebody cancels us, and a clean-up raises
+                # except* ValueError: ...                     <- must not be where that cancel ends
+                here.uncancel()
+                here.cancel()
+            raise BaseExceptionGroup(f"jobs of group {self.name!r} failed", errors) from None
         finally:
             # Break the cycle of this frame, the traceback and the exceptions.
             error = outer = None
+            own = errors = []
             self._timer_error = None

@@ -196,6 +196,10 @@ class Job(Generic[T]):
         page = await job
     """
 
+    _started_at: float
+    _place: Any
+    _value: Any
+
     __slots__ = (
         "__weakref__",
         "_args",
@@ -221,7 +225,7 @@ class Job(Generic[T]):
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: dict[str, Any] | None,
         context: contextvars.Context,
         plan: Plan,
         owner: JobOwner,
@@ -231,7 +235,7 @@ class Job(Generic[T]):
     ) -> None:
         self._function: Callable[..., Any] | None = function
         self._args = args
-        self._kwargs = kwargs or None
+        self._kwargs = kwargs
         self._context: contextvars.Context | None = context
         self._plan = plan
         self._owner = owner
@@ -240,12 +244,11 @@ class Job(Generic[T]):
         self._name = name
         self._status = QUEUED
         self._attempt = 0
-        self._started_at: float | None = None
         self._finished_at: float | None = None
         self._waiters: Any = None  # None, one waiter, or a list: futures and claims
-        self._place: Any = None
         self._extra: JobExtra | None = None
-        self._value: Any = None
+        # Not set here, because every store is paid for by every job: `_place` (where it is put sets it),
+        # `_started_at` (with the first attempt) and `_value` (at the end).
 
     # -- questions ---------------------------------------------------------------------------------------------
 
@@ -287,7 +290,7 @@ class Job(Generic[T]):
     @property
     def started_at(self) -> float | None:
         """When its last attempt began, on the loop's clock (seconds)."""
-        return self._started_at
+        return self._started_at if self._attempt else None
 
     @property
     def finished_at(self) -> float | None:
@@ -353,7 +356,7 @@ class Job(Generic[T]):
         self._require_done("outcome")
         assert self._finished_at is not None
         ok, extra = self._status is SUCCEEDED, self._extra
-        started = self._finished_at if self._started_at is None else self._started_at
+        started = self._started_at if self._attempt else self._finished_at
         return JobResult(
             id=self.id,
             name=self._name,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
@@ -22,6 +23,7 @@ from aiopool._job import Claim, Job
 from aiopool._options import function_name
 from aiopool._plan import Plan
 from aiopool._status import JobStatus
+from aiopool.errors import PoolError
 
 __all__ = ["MapResult", "MapStream"]
 
@@ -29,7 +31,6 @@ T_co = TypeVar("T_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 SUCCEEDED = JobStatus.SUCCEEDED
-FAILED = JobStatus.FAILED
 
 
 @final
@@ -120,13 +121,11 @@ class MapStream(Claim, Generic[R_co]):
         return self
 
     async def __anext__(self) -> R_co:
-        if self._closed:
-            raise StopAsyncIteration
         engine = self._engine()
         if self._ahead is None:
             self._ahead = 2 * engine.size or 2
-        line = self._line
-        while True:
+        while not self._closed:
+            line = self._line
             if not self._exhausted:
                 await self._feed(engine)
             if line and line[0]._finished_at is not None:
@@ -142,6 +141,7 @@ class MapStream(Claim, Generic[R_co]):
                 await engine.wait_for(self._wakeup)
             finally:
                 self._wakeup = None
+        raise StopAsyncIteration
 
     def _engine(self) -> Engine:
         engine = self._home.engine
@@ -154,10 +154,13 @@ class MapStream(Claim, Generic[R_co]):
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if not self._yields:
-            return cast("R_co", job._value if job._status is SUCCEEDED else job.result())
+            if job._status is SUCCEEDED:
+                return cast("R_co", job._value)
+            self._abandon(self._engine())  # a bare `async for` will not tell us that it has ended
+            return cast("R_co", job.result())
         ok = job._status is SUCCEEDED
         assert job._finished_at is not None
-        seconds = 0.0 if job._started_at is None else job._finished_at - job._started_at
+        seconds = job._finished_at - job._started_at if job._attempt else 0.0
         result = MapResult(
             self._inputs.pop(job),
             ok,
@@ -203,7 +206,7 @@ class MapStream(Claim, Generic[R_co]):
             except BaseException as error:
                 self._source_failed(error)
                 return
-            engine.enter(self._job(engine, item))
+            self._enter(engine, item)
 
     async def _enter_when_room(self, engine: Engine, source: Iterator[Any]) -> None:
         """Wait for room with the next item: the pool is full of other people's jobs."""
@@ -216,7 +219,13 @@ class MapStream(Claim, Generic[R_co]):
         except BaseException as error:
             self._source_failed(error)
             return
-        await self._queue_up(engine, self._job(engine, item))
+        job = self._job(engine, item)
+        try:
+            await self._queue_up(engine, job)
+        except asyncio.CancelledError:
+            if job.sequence not in engine.jobs and job._finished_at is None:
+                self._source = itertools.chain([item], source)  # for whoever goes on after a time limit of his own
+            raise
 
     async def _queue_up(self, engine: Engine, job: Job[Any]) -> None:
         self._home.check_accepting(job)
@@ -227,15 +236,20 @@ class MapStream(Claim, Generic[R_co]):
         engine.blocked.append((job, future))
         try:
             await engine.wait_for(future)
-        except BaseException:
+        except PoolError:
+            pass  # cancelled by its id, or the pool is closing: that is what the consumer gets for this item
+        finally:
             if job.sequence not in engine.jobs and job._finished_at is None:
                 self._forget(job)
-                engine.blocked = deque(row for row in engine.blocked if row[0] is not job)
-            raise
+                engine.withdraw_blocked(job)
 
     async def _feed_from(self, engine: Engine, source: AsyncIterator[Any]) -> None:
-        """The feeder: read an asynchronous source, at most as far as there is place."""
+        """The feeder: read an asynchronous source, at most as far as there is place; it ends with the pool."""
         assert self._ahead is not None
+        closers, closer = self._home.closers, engine.runtime.loop.create_future()
+        me = asyncio.current_task()
+        closer.add_done_callback(lambda _: me and me.cancel())
+        closers.append(closer)
         try:
             while not self._closed:
                 while len(self._line) + (0 if self._ordered else self._under_way) >= self._ahead:
@@ -256,6 +270,10 @@ class MapStream(Claim, Generic[R_co]):
         finally:
             self._exhausted = True
             self._wake()
+            if closer in closers:
+                closers.remove(closer)
+            if hasattr(source, "aclose"):
+                await source.aclose()
 
     def _job(self, engine: Engine, item: Any) -> Job[Any]:
         job = engine.make(self._plan, self._function, (item,), {}, self._name)
@@ -267,10 +285,24 @@ class MapStream(Claim, Generic[R_co]):
             self._inputs[job] = item
         return job
 
+    def _enter(self, engine: Engine, item: Any) -> None:
+        """Take in the job of an item, with room for it."""
+        plan = self._plan
+        job = engine.accept(plan, self._function, (item,), self._name, self) if plan.plain else None
+        if job is None:
+            engine.enter(self._job(engine, item))
+            return
+        self._under_way += 1
+        if self._ordered:
+            self._line.append(job)
+        if self._yields:
+            self._inputs[job] = item
+
     def _forget(self, job: Job[Any]) -> None:
         """Take back a job that did not get in."""
+        job._waiters = None
         self._under_way -= 1
-        if self._ordered:
+        if job in self._line:
             self._line.remove(job)
         self._inputs.pop(job, None)
 
@@ -283,6 +315,9 @@ class MapStream(Claim, Generic[R_co]):
     def settled(self, job: Job[Any]) -> None:
         """A job of the stream is done."""
         self._under_way -= 1
+        if self._closed:
+            self._report(job)
+            return
         if not self._ordered:
             self._line.append(job)
         if self._wakeup is not None and (not self._ordered or self._line[0]._finished_at is not None):
@@ -304,26 +339,38 @@ class MapStream(Claim, Generic[R_co]):
 
     async def aclose(self) -> None:
         """Cancel what is left over, and return when it has ended (or leaked). Failures that nobody took are reported."""
-        self._closed = True
-        engine = self._home.engine
-        feeder, self._feeder = self._feeder, None
-        if feeder is not None:
-            feeder.cancel()
-            await asyncio.wait([feeder])
-        if isinstance(self._source, AsyncIterator) and hasattr(self._source, "aclose"):
-            await self._source.aclose()
+        engine, feeder = self._home.engine, self._feeder
         if engine is None:
+            self._closed = True
             return
+        jobs = self._abandon(engine)
+        if feeder is not None:
+            await asyncio.wait([feeder])
+        elif isinstance(self._source, AsyncIterator) and hasattr(self._source, "aclose"):
+            await self._source.aclose()
+        for job in jobs:
+            await self._home.stop(job, None)
+
+    def _abandon(self, engine: Engine) -> list[Job[Any]]:
+        """Take no more items, let go of what is done, cancel what is under way; return that."""
+        self._closed = True
+        self._wake()
+        if self._feeder is not None:
+            self._feeder.cancel()
+        line, self._line = self._line, deque()
+        self._inputs.clear()
+        for job in line:
+            if job._finished_at is not None:
+                self._report(job)
         jobs = [job for job in engine.jobs.values() if _has_claim(job, self)]
         for job in jobs:
             engine.cancel(job, "its map was closed")
-        for job in jobs:
-            await self._home.stop(job, None)
-        for job in self._line:
-            if job._status is FAILED:
-                engine.report(job, job._value[0])
-        self._line.clear()
-        self._inputs.clear()
+        return jobs
+
+    def _report(self, job: Job[Any]) -> None:
+        """Report a failure that the consumer did not take."""
+        if job._status in (JobStatus.FAILED, JobStatus.TIMED_OUT):
+            self._engine().report(job, job._value[0])
 
 
 def _has_claim(job: Job[Any], claim: Claim) -> bool:

@@ -20,6 +20,7 @@ class Plan:
     Attributes:
         offload: the function is a plain one and runs in a thread.
         plain: nothing has to be arranged at submission: no id, group, delay, or limit that runs from then on.
+        swift: nothing has to be arranged at the start of an attempt: no time limit, retry or thread.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Plan:
         "priority",
         "queue_timeout",
         "retry",
+        "swift",
         "timeout",
         "total_timeout",
     )
@@ -56,6 +58,8 @@ class Plan:
             and self.queue_timeout is None
             and self.total_timeout is None
         )
+
+        self.swift = self.timeout is None and self.retry is None and not offload
 
     def with_priority(self, priority: int) -> Plan:
         """Return a copy with another priority."""

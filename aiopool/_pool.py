@@ -22,18 +22,18 @@ from aiopool._engine import Engine, OnError
 from aiopool._group import Group
 from aiopool._home import Home, Overflow
 from aiopool._job import Job, running_job
-from aiopool._options import DEFAULTS, UNSET, JobOptions, Priority, Unset, check_count, check_seconds
+from aiopool._options import DEFAULTS, JobOptions, Priority, check_count, check_seconds
 from aiopool._restart import Restart
 from aiopool._retry import Retry
 from aiopool._runtime import Runtime
-from aiopool._shutdown import OnShutdown, Shutdown, ShutdownReport
-from aiopool._signals import SignalWatch
+from aiopool._shutdown import OnShutdown, Shutdown, ShutdownReport, only, resume_all
+from aiopool._signals import SignalWatch, enlist
 from aiopool._statistics import Statistics
 from aiopool._status import JobStatus, PoolStatus
 from aiopool._submitter import Submitter
 from aiopool._supervisor import Supervisor
 from aiopool._worker import Worker
-from aiopool.errors import RestartLimitError
+from aiopool.errors import PoolClosedError, RestartLimitError
 
 __all__ = ["CancelReport", "Pool"]
 
@@ -236,21 +236,32 @@ class Pool(Submitter):
         supervisor.ensure()
         if self._signals is not None:
             self._signals.install(runtime.loop)
+        enlist(runtime.loop, self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave: normally, when all work is done; by an exception, by cancelling it. Bounded, also when cancelled."""
+        """Leave: normally, when all work is done; by an exception, by cancelling it. Bounded, also when cancelled.
+
+        A pool that is paused, or of size 0, goes on: to leave is to finish.
+        """
+        home = self._home
         if kind is None:
+            if home.status is PoolStatus.OPEN:
+                assert home.engine is not None and home.supervisor is not None
+                resume_all(home.engine, home.supervisor)  # to leave is to finish
             try:
                 await self.join()
             except asyncio.CancelledError:
                 await self._close(timeout=0)
                 raise
             await self._close(timeout=self._shutdown_timeout)
-            if self._home.failure is not None:
-                raise self._home.failure
+            if home.failure is not None:
+                raise home.failure
+        elif error is not None and only(error, PoolClosedError) and home.status is not PoolStatus.OPEN:
+            # The body met a shutdown under way: that one sets the time. It was begun so that the jobs could finish.
+            await self._close(timeout=None)
         else:
             await self._close(timeout=0)
 

@@ -58,8 +58,9 @@ class Runtime:
         return threading.get_ident() == self.thread
 
     def task(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Start a task of the pool itself, in the empty context."""
-        return self.loop.create_task(coroutine, name=name, context=self.context)
+        """Start a task of the pool itself, in an empty context."""
+        # One of its own: an eager task factory enters it at once, and the caller may be inside `self.context`.
+        return self.loop.create_task(coroutine, name=name, context=contextvars.Context())
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
         """Call `function` in the next turn of the loop, in the empty context."""

@@ -21,7 +21,7 @@ import anyio
 from anyio._backends._asyncio import _task_states
 
 from aiopool._bridge import ThreadBridge
-from aiopool._engine import SLICE, Engine
+from aiopool._engine import Engine
 from aiopool._job import Job, running_job
 from aiopool._scope import StopRequest
 from aiopool._worker import INF, Worker
@@ -55,9 +55,6 @@ def _drive(coroutine: Any, context: Context, yielded: Any) -> Generator[Any, Any
                 yielded = run(send, sent)
     except StopIteration as stop:
         return stop.value
-
-
-_OURS = frozenset(function.__code__ for function in (_begin, _drive))
 
 
 @final
@@ -107,8 +104,8 @@ class ScopeWorker(Worker):
 
     async def _serve(self, scope: anyio.CancelScope) -> None:
         """Take job after job, until the scope is used up or the worker has to end."""
-        engine = self.engine
-        assert self._host is not None
+        engine, host = self.engine, self._host
+        assert host is not None
         while not self.end.done():
             if not self.busy or self.job is not None:
                 await self._rest()  # until there is a slot, or a thread has come back
@@ -120,61 +117,48 @@ class ScopeWorker(Worker):
                 return
             now = engine.now()
             while (job := engine.next(self, now)) is not None:
-                plan = job._plan
-                if plan.timeout is None:
-                    self.alarm = INF
-                else:
+                plan, context, suspended = job._plan, job._context, False
+                if not plan.swift:
                     self.arm(job, now)
-                if plan.offload:
-                    self.offload(job)
-                    break
-                suspended = await self._run_job(job)
-                now = job._finished_at or engine.now()
-                self.clean = self._state.cancel_scope is not scope
-                if scope.cancel_called or self.clean or self._host.cancelling() > 0:
+                    if plan.offload:
+                        self.offload(job)
+                        if engine.idle and engine.queue._order.live:
+                            engine.nudge()
+                        break
+                    context = self.context(job)
+                # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
+                try:
+                    try:
+                        self._coroutine, yielded = context.run(_begin, job)  # type: ignore[union-attr]
+                    except StopIteration as stop:
+                        value = stop.value
+                    else:
+                        suspended = True
+                        if engine.idle and engine.queue._order.live:
+                            engine.nudge()
+                        value = await _drive(self._coroutine, context, yielded)
+                        self._coroutine = None
+                except BaseException as error:
+                    if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
+                        raise
+                    _strip(error)
+                    now = engine.now()
+                    self._coroutine = None
+                    engine.conclude(self, job, None, error, now)
+                else:
+                    now = engine.now()
+                    engine.returned(self, job, value, now)
+                value = yielded = self.job = None
+                if self._state.cancel_scope is not scope or scope.cancel_called or host.cancelling() > 0:
+                    self.clean = self._state.cancel_scope is not scope
                     return  # used up; whether the task itself is clean shows once the scope is left
                 if self.retiring:
                     break
                 if not suspended and now >= engine.slice_ends:
+                    context = job = None  # at rest a worker holds nothing
                     engine.rest(self)
                     engine.nudge()
                     break
-
-    async def _run_job(self, job: Job[Any]) -> bool:
-        """Run one attempt; whether it suspended. What the job raises ends here."""
-        engine = self.engine
-        plan = job._plan
-        context = job._context if plan.retry is None else self.context(job)
-        assert context is not None
-        suspended = False
-        try:
-            try:
-                self._coroutine, yielded = context.run(_begin, job)
-            except StopIteration as stop:
-                value = stop.value
-            else:
-                suspended = True
-                if engine.idle and engine.queue._order.live:
-                    engine.nudge()
-                value = await _drive(self._coroutine, context, yielded)
-        except BaseException as error:
-            if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
-                raise
-            self._strip(error)
-            engine.conclude(self, job, None, error, engine.now())
-        else:
-            engine.returned(self, job, value, engine.now())
-        self._coroutine = self.job = None
-        self.jobs += 1
-        return suspended
-
-    def _strip(self, error: BaseException) -> None:
-        """Take our own frames off the head of a traceback: they refer to the job, and the job to the error."""
-        trace = error.__traceback__
-        ours = {*_OURS, ScopeWorker._run_job.__code__}
-        while trace is not None and trace.tb_frame.f_code in ours and trace.tb_next is not None:
-            trace = trace.tb_next
-        error.__traceback__ = trace
 
     async def _rest(self) -> None:
         self._bell = self.engine.runtime.loop.create_future()
@@ -182,7 +166,7 @@ class ScopeWorker(Worker):
             await self._bell
         finally:
             self._bell = None
-        self.engine.slice_ends = max(self.engine.slice_ends, self.engine.now() + SLICE)
+        self.engine.slice_ends = max(self.engine.slice_ends, self.engine.now() + self.engine.slice)
 
     def _ring_bell(self) -> None:
         if self._bell is not None and not self._bell.done():
@@ -218,3 +202,14 @@ class ScopeWorker(Worker):
                 frames.append(frame)
             coroutine = getattr(coroutine, "cr_await", None)
         return frames
+
+
+_OURS = frozenset(function.__code__ for function in (_begin, _drive, ScopeWorker._serve))
+
+
+def _strip(error: BaseException) -> None:
+    """Take our own frames off the head of a traceback: they refer to the job, and the job to the error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code in _OURS and trace.tb_next is not None:
+        trace = trace.tb_next
+    error.__traceback__ = trace

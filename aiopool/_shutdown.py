@@ -24,7 +24,7 @@ from aiopool._status import JobStatus
 from aiopool._supervisor import Supervisor
 from aiopool._worker import Worker
 
-__all__ = ["LeakedJob", "Shutdown", "ShutdownReport"]
+__all__ = ["LeakedJob", "Shutdown", "ShutdownReport", "resume_all"]
 
 OnShutdown = Callable[[], Awaitable[object] | object]
 
@@ -135,7 +135,7 @@ class Shutdown:
         before = (counters.succeeded, counters.failed, counters.timed_out, counters.cancelled)
         engine.close_doors()
         never_started = self._cancel_waiting() if cancel_pending else 0
-        self._resume()
+        resume_all(engine, self._supervisor)
         await self._finish()
         never_started += self._cancel_waiting()
         leaked = await self._cancel_running()
@@ -153,12 +153,6 @@ class Shutdown:
             callback_errors=tuple(errors),
             seconds=engine.now() - began,
         )
-
-    def _resume(self) -> None:
-        engine = self._engine
-        engine.set_slots(paused=False)
-        for name in list(engine.labels):
-            engine.resume_group(name)
 
     def _cancel_waiting(self) -> int:
         """Cancel what is queued or scheduled; return how many of them never started."""
@@ -238,6 +232,21 @@ class Shutdown:
             except Exception as error:
                 errors.append(error)
         return errors
+
+
+def resume_all(engine: Engine, supervisor: Supervisor) -> None:
+    """End every pause, of the pool and of groups, and the hold of size 0: what is there has to be finished."""
+    engine.set_slots(size=engine.size or 1, paused=False)
+    supervisor.ensure()
+    for name in list(engine.labels):
+        engine.resume_group(name)
+
+
+def only(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+    """Return whether an exception is one of some kinds, or a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(kinds)[1] is None
+    return isinstance(error, kinds)
 
 
 def _job(worker: Worker) -> Job[Any]:

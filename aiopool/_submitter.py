@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+import weakref
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from types import FunctionType
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
@@ -47,13 +48,24 @@ class Block(Protocol):
     """A group that wants to know of its jobs before they are taken in."""
 
     def adopt_nowait(self, job: Job[Any]) -> None: ...
-    async def adopt(self, job: Job[Any], entering: Awaitable[None]) -> None: ...
+    async def adopt(self, job: Job[Any], entering: Coroutine[Any, Any, None]) -> None: ...
 
 
 class Submitter:
     """Hands jobs to a pool, with options."""
 
-    __slots__ = ("_base", "_block", "_home", "_merged", "_options", "_plan", "_thread_plan")
+    __slots__ = (
+        "_base",
+        "_block",
+        "_home",
+        "_known",
+        "_known_name",
+        "_known_plan",
+        "_merged",
+        "_options",
+        "_plan",
+        "_thread_plan",
+    )
 
     def __init__(self, home: Home, options: JobOptions, base: JobOptions) -> None:
         """`options` are nearer than a function's own; `base` (complete) are those of the group or the pool."""
@@ -61,7 +73,11 @@ class Submitter:
         self._options = options
         self._base = base
         self._block: Block | None = None
+        # The last plain function, and what was looked up for it.
+        self._known: Callable[[], object] = _nothing
+        self._known_name = ""
         self._plan = Plan(options.over(base), offload=False)
+        self._known_plan = self._plan
         self._thread_plan: Plan | None = None
         self._merged: dict[int, tuple[JobOptions, Plan]] = {}
 
@@ -96,13 +112,12 @@ class Submitter:
             page = await job
         """
         engine = self._home.engine
-        if type(function) is FunctionType and function.__code__.co_flags & _CO_COROUTINE and not kwargs:
-            options = function_options(function)
-            plan = self._plan if options is None else self._plan_with(options, offload=False)
-            name = function.__qualname__
-        else:
-            plan = self._plan_for(function, args, kwargs)
-            name = function_name(function)
+        if function is self._known() and not kwargs and engine is not None:
+            # The function of the last call, and nothing to arrange: straight in.
+            job = engine.accept(self._known_plan, function, args, self._known_name)
+            if job is not None:
+                return job
+        plan, name = self._look_up(function, args, kwargs)
         if engine is None:
             raise self._home.not_open("submit")
         job = engine.make(plan, function, args, kwargs, name)
@@ -134,10 +149,14 @@ class Submitter:
             job = pool.submit_nowait(fetch, url)
         """
         engine = self._home.engine
-        plan = self._plan_for(function, args, kwargs)
+        if function is self._known() and not kwargs and engine is not None:
+            job = engine.accept(self._known_plan, function, args, self._known_name)
+            if job is not None:
+                return job
+        plan, name = self._look_up(function, args, kwargs)
         if engine is None:
             raise self._home.not_open("submit_nowait")
-        job = engine.make(plan, function, args, kwargs, function_name(function))
+        job = engine.make(plan, function, args, kwargs, name)
         if plan.id is not None:
             _check_id(engine, plan.id)
         if engine.full():
@@ -316,6 +335,14 @@ class Submitter:
         view._block = self._block
         return view
 
+    def _look_up(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Plan, str]:
+        """Return the plan and the name for a call, and remember them if the next one may skip this."""
+        plan, name = self._plan_for(function, args, kwargs), function_name(function)
+        if plan.plain and self._block is None and type(function) is FunctionType:
+            # Weakly: a pool keeps no function alive.
+            self._known, self._known_plan, self._known_name = weakref.ref(function), plan, plan.name or name
+        return plan, name
+
     def _plan_for(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
         """Return the plan for a function, checked."""
         offload = not check_function(function)
@@ -345,9 +372,13 @@ class Submitter:
         if not engine.full() or self._make_room(engine, job, nowait=False):
             engine.enter(job)
             return
-        if self._home.overflow == "run_here":
+        if self._home.overflow == "run_here" and not job._plan.delay:
             self._home.host(job)
-            await job.wait()
+            try:
+                await job.wait()
+            except asyncio.CancelledError:
+                await self._home.stop(job, "its submitter was cancelled")
+                raise
             return
         future: asyncio.Future[None] = engine.runtime.loop.create_future()
         engine.blocked.append((job, future))
@@ -357,7 +388,7 @@ class Submitter:
             if future.done() and not future.cancelled() and future.exception() is None:
                 await self._home.stop(job, "its submitter was cancelled")  # it had just got in: no orphan
             else:
-                engine.blocked = type(engine.blocked)(row for row in engine.blocked if row[0] is not job)
+                engine.withdraw_blocked(job)
             raise
 
     def _make_room(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
@@ -378,6 +409,11 @@ class Submitter:
             f'{engine.active} of {engine.size} slots are taken. Use `await pool.submit(...)` with overflow="wait" to '
             "wait for room"
         )
+
+
+def _nothing() -> object:
+    """No function is known yet; and no function is this one."""
+    return _nothing
 
 
 def _check_id(engine: Engine, id: int | str) -> None:

@@ -77,15 +77,17 @@ class Supervisor:
 
     def ensure(self) -> None:
         """Start workers until there are enough."""
-        engine = self._engine
-        wanted = engine.size + engine.lent + (engine.leaked if engine.on_leak == "replace" else 0)
-        while not self.closing and len(self._tasks) + self.pending < wanted:
+        while not self.closing and len(self._tasks) + self.pending < self._wanted():
             self._start()
+
+    def _wanted(self) -> int:
+        engine = self._engine
+        return engine.size + engine.lent + (engine.leaked if engine.on_leak == "replace" else 0)
 
     def shrink(self) -> None:
         """Let idle workers go that are more than the pool has slots; busy ones go when they are done."""
         engine = self._engine
-        surplus = len(self._tasks) - engine.size - engine.lent
+        surplus = len(self._tasks) - self._wanted()
         while surplus > 0 and engine.idle:
             engine.idle.pop().retire()
             surplus -= 1
@@ -108,8 +110,7 @@ class Supervisor:
         if self.closing:
             return
         if fault is None:
-            if worker.clean:
-                self.ensure()
+            self.ensure()  # it left dirty; or it was retired, and the pool has grown again since
             return
         engine.counters.restarts += 1
         delay = self._history.crashed(now=engine.now())

@@ -27,12 +27,13 @@ from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
 from aiopool._job import Job, running_job
 from aiopool._runtime import EAGER
-from aiopool._scope import StopCause, StopRequest
-from aiopool._status import WorkerStatus
+from aiopool._scope import StopCause, StopRequest, coroutine_frames
+from aiopool._status import JobStatus, WorkerStatus
 
 __all__ = ["TaskWorker", "Worker"]
 
 INF = math.inf
+Task = asyncio.Task
 # A leaked job is told again this often, in seconds, or once a grace if that is longer.
 SLOW_BEAT = 1.0
 
@@ -44,15 +45,15 @@ class Worker(ABC):
     next (`alarm`), and whether it is to end (`retiring`).
     """
 
-    __slots__ = ("alarm", "bridge", "busy", "clean", "end", "engine", "id", "job", "jobs", "retiring")
+    __slots__ = ("alarm", "alarm_for", "bridge", "busy", "clean", "end", "engine", "id", "job", "retiring")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         self.engine = engine
         self.bridge = bridge
         self.id = engine.runtime.next_worker()
         self.job: Job[Any] | None = None
-        self.jobs = 0
         self.alarm = INF
+        self.alarm_for = (0, 0)  # which attempt the alarm was set for: it means nothing to the next one
         self.busy = False
         self.retiring = False
         # Whether its end, if it comes by itself, is nobody's fault: a job left it dirty.
@@ -105,9 +106,7 @@ class Worker(ABC):
     def arm(self, job: Job[Any], now: float) -> None:
         """Note when the attempt that begins has to end."""
         timeout = job._plan.timeout
-        if timeout is None:
-            self.alarm = INF
-        else:
+        if timeout is not None:
             self.engine.watch(self, now + timeout)
 
     def context(self, job: Job[Any]) -> Context:
@@ -139,7 +138,6 @@ class Worker(ABC):
         job, engine = self.job, self.engine
         assert job is not None
         now = engine.now()
-        self.jobs += 1
         try:
             if not ok:
                 engine.conclude(self, job, None, outcome, now)
@@ -183,7 +181,7 @@ class Worker(ABC):
         """The alarm: a time limit is over, or a job that was told to stop is still there."""
         job, engine = self.job, self.engine
         self.alarm = INF
-        if job is None:
+        if job is None or self.alarm_for != (job.sequence, job._attempt):
             return
         extra = job._extra
         stop = None if extra is None else extra.stop
@@ -229,11 +227,12 @@ def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
 class TaskWorker(Worker):
     """Runs each attempt in an asyncio task of its own, started eagerly where Python can (3.12+)."""
 
-    __slots__ = ("_inline", "_task")
+    __slots__ = ("_inline", "_loop", "_task")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         super().__init__(engine, bridge)
         self._inline = False
+        self._loop = engine.runtime.loop
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -257,16 +256,13 @@ class TaskWorker(Worker):
         try:
             while not self.retiring:
                 job = engine.next(self, now)
-                if job is None:
-                    return
-                if not self._run(job, now):
+                if job is None or not self._run(job, now):
                     return
                 now = job._finished_at or engine.now()
-                if now >= engine.slice_ends:
-                    if not self.retiring:
-                        engine.rest(self)
-                        engine.nudge()
-                        return
+                if now >= engine.slice_ends and not self.retiring:
+                    engine.rest(self)
+                    engine.nudge()
+                    return
             engine.leave(self)
             engine.nudge()
             if not self.end.done():
@@ -277,21 +273,18 @@ class TaskWorker(Worker):
 
     def _run(self, job: Job[Any], now: float) -> bool:
         """Start an attempt; whether it has ended already."""
-        plan = job._plan
-        if plan.timeout is None:
-            self.alarm = INF
-        else:
+        plan, context = job._plan, job._context
+        if not plan.swift:
             self.arm(job, now)
-        if plan.offload:
-            self.offload(job)
-            return False
-        context = job._context if plan.retry is None else self.context(job)
-        loop = self.engine.runtime.loop
+            if plan.offload:
+                self.offload(job)
+                return False
+            context = self.context(job)
         if not EAGER:
-            self._task = asyncio.Task(self._attempt(job), loop=loop, name=job._name, context=context)
+            self._task = Task(self._attempt(job), loop=self._loop, name=job._name, context=context)
             return False
         self._inline = True
-        task = asyncio.Task(self._attempt(job), loop=loop, name=job._name, context=context, eager_start=True)
+        task = Task(self._attempt(job), loop=self._loop, name=job._name, context=context, eager_start=True)
         self._inline = False
         if task.done():
             return True
@@ -341,15 +334,29 @@ class TaskWorker(Worker):
             except BaseException as fault:
                 self.crash(fault)
                 return
-        self.jobs += 1
         if not self._inline:
+            self._task = None  # it would keep the job alive, by its context, while the worker rests
             self._pull(now)
 
     def tell(self, stop: StopRequest) -> None:
         if not self._inline:
             stop.told += 1
-            assert self._task is not None
-            self._task.cancel(stop.reason)
+            task, job = self._task, self.job
+            assert task is not None
+            assert job is not None
+            task.cancel(stop.reason)
+            if not EAGER and inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_CREATED:  # type: ignore[arg-type]
+                # No line of `_attempt` will run: it cannot tell us of its end.
+                self.engine.runtime.soon(self._never_began, job)
+
+    def _never_began(self, job: Job[Any]) -> None:
+        """The task of an attempt was cancelled before its first step."""
+        if self.job is job and job._status is JobStatus.RUNNING:
+            now = self.engine.now()
+            self.engine.conclude(self, job, None, asyncio.CancelledError(), now)
+            self._task = None
+            self._pull(now)
 
     def frames(self) -> list[Any]:
-        return [] if self._task is None else self._task.get_stack()[1:]
+        # `Task.get_stack` tells only the outermost frame of a task that waits: here `_attempt`, which is ours.
+        return [] if self._task is None else coroutine_frames(self._task.get_coro())[1:]

@@ -1,0 +1,78 @@
+"""What these tests share: a test in virtual time, run for both kinds of workers, that must leave nothing behind.
+
+@virtual
+async def test_something(isolation): ...
+
+@virtual(isolations=["task"])     # where there is nothing to compare
+async def test_other(): ...
+"""
+
+import asyncio
+import functools
+import inspect
+
+import pytest
+
+from aiopool import Statistics
+from aiopool.testing import assert_no_leaks, run_virtual
+
+BOTH = ("task", "scope")
+
+
+def virtual(test=None, *, leaks=True, **options):
+    """Run an async test in virtual time; once for each isolation, if it asks for `isolation`."""
+    if test is None:
+        return functools.partial(virtual, leaks=leaks, **options)
+
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        async def main():
+            if not leaks:
+                return await test(*args, **kwargs)
+            async with assert_no_leaks():
+                await test(*args, **kwargs)
+
+        run_virtual(main, **options)
+
+    if "isolation" in inspect.signature(test).parameters:
+        run = pytest.mark.parametrize("isolation", BOTH)(run)
+    return run
+
+
+def now():
+    """The loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+def balanced(numbers: Statistics) -> bool:
+    """Invariant I10: what was handed in is in exactly one place."""
+    places = numbers.queued + numbers.scheduled + numbers.running
+    ends = numbers.succeeded + numbers.failed + numbers.timed_out + numbers.cancelled + numbers.rejected
+    gauges = (numbers.queued, numbers.scheduled, numbers.running, numbers.busy, numbers.idle, numbers.leaked)
+    return numbers.submitted == places + ends and min(gauges) >= 0
+
+
+async def echo(value=None):
+    """Return at once."""
+    return value
+
+
+async def nap(seconds=1.0, value=None):
+    """Return after a while."""
+    await asyncio.sleep(seconds)
+    return value
+
+
+async def fail(error=ValueError):
+    """Raise at once."""
+    raise error
+
+
+async def stubborn():
+    """Swallow every cancel: a job that does not end for an hour."""
+    until = now() + 3600
+    while now() < until:
+        try:
+            await asyncio.sleep(until - now())
+        except asyncio.CancelledError:
+            pass
