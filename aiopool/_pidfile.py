@@ -126,8 +126,9 @@ class PidFile:
 
     def remove(self) -> None:
         """Remove the file: nothing is left to remember."""
-        self._last = None
-        self.path.unlink(missing_ok=True)
+        if self._last is not None:
+            self._last = None
+            self.path.unlink(missing_ok=True)
 
 
 def leftovers(directory: Path) -> list[Leftover]:

@@ -6,6 +6,7 @@ What they start in processes of their own is ours to clear away if they do not.
 
 import asyncio
 import inspect
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, final
@@ -16,7 +17,11 @@ from aiopool._service_kind import Ended, accepted
 
 __all__ = ["ObjectKind"]
 
+_log = logging.getLogger("aiopool.services")
+
 _LOOK_AGAIN = 0.02
+# What a crashed object may take to be stopped before it is started again, in seconds.
+_TIDY = 5.0
 # The questions by which objects in the wild say whether they run; methods or plain attributes.
 _LIVENESS = ("is_running", "is_alive", "running", "alive")
 
@@ -50,6 +55,8 @@ class ObjectKind:
             raise RuntimeError(
                 f"{self._target!r} has no start(). If it runs already, write registry.add(type, target, started=True)"
             )
+        if self._begun:
+            await self._tidy()
         if not self._anywhere:
             self._loop = asyncio.get_running_loop()
         self._begun = True
@@ -71,11 +78,29 @@ class ObjectKind:
         pids = self._pids() if self._pids is not None else _queue_system_pids(self._target)
         return [process for pid in pids if pid and (process := identify(pid)) is not None]
 
+    async def _tidy(self) -> None:
+        """Before a start after a crash: many objects refuse to start again before they were stopped."""
+        try:
+            await self._ask(time.monotonic() + _TIDY)
+        except Exception as error:
+            _log.warning(
+                "%r could not be stopped after its crash, and is started all the same: %s", self._target, error
+            )
+
     async def stop(self, force_at: float, deadline: float) -> None:
         if not self._begun and self.alive() is False:
             return  # it never ran: many objects take it amiss to be stopped then
+        await self._ask(force_at)
+        # Some only set a flag and return. It is over when it says so.
+        while self.alive() is True:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{type(self._target).__name__}.stop() returned, but it says that it still runs")
+            await asyncio.sleep(_LOOK_AGAIN)
+        self._begun = False
+
+    async def _ask(self, until: float) -> None:
         stop = self._target.stop
-        limits = accepted(stop, {"timeout": max(0.0, force_at - time.monotonic())})
+        limits = accepted(stop, {"timeout": max(0.0, until - time.monotonic())})
         name = f"{type(self._target).__name__}.stop()"
 
         async def ask() -> None:
@@ -85,12 +110,7 @@ class ObjectKind:
             if inspect.isawaitable(result):
                 await result
 
-        await call_at(None, ask, until=force_at, name=name)
-        # Some only set a flag and return. It is over when it says so.
-        while self.alive() is True:
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"{name} returned, but it says that it still runs")
-            await asyncio.sleep(_LOOK_AGAIN)
+        await call_at(None, ask, until=until, name=name)
 
     async def outcome(self) -> Ended:
         return Ended(False, "says that it does not run any more")

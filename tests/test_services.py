@@ -470,7 +470,7 @@ async def test_multiprocessing_by_every_start_method(method) -> None:
     grandchild = await asyncio.to_thread(pipes[2].recv)
     pids = [service.pid for service in registry.status().services]
     assert all(map(running, [*pids, grandchild]))
-    report = await registry.stop_all(timeout=2)
+    report = await registry.stop_all(timeout=1.5)
     assert (report.stopped, report.failed, report.killed) == (4, 0, ("stubborn",)), report
     assert not any(map(running, [*pids, grandchild]))
     assert started.exitcode == -15
