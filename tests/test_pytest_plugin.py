@@ -63,7 +63,11 @@ def auto(pytester, monkeypatch):
 
 
 def test_virtual_time_reaches_the_test_and_its_fixtures_and_no_other_test(inner):
-    """The mark, the fixture, both, and neither; an async fixture shares the loop of its test."""
+    """The mark, the fixture, both, and neither; an async fixture shares the loop of its test.
+
+    A test that would hang for ever says where, and the next one runs. A failure names the seed that was drawn; in
+    asyncio's own order there is nothing to tell.
+    """
     result = inner.run("""
         from aiopool.testing import VirtualLoop
 
@@ -106,30 +110,9 @@ def test_virtual_time_reaches_the_test_and_its_fixtures_and_no_other_test(inner)
             assert virtual_time.now == 60
 
         @MARK
-        async def test_after():
-            assert not isinstance(asyncio.get_running_loop(), VirtualLoop)
-    """)
-    result.assert_outcomes(passed=6)
-
-
-def test_a_deadlock_fails_its_test_and_no_other(inner):
-    """A test that would hang for ever says where, and the next one runs."""
-    result = inner.run("""
-        @MARK
         async def test_stuck(virtual_time):
             await asyncio.Event().wait()
 
-        @MARK
-        async def test_next(virtual_time):
-            await virtual_time.advance(1)
-    """)
-    result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*DeadlockError: nothing is ready*", "*asyncio.Event().wait()*"])
-
-
-def test_a_failure_names_the_schedule_that_was_drawn(inner):
-    """Without a seed in the mark the report tells it; in asyncio's own order there is nothing to tell."""
-    result = inner.run("""
         @MARK
         @pytest.mark.virtual_time(mode="tasks")
         async def test_fails():
@@ -139,8 +122,13 @@ def test_a_failure_names_the_schedule_that_was_drawn(inner):
         @MARK
         async def test_fails_in_order(virtual_time):
             assert not "there"
+
+        @MARK
+        async def test_after():
+            assert not isinstance(asyncio.get_running_loop(), VirtualLoop)
     """)
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(passed=6, failed=3)
+    result.stdout.fnmatch_lines(["*DeadlockError: nothing is ready*", "*await asyncio.Event().wait()*"])
     seed = next(line.split()[1] for line in result.outlines if line.startswith("seed "))
     replays = [line for line in result.outlines if line.startswith("replay:")]
     assert replays == [f"replay: @pytest.mark.virtual_time(seed={seed}, mode='tasks')"]
@@ -237,7 +225,7 @@ def test_a_loop_shared_by_a_module_may_be_virtual(auto):
 
 
 def test_the_pool_is_open_and_is_closed_after_the_test(inner):
-    """Options by mark and by parameter; the nearest mark wins, option by option."""
+    """Options by mark and by parameter, the nearest mark wins; a job that still runs is ended, not waited for."""
     result = inner.run("""
         import aiopool
 
@@ -278,13 +266,7 @@ def test_the_pool_is_open_and_is_closed_after_the_test(inner):
             assert not job.done()
             await virtual_time.advance(1)
             assert await job == "slept"
-    """)
-    result.assert_outcomes(passed=5)
 
-
-def test_a_job_left_running_is_ended_with_the_test(inner):
-    """The teardown does not wait for it."""
-    result = inner.run("""
         ended = []
 
         async def endless():
@@ -294,14 +276,14 @@ def test_a_job_left_running_is_ended_with_the_test(inner):
                 ended.append(asyncio.get_running_loop().time())
 
         @MARK
-        async def test_leaves_it(pool, virtual_time):
+        async def test_leaves_a_job(pool, virtual_time):
             await pool.submit(endless)
             await virtual_time.settle()
 
-        def test_ended():
-            assert len(ended) == 1 and ended[0] <= 2
+        def test_ended_by_now():
+            assert ended == [1]
     """)
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=7)
 
 
 def test_a_job_that_cannot_be_ended_fails_the_teardown(auto):
