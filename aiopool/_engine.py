@@ -178,7 +178,7 @@ class Engine:
         if self.bounded and self.full():
             return None
         sequence = self.next_job()
-        job = Job(function, args, None, copy_context(), plan, self, sequence, self.now(), name)
+        job: Job[Any] = Job(function, args, None, copy_context(), plan, self, sequence, self.now(), name)
         job._waiters = waiter
         self.counters.submitted += 1
         self.jobs[sequence] = job
@@ -196,7 +196,7 @@ class Engine:
         name: str,
     ) -> Job[Any]:
         """Make a job that has not entered yet."""
-        job = Job(
+        job: Job[Any] = Job(
             function,
             args,
             kwargs or None,
@@ -372,6 +372,7 @@ class Engine:
         if extra is not None and extra.label is not None and extra.label.paused:
             extra.label.parked.append(job)
             self.parked += 1
+            job._place = None
             return False
         return True
 

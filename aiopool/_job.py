@@ -479,6 +479,9 @@ class Job(Generic[T]):
         waiters = self._waiters
         if waiters is not None:
             self._waiters = None
+            if isinstance(waiters, Claim):
+                waiters.settled(self)
+                return
             for waiter in waiters if type(waiters) is list else (waiters,):
                 if isinstance(waiter, Claim):
                     waiter.settled(self)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import itertools
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
@@ -64,6 +65,8 @@ class MapStream(Claim, Generic[R_co]):
 
     __slots__ = (
         "_ahead",
+        "_between",
+        "_careful",
         "_closed",
         "_exhausted",
         "_failure",
@@ -72,6 +75,7 @@ class MapStream(Claim, Generic[R_co]):
         "_home",
         "_inputs",
         "_line",
+        "_low",
         "_name",
         "_ordered",
         "_plan",
@@ -109,6 +113,10 @@ class MapStream(Claim, Generic[R_co]):
         # Jobs between input and consumer: all of them if ordered, the finished ones if not.
         self._line: deque[Job[Any]] = deque()
         self._under_way = 0
+        self._between = 0  # jobs between input and consumer
+        self._low: float = math.inf  # the source is read again when so few are left; set at the first step
+        # Whether something is to be done about a result beside handing it over.
+        self._careful = self._yields or isinstance(self._source, AsyncIterator)
         self._inputs: dict[Job[Any], Any] = {}
         self._wakeup: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # what the feeder waits for
@@ -121,14 +129,25 @@ class MapStream(Claim, Generic[R_co]):
         return self
 
     async def __anext__(self) -> R_co:
+        line = self._line
+        if self._between > self._low and line and line[0]._finished_at is not None and not self._closed:
+            # Enough is under way: take what is there, and read the source in larger steps.
+            job = line.popleft()
+            self._between -= 1
+            return self._take(job) if self._careful or job._status is not SUCCEEDED else cast("R_co", job._value)
+        return await self._next()
+
+    async def _next(self) -> R_co:
         engine = self._engine()
         if self._ahead is None:
             self._ahead = 2 * engine.size or 2
+            self._low = self._ahead * 3 // 4
+        line = self._line
         while not self._closed:
-            line = self._line
-            if not self._exhausted:
+            if not self._exhausted and not self._fill(engine):
                 await self._feed(engine)
             if line and line[0]._finished_at is not None:
+                self._between -= 1
                 return self._take(line.popleft())
             if self._exhausted and not self._under_way and not line:
                 self._closed = True
@@ -182,31 +201,45 @@ class MapStream(Claim, Generic[R_co]):
 
     # -- the source's side -----------------------------------------------------------------------------------------
 
-    async def _feed(self, engine: Engine) -> None:
-        """Take items from the source as far as there is place for their jobs."""
+    def _fill(self, engine: Engine) -> bool:
+        """Take items from a synchronous source as far as there is place for their jobs; False if that has to wait."""
         assert self._ahead is not None
-        if isinstance(self._source, AsyncIterator):
-            if self._feeder is None:
-                self._feeder = engine.runtime.loop.create_task(
-                    self._feed_from(engine, self._source), name=f"{self._home.name}-map-{self._name}"
-                )
-            return
-        source, line = self._source, self._line
-        waiting = line.__len__ if self._ordered else lambda: len(line) + self._under_way
-        for _ in range(self._ahead - waiting()):
-            if engine.full():
-                if not self._under_way and not line:
-                    await self._enter_when_room(engine, source)
-                return
+        source = self._source
+        if isinstance(source, AsyncIterator):
+            return False
+        accept, plan, function, name = engine.accept, self._plan, self._function, self._name
+        line = self._line.append if self._ordered else None
+        job: Job[Any] | None
+        for _ in range(self._ahead - self._between):
+            if engine.bounded and engine.full():
+                return self._between > 0
             try:
                 item = next(source)
             except StopIteration:
                 self._exhausted = True
-                return
+                return True
             except BaseException as error:
                 self._source_failed(error)
-                return
-            self._enter(engine, item)
+                return True
+            if not plan.plain or (job := accept(plan, function, (item,), name, self)) is None:
+                engine.enter(self._job(engine, item))
+                continue
+            self._under_way += 1
+            self._between += 1
+            if line is not None:
+                line(job)
+            if self._yields:
+                self._inputs[job] = item
+        return True
+
+    async def _feed(self, engine: Engine) -> None:
+        """Take items where that has to wait: for an asynchronous source, or for room in the pool."""
+        if not isinstance(self._source, AsyncIterator):
+            await self._enter_when_room(engine, self._source)
+        elif self._feeder is None:
+            self._feeder = engine.runtime.loop.create_task(
+                self._feed_from(engine, self._source), name=f"{self._home.name}-map-{self._name}"
+            )
 
     async def _enter_when_room(self, engine: Engine, source: Iterator[Any]) -> None:
         """Wait for room with the next item: the pool is full of other people's jobs."""
@@ -252,7 +285,7 @@ class MapStream(Claim, Generic[R_co]):
         closers.append(closer)
         try:
             while not self._closed:
-                while len(self._line) + (0 if self._ordered else self._under_way) >= self._ahead:
+                while self._between >= self._ahead:
                     self._room = engine.runtime.loop.create_future()
                     try:
                         await self._room
@@ -279,29 +312,18 @@ class MapStream(Claim, Generic[R_co]):
         job = engine.make(self._plan, self._function, (item,), {}, self._name)
         job._waiters = self
         self._under_way += 1
+        self._between += 1
         if self._ordered:
             self._line.append(job)
         if self._yields:
             self._inputs[job] = item
         return job
 
-    def _enter(self, engine: Engine, item: Any) -> None:
-        """Take in the job of an item, with room for it."""
-        plan = self._plan
-        job = engine.accept(plan, self._function, (item,), self._name, self) if plan.plain else None
-        if job is None:
-            engine.enter(self._job(engine, item))
-            return
-        self._under_way += 1
-        if self._ordered:
-            self._line.append(job)
-        if self._yields:
-            self._inputs[job] = item
-
     def _forget(self, job: Job[Any]) -> None:
         """Take back a job that did not get in."""
         job._waiters = None
         self._under_way -= 1
+        self._between -= 1
         if job in self._line:
             self._line.remove(job)
         self._inputs.pop(job, None)

@@ -124,13 +124,12 @@ class _Buckets:
         return bucket
 
     def pop(self) -> Any:
-        """Take the best entry out, or return None."""
+        """Take the best entry out, or return None. Its place is for the taker to assign."""
         bucket = self.best
         while True:
             while bucket:
                 entry = bucket.popleft()
                 if entry._place is bucket:
-                    entry._place = None
                     self.live -= 1
                     return entry
                 self.stale -= 1
@@ -207,7 +206,6 @@ class _Heap:
             row = heapq.heappop(self.heap)
             entry = row[2]
             if entry._place is row:
-                entry._place = None
                 self.live -= 1
                 return entry
             self.stale -= 1

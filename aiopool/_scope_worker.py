@@ -117,7 +117,8 @@ class ScopeWorker(Worker):
                 return
             now = engine.now()
             while (job := engine.next(self, now)) is not None:
-                plan, context, suspended = job._plan, job._context, False
+                plan, suspended = job._plan, False
+                context: Any = job._context
                 if not plan.swift:
                     self.arm(job, now)
                     if plan.offload:
@@ -129,7 +130,7 @@ class ScopeWorker(Worker):
                 # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
                 try:
                     try:
-                        self._coroutine, yielded = context.run(_begin, job)  # type: ignore[union-attr]
+                        self._coroutine, yielded = context.run(_begin, job)
                     except StopIteration as stop:
                         value = stop.value
                     else:
