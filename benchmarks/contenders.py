@@ -261,7 +261,7 @@ async def asyncio_taskpool(function: Function, count: int, concurrency: int) -> 
     return results
 
 
-@contender("burst", "aiometer", needs="aiometer", published=True)
+@contender("burst", "aiometer", needs="aiometer", published=True, share=10)
 async def aiometer(function: Function, count: int, concurrency: int) -> list[int]:
     """`amap`, in order of completion; it has no handles."""
     from aiometer import amap
