@@ -339,7 +339,7 @@ class ExitWatch:
             Those that are over; they are watched no longer. Empty if the time ran out first.
         """
         deadline = time.monotonic() + max(0.0, timeout)
-        while True:
+        while self._plain or self._descriptors:
             over = {process for process in self._plain if not alive(process)}
             self._plain -= over
             left = 0.0 if over else max(0.0, deadline - time.monotonic())
@@ -349,5 +349,6 @@ class ExitWatch:
                 over.add(self._descriptors.pop(descriptor))
                 self._poll.unregister(descriptor)
                 os.close(descriptor)
-            if over or left <= 0 or not (self._plain or self._descriptors):
+            if over or left <= 0:
                 return over
+        return set()

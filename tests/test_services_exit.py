@@ -21,9 +21,13 @@ def started(mode: str) -> "tuple[subprocess.Popen[str], int]":
 
 def end(program: "subprocess.Popen[str]") -> tuple[int, str]:
     """Its exit code, and what it wrote after it was ready."""
-    out, err = program.communicate(timeout=30)
+    assert program.stdout is not None
+    assert program.stderr is not None
+    # Not communicate(): what `line` has read ahead would be lost.
+    with program.stdout, program.stderr:
+        out, err = program.stdout.read(), program.stderr.read()
     assert "Exception ignored" not in err, err
-    return program.returncode, out
+    return program.wait(30), out
 
 
 @pytest.mark.parametrize("mode", ["plain", "blocked"])

@@ -174,6 +174,7 @@ async def test_an_object_whose_liveness_cannot_be_asked_counts_as_ended(caplog) 
 
         async def start(self) -> None:
             self.starts += 1
+            self.stopped = False
 
         async def stop(self) -> None:
             self.stopped = True
