@@ -64,7 +64,6 @@ class Service:
 
     # The mutable state of a service is its status, the last error, its family, and who starts or asks it now.
     __slots__ = (
-        "_lock",
         "asking",
         "error",
         "extra",
@@ -72,6 +71,7 @@ class Service:
         "generation",
         "history",
         "kind",
+        "lock",
         "name",
         "registered_at",
         "restart",
@@ -109,14 +109,14 @@ class Service:
         self.family: Family | None = None
         self.starting: tuple[Callable[[], None], concurrent.futures.Future[None]] | None = None
         self.asking: concurrent.futures.Future[None] | None = None
-        self._lock = lock
+        self.lock = lock
 
     def __repr__(self) -> str:
         return f"<Service {self.name!r} ({self.type}) {self.status}>"
 
     def apply(self, event: str) -> bool:
         """Follow the table; `False` if the event comes too late for where the service is now."""
-        with self._lock:
+        with self.lock:
             after = _TRANSITIONS[self.status].get(event)
             if after is None:
                 return False

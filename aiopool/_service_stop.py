@@ -135,8 +135,10 @@ async def _end_plain(services: Sequence[Service], times: Deadlines) -> None:
 
 async def _ask(service: Service, times: Deadlines) -> str | None:
     """Ask it to end, then end what it leaves behind; what goes wrong is returned."""
+    if service.status != "stopping":
+        return None  # another stop was faster, and it may run anew already
     text = None
-    with service._lock:
+    with service.lock:
         shared = service.asking
         mine: concurrent.futures.Future[None] = concurrent.futures.Future()
         if shared is None:
@@ -157,7 +159,7 @@ async def _ask(service: Service, times: Deadlines) -> str | None:
         _log.error("service %r: stopping it failed: %s", service.name, text, exc_info=error)
     finally:
         if shared is None:
-            with service._lock:
+            with service.lock:
                 service.asking = None
             mine.set_result(None)
     if (family := service.family) is not None:
@@ -179,8 +181,11 @@ async def _wait_for(shared: "concurrent.futures.Future[None]", times: Deadlines)
 async def _verdict(service: Service, times: Deadlines, text: str | None) -> Outcome:
     """See whether it is over, and write that down."""
     until = min(times.deadline, time.monotonic() + _CODE_LAG) if service.kind.asks else times.deadline
-    while (alive := _says(service)) is True and time.monotonic() < until:  # noqa: ASYNC110
+    while (alive := _says(service)) is True and service.status == "stopping" and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(_LOOK_AGAIN)
+    if service.status not in ("stopping", "failed"):
+        # Another stop has seen it over. By now it may have been started again, which is not ours to judge.
+        return Outcome(service.type, service.name, True, False, ())
     errors = [] if text is None else [text]
     family = service.family
     left = set() if family is None else family.living()

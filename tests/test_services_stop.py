@@ -489,3 +489,39 @@ def test_no_descendants_are_left_when_a_program_ends() -> None:
     wait_until(lambda: not any(running(int(pid)) for pid in pids))
     assert marked(mark) == []
     server.communicate()
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_storms_of_starts_and_stops_end_well(seed) -> None:
+    """Many tasks start and stop the same services in any order; no exception but the announced ones, nothing left."""
+    import random
+
+    dice = random.Random(seed)
+    registry = ServiceRegistry()
+    for number in range(3):
+        slow = Slow()
+        slow.let_go.set()
+        registry.add("o", slow, name=f"object{number}")
+        registry.add("c", for_ever, name=f"task{number}", restart="always")
+        registry.add("p", PATIENT, name=f"process{number}")
+    names = [service.name for service in registry.status().services]
+
+    async def meddle() -> None:
+        for _ in range(12):
+            name = dice.choice([*names, None])
+            try:
+                if dice.random() < 0.5:
+                    await registry.start(name)
+                else:
+                    report = await (registry.stop_all(timeout=30) if name is None else registry.stop(name, timeout=30))
+                    assert report.success
+                    assert report.seconds < 20  # nobody is stubborn here, so nobody waits for a deadline
+            except RuntimeError as error:
+                assert "was stopped while it was starting" in str(error)
+            await asyncio.sleep(dice.random() * 0.005)
+
+    await asyncio.gather(*(meddle() for _ in range(4)))
+    marks = [service.kind.mark for service in registry._table.select(type="p")]
+    assert (await registry.stop_all(timeout=10)).success
+    assert {service.status for service in registry.status().services} == {"stopped"}
+    assert [pid for mark in marks for pid in marked(mark or "?")] == []
