@@ -20,9 +20,12 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"aiopool {version('aiopool')}")
+        try:
+            print(f"aiopool {version('aiopool')}")
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            print("aiopool (not installed)")
         raise typer.Exit
 
 

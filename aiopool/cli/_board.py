@@ -158,10 +158,7 @@ class PlainBoard:
 
 def printable(line: str) -> str:
     """Return a line without what would steer a terminal or forge a line of a log: an error's text may hold anything."""
-    return "".join(
-        char if char.isprintable() or char == "\t" else char.encode("unicode_escape", "backslashreplace").decode()
-        for char in line
-    )
+    return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line)
 
 
 def duration(seconds: float) -> str:

@@ -54,7 +54,7 @@ def _tame(value: Any) -> Any:
     try:
         json.dumps(value, allow_nan=False, default=_plain)
     except (TypeError, ValueError, RecursionError):
-        return repr(value)
+        return _repr(value)
     return value
 
 
@@ -69,7 +69,14 @@ def _plain(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return repr(value)
+    return _repr(value)
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__qualname__}, and its repr() fails>"
 
 
 @final

@@ -66,7 +66,7 @@ def _load(where: str) -> ModuleType:
         raise Refusal(f"{where} cannot be imported: {one_line(error)} ({_place(error)})") from None
     except SystemExit as error:
         raise Refusal(f"{where} cannot be imported: it exits when it is imported (code {error.code!r})") from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Refusal):
         raise
     except BaseException as error:
         raise Refusal(f"{where} cannot be imported: {one_line(error)} ({_place(error)})") from None

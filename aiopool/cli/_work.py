@@ -92,7 +92,7 @@ class Work:
             while not (feeder.done() and not self._window):
                 await self._changed.wait()
                 self._changed.clear()
-                if pool.status is not PoolStatus.OPEN:
+                if self._cut_short or pool.status is not PoolStatus.OPEN:
                     feeder.cancel()
                 await self._write(pool, self._take())
                 if self._failed_fast:
@@ -230,10 +230,12 @@ class Work:
                 else:
                     running += 1
         self._changed.set()
+        if not running:
+            return
         if count == 1:
-            self._board.say(f"interrupted: {running} under way are finished; once more to cancel them")
+            self._board.say(f"interrupted: finishing the {running} under way; once more cancels them")
         else:
-            self._board.say(f"cancelling {running} under way; once more to leave at once")
+            self._board.say(f"cancelling the {running} under way; once more leaves at once")
 
     def _cancel_all(self) -> None:
         for entry in list(self._window):

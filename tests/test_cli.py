@@ -1,0 +1,773 @@
+"""`aiopool map`, in processes of its own: what it writes, where, with which exit code, and how it ends."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+TARGETS = """
+import asyncio, dataclasses, os, sys, threading, time
+
+async def upper(line):
+    await asyncio.sleep(0)
+    return line.upper()
+
+def length(line):
+    return len(line)
+
+async def same(value):
+    return value
+
+async def odd(line):
+    if int(line) % 2 == 0:
+        raise ValueError(f"{line} is even")
+    return int(line)
+
+tries = {}
+
+def third_time(line):
+    tries[line] = tries.get(line, 0) + 1
+    if tries[line] < 3:
+        raise OSError("not yet")
+    return tries[line]
+
+async def slow(line):
+    await asyncio.sleep(float(line))
+    return "slept"
+
+def chatty(line):
+    print("talking to myself")
+    return line
+
+async def thread_name(line):
+    return threading.current_thread().name
+
+def plain_thread_name(line):
+    return threading.current_thread().name
+
+def leave(line):
+    if line == "2":
+        sys.exit(5)
+    return line
+
+async def job(line):
+    print("started", line, file=sys.stderr, flush=True)
+    try:
+        while not os.path.exists(line):
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        print("cancelled", line, file=sys.stderr, flush=True)
+        raise
+    return "released"
+
+async def never(line):
+    print("started", line, file=sys.stderr, flush=True)
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int
+
+circle = []
+circle.append(circle)
+
+class Awkward:
+    def __repr__(self):
+        raise RuntimeError("no")
+
+THINGS = {
+    "point": Point(1, 2), "set": {1}, "bytes": b"abc", "nan": float("nan"), "circle": circle, "keys": {(1, 2): 3},
+    "object": Ellipsis, "surrogate": "\\udcff", "awkward": Awkward(),
+}
+
+async def thing(line):
+    return THINGS[line]
+
+class Counter:
+    def __init__(self):
+        self.total = 0
+
+    async def __call__(self, line):
+        self.total += int(line)
+        return self.total
+
+    async def method(self, line):
+        return await self(line)
+
+counter = Counter()
+number = 5
+
+def two(one, other):
+    ...
+"""
+
+# A background job of a shell inherits that SIGINT is ignored; a program at a terminal does not.
+LISTEN = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A directory with the module `targets`."""
+    (tmp_path / "targets.py").write_text(TARGETS)
+    return tmp_path
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-W", "always::ResourceWarning", "-m", "aiopool", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **more}
+
+
+class Done:
+    """What came out of a run."""
+
+    def __init__(self, code: int, out: bytes, err: bytes) -> None:
+        self.code = code
+        self.out = out
+        self.err = err.decode()
+        self.lines = self.err.splitlines()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def results(self) -> list[Any]:
+        return [row["result"] for row in self.rows]
+
+
+def run(here: Path, *arguments: str | Path, stdin: bytes | str = b"", **env: str) -> Done:
+    """Run `aiopool` to its end; it never shows a traceback."""
+    done = subprocess.run(
+        command(*arguments),
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        cwd=here,
+        env=environment(**env),
+        timeout=100,
+    )
+    result = Done(done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in result.err, result.err
+    assert "Warning" not in result.err, result.err
+    return result
+
+
+@contextlib.contextmanager
+def started(here: Path, *arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `aiopool`, where it hears SIGINT, and kill it in the end."""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    line = [sys.executable, "-c", LISTEN, *command(*arguments)]
+    with subprocess.Popen(line, cwd=here, env=environment(), **options) as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        try:
+            yield process
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def wait_for(process: subprocess.Popen[bytes], *words: str) -> str:
+    """Read standard error until each word has come, and return what was read."""
+    assert process.stderr is not None
+    seen = ""
+    while not all(word in seen for word in words):
+        chunk = os.read(process.stderr.fileno(), 65536)
+        assert chunk, f"{words} never came, but:\n{seen}"
+        seen += chunk.decode()
+    return seen
+
+
+def finish(process: subprocess.Popen[bytes]) -> Done:
+    out, err = process.communicate(timeout=60)
+    assert b"Traceback" not in err, err.decode()
+    return Done(process.returncode, out, err)
+
+
+# -- what it writes --------------------------------------------------------------------------------------------------
+
+
+def test_a_line_of_results_for_each_line(here: Path):
+    done = run(here, "map", "targets:upper", "--ordered", stdin="a\nb\n\nlast")
+    assert done.code == 0
+    assert [row["input"] for row in done.rows] == ["a", "b", "", "last"]
+    assert done.results == ["A", "B", "", "LAST"]
+    for row in done.rows:
+        assert list(row) == ["input", "ok", "result", "attempts", "seconds"]
+        assert row["ok"] is True
+        assert row["attempts"] == 1
+        assert 0 <= row["seconds"] < 10
+    assert re.fullmatch(r"4 done in .* \(.*/s\): 4 succeeded, 0 failed", done.lines[-1])
+
+
+def test_files_and_standard_input_in_the_order_given(here: Path):
+    (here / "one").write_text("1\n2\n")
+    (here / "two").write_text("\ufeff4\r\n5", encoding="utf-8")
+    done = run(here, "map", "targets:same", "one", "-", "two", "--ordered", stdin="3\n")
+    assert done.results == ["1", "2", "3", "4", "5"]
+
+
+def test_a_path_of_a_file_is_a_module(here: Path):
+    """Its neighbours can be imported, as when the file is started."""
+    (here / "sub").mkdir()
+    (here / "sub" / "neighbour.py").write_text("ADD = 1")
+    (here / "sub" / "mine.py").write_text("import neighbour\ndef plus(line):\n    return int(line) + neighbour.ADD\n")
+    assert run(here, "map", "sub/mine.py:plus", stdin="41\n").results == [42]
+
+
+@pytest.mark.parametrize("name", ["counter", "counter.method"])
+def test_objects_and_methods_are_functions(here: Path, name: str):
+    assert run(here, "map", f"targets:{name}", "--ordered", "--size", "1", stdin="1\n2\n3\n").results == [1, 3, 6]
+
+
+def test_plain_functions_run_in_threads(here: Path):
+    assert run(here, "map", "targets:thread_name", stdin="x\n").results == ["MainThread"]
+    assert run(here, "map", "targets:plain_thread_name", stdin="x\n").results != ["MainThread"]
+
+
+def test_json_values(here: Path):
+    lines = '{"a": [1, null]}\n"text"\n3.5\n\n   \nfalse\n'
+    done = run(here, "map", "targets:same", "--json", "--ordered", stdin=lines)
+    assert done.results == [{"a": [1, None]}, "text", 3.5, False]
+    assert [row["input"] for row in done.rows] == done.results
+
+
+def test_a_broken_json_line_fails_alone(here: Path):
+    """It is named by file and line; all others are worked on."""
+    (here / "in").write_text('1\n{"a": \n3\n')
+    done = run(here, "map", "targets:same", "--json", "--ordered", "in", "-o", "out")
+    assert done.code == 1
+    first, broken, last = (json.loads(line) for line in (here / "out").read_text().splitlines())
+    assert (first["result"], last["result"]) == (1, 3)
+    assert (broken["input"], broken["ok"], broken["attempts"]) == ('{"a": ', False, 0)
+    assert [line for line in done.lines if "not JSON" in line] == [broken["error"]]
+    assert broken["error"].startswith("in, line 2: this is not JSON: ")
+
+
+def test_failures_are_results_too(here: Path):
+    done = run(here, "map", "targets:odd", "--ordered", stdin="1\n2\n3\n")
+    assert done.code == 1
+    assert [row["ok"] for row in done.rows] == [True, False, True]
+    assert done.rows[1]["error"] == "ValueError: 2 is even"
+    assert "result" not in done.rows[1]
+    assert "2 succeeded, 1 failed" in done.lines[-1]
+
+
+def test_retries(here: Path):
+    done = run(here, "map", "targets:third_time", "--retries", "2", stdin="a\nb\n")
+    assert done.code == 0
+    assert [(row["result"], row["attempts"]) for row in done.rows] == [(3, 3), (3, 3)]
+    assert "4 retried" in done.lines[-1]
+
+
+def test_timeout(here: Path):
+    done = run(here, "map", "targets:slow", "--timeout", "0.1", "--ordered", stdin="0\n3600\n")
+    assert done.code == 1
+    assert [row["ok"] for row in done.rows] == [True, False]
+    assert done.rows[1]["error"].startswith("JobTimeoutError: ")
+
+
+def test_unordered_results_come_as_they_are_done(here: Path):
+    assert [row["input"] for row in run(here, "map", "targets:slow", stdin="1\n0\n").rows] == ["0", "1"]
+    assert [row["input"] for row in run(here, "map", "targets:slow", "--ordered", stdin="1\n0\n").rows] == ["1", "0"]
+
+
+def test_priority_field(here: Path):
+    """Lower goes first, equal ones in the order of the lines; without the field it is 5."""
+    rows = [{"n": 0, "p": 9}, {"n": 1}, {"n": 2, "p": 1}, {"n": 3, "p": 9}, {"n": 4, "p": -1}, {"n": 5, "p": 5}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    done = run(here, "map", "targets:same", "--json", "--priority-field", "p", "--size", "1", stdin=lines)
+    assert [row["n"] for row in done.results] == [4, 2, 1, 5, 0, 3]
+
+
+def test_a_priority_that_is_none_fails_its_line(here: Path):
+    lines = '{"p": "high"}\n{"p": true}\n7\n{"p": 1}\n'
+    done = run(here, "map", "targets:same", "--json", "--priority-field", "p", "--ordered", stdin=lines)
+    assert done.code == 1
+    assert [row["ok"] for row in done.rows] == [False, False, False, True]
+    assert "line 1" in done.rows[0]["error"]
+    assert "not a whole number" in done.rows[0]["error"]
+    assert "no field 'p'" in done.rows[2]["error"]
+
+
+def test_fail_fast(here: Path):
+    """It stops at the first failure: cancels what is under way, and reads no further."""
+    lines = "3600\nx\n" + "0\n" * 100_000
+    done = run(here, "map", "targets:slow", "--fail-fast", "--size", "3", stdin=lines)
+    assert done.code == 1
+    assert len(done.rows) < 1000
+    errors = [row["error"] for row in done.rows if not row["ok"]]
+    assert any(error.startswith("ValueError: ") for error in errors)
+    assert any(error.startswith("JobCancelledError: ") for error in errors)
+
+
+def test_what_the_function_prints_does_not_come_between_the_results(here: Path):
+    done = run(here, "map", "targets:chatty", stdin="a\nb\n")
+    assert sorted(done.results) == ["a", "b"]
+    assert done.lines.count("talking to myself") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("point", {"x": 1, "y": 2}),
+        ("set", [1]),
+        ("bytes", "YWJj"),
+        ("nan", "nan"),
+        ("circle", "[[...]]"),
+        ("keys", "{(1, 2): 3}"),
+        ("object", "Ellipsis"),
+        ("surrogate", "\udcff"),
+        ("awkward", "<Awkward, and its repr() fails>"),
+    ],
+)
+def test_every_result_can_be_written(here: Path, name: str, written: object):
+    assert run(here, "map", "targets:thing", stdin=name).results == [written]
+
+
+def test_names_of_files_may_be_any_bytes(here: Path):
+    """They reach the function so that it can open the file, and can be told from the results."""
+    done = run(here, "map", "targets:same", stdin=b"caf\xe9\n")
+    assert os.fsencode(done.rows[0]["input"]) == b"caf\xe9"
+
+
+def test_sys_exit_in_a_function_fails_its_line_only(here: Path):
+    done = run(here, "map", "targets:leave", "--ordered", stdin="1\n2\n3\n")
+    assert done.code == 1
+    assert [row["ok"] for row in done.rows] == [True, False, True]
+    assert done.rows[1]["error"] == "ExitedError: it called sys.exit(5)"
+
+
+def test_output_is_replaced_and_failures_are_shown(here: Path):
+    """On the screen the first ten are enough; the file has them all."""
+    (here / "out").write_text("old\n")
+    done = run(here, "map", "targets:odd", "-o", "out", stdin="2\n" * 30)
+    assert done.out == b""
+    assert len((here / "out").read_text().splitlines()) == 30
+    assert sum("ValueError: 2 is even" in line for line in done.lines) == 10
+    assert "further failures are not shown here, see out" in done.lines
+    assert done.lines[-1].endswith("results in out")
+
+
+def test_error_texts_cannot_steer_the_terminal_nor_forge_lines(here: Path):
+    (here / "evil.py").write_text('def bad(line):\n    raise ValueError("\\x1b[2Jcleared\\nforged: line")\n')
+    done = run(here, "map", "evil:bad", "-o", "out", stdin="x\n")
+    assert "\x1b" not in done.err
+    assert [line for line in done.lines if "cleared" in line] == [
+        r"standard input, line 1: ValueError: \x1b[2Jcleared forged: line"
+    ]
+
+
+def test_no_input_is_fine(here: Path):
+    done = run(here, "map", "targets:same")
+    assert (done.code, done.out) == (0, b"")
+    assert "0 done" in done.lines[-1]
+
+
+# -- bad usage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere:f"], "there is no module 'nowhere' here or in "),
+        (["targets.sub:f"], "there is no module 'targets.sub' here or in "),
+        (["nowhere.py:f"], "there is no file 'nowhere.py'"),
+        (["targets:uper"], "targets has no function 'uper'; did you mean 'upper'?"),
+        (["targets:counter.nothing"], "targets has no function 'counter.nothing'"),
+        (["targets:number"], "targets:number is not a function, but int"),
+        (["targets:two"], "targets:two(one, other) cannot be called with one argument, the line: "),
+        (["targets"], "'targets' does not name a function: write MODULE:FUNCTION"),
+        (["targets:"], "'targets:' does not name a function"),
+        ([":upper"], "':upper' does not name a function"),
+        (["breaks:f"], "breaks cannot be imported: ZeroDivisionError: division by zero (breaks.py, line 3)"),
+        (["syntax:f"], "syntax cannot be imported: SyntaxError: "),
+        (["exits:f"], "exits cannot be imported: it exits when it is imported (code 3)"),
+        (["needs:f"], "needs cannot be imported: ModuleNotFoundError: No module named 'absent' (needs.py, line 1)"),
+        (["targets:same", "missing"], "missing cannot be read: No such file or directory"),
+        (["targets:same", "."], ". cannot be read: it is a directory"),
+        (["targets:same", "in", "-o", "."], ". cannot be written: Is a directory"),
+        (["targets:same", "in", "-o", "no/where"], "no/where cannot be written: No such file or directory"),
+        (["targets:same", "in", "-o", "./in"], "./in is read and cannot be written at the same time"),
+        (["targets:same", "in", "--priority-field", "p"], "--priority-field takes the priority out of JSON objects"),
+    ],
+)
+def test_bad_usage_is_one_clear_line(here: Path, arguments: Sequence[str], line: str):
+    """Exit code 2, nothing on standard output, and nothing has happened."""
+    (here / "breaks.py").write_text("print('hello')\n\n1 / 0\n")
+    (here / "syntax.py").write_text("def f(:\n")
+    (here / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    (here / "needs.py").write_text("import absent\n")
+    (here / "in").write_text("input\n")
+    done = run(here, "map", *arguments)
+    assert (done.code, done.out) == (2, b"")
+    said = [text.replace(f"{here}/", "") for text in done.lines if text != "hello"]
+    assert len(said) == 1
+    assert said[0].startswith(f"aiopool: {line}")
+    assert (here / "in").read_text() == "input\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else False, reason="root may read everything")
+def test_a_file_that_may_not_be_read(here: Path):
+    (here / "secret").touch(mode=0o000)
+    done = run(here, "map", "targets:same", "secret")
+    assert (done.code, done.lines) == (2, ["aiopool: secret cannot be read: Permission denied"])
+
+
+@pytest.mark.parametrize("arguments", [["--size", "0"], ["--retries", "-1"], ["--timeout", "soon"], ["--nonsense"]])
+def test_bad_options(here: Path, arguments: Sequence[str]):
+    assert run(here, "map", "targets:same", *arguments).code == 2
+
+
+def test_bad_usage_leaves_an_older_output_alone(here: Path):
+    (here / "out").write_text("precious\n")
+    assert run(here, "map", "targets:nothing", "-o", "out").code == 2
+    assert run(here, "map", "targets:same", "missing", "-o", "out").code == 2
+    assert (here / "out").read_text() == "precious\n"
+
+
+def test_a_file_that_breaks_on_the_way(here: Path):
+    """What can be read is worked on; the exit code says that not all of it could."""
+    (here / "in").write_text("a\n")
+    done = run(here, "map", "targets:same", "in", "/proc/self/mem", "in")
+    assert done.code == 1
+    assert done.results == ["a", "a"]
+    assert "/proc/self/mem cannot be read: Input/output error" in done.lines
+
+
+def test_help_and_version(here: Path):
+    done = run(here, "--version")
+    assert (done.code, done.out.decode().split()[0]) == (0, "aiopool")
+    for arguments in (["--help"], ["map", "-h"]):
+        done = run(here, *arguments)
+        assert done.code == 0
+        assert b"map" in done.out
+
+
+def test_a_missing_extra_is_one_clear_line(here: Path):
+    code = "import sys; sys.modules['typer'] = None; from aiopool.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment(), cwd=here, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert 'pip install -e ".[cli]"' in done.stderr
+
+
+# -- where it writes -------------------------------------------------------------------------------------------------
+
+
+def test_broken_pipe(here: Path):
+    """As with any good tool of Unix, `| head -1` is no error that anybody has to see."""
+    with started(here, "map", "targets:same", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        writer = threading.Thread(target=_feed, args=(process.stdin,))
+        writer.start()
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        err = process.stderr.read().decode()
+        code = process.wait()
+    writer.join()
+    assert code == 128 + signal.SIGPIPE
+    assert err == ""
+
+
+def _feed(stdin: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        for number in range(1_000_000):
+            stdin.write(b"%d\n" % number)
+    with contextlib.suppress(BrokenPipeError):
+        stdin.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk(here: Path):
+    done = run(here, "map", "targets:same", "-o", "/dev/full", stdin="a\n" * 1000)
+    assert done.code == 1
+    assert done.lines[0].startswith("/dev/full cannot be written: No space left on device")
+
+
+def test_nobody_reads_standard_error(here: Path):
+    with started(here, "map", "targets:odd", "-o", "out", "--every", "0", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stderr.close()
+        process.stdin.write(b"1\n2\n" * 500)
+        process.stdin.close()
+        assert process.wait() == 1
+    assert len((here / "out").read_text().splitlines()) == 1000
+
+
+def test_a_reader_that_is_slow_does_not_stop_the_jobs(here: Path):
+    """A pipe that is full holds up the writing, not the event loop: no time limit runs out because of it."""
+    lines = ("0.2 " + "x" * 20_000 + "\n") * 40
+    (here / "mine.py").write_text(
+        "import asyncio\nasync def f(line):\n    await asyncio.sleep(float(line.split()[0]))\n    return line\n"
+    )
+    (here / "in").write_text(lines)
+    with started(here, "map", "mine:f", "in", "--timeout", "1.5", "--size", "4") as process:
+        assert process.stdout is not None
+        time.sleep(3)  # the reader's slowness is what is tested
+        out = process.stdout.read()
+        code = process.wait()
+    assert code == 0
+    assert len(out.splitlines()) == 40
+
+
+def test_plain_lines_of_progress_when_piped(here: Path):
+    done = run(here, "map", "targets:slow", "--every", "0", stdin="1\n1\n")
+    assert any(re.fullmatch(r"0 done, 0/s, 2 running, 0 failed", line) for line in done.lines)
+    assert "\x1b" not in done.err
+
+
+def on_terminal(here: Path, arguments: Sequence[str | Path], stdout: int | None, **env: str) -> tuple[int, str, bytes]:
+    """Run with standard error on a terminal; standard output too, unless it is a descriptor."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=here,
+        env=environment(**{"TERM": "xterm-256color", **env}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if stdout is not None else slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    seen, out = b"", b""
+    with process:
+        while True:
+            ready, _, _ = select.select([master], [], [], 60)
+            assert ready, "nothing for a minute"
+            try:
+                chunk = os.read(master, 65536)
+            except OSError:  # the last writer has gone
+                break
+            if not chunk:
+                break
+            seen += chunk
+        if process.stdout is not None:
+            out = process.stdout.read()
+        process.wait()
+    os.close(master)
+    return process.returncode, seen.decode(), out
+
+
+def test_a_live_bar_on_a_terminal(here: Path):
+    (here / "in").write_text("0.3\n" * 20 + "x\n")
+    code, seen, out = on_terminal(here, ["map", "targets:slow", "in", "--size", "5", "--retries", "1"], stdout=1)
+    assert code == 1
+    assert re.search(r"\d+%  \d+ done, \d+/s, 5 running, .*0 failed, [\d.:]+ s left", seen)
+    assert "1 retried" in seen
+    assert "━" in seen
+    assert "20 succeeded, 1 failed" in seen
+    assert len(out.splitlines()) == 21
+
+
+def test_no_color(here: Path):
+    """The bar moves without colours."""
+    (here / "in").write_text("0.3\n" * 4)
+    colours = re.compile(r"\x1b\[[\d;]*m")
+    _, seen, _ = on_terminal(here, ["map", "targets:slow", "in"], stdout=1)
+    assert [code for code in colours.findall(seen) if code != "\x1b[0m"]
+    _, seen, _ = on_terminal(here, ["map", "targets:slow", "in"], stdout=1, NO_COLOR="1")
+    assert "━" in seen
+    assert not [code for code in colours.findall(seen) if re.search(r"3\d|4\d|9\d", code)]
+
+
+def test_a_dumb_terminal_gets_plain_lines(here: Path):
+    (here / "in").write_text("0.3\n" * 4)
+    _, seen, _ = on_terminal(here, ["map", "targets:slow", "in"], stdout=1, TERM="dumb")
+    assert "\x1b" not in seen
+    assert "4 succeeded" in seen
+
+
+def test_results_and_bar_on_one_terminal(here: Path):
+    """Results are printed above the bar, each on a line of its own, however long."""
+    (here / "in").write_text("".join(f"0.{n % 3}{' ' * 200}\n" for n in range(20)))
+    code, seen, _ = on_terminal(here, ["map", "targets:slow", "in"], stdout=None)
+    assert code == 0
+    plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen).replace("\r", "\n")
+    rows = [json.loads(line) for line in plain.split("\n") if line.startswith('{"input"')]
+    assert len(rows) == 20
+    assert all(row["ok"] for row in rows)
+
+
+# -- how it ends -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_finishes_what_is_under_way(here: Path, number: signal.Signals):
+    """Nothing further is started, everything that was is in the results, the exit code tells the signal."""
+    (here / "in").write_text("".join(f"release-{n}\n" for n in range(1000)))
+    with started(here, "map", "targets:job", "in", "--size", "2", "-o", "out") as process:
+        wait_for(process, "started release-0", "started release-1")
+        process.send_signal(number)
+        wait_for(process, "interrupted: finishing the 2 under way")
+        for n in range(1000):
+            (here / f"release-{n}").touch()
+        done = finish(process)
+    assert done.code == 128 + number
+    rows = [json.loads(line) for line in (here / "out").read_text().splitlines()]
+    assert sorted((row["input"], row["ok"]) for row in rows) == [("release-0", True), ("release-1", True)]
+    assert "2 succeeded, 0 failed" in done.lines[-1]
+    assert "read but not started" in done.lines[-1]
+
+
+def test_second_signal_cancels(here: Path):
+    (here / "in").write_text("".join(f"release-{n}\n" for n in range(1000)))
+    with started(here, "map", "targets:job", "in", "--size", "2", "-o", "out") as process:
+        wait_for(process, "started release-0", "started release-1")
+        process.send_signal(signal.SIGINT)
+        wait_for(process, "interrupted: finishing the 2 under way")
+        (here / "release-0").touch()
+        while not (here / "out").read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        done = finish(process)
+    assert done.code == 130
+    assert "cancelling the 1 under way" in done.err
+    assert "cancelled release-1" in done.err
+    first, second = (json.loads(line) for line in (here / "out").read_text().splitlines())
+    assert (first["input"], first["ok"]) == ("release-0", True)
+    assert (second["input"], second["ok"]) == ("release-1", False)
+    assert second["error"].startswith("JobCancelledError: ")
+    assert "1 succeeded, 1 failed" in done.lines[-1]
+
+
+def test_second_signal_ends_in_bounded_time(here: Path):
+    """Also when a function swallows its cancel: what was done is there, the process goes."""
+    with started(here, "map", "targets:never", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        wait_for(process, "started a")
+        process.send_signal(signal.SIGINT)
+        wait_for(process, "interrupted")
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert process.stderr is not None
+        process.stderr.read()
+        assert process.wait() == 130
+        assert time.monotonic() - began < 20
+
+
+def test_third_signal_leaves_at_once(here: Path):
+    with started(here, "map", "targets:never", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        wait_for(process, "started a")
+        process.send_signal(signal.SIGINT)
+        wait_for(process, "interrupted")
+        process.send_signal(signal.SIGINT)
+        wait_for(process, "cancelling")
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert process.wait() == 130
+        assert time.monotonic() - began < 1
+
+
+def test_a_signal_while_the_input_is_silent(here: Path):
+    """Nothing is under way: it ends at once, although a thread is reading."""
+    with started(here, "map", "targets:same", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        assert process.stdout.readline()
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        err = process.stderr.read().decode()
+        assert process.wait() == 130
+        assert time.monotonic() - began < 1.5
+    assert "1 succeeded, 0 failed" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_signal_while_the_module_is_imported(here: Path):
+    (here / "late.py").write_text(
+        "import sys, time\nprint('importing', file=sys.stderr, flush=True)\ntime.sleep(60)\ndef f(line): ...\n"
+    )
+    with started(here, "map", "late:f") as process:
+        wait_for(process, "importing")
+        process.send_signal(signal.SIGINT)
+        done = finish(process)
+    assert (done.code, done.out, done.err) == (130, b"", "")
+
+
+def test_a_signal_at_any_time_leaves_whole_lines_and_no_traceback(here: Path):
+    """From the first import to the last line of the summary; only Python's own start is not ours."""
+    (here / "in").write_text("0.01\n" * 40)
+    codes = set()
+    for step in range(14):
+        with started(here, "map", "targets:slow", "in", "--size", "4", "-o", "out") as process:
+            time.sleep(0.25 + step * 0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            err = process.stderr.read().decode()
+            codes.add(process.wait())
+        # Before `main()` runs an interrupt is Python's affair.
+        assert "Traceback" not in err or "aiopool/cli/_" not in err, err
+        if (here / "out").exists():
+            for line in (here / "out").read_text().splitlines():
+                json.loads(line)
+            (here / "out").unlink()
+    assert codes <= {130, 0, -signal.SIGINT}
+
+
+# -- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_the_input(here: Path):
+    """A file of a hundred times as many lines needs no more memory."""
+    (here / "mine.py").write_text(
+        textwrap.dedent(
+            """
+            import atexit, resource, sys
+
+            @atexit.register
+            def tell():
+                print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+
+            async def f(line):
+                return None
+            """
+        )
+    )
+
+    def peak(count: int) -> int:
+        with (here / "in").open("w") as file:
+            for number in range(count):
+                file.write(f"{number:0100}\n")
+        done = run(here, "map", "mine:f", "in", "-o", "out")
+        assert done.code == 0
+        with (here / "out").open() as file:
+            assert sum(1 for _ in file) == count
+        return int(next(line for line in done.lines if line.startswith("peak")).split()[1])
+
+    small, large = peak(1_000), peak(100_000)
+    assert large - small < 4_000  # KiB; the input alone is 10 MB
