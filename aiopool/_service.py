@@ -157,7 +157,8 @@ class Service:
         if not self.apply("start"):
             return
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self.kind.start(wake), name=f"start of service {self.name}")
+        # A Task, and not loop.create_task: an eager task factory would run it before a stop could find it here.
+        task = asyncio.Task(self.kind.start(wake), loop=loop, name=f"start of service {self.name}")
         done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
         def cancel() -> None:

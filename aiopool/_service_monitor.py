@@ -87,7 +87,8 @@ class Monitor:
         self._woken = asyncio.Event()
         self._descriptors: dict[ProcessId, int] = {}
         self._busy: dict[Service, asyncio.Task[None]] = {}
-        self._task = self.loop.create_task(self._run(), name="aiopool service monitor")
+        # Not loop.create_task: an eager task factory would run them before they are noted here.
+        self._task = asyncio.Task(self._run(), loop=self.loop, name="aiopool service monitor")
         self._task.add_done_callback(self._died)
 
     def wake(self) -> None:
@@ -173,7 +174,7 @@ class Monitor:
             os.close(descriptor)
 
     def _deal_with(self, service: Service) -> None:
-        task = self.loop.create_task(self._after_end(service), name=f"restart of service {service.name}")
+        task = asyncio.Task(self._after_end(service), loop=self.loop, name=f"restart of service {service.name}")
         self._busy[service] = task
 
         def done(task: "asyncio.Task[None]") -> None:

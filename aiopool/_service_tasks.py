@@ -34,7 +34,8 @@ class _InTask:
 
     def _run(self, body: Any, name: str, wake: Callable[[], None]) -> "asyncio.Task[Any]":
         self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(body, name=name)
+        # Not loop.create_task: an eager task factory would run the body before anybody knew that it lives.
+        self._task = asyncio.Task(body, loop=self._loop, name=name)
         self._task.add_done_callback(lambda _: wake())
         return self._task
 

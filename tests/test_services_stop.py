@@ -394,8 +394,13 @@ def test_async_stop_from_another_loop() -> None:
         thread.join()
 
 
-async def test_a_service_may_stop_its_own_registry() -> None:
-    """It is cancelled while it waits for the stop, which goes on without it."""
+@pytest.mark.parametrize("eager", [False, True])
+async def test_a_service_may_stop_its_own_registry(eager) -> None:
+    """It is cancelled while it waits for the stop, which goes on without it; also where tasks start eagerly."""
+    if eager:
+        if not hasattr(asyncio, "eager_task_factory"):
+            pytest.skip("tasks start eagerly from Python 3.12 on")
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
     registry = ServiceRegistry()
     child = stubborn()
 
