@@ -46,7 +46,7 @@ async def head(url: str) -> tuple[int, dict[str, str]]:
         # A space or a letter from abroad is written as %20 and the like; what is escaped already stays.
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         query = "?" + quote(parts.query, safe="/%:@!$&'()*+,;=?~-._") if parts.query else ""
-        host = parts.netloc.rpartition("@")[2].encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
+        host = parts.netloc.rpartition("@")[2].encode("idna").decode()
         request = (
             f"HEAD {path}{query} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: aiopool-linkcheck\r\nConnection: close\r\n\r\n"
         )
