@@ -1,4 +1,4 @@
-"""`python -m aiopool` is the command `aiopool`."""
+"""`python -m aiopool`: the command, where its script is not on the path. It knows nothing; see `aiopool.cli`."""
 
 from aiopool.cli import main
 

@@ -1,7 +1,7 @@
 """A griffe extension: what our docstrings mean that griffe's reader does not know.
 
-`Example:` is followed by code. Griffe takes it for prose, and would set it as a paragraph. `Raises (when awaited):` is a
-section of its own kind; griffe knows `Raises:` only.
+`Example:` is followed by code. Griffe takes it for prose, and would set it as a paragraph. `Raises (when awaited):` is
+a section of its own kind; griffe knows `Raises:` only.
 """
 
 from __future__ import annotations
