@@ -319,7 +319,7 @@ class ServiceRegistry:
             self._table.note_pids()
             monitor.wake()
 
-    async def end_leftovers(self, *, timeout: float = 5.0) -> StopReport:
+    async def end_leftovers(self, *, timeout: float = 3.0) -> StopReport:
         """End what runs that are over have left behind, according to their pid files.
 
         Only processes that still are the same ones: whoever got such a pid later is left alone, and so are
@@ -336,7 +336,7 @@ class ServiceRegistry:
         """
         return await in_thread(lambda: self.end_leftovers_sync(timeout=timeout), name="aiopool-services-leftovers")
 
-    def end_leftovers_sync(self, *, timeout: float = 5.0) -> StopReport:
+    def end_leftovers_sync(self, *, timeout: float = 3.0) -> StopReport:
         """Do what `end_leftovers` does, from plain code: it blocks until it is done."""
         if self._directory is None:
             raise ValueError("no pid_dir, so nothing was written down: write ServiceRegistry(pid_dir=...)")

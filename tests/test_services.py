@@ -15,7 +15,14 @@ import anyio
 import psutil
 import pytest
 from services import targets
-from services.helpers import PATIENT, running, stubborn, until, wait_until
+from services.helpers import (
+    PATIENT,
+    nothing_left,  # noqa: F401 - a check around every test of this module
+    running,
+    stubborn,
+    until,
+    wait_until,
+)
 
 from aiopool._command import Command
 from aiopool._restart import Restart

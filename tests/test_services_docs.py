@@ -9,7 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from services.helpers import ROOT, environment, running
+from services.helpers import (
+    ROOT,
+    environment,
+    nothing_left,  # noqa: F401 - a check around every test of this module
+    running,
+)
 
 import aiopool
 

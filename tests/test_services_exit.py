@@ -7,7 +7,15 @@ import threading
 import time
 
 import pytest
-from services.helpers import line, marked, running, script, stubborn, wait_until
+from services.helpers import (
+    line,
+    marked,
+    nothing_left,  # noqa: F401 - a check around every test of this module
+    running,
+    script,
+    stubborn,
+    wait_until,
+)
 
 from aiopool._services import ServiceRegistry
 

@@ -7,7 +7,13 @@ import subprocess
 import time
 
 import pytest
-from services.helpers import STUBBORN, marked, running, until
+from services.helpers import (
+    STUBBORN,
+    marked,
+    nothing_left,  # noqa: F401 - a check around every test of this module
+    running,
+    until,
+)
 
 from aiopool import RestartLimitError
 from aiopool._restart import Restart, RestartHistory

@@ -8,7 +8,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from services.helpers import PATIENT, STUBBORN, line, marked, running, script, wait_until
+from services.helpers import (
+    PATIENT,
+    STUBBORN,
+    line,
+    marked,
+    nothing_left,  # noqa: F401 - a check around every test of this module
+    running,
+    script,
+    wait_until,
+)
 
 from aiopool._pidfile import PidFile, PidRecord, leftovers
 from aiopool._process import ProcessId, identify, system_id

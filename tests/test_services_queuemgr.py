@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services.helpers import HERE, environment, marked, wait_until
+from services.helpers import (
+    HERE,
+    environment,
+    marked,
+    nothing_left,  # noqa: F401 - a check around every test of this module
+    wait_until,
+)
 
 pytest.importorskip("queuemgr", reason="the queue system itself is the partner of these tests: pip install queuemgr")
 

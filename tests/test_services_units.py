@@ -9,7 +9,13 @@ import time
 
 import psutil
 import pytest
-from services.helpers import PATIENT, running, stubborn, wait_until
+from services.helpers import (
+    PATIENT,
+    nothing_left,  # noqa: F401 - a check around every test of this module
+    running,
+    stubborn,
+    wait_until,
+)
 
 from aiopool import _process
 from aiopool._calls import call_at, in_thread, run_to_end

@@ -5,18 +5,45 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
-# A shell that ignores SIGTERM, says so, and waits in a way that needs no CPU.
-STUBBORN = ["sh", "-c", 'trap "" TERM; echo ready; while :; do sleep 60; done']
-# The same with a grandchild that is not stubborn, and one in a session of its own.
+# Ignores SIGTERM (an ignored signal stays ignored through exec), says so, and waits.
+STUBBORN = ["sh", "-c", 'trap "" TERM; echo ready; exec sleep 600']
 PATIENT = ["sleep", "600"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test that leaves a process behind; modules have this check by importing it."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("SERVICES_TEST_MARK", mark)
+    yield
+    monkeypatch.undo()
+    deadline = time.monotonic() + 10
+    while left := [process for process in map(psutil.Process, marked(mark)) if not _ours_to_keep(process)]:
+        if time.monotonic() >= deadline:
+            told = [(process.pid, process.cmdline()) for process in left]
+            for process in left:
+                process.kill()
+            pytest.fail(f"left behind: {told}")
+        time.sleep(0.01)
+
+
+def _ours_to_keep(process: psutil.Process) -> bool:
+    """The helpers of `multiprocessing` stay until the test run ends."""
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.Error:
+        return True  # gone this moment
+    return "resource_tracker" in words or "multiprocessing.forkserver" in words
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 20.0, what: str = "condition") -> None:
