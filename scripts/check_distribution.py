@@ -18,8 +18,9 @@ def known() -> set[str]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.check_output(command, cwd=ROOT, text=True, stderr=subprocess.DEVNULL).splitlines()  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):  # not a git checkout: all there is
-        return {str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file()}
+    except (OSError, subprocess.CalledProcessError):  # not a git checkout: all there is, but what tools leave behind
+        files = {path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()}
+        return {str(path) for path in files if "__pycache__" not in path.parts and not path.parts[0].startswith(".")}
     return {name for name in listed if (ROOT / name).is_file()}
 
 

@@ -83,8 +83,13 @@ def run_page(page: Path) -> None:
     # Without a `__file__`: processes that are spawned would run it, and it is not Python.
     sys.modules["__main__"] = module
     with contextlib.closing(Once()) as loop, tempfile.TemporaryDirectory() as directory:
-        for example in ("examples", "tests"):
-            os.symlink(ROOT / example, Path(directory, example))
+        os.symlink(ROOT / "examples", Path(directory, "examples"))
+        for name, words in {"python": "", "aiopool": " -m aiopool"}.items():
+            script = Path(directory, ".bin", name)
+            script.parent.mkdir(exist_ok=True)
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
+            script.chmod(0o755)
+        os.environ["PATH"] = os.pathsep.join([str(Path(directory, ".bin")), os.environ["PATH"]])
         os.chdir(directory)
         for block in blocks(page):
             output = io.StringIO()
@@ -128,9 +133,8 @@ class Once:
 
 
 def environment() -> dict[str, str]:
-    """The same Python for `python` and `aiopool`, and this checkout."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
+    """This checkout, and no warning unnoticed."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
 
 
 def plugin() -> list[str]:
