@@ -98,7 +98,7 @@ def all_scenarios() -> list[Scenario]:
             for count in (10_000, 1_000_000)
             for name in (TASK, SCOPE)
         ),
-        *(Scenario("options", name, {"count": 20_000, "repeats": 9}) for name in (TASK, SCOPE)),
+        *(Scenario("options", name, {"count": 5_000, "repeats": 32}) for name in (TASK, SCOPE)),
         *(Scenario("import", name) for name in ("aiopool", "anyio", "aiojobs", "aiometer")),
     ]
 

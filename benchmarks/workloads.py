@@ -46,11 +46,6 @@ def spin_5_microseconds(index: int) -> int:
     return index
 
 
-async def busy(index: int) -> int:
-    """Burn about 5 µs of CPU in the event loop."""
-    return spin_5_microseconds(index)
-
-
 WORKLOADS: dict[str, Function] = {
     "no-op": noop,
     "sleep(0)": sleep_zero,
