@@ -23,9 +23,11 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import copy_context
+from traceback import clear_frames
 from typing import Any, Literal, Protocol, final
 
 from aiopool._job import AttemptRecord, Claim, Job, JobExtra, Label, running_job
+from aiopool._listeners import Listeners
 from aiopool._plan import Plan
 from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
@@ -53,13 +55,14 @@ OnError = Callable[[Job[Any], BaseException], object]
 class Hand(Protocol):
     """A worker, as the engine sees it."""
 
+    id: int
     job: Job[Any] | None
     alarm: float
     alarm_for: tuple[int, int]
     busy: bool
 
     def offer(self) -> bool:
-        """Look for work now; whether to offer some to the next hand at once."""
+        """Take a slot and look for work; whether to offer some to the next hand at once."""
 
     def stop_job(self, stop: StopRequest, now: float) -> None:
         """Tell the running job to stop."""
@@ -79,7 +82,6 @@ class Engine:
         "_nudged",
         "active",
         "blocked",
-        "bounded",
         "calm",
         "cancel_grace",
         "counters",
@@ -90,6 +92,8 @@ class Engine:
         "leaked",
         "lent",
         "limit",
+        "listeners",
+        "name",
         "names",
         "next_job",
         "now",
@@ -122,7 +126,10 @@ class Engine:
         on_leak: Literal["hold", "replace"],
         on_error: OnError | None,
         sweep: Callable[[float], float],
+        name: str = "pool",
     ) -> None:
+        self.name = name
+        self.listeners: Listeners | None = None  # None while nobody listens: one test, nothing built
         self.runtime = runtime
         self.now = runtime.now
         self.next_job = runtime.next_job
@@ -139,7 +146,6 @@ class Engine:
         # Slots.
         self.size = self.slots = size
         self.limit: float = math.inf if queue_size is None else queue_size
-        self.bounded = queue_size is not None  # or closed: whether `full` has to be asked
         self.active = 0
         self.calm = True
         self.paused = False
@@ -150,7 +156,7 @@ class Engine:
         self._nudged = False
         # Who waits: for room, for a slot lent out, for the end of all work.
         self.blocked: deque[tuple[Job[Any], asyncio.Future[None]]] = deque()
-        self.returners: deque[asyncio.Future[None]] = deque()
+        self.returners: deque[asyncio.Future[bool]] = deque()
         self.joiners: list[asyncio.Future[None]] = []
         self.spectators = 0  # jobs that wait for the end of all others
         # Policies.
@@ -175,7 +181,7 @@ class Engine:
 
         This is `make` and `enter` in one, for jobs with which nothing has to be arranged: nearly all of them.
         """
-        if self.bounded and self.full():
+        if len(self.jobs) >= self.limit and self.full():  # with fewer jobs than may wait there is room
             return None
         sequence = self.next_job()
         job: Job[Any] = Job(function, args, None, copy_context(), plan, self, sequence, self.now(), name)
@@ -185,6 +191,8 @@ class Engine:
         self.queue.push(job)
         if self.idle and not self._nudged:
             self.nudge()
+        if self.listeners:
+            self.listeners.submitted(job)
         return job
 
     def make(
@@ -217,13 +225,15 @@ class Engine:
         self.counters.submitted += 1
         self.jobs[job.sequence] = job
 
-    def enter(self, job: Job[Any]) -> None:
-        """Take a job in: into the line, or into the timetable if it has a delay."""
+    def enter(self, job: Job[Any], *, inside: bool = False) -> None:
+        """Take a job in: into the line, or into the timetable if it has a delay; maybe inside of another step."""
         self.register(job)
         if job._status is QUEUED:
             self.queue.push(job)
             if self.idle and not self._nudged:
                 self.nudge()
+        if self.listeners:
+            self.listeners.submitted(job, inside=inside)
 
     def _arrange(self, job: Job[Any], plan: Plan) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
@@ -261,12 +271,12 @@ class Engine:
             if not future.done():
                 # In here, not when the caller wakes: nobody can take its place in between.
                 job._submitted_at = self.now()
-                self.enter(job)
+                self.enter(job, inside=True)
                 future.set_result(None)
 
     def close_doors(self) -> None:
         """Take no more jobs; who waits for room gets `PoolClosedError`."""
-        self.limit, self.bounded = -math.inf, True
+        self.limit = -math.inf
         while self.blocked:
             job, future = self.blocked.popleft()
             if not future.done():
@@ -304,10 +314,7 @@ class Engine:
             self.admit()  # a slot that was lent is room too
         hands = len(self.idle)
         while self.idle and self.active < self.slots and self.queue._order.live:
-            hand = self.idle.pop()
-            hand.busy = True
-            self.active += 1
-            if not hand.offer():
+            if not self.idle.pop().offer():
                 break
             hands -= 1
             if (hands <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue._order.live:
@@ -319,8 +326,8 @@ class Engine:
         if self.calm:
             job: Job[Any] | None = self.queue.pop()
             if job is not None and (job._extra is None or self._may_start(job)):
-                job._start(hand, now)
                 hand.job = job
+                job._start(hand, now)
                 if self.blocked:
                     self.admit()
                 return job
@@ -347,6 +354,13 @@ class Engine:
             hand.retire()  # a stand-in for a worker whose job had lent its slot
         else:
             self.idle.append(hand)
+            if self.queue._order.live:
+                self.nudge()  # whoever waited for room got in with the slot that was given back
+
+    def take_slot(self, hand: Hand) -> None:
+        """Give a hand a slot, for as long as it finds work; there is one."""
+        hand.busy = True
+        self.active += 1
 
     def leave(self, hand: Hand) -> None:
         """Give a hand's slot back; the hand itself is not offered work again."""
@@ -384,6 +398,7 @@ class Engine:
 
     def set_slots(self, size: int | None = None, *, paused: bool | None = None) -> None:
         """Change the size, or pause; running jobs go on."""
+        before = self.size, self.paused
         if size is not None:
             self.size = size
         if paused is not None:
@@ -393,6 +408,8 @@ class Engine:
         self.admit()
         if self.queue._order.live or self.returners:
             self.nudge()
+        if self.listeners:
+            self.listeners.slots_changed(before, (self.size, self.paused))
 
     def pause_group(self, name: str) -> None:
         """Let no job of a group start."""
@@ -425,6 +442,8 @@ class Engine:
             job._finish(SUCCEEDED, value, now)
             if self.joiners and len(self.jobs) <= self.spectators:
                 self._wake_joiners()
+            if self.listeners:
+                self.listeners.ended(job, hand.id, now)
         else:
             self.conclude(hand, job, value, None, now)
 
@@ -465,7 +484,7 @@ class Engine:
         if status is TIMED_OUT:
             assert stop is not None
             failure: BaseException = self._timeout_error(job, stop.cause)
-            failure.__cause__ = error  # where the job was when it was told
+            failure.__cause__ = _without_locals(error)  # where the job was when it was told
             return failure
         assert error is not None
         return error
@@ -492,7 +511,7 @@ class Engine:
         extra = job._more()
         extra.stop = None
         extra.timeout = None
-        started = job._started_at
+        started, worker = job._started_at, job._place.id
         if extra.history is None:
             extra.history = []
         extra.history.append(AttemptRecord(job._attempt, now - started, failure, delay))
@@ -500,6 +519,8 @@ class Engine:
         self._schedule(job, now + delay)
         if extra.lent:
             self._forget_loan(extra)
+        if self.listeners:
+            self.listeners.retrying(job, worker, failure, delay, now)
 
     def _schedule(self, job: Job[Any], due: float) -> None:
         job._delay(due)
@@ -522,22 +543,25 @@ class Engine:
             with contextlib.suppress(TypeError):  # an exception that keeps something else in __notes__
                 error.add_note(note)
         awaited = _is_awaited(job)
+        worker = _worker_of(job)
         self._finish(job, status, (error, error.__traceback__), now)
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             self.on_fatal(error)
         elif not awaited:
-            self.report(job, error)
+            self.report(job, error, worker)
 
     def _finish_cancelled(self, job: Job[Any], now: float, *, cause: BaseException | None = None) -> None:
         extra = job._extra
         reason = "" if extra is None or extra.lost is None else f": {extra.lost}"
         by_itself = ", by itself or by code outside of the pool" if cause is not None else ""
         error = JobCancelledError(f"job {job._name!r} id {job.id!r} was cancelled{by_itself}{reason}")
-        error.__cause__ = cause
+        error.__cause__ = _without_locals(cause)
         self._finish(job, CANCELLED, (error, None), now)
 
     def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
         """Close the book on a job: every end but the plainest comes through here."""
+        listeners = self.listeners
+        worker, awaited = (_worker_of(job), _is_awaited(job)) if listeners else (None, False)
         del self.jobs[job.sequence]
         name = status.value
         counters = self.counters
@@ -561,6 +585,8 @@ class Engine:
                 self.call_user(callback, job)
         if self.joiners and len(self.jobs) <= self.spectators:
             self._wake_joiners()
+        if listeners:
+            listeners.ended(job, worker, now, awaited=awaited)
 
     def _wake_joiners(self) -> None:
         for future in self.joiners:
@@ -581,12 +607,29 @@ class Engine:
         except Exception:
             logger.exception("a callback of the pool failed: %r", function)
 
-    def report(self, job: Job[Any], error: BaseException) -> None:
+    def report(self, job: Job[Any], error: BaseException, worker: int | None = None) -> None:
         """Hand a failure that nobody awaits to the error sink: `on_error`, or the log."""
         if self.on_error is not None:
             self.call_user(self.on_error, job, error)
         else:
-            logger.error("job %r id %r failed, and nobody was awaiting it", job._name, job.id, exc_info=error)
+            logger.error(
+                "job %.200r id %.200r failed, and nobody was awaiting it",
+                job._name,
+                job.id,
+                exc_info=error,
+                extra=self.log_fields(job, worker),
+            )
+
+    def log_fields(self, job: Job[Any], worker: int | None) -> dict[str, Any]:
+        """Return what every line of the log about a job carries."""
+        return {
+            "job_id": job.id,
+            "job": job._name,
+            "kind": None,
+            "attempt": job._attempt,
+            "worker": worker,
+            "pool": self.name,
+        }
 
     # -- stopping ------------------------------------------------------------------------------------------------
 
@@ -600,9 +643,10 @@ class Engine:
         if job._finished_at is not None:
             return False
         if job._status is RUNNING:
-            if job._more().stop is not None:
-                return False
-            job._more().lost = reason
+            extra = job._more()
+            if extra.stop is not None:
+                return self._overrule(job, extra.stop, StopRequest(StopCause.CANCEL, reason))
+            extra.lost = reason
             self._stop(job, StopRequest(StopCause.CANCEL, reason))
             return True
         if job.sequence not in self.jobs:
@@ -619,6 +663,7 @@ class Engine:
         for waiting, future in self.blocked:
             if waiting is job and not future.done():
                 self.refuse(job, future, JobCancelledError(f"{job!r} was cancelled while it waited for room"))
+                self.withdraw_blocked(job)
                 return True
         return False
 
@@ -665,8 +710,11 @@ class Engine:
 
     def _expire(self, job: Job[Any], cause: StopCause) -> None:
         if job._status is RUNNING:
-            if job._more().stop is None:
+            stop = job._more().stop
+            if stop is None:
                 self._stop(job, StopRequest(cause))
+            else:
+                self._overrule(job, stop, StopRequest(cause))
             return
         self.withdraw(job)
         self._finish_failed(job, TIMED_OUT, self._timeout_error(job, cause), self.now())
@@ -676,6 +724,17 @@ class Engine:
         """The time limit of the running attempt is over."""
         if job._more().stop is None:
             self._stop(job, StopRequest(StopCause.TIMEOUT))
+
+    def _overrule(self, job: Job[Any], stop: StopRequest, new: StopRequest) -> bool:
+        """A job that was told to stop shall stop for another reason; whether that makes a difference.
+
+        It does if the time limit of an attempt told it: there would be another attempt, and now there will be none.
+        """
+        if stop.cause is not StopCause.TIMEOUT or job._plan.retry is None:
+            return False
+        stop.cause, stop.reason = new.cause, new.reason
+        job._more().lost = new.reason
+        return True
 
     def _stop(self, job: Job[Any], stop: StopRequest) -> None:
         job._more().stop = stop
@@ -731,12 +790,14 @@ class Engine:
         extra.leaked = True
         self.counters.leaked_total += 1
         self.leaked += 1
+        stack = hand.stack()
         logger.error(
-            "job %r id %r was told to stop, and did not end within its grace: it leaked%s\n%s",
+            "job %.200r id %.200r was told to stop, and did not end within its grace: it leaked%s\n%s",
             job._name,
             job.id,
             " and is replaced" if self.on_leak == "replace" else ", and holds its slot until it ends",
-            hand.stack(),
+            stack,
+            extra=self.log_fields(job, hand.id),
         )
         if self.on_leak == "replace":
             self.active -= 1
@@ -744,6 +805,8 @@ class Engine:
             self.on_shortage()
             self.nudge()
         self._tell_ended(extra)
+        if self.listeners:
+            self.listeners.leaked(job, hand.id, stack, self.now())
 
     def _ended_late(self, job: Job[Any], error: BaseException | None) -> None:
         """The code of a job that had been left behind has ended at last."""
@@ -764,12 +827,16 @@ class Engine:
         """Wait until a job is done; a waiter that is a running job of this pool lends its slot meanwhile."""
         if waiter is job:
             raise RuntimeError(f"{job!r} awaits itself: it would wait for ever")
-        lends = waiter is not None and waiter._owner is self and waiter._finished_at is None
-        if lends:
-            assert waiter is not None
-            yield from self.lending(waiter, self._wait(job))
+        if waiter is not None and waiter._owner is self and waiter._finished_at is None:
+            yield from self._wait_lent(job, waiter._more())
         else:
-            yield from self._wait(job)
+            future: asyncio.Future[None] = self.runtime.loop.create_future()
+            _add_waiter(job, future)
+            try:
+                yield from future
+            finally:
+                if not future.done() or future.cancelled():
+                    _remove_waiter(job, future)
 
     async def wait_for_all(self) -> None:
         """Wait until there is no job, those aside that wait here themselves."""
@@ -797,24 +864,36 @@ class Engine:
         else:
             await future
 
-    def _wait(self, job: Job[Any]) -> Generator[Any, None, None]:
-        future: asyncio.Future[None] = self.runtime.loop.create_future()
-        waiters = job._waiters
-        if waiters is None:
-            job._waiters = future
-        elif type(waiters) is list:
-            waiters.append(future)
-        else:
-            job._waiters = [waiters, future]
-        try:
-            yield from future
-        finally:
-            if not future.done() or future.cancelled():
-                _remove_waiter(job, future)
-
     def lending(self, waiter: Job[Any], waiting: Generator[Any, None, None]) -> Generator[Any, None, None]:
         """Lend the slot of a running job while `waiting` goes on; take one back before returning."""
         extra = waiter._more()
+        self._lend(extra)
+        try:
+            yield from waiting
+        except BaseException as error:
+            yield from self._take_back_after(error, extra)
+            raise
+        yield from self._take_back(extra)
+
+    def _wait_lent(self, job: Job[Any], extra: JobExtra) -> Generator[Any, None, None]:
+        """Wait for a job without a slot. At its end the slot is asked for in the same turn: ahead of the line."""
+        future: asyncio.Future[bool] = self.runtime.loop.create_future()
+        waiter = _Returner(self, extra, future)
+        _add_waiter(job, waiter)
+        self._lend(extra)
+        try:
+            granted = yield from future
+        except BaseException as error:
+            if not self._refuse_slot(future):
+                _remove_waiter(job, waiter)
+            yield from self._take_back_after(error, extra)
+            raise
+        if granted:
+            self._accept_slot(extra)
+        else:
+            yield from self._take_back(extra)
+
+    def _lend(self, extra: JobExtra) -> None:
         extra.lent += 1
         if extra.lent == 1:
             self.lent += 1
@@ -822,16 +901,22 @@ class Engine:
             self._calm_down()
             self.on_shortage()
             self.nudge()
-        try:
-            yield from waiting
-        except BaseException as error:
-            if extra.stop is not None or isinstance(error, GeneratorExit):
-                # Told to stop: its clean-up does not wait for a slot. Nothing *starts* beyond the limit.
-                self._leave_loan(extra)
-            else:
-                yield from self._take_back(extra)
-            raise
-        yield from self._take_back(extra)
+
+    def want_back(self, future: asyncio.Future[bool]) -> None:
+        """Give a slot to a job that had lent its own, now or ahead of the line: the future is set to True with it."""
+        if self.active < self.size and not self.returners:
+            self.active += 1
+            future.set_result(True)
+        else:
+            self.returners.append(future)
+            self.calm = False
+
+    def _take_back_after(self, error: BaseException, extra: JobExtra) -> Generator[Any, None, None]:
+        if extra.stop is not None or isinstance(error, GeneratorExit):
+            # Told to stop: its clean-up does not wait for a slot. Nothing *starts* beyond the limit.
+            self._leave_loan(extra)
+        else:
+            yield from self._take_back(extra)
 
     def _leave_loan(self, extra: JobExtra) -> bool:
         """One task of the job waits no more; whether others do, or the loan is over anyway."""
@@ -842,25 +927,38 @@ class Engine:
         return False
 
     def _take_back(self, extra: JobExtra) -> Generator[Any, None, None]:
-        if extra.lent == 1 and self.active >= self.size:
-            future: asyncio.Future[None] = self.runtime.loop.create_future()
-            self.returners.append(future)
-            self.calm = False
-            try:
-                yield from future
-                self.active -= 1  # counted by whoever gave it
-            except BaseException:
-                # Cancelled: as above.
-                if future.done() and not future.cancelled():
-                    self.active -= 1
-                elif future in self.returners:
-                    self.returners.remove(future)
-                self._leave_loan(extra)
-                raise
-            if self._leave_loan(extra):
-                self.nudge()  # another task of the job lent the slot again before it came
-        else:
+        if extra.lent != 1:
             self._leave_loan(extra)
+            return
+        future: asyncio.Future[bool] = self.runtime.loop.create_future()
+        self.want_back(future)
+        try:
+            if not future.done():
+                yield from future
+        except BaseException:
+            # Cancelled: as above.
+            self._refuse_slot(future)
+            self._leave_loan(extra)
+            raise
+        self._accept_slot(extra)
+
+    def _accept_slot(self, extra: JobExtra) -> None:
+        self.active -= 1  # counted by whoever gave it; the end of the loan counts it again
+        if self._leave_loan(extra):
+            self.nudge()  # other tasks of the job lend it still
+
+    def _refuse_slot(self, future: asyncio.Future[bool]) -> bool:
+        """Undo `want_back`; whether the job that was waited for is done."""
+        if future.done() and not future.cancelled():
+            if future.result():
+                self.active -= 1
+                self.nudge()
+            return True
+        if future in self.returners:
+            self.returners.remove(future)
+            self._calm_down()
+            return True
+        return False
 
     def _end_loan(self, extra: JobExtra) -> None:
         if extra.lent:
@@ -877,7 +975,7 @@ class Engine:
         while self.returners:
             future = self.returners.popleft()
             if not future.done():
-                future.set_result(None)
+                future.set_result(True)
                 self._calm_down()
                 return True
         self._calm_down()
@@ -928,21 +1026,70 @@ class _Awaitable:
         return self._steps
 
 
+def _without_locals(error: BaseException | None) -> BaseException | None:
+    """Clear the frames of a cancel: they tell where it struck, and keep nothing.
+
+    What a job waits in, such as `asyncio.sleep`, keeps a timer there, which keeps the context, and that the job.
+    """
+    if error is not None:
+        clear_frames(error.__traceback__)
+    return error
+
+
+@final
+class _Returner(Claim):
+    """A task of a job that waits for another job, and has lent the slot."""
+
+    __slots__ = ("engine", "extra", "future")
+
+    def __init__(self, engine: Engine, extra: JobExtra, future: asyncio.Future[bool]) -> None:
+        self.engine = engine
+        self.extra = extra
+        self.future = future
+
+    def hears(self) -> bool:
+        return not self.future.done()
+
+    def settled(self, job: Job[Any]) -> None:
+        """Ask for the slot before the worker of that job takes its next one; unless other tasks lend it still."""
+        if self.future.done():
+            return
+        if self.extra.lent == 1:
+            self.engine.want_back(self.future)
+        else:
+            self.future.set_result(False)
+
+
+def _worker_of(job: Job[Any]) -> int | None:
+    """Return the number of the worker that runs a job, or None."""
+    return job._place.id if job._status is RUNNING else None  # type: ignore[no-any-return]
+
+
 def _is_awaited(job: Job[Any]) -> bool:
     """Whether somebody will hear of the outcome; a waiter that was cancelled in this turn will not."""
     waiters = job._waiters
     if waiters is None:
         return False
     waiting = waiters if type(waiters) is list else (waiters,)
-    return any(isinstance(waiter, Claim) or not waiter.done() for waiter in waiting)
+    return any(waiter.hears() if isinstance(waiter, Claim) else not waiter.done() for waiter in waiting)
 
 
-def _remove_waiter(job: Job[Any], future: asyncio.Future[None]) -> None:
+def _add_waiter(job: Job[Any], waiter: Any) -> None:
+    waiters = job._waiters
+    if waiters is None:
+        job._waiters = waiter
+    elif type(waiters) is list:
+        waiters.append(waiter)
+    else:
+        job._waiters = [waiters, waiter]
+
+
+def _remove_waiter(job: Job[Any], waiter: Any) -> None:
     """Leave nothing on the job of a waiter that gave up."""
     waiters = job._waiters
-    if waiters is future:
+    if waiters is waiter:
         job._waiters = None
-    elif type(waiters) is list and future in waiters:
-        waiters.remove(future)
+    elif type(waiters) is list and waiter in waiters:
+        waiters.remove(waiter)
         if not waiters:
             job._waiters = None

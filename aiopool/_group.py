@@ -10,6 +10,7 @@ failure does not cancel the body.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Literal, Self, final
@@ -18,6 +19,7 @@ from aiopool._engine import Engine
 from aiopool._home import Home
 from aiopool._job import Claim, Job
 from aiopool._options import JobOptions
+from aiopool._runtime import shield
 from aiopool._status import JobStatus
 from aiopool._submitter import Submitter
 from aiopool.errors import JobCancelledError
@@ -114,7 +116,7 @@ class Group(Submitter, Claim):
     def adopt_nowait(self, job: Job[Any]) -> None:
         """Take a job into the block; before it is taken in by the pool, so that it cannot end unseen."""
         if self._left:
-            raise RuntimeError(f"group {self.name!r} was left: submit inside its `async with` block")
+            raise _left(self.name)
         if self._ending:
             raise RuntimeError(f"group {self.name!r} takes no more jobs: it is ending, for {self._ending}")
         self._live[job] = None
@@ -134,6 +136,9 @@ class Group(Submitter, Claim):
             if job.sequence not in self._engine().jobs:
                 self._live.pop(job, None)
             raise
+
+    def hears(self) -> bool:
+        return not self._left
 
     def settled(self, job: Job[Any]) -> None:
         """A job of the group is done."""
@@ -200,13 +205,15 @@ class Group(Submitter, Claim):
         while self._live:
             self._done = engine.runtime.loop.create_future()
             try:
-                await engine.wait_for(self._done)
+                with contextlib.nullcontext() if outer is None else shield():
+                    await engine.wait_for(self._done)
             except asyncio.CancelledError as cancelled:
                 if outer is None:
                     outer = cancelled
                 for job in list(self._live):
                     engine.cancel(job, f"group {self.name!r} was cancelled")
         self._body, self._left = None, True
+        self._block = _Left(self.name)
         if self._timer is not None:
             self._timer.cancel()
         try:
@@ -233,3 +240,24 @@ class Group(Submitter, Claim):
             error = outer = None
             own = errors = []
             self._timer_error = None
+
+
+@final
+class _Left:
+    """The block of a group that was left: it takes nothing, and does not keep the group."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def adopt_nowait(self, job: Job[Any]) -> None:
+        raise _left(self._name)
+
+    async def adopt(self, job: Job[Any], entering: Coroutine[Any, Any, None]) -> None:
+        entering.close()
+        raise _left(self._name)
+
+
+def _left(name: str) -> RuntimeError:
+    return RuntimeError(f"group {name!r} was left: submit inside its `async with` block")

@@ -11,6 +11,7 @@ from typing import Any, Literal, final
 
 from aiopool._engine import Engine
 from aiopool._job import Job
+from aiopool._listeners import Listeners
 from aiopool._options import JobOptions
 from aiopool._status import PoolStatus
 from aiopool._supervisor import Supervisor
@@ -25,7 +26,7 @@ Overflow = Literal["wait", "reject", "drop_oldest", "drop_lowest", "run_here"]
 class Home:
     """The parts of one pool; `engine` and `supervisor` are there from its opening on."""
 
-    __slots__ = ("closers", "engine", "failure", "name", "options", "overflow", "status", "supervisor")
+    __slots__ = ("closers", "engine", "failure", "listeners", "name", "options", "overflow", "status", "supervisor")
 
     def __init__(self, name: str, options: JobOptions, overflow: Overflow) -> None:
         self.name = name
@@ -35,6 +36,7 @@ class Home:
         self.engine: Engine | None = None
         self.supervisor: Supervisor | None = None
         self.failure: BaseException | None = None
+        self.listeners = Listeners(name)
         self.closers: list[asyncio.Future[None]] = []  # who waits for the end of the pool
 
     def tell_closed(self) -> None:
@@ -63,6 +65,8 @@ class Home:
         """Run a job at once, beyond the size: the caller waits for it."""
         assert self.engine is not None and self.supervisor is not None
         self.engine.register(job)
+        if self.engine.listeners:
+            self.engine.listeners.submitted(job, inside=True)
         self.supervisor.host(job)
 
     async def stop(self, job: Job[Any], reason: str | None) -> None:

@@ -118,6 +118,10 @@ class Claim:
 
     __slots__ = ()
 
+    def hears(self) -> bool:
+        """Whether it still listens."""
+        return True
+
     def settled(self, job: Job[Any]) -> None:
         """A job of theirs is done."""
         raise NotImplementedError
@@ -309,7 +313,10 @@ class Job(Generic[T]):
 
     @property
     def waits_for(self) -> str | None:
-        """Why the job does not run: `"slot"`, `"pool paused"`, `"group paused"`, `"backoff"`, `"delay"`; or None."""
+        """Why the job does not run; None if it runs, or is done.
+
+        `"slot"`, `"room"` (its `submit` waits), `"delay"`, `"backoff"`, `"pool paused"` or `"group paused"`.
+        """
         return self._owner.waits_for(self)
 
     def done(self) -> bool:

@@ -23,6 +23,7 @@ from aiopool._home import Home
 from aiopool._job import Claim, Job
 from aiopool._options import function_name
 from aiopool._plan import Plan
+from aiopool._runtime import shield
 from aiopool._status import JobStatus
 from aiopool.errors import PoolError
 
@@ -211,7 +212,7 @@ class MapStream(Claim, Generic[R_co]):
         line = self._line.append if self._ordered else None
         job: Job[Any] | None
         for _ in range(self._ahead - self._between):
-            if engine.bounded and engine.full():
+            if len(engine.jobs) >= engine.limit and engine.full():
                 return self._between > 0
             try:
                 item = next(source)
@@ -252,13 +253,7 @@ class MapStream(Claim, Generic[R_co]):
         except BaseException as error:
             self._source_failed(error)
             return
-        job = self._job(engine, item)
-        try:
-            await self._queue_up(engine, job)
-        except asyncio.CancelledError:
-            if job.sequence not in engine.jobs and job._finished_at is None:
-                self._source = itertools.chain([item], source)  # for whoever goes on after a time limit of his own
-            raise
+        await self._queue_up(engine, self._job(engine, item))
 
     async def _queue_up(self, engine: Engine, job: Job[Any]) -> None:
         self._home.check_accepting(job)
@@ -273,6 +268,9 @@ class MapStream(Claim, Generic[R_co]):
             pass  # cancelled by its id, or the pool is closing: that is what the consumer gets for this item
         finally:
             if job.sequence not in engine.jobs and job._finished_at is None:
+                if not isinstance(self._source, AsyncIterator):
+                    # For a consumer that goes on after a time limit of his own.
+                    self._source = itertools.chain(job._args, self._source)
                 self._forget(job)
                 engine.withdraw_blocked(job)
 
@@ -334,12 +332,14 @@ class MapStream(Claim, Generic[R_co]):
 
     # -- the pool's side -------------------------------------------------------------------------------------------
 
+    def hears(self) -> bool:
+        return not self._closed
+
     def settled(self, job: Job[Any]) -> None:
         """A job of the stream is done."""
         self._under_way -= 1
         if self._closed:
-            self._report(job)
-            return
+            return  # nobody hears it here: its failure is reported like that of any job
         if not self._ordered:
             self._line.append(job)
         if self._wakeup is not None and (not self._ordered or self._line[0]._finished_at is not None):
@@ -366,12 +366,13 @@ class MapStream(Claim, Generic[R_co]):
             self._closed = True
             return
         jobs = self._abandon(engine)
-        if feeder is not None:
-            await asyncio.wait([feeder])
-        elif isinstance(self._source, AsyncIterator) and hasattr(self._source, "aclose"):
-            await self._source.aclose()
-        for job in jobs:
-            await self._home.stop(job, None)
+        with shield():
+            if feeder is not None:
+                await asyncio.wait([feeder])
+            elif isinstance(self._source, AsyncIterator) and hasattr(self._source, "aclose"):
+                await self._source.aclose()
+            for job in jobs:
+                await self._home.stop(job, None)
 
     def _abandon(self, engine: Engine) -> list[Job[Any]]:
         """Take no more items, let go of what is done, cancel what is under way; return that."""

@@ -25,7 +25,7 @@ from aiopool._job import Job, running_job
 from aiopool._options import DEFAULTS, JobOptions, Priority, check_count, check_seconds
 from aiopool._restart import Restart
 from aiopool._retry import Retry
-from aiopool._runtime import Runtime
+from aiopool._runtime import Runtime, shield
 from aiopool._shutdown import OnShutdown, Shutdown, ShutdownReport, only, resume_all
 from aiopool._signals import SignalWatch, enlist
 from aiopool._statistics import Statistics
@@ -33,6 +33,7 @@ from aiopool._status import JobStatus, PoolStatus
 from aiopool._submitter import Submitter
 from aiopool._supervisor import Supervisor
 from aiopool._worker import Worker
+from aiopool.events import EventStream, Listener, PoolClosed, PoolClosing, PoolEvent, PoolOpened
 from aiopool.errors import PoolClosedError, RestartLimitError
 
 __all__ = ["CancelReport", "Pool"]
@@ -217,6 +218,7 @@ class Pool(Submitter):
             cancel_grace=self._cancel_grace,
             on_leak=self._on_leak,
             on_error=self._on_error,
+            name=home.name,
             sweep=lambda now: supervisors[0].sweep(now),
         )
         supervisor = Supervisor(
@@ -233,6 +235,8 @@ class Pool(Submitter):
         _open.add(home)
         home.engine, home.supervisor, home.status, home.failure = engine, supervisor, PoolStatus.OPEN, None
         self._closing = self._shutdown = self._report = self._fatal = None
+        home.listeners.attach(engine, runtime.loop, runtime.now)
+        home.listeners.pool_event(PoolOpened, size=self._size)
         supervisor.ensure()
         if self._signals is not None:
             self._signals.install(runtime.loop)
@@ -269,13 +273,15 @@ class Pool(Submitter):
         """Shut down and wait for it, whatever happens to the caller; each cancel of it makes the shutdown hurry."""
         closing = self._start_shutdown(timeout=timeout, grace=None, cancel_pending=False)
         cancelled: asyncio.CancelledError | None = None
+        hurried = timeout == 0  # left by an exception: the jobs have been told, and have no more than their grace
         while not closing.done():
             try:
-                await asyncio.wait([closing])
+                with shield() if hurried else contextlib.nullcontext():
+                    await asyncio.wait([closing])
             except asyncio.CancelledError as error:
                 assert self._shutdown is not None
-                self._shutdown.hurry(0, None if cancelled is None else 0)
-                cancelled = error
+                self._shutdown.hurry(0, 0 if hurried else None)
+                cancelled, hurried = error, True
         if cancelled is not None:
             raise cancelled
 
@@ -368,6 +374,7 @@ class Pool(Submitter):
             self._shutdown.callers.add(caller)
         self._shutdown.hurry(timeout, grace)
         if self._closing is None:
+            self._home.listeners.pool_event(PoolClosing, timeout=timeout)
             self._closing = engine.runtime.task(self._end(cancel_pending), f"{self._home.name}-shutdown")
         return self._closing
 
@@ -382,6 +389,8 @@ class Pool(Submitter):
             if self._signals is not None:
                 self._signals.restore()
             self._home.tell_closed()
+            self._home.listeners.pool_event(PoolClosed, leaked=len(self._report.leaked) if self._report else 0)
+            self._home.listeners.detach()
 
     def on_shutdown(self, callback: OnShutdown) -> OnShutdown:
         """Have `callback()` called (and awaited, if it is asynchronous) at the end of the shutdown; last in, first out.
@@ -517,8 +526,11 @@ class Pool(Submitter):
         supervisor.ensure()
         supervisor.shrink()
         if cancel_excess:
-            running = sorted((w.job for w in supervisor.busy() if w.job is not None), key=lambda job: job.sequence)
-            excess = max(0, engine.active - size)
+            # Those that hold a slot, and can be told: neither a job that has lent its own, nor one that has leaked.
+            running = sorted(
+                (job for w in supervisor.busy() if (job := w.job) and _holds(job)), key=lambda j: j.sequence
+            )
+            excess = min(len(running), max(0, engine.active - size))
             await self._cancel_all(running[len(running) - excess :], "the pool was made smaller")
 
     def reprioritize(self, id: int | str, priority: int) -> bool:
@@ -593,6 +605,49 @@ class Pool(Submitter):
             name = f"group-{self._groups}"
         base = JobOptions(group=name).over(options or JobOptions()).over(self._base)
         return Group(self._home, name, JobOptions(), base, on_error=on_error, timeout=timeout)
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def listen(self, function: Callable[[Any], object], /, *types: type[PoolEvent]) -> Listener:
+        """Have `function(event)` called at once for each event of some classes (see `aiopool.events`); of all, by default.
+
+        It is called in the event loop, between two steps of the pool, and holds everything up while it runs: be quick, or
+        use `events()`. It may submit and cancel jobs. It hears all events in the order in which they happened. If it raises,
+        that is logged once, and it is removed; no job and no other listener notices. The pool may be opened before or after.
+
+        Args:
+            function: a plain function of one event. It sees no context variables of jobs.
+            types: classes of events, base classes too: `JobEvent` means all events of jobs.
+
+        Returns:
+            A handle: call its `remove()`, or use it as a `with` block.
+
+        Example:
+            pool.listen(lambda event: print(event.name, event.error), aiopool.events.JobFailed)
+        """
+        return self._home.listeners.listen(function, types)
+
+    def events(self, *types: type[PoolEvent], buffer: int = 1000) -> EventStream:
+        """Return the events of some classes, from now on, for `async for`; of all, by default. It ends after `PoolClosed`.
+
+        A slow reader holds up nobody: when the buffer is full, the oldest event is dropped for the newest, and the next
+        read gives an `EventsDropped` with the number that is missing.
+
+        Args:
+            types: classes of events, base classes too.
+            buffer: how many events may wait to be read.
+
+        If the reader is cancelled, no event is lost; it may go on reading.
+
+        Example:
+            async for event in pool.events(aiopool.events.JobFailed):
+                await report(event)
+        """
+        check_count("buffer", buffer, least=1)
+        stream = self._home.listeners.stream(types, buffer)
+        if self._home.status is PoolStatus.CLOSED:
+            stream.close()  # there is nothing to hear any more
+        return stream
 
     # -- questions ---------------------------------------------------------------------------------------------------
 
@@ -709,6 +764,11 @@ def _weak(method: Callable[[BaseException], object]) -> Callable[[BaseException]
 
 # Seconds for each callback of `on_shutdown`: half of a container's usual ten.
 CALLBACK_TIMEOUT = 5.0
+
+
+def _holds(job: Job[Any]) -> bool:
+    """Whether a running job holds a slot."""
+    return job._finished_at is None and (job._extra is None or not job._extra.lent)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

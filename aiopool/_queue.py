@@ -81,16 +81,20 @@ _sequence = operator.attrgetter("sequence")
 class _Buckets:
     """A FIFO for each priority, and a heap of the priorities present."""
 
-    __slots__ = ("best", "buckets", "keys", "live", "outgrown", "stale")
+    __slots__ = ("best", "buckets", "keys", "outgrown", "stale")
 
     def __init__(self, outgrown: Callable[[], _Heap]) -> None:
         self.outgrown = outgrown
-        self.live = 0
         self.stale = 0
         self.buckets: dict[Any, deque[Any]] = {}
         self.keys: list[Any] = []
         # The bucket of the best key: where nearly every pop finds its entry.
         self.best: deque[Any] = deque()
+
+    @property
+    def live(self) -> int:
+        # Counted when asked, not at each push and pop: there are few buckets, and many jobs.
+        return sum(map(len, self.buckets.values())) - self.stale
 
     def push(self, entry: Any) -> None:
         key = entry._plan.priority
@@ -101,7 +105,6 @@ class _Buckets:
             bucket = self._open(key)
         entry._place = bucket
         bucket.append(entry)
-        self.live += 1
 
     def push_in_order(self, entry: Any) -> None:
         """Put an entry back among its equals by its sequence; near the front, where it nearly always belongs."""
@@ -115,7 +118,6 @@ class _Buckets:
         else:
             at = next((at for at, other in enumerate(bucket) if other.sequence > entry.sequence), len(bucket))
             bucket.insert(at, entry)
-        self.live += 1
 
     def _open(self, key: Any) -> deque[Any]:
         bucket = self.buckets[key] = deque()
@@ -130,10 +132,9 @@ class _Buckets:
             while bucket:
                 entry = bucket.popleft()
                 if entry._place is bucket:
-                    self.live -= 1
                     return entry
                 self.stale -= 1
-            if not self.live:
+            if len(self.keys) <= 1:
                 return None
             # One empty bucket is kept open: the usual pool has one priority, and would open it for every job.
             del self.buckets[heapq.heappop(self.keys)]
@@ -141,7 +142,6 @@ class _Buckets:
 
     def discard(self, entry: Any) -> None:
         entry._place = None
-        self.live -= 1
         self.stale += 1
         if self.stale > MIN_STALE and self.stale > self.live:
             for bucket in self.buckets.values():
@@ -153,7 +153,6 @@ class _Buckets:
     def remove(self, entry: Any) -> None:
         entry._place.remove(entry)
         entry._place = None
-        self.live -= 1
 
     def oldest(self) -> Any:
         firsts = (next((e for e in bucket if e._place is bucket), None) for bucket in self.buckets.values())

@@ -7,6 +7,7 @@ pool possible: give it a loop with a virtual clock and a seed, and every run is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
 import random
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, final
 
-__all__ = ["EAGER", "Runtime", "in_loop"]
+__all__ = ["EAGER", "Runtime", "in_loop", "shield"]
 
 EAGER = sys.version_info >= (3, 12)
 """Whether a task can run up to its first suspension while it is made (3.12+)."""
@@ -69,6 +70,22 @@ class Runtime:
     def later(self, delay: float, function: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Call `function` in `delay` seconds, in the empty context."""
         return self.loop.call_later(delay, function, *args, context=self.context)
+
+
+def shield() -> contextlib.AbstractContextManager[object]:
+    """Keep anyio's cancels out of a block that a cancelled caller has to wait in.
+
+    A cancelled scope of anyio tells its tasks again in every turn: whoever waited on would spin, and a caller that takes
+    each cancel for an order to hurry would give nobody a grace. A cancel by asyncio gets through.
+    """
+    if _ANYIO not in sys.modules:  # nobody has made a scope yet, and its event loop backend is not cheap to load
+        return contextlib.nullcontext()
+    import anyio
+
+    return anyio.CancelScope(shield=True)
+
+
+_ANYIO = "anyio._backends._asyncio"
 
 
 def in_loop() -> asyncio.AbstractEventLoop | None:

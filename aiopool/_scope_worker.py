@@ -32,9 +32,10 @@ __all__ = ["ScopeWorker"]
 def _begin(job: Job[Any]) -> tuple[Any, Any]:
     """Make the coroutine of a job and take its first step; raises StopIteration if that was the last one too."""
     running_job.set(job)
-    function, kwargs = job._function, job._kwargs
+    function, args, kwargs = job._function, job._args, job._kwargs
     assert function is not None
-    coroutine = function(*job._args) if kwargs is None else function(*job._args, **kwargs)
+    del job  # an error refers to this frame (`f_back`), and the job to the error
+    coroutine = function(*args) if kwargs is None else function(*args, **kwargs)
     return coroutine, coroutine.send(None)
 
 
@@ -55,18 +56,22 @@ def _drive(coroutine: Any, context: Context, yielded: Any) -> Generator[Any, Any
                 yielded = run(send, sent)
     except StopIteration as stop:
         return stop.value
+    except BaseException:
+        del run, send, throw, context, coroutine  # as above: the context refers to the job
+        raise
 
 
 @final
 class ScopeWorker(Worker):
     """Runs jobs in its own task, under a cancel scope that is re-used while it is clean."""
 
-    __slots__ = ("_bell", "_coroutine", "_host", "_scope", "_state")
+    __slots__ = ("_bell", "_coroutine", "_host", "_scope", "_state", "_used")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         super().__init__(engine, bridge)
         self._bell: asyncio.Future[None] | None = None
         self._scope: anyio.CancelScope | None = None
+        self._used = False  # the scope was cancelled: it serves no other job
         self._coroutine: Any = None
         self._host: asyncio.Task[Any] | None = None
         self._state: Any = None
@@ -79,7 +84,7 @@ class ScopeWorker(Worker):
             while not self.end.done():
                 try:
                     with anyio.CancelScope() as scope:
-                        self._scope = scope
+                        self._scope, self._used = scope, False
                         self._state = _task_states[self._host]
                         await self._serve(scope)
                 except RuntimeError:
@@ -104,10 +109,12 @@ class ScopeWorker(Worker):
 
     async def _serve(self, scope: anyio.CancelScope) -> None:
         """Take job after job, until the scope is used up or the worker has to end."""
-        engine, host = self.engine, self._host
+        engine, host, state = self.engine, self._host, self._state
         assert host is not None
+        context: Any
         while not self.end.done():
             if not self.busy or self.job is not None:
+                context = job = None  # at rest a worker holds nothing
                 await self._rest()  # until there is a slot, or a thread has come back
                 continue
             if self.retiring:
@@ -118,7 +125,7 @@ class ScopeWorker(Worker):
             now = engine.now()
             while (job := engine.next(self, now)) is not None:
                 plan, suspended = job._plan, False
-                context: Any = job._context
+                context = job._context
                 if not plan.swift:
                     self.arm(job, now)
                     if plan.offload:
@@ -127,6 +134,8 @@ class ScopeWorker(Worker):
                             engine.nudge()
                         break
                     context = self.context(job)
+                if engine.listeners:
+                    engine.listeners.begin(job, self.id, context)
                 # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
                 try:
                     try:
@@ -149,25 +158,33 @@ class ScopeWorker(Worker):
                 else:
                     now = engine.now()
                     engine.returned(self, job, value, now)
-                value = yielded = self.job = None
-                if self._state.cancel_scope is not scope or scope.cancel_called or host.cancelling() > 0:
-                    self.clean = self._state.cancel_scope is not scope
+                value = self.job = None
+                if state.cancel_scope is not scope or self._used or host.cancelling():
+                    self.clean = state.cancel_scope is not scope
+                    context = job = None
                     return  # used up; whether the task itself is clean shows once the scope is left
                 if self.retiring:
                     break
                 if not suspended and now >= engine.slice_ends:
-                    context = job = None  # at rest a worker holds nothing
                     engine.rest(self)
                     engine.nudge()
                     break
 
     async def _rest(self) -> None:
-        self._bell = self.engine.runtime.loop.create_future()
+        """Wait for an offer of work, or for a thread that comes back."""
+        engine = self.engine
+        self._bell = engine.runtime.loop.create_future()
         try:
             await self._bell
         finally:
             self._bell = None
-        self.engine.slice_ends = max(self.engine.slice_ends, self.engine.now() + self.engine.slice)
+        engine.slice_ends = max(engine.slice_ends, engine.now() + engine.slice)
+        if not self.busy and not self.end.done():
+            # The slot is taken here, not with the offer: until now a job could have had it for the room it is.
+            if engine.active < engine.slots:
+                engine.take_slot(self)
+            else:
+                engine.idle.append(self)
 
     def _ring_bell(self) -> None:
         if self._bell is not None and not self._bell.done():
@@ -191,6 +208,7 @@ class ScopeWorker(Worker):
 
     def tell(self, stop: StopRequest) -> None:
         stop.told += 1
+        self._used = True
         # By level: a scope that was cancelled once goes on telling.
         if self._scope is not None and not self._scope.cancel_called:
             self._scope.cancel(stop.reason)

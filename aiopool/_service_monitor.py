@@ -70,8 +70,8 @@ class Monitor:
         check_every: the beat, in seconds.
     """
 
-    # The mutable state of a monitor is its own task, one task per service that it deals with, and one pidfd
-    # per process whose end it waits for.
+    # The mutable state of a monitor is its own task, one task per service that it deals with, one pidfd per
+    # process whose end it waits for, and the roots that it has seen to be gone.
     def __init__(
         self,
         services: Callable[[], Sequence[Service]],
@@ -86,6 +86,7 @@ class Monitor:
         self.loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._descriptors: dict[ProcessId, int] = {}
+        self._gone: set[ProcessId] = set()
         self._busy: dict[Service, asyncio.Task[None]] = {}
         # Not loop.create_task: an eager task factory would run them before they are noted here.
         self._task = asyncio.Task(self._run(), loop=self.loop, name="aiopool service monitor")
@@ -150,8 +151,13 @@ class Monitor:
 
     def _watch(self, services: Sequence[Service]) -> None:
         """Be woken when a process ends."""
-        # A root that is over, of a service that says it runs all the same, would wake us again and again.
-        wanted = {root for service in services for root in _roots(service) if alive(root)}
+        roots = {root for service in services for root in _roots(service)}
+        wanted = {root for root in roots if alive(root)}
+        # A root that ended since its service was asked: ask again. But only once for each root, for there are services
+        # that say they run without it, and they would keep us busy.
+        if roots - wanted - self._gone:
+            self._woken.set()
+        self._gone = roots - wanted
         for process in [process for process in self._descriptors if process not in wanted]:
             self._forget(process)
         for process in wanted - self._descriptors.keys():
@@ -159,8 +165,11 @@ class Monitor:
                 descriptor = os.pidfd_open(process.pid)
                 self._descriptors[process] = descriptor
                 self.loop.add_reader(descriptor, self._over, process)
+            except ProcessLookupError:  # gone this very moment
+                self._gone.add(process)
+                self._woken.set()
             except (AttributeError, OSError, NotImplementedError):
-                continue  # gone this very moment, or no such thing here: the beat finds out
+                continue  # no such thing here: the beat finds out
 
     def _over(self, process: ProcessId) -> None:
         self._forget(process)

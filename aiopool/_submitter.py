@@ -30,6 +30,7 @@ from aiopool._options import (
 )
 from aiopool._plan import Plan
 from aiopool._retry import Retry
+from aiopool._runtime import shield
 from aiopool.errors import JobDroppedError, QueueFullError
 
 __all__ = ["Submitter"]
@@ -191,8 +192,11 @@ class Submitter:
         try:
             return await job
         except asyncio.CancelledError:
-            await self._home.stop(job, "the caller of run() was cancelled")
+            with shield():
+                await self._home.stop(job, "the caller of run() was cancelled")
             raise
+        finally:
+            del job  # this frame is in the traceback of its error: no cycle through it
 
     @overload
     def map(
@@ -377,7 +381,8 @@ class Submitter:
             try:
                 await job.wait()
             except asyncio.CancelledError:
-                await self._home.stop(job, "its submitter was cancelled")
+                with shield():
+                    await self._home.stop(job, "its submitter was cancelled")
                 raise
             return
         future: asyncio.Future[None] = engine.runtime.loop.create_future()
@@ -386,7 +391,8 @@ class Submitter:
             await engine.wait_for(future)
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
-                await self._home.stop(job, "its submitter was cancelled")  # it had just got in: no orphan
+                with shield():
+                    await self._home.stop(job, "its submitter was cancelled")  # it had just got in: no orphan
             else:
                 engine.withdraw_blocked(job)
             raise

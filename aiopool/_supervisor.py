@@ -21,6 +21,7 @@ from aiopool._engine import Engine
 from aiopool._job import Job
 from aiopool._restart import Restart, RestartHistory
 from aiopool._worker import TaskWorker, Worker
+from aiopool.events import WorkerCrashed, WorkerStarted, WorkerStopped
 
 __all__ = ["Supervisor"]
 
@@ -98,6 +99,8 @@ class Supervisor:
         task = engine.runtime.task(worker.run(), f"{self._name}-worker-{worker.id}")
         self._tasks[worker] = task
         task.add_done_callback(functools.partial(self._ended, worker), context=engine.runtime.context)
+        if engine.listeners:
+            engine.listeners.worker_event(WorkerStarted, worker.id)
 
     def _ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
         del self._tasks[worker]
@@ -107,13 +110,21 @@ class Supervisor:
         if worker.busy:
             self._strays.add(worker)
         fault: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+        listeners = engine.listeners
+        if listeners and (fault is None or worker.clean or self.closing):
+            listeners.worker_event(WorkerStopped, worker.id)
         if self.closing:
             return
+        if worker.clean:
+            # asyncio ends a task as cancelled also if the cancel came in its very last step: here, in that of a job.
+            fault = None
         if fault is None:
             self.ensure()  # it left dirty; or it was retired, and the pool has grown again since
             return
         engine.counters.restarts += 1
         delay = self._history.crashed(now=engine.now())
+        if listeners:
+            listeners.worker_event(WorkerCrashed, worker.id, error=fault, delay=delay)
         if delay is None:
             logger.error("worker %s crashed, once more than the pool restarts workers", worker.id, exc_info=fault)
             self.on_give_up(fault)

@@ -73,7 +73,7 @@ class Worker(ABC):
 
     @abstractmethod
     def offer(self) -> bool:
-        """Look for work, with a slot in hand; whether to offer some to the next worker at once."""
+        """Take a slot and look for work; whether to offer some to the next worker at once."""
 
     @abstractmethod
     def go_on(self, now: float) -> None:
@@ -128,10 +128,17 @@ class Worker(ABC):
         context.run(running_job.set, job)
         function = job._function
         assert function is not None
+        listeners, fault = self.engine.listeners, None
+        if listeners:
+            listeners.starting(job, self.id, context)
         try:
             self.bridge.start(self, context, function, job._args, job._kwargs or {})
         except RuntimeError as error:  # the system gives no more threads: this job fails, the worker is well
-            self.thread_done(False, error)
+            fault = error
+        if listeners:
+            listeners.started(job, self.id)  # with the call in place: a listener may cancel it
+        if fault is not None:
+            self.thread_done(False, fault)
 
     def thread_done(self, ok: bool, outcome: Any) -> None:
         """The thread came back, in the loop."""
@@ -244,6 +251,7 @@ class TaskWorker(Worker):
             self.retiring = True
 
     def offer(self) -> bool:
+        self.engine.take_slot(self)
         self._pull(self.engine.now())
         return True
 
@@ -251,15 +259,34 @@ class TaskWorker(Worker):
         self._pull(now)
 
     def _pull(self, now: float) -> None:
-        """Run jobs until one suspends, or none may start."""
-        engine = self.engine
+        """Run jobs until one suspends, or none may start.
+
+        When it returns it refers to no job: an error's frames refer to this one, too (`f_back`).
+        """
+        engine, loop = self.engine, self._loop
+        task: asyncio.Task[None] | None
         try:
             while not self.retiring:
                 job = engine.next(self, now)
-                if job is None or not self._run(job, now):
+                if job is None:
+                    task = None
+                    return
+                if EAGER and job._plan.swift:
+                    # As `_run` does it, in line: this is nearly every job.
+                    if engine.listeners:
+                        engine.listeners.begin(job, self.id, job._context)
+                    self._inline = True
+                    task = Task(self._attempt(job), loop=loop, name=job._name, context=job._context, eager_start=True)
+                    self._inline = False
+                    if not task.done():
+                        self._suspended(job, task)
+                        job = task = None
+                        return
+                elif not self._run(job, now):
                     return
                 now = job._finished_at or engine.now()
                 if now >= engine.slice_ends and not self.retiring:
+                    job = task = None
                     engine.rest(self)
                     engine.nudge()
                     return
@@ -280,19 +307,26 @@ class TaskWorker(Worker):
                 self.offload(job)
                 return False
             context = self.context(job)
+        if self.engine.listeners:
+            self.engine.listeners.begin(job, self.id, context)
         if not EAGER:
-            self._task = Task(self._attempt(job), loop=self._loop, name=job._name, context=context)
+            self._suspended(job, Task(self._attempt(job), loop=self._loop, name=job._name, context=context))
             return False
         self._inline = True
         task = Task(self._attempt(job), loop=self._loop, name=job._name, context=context, eager_start=True)
         self._inline = False
         if task.done():
+            del job, task, context  # as in `_pull`
             return True
+        self._suspended(job, task)
+        return False
+
+    def _suspended(self, job: Job[Any], task: asyncio.Task[None]) -> None:
+        """An attempt has a task: its first step is over, and there is more; or it is still to come (3.11)."""
         self._task = task
         extra = job._extra
         if extra is not None and extra.stop is not None and not extra.stop.told:
-            self.tell(extra.stop)  # it was told during its first step, before it had a task
-        return False
+            self.tell(extra.stop)  # it was told before it had a task
 
     def host(self, job: Job[Any]) -> None:
         """Run one job beyond the size of the pool, and end."""
@@ -327,6 +361,8 @@ class TaskWorker(Worker):
             except BaseException as fault:
                 self.crash(fault)
                 return
+            # The frames of the error refer to this one all the same (`f_back`): it must not refer to the job.
+            del job, function, kwargs
         else:
             now = engine.now()
             try:
@@ -339,10 +375,9 @@ class TaskWorker(Worker):
             self._pull(now)
 
     def tell(self, stop: StopRequest) -> None:
-        if not self._inline:
+        task, job = self._task, self.job
+        if not self._inline and task is not None:
             stop.told += 1
-            task, job = self._task, self.job
-            assert task is not None
             assert job is not None
             task.cancel(stop.reason)
             if not EAGER and inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_CREATED:  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ raises `RuntimeError` or `TypeError`, as asyncio does.
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "QueueFullError",
     "RestartLimitError",
     "SettingsError",
+    "SettingsProblem",
 ]
 
 
@@ -89,5 +91,37 @@ class JobPendingError(JobError, asyncio.InvalidStateError):
     """The result was asked for before the job was done."""
 
 
+@dataclass(frozen=True, slots=True)
+class SettingsProblem:
+    """One setting that cannot be used.
+
+    Attributes:
+        name: the setting, with dots: `retry.attempts`.
+        value: what was given, as text, shortened; None if there is no value to speak of.
+        source: where it came from: an argument, an environment variable, a line of a file.
+        reason: what is allowed, or what is wrong.
+    """
+
+    name: str
+    value: str | None
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        given = self.name if self.value is None else f"{self.name}={self.value}"
+        return f"{given} ({self.source}): {self.reason}"
+
+
 class SettingsError(PoolError, ValueError):
-    """A setting has a value that is not allowed; the text names it, its source and what is allowed."""
+    """Settings cannot be used; the text names each one, its value, its source and what is allowed.
+
+    Attributes:
+        problems: all that is wrong, not only the first.
+    """
+
+    def __init__(self, message: str, problems: tuple[SettingsProblem, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.args[0], self.problems)
