@@ -293,3 +293,49 @@ async def test_what_is_added_while_it_runs_is_watched_too() -> None:
     child.kill()
     await until(lambda: registry.status()["child"].status == "ended")
     await registry.stop_all(timeout=1)
+
+
+async def test_an_end_right_after_the_start_is_not_lost() -> None:
+    """Between the question and the watch there is a moment; many deaths at random moments, and no beat to help."""
+    registry = ServiceRegistry(check_every=600)
+    await registry.start()
+    for number in range(60):
+        child = subprocess.Popen(["sleep", "600"])
+        name = registry.add("a", child)
+        for _ in range(number % 6):
+            await asyncio.sleep(0)
+        child.kill()
+        await until(lambda name=name: registry.status()[name].status == "ended")
+    await registry.stop_all(timeout=1)
+
+
+async def test_a_service_that_says_it_runs_without_its_process_keeps_nobody_busy() -> None:
+    """Its root is gone, its word stands: the monitor looks once more, and then at the beat."""
+    asked = 0
+
+    class Talker:
+        def __init__(self) -> None:
+            self.child = subprocess.Popen(["sleep", "600"])
+
+        def start(self) -> None: ...
+
+        def stop(self) -> None: ...
+
+        def is_running(self) -> bool | None:
+            nonlocal asked
+            asked += 1
+            return None if stopping else True
+
+    stopping = False
+    talker = Talker()
+    registry = ServiceRegistry(check_every=600)
+    registry.add("a", talker, pids=lambda: [talker.child.pid])
+    await registry.start()
+    await asyncio.sleep(0.02)
+    talker.child.kill()
+    talker.child.wait()
+    before = asked
+    await asyncio.sleep(0.3)  # a busy monitor would ask some thousand times
+    assert asked - before < 10
+    stopping = True
+    assert (await registry.stop_all(timeout=1)).success
