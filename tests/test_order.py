@@ -146,7 +146,7 @@ async def test_reprioritize_both_ways(isolation):
 
 @virtual
 async def test_reprioritize_what_does_not_wait():
-    """PR6: a running, finished or unknown job has no place in line: False; a wrong priority is an error all the same."""
+    """PR6: a running, finished or unknown job has no place in line; a wrong priority is an error all the same."""
     async with Pool(1) as pool:
         running = await pool.with_options(id="running").submit(nap, 1)
         await settle()

@@ -1,4 +1,4 @@
-"""Retry and backoff in a pool (reliability D; pitfalls 8 and 9; F-01). The policy alone is tested in `test_retry.py`."""
+"""Retry and backoff in a pool (reliability D; pitfalls 8, 9; F-01). The policy alone: `test_retry.py`."""
 
 import asyncio
 import contextvars
@@ -51,7 +51,7 @@ async def test_it_succeeds_in_the_end(isolation):
 
 @virtual
 async def test_it_gives_up(isolation):
-    """RT2, I12: the job raises its own last exception, the same object to all, with a note; earlier ones are in the history."""
+    """RT2, I12: a job raises its last exception, the same object to all, with a note; the history has the others."""
     flaky = Flaky(99)
     async with Pool(1, isolation=isolation) as pool:
         job = await pool.with_options(retry=Retry(attempts=3, delay=1, jitter=0), name="fetch").submit(flaky)
@@ -68,7 +68,7 @@ async def test_it_gives_up(isolation):
 
 @pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError, GeneratorExit])
 def test_what_is_not_to_be_retried(error):
-    """RT3, pitfall 9: an exception that is not listed, or that means "stop", has one attempt, even for `on=BaseException`."""
+    """RT3, pitfall 9: an exception that is not listed, or means "stop", has one attempt, even with `on=BaseException`."""
 
     @virtual
     async def main(isolation):
@@ -146,7 +146,7 @@ async def test_shutdown_without_a_limit_lets_retries_happen(isolation):
 
 @virtual
 async def test_pause_and_size_zero_hold_a_job_that_comes_due(isolation):
-    """RT6: a job that comes due in a paused pool, or one of size 0, waits in line, and is there when the pool goes on."""
+    """RT6: a job that comes due in a pool that is paused, or of size 0, waits in line until the pool goes on."""
     async with Pool(1, isolation=isolation, retry=ONCE) as pool:
         for hold, release in (
             (lambda: asyncio.sleep(0, pool.pause()), lambda: asyncio.sleep(0, pool.resume())),
@@ -202,7 +202,7 @@ async def test_a_hot_failing_job_starves_nobody(isolation):
     ],
 )
 def test_a_broken_policy_fails_the_job_alone(retry, error):
-    """RT8: a predicate or a backoff that raises, or returns nonsense, fails the job, with the cause; the worker lives on."""
+    """RT8: a predicate or backoff that raises, or returns nonsense, fails the job; the worker lives on."""
 
     @virtual
     async def main(isolation):
@@ -220,7 +220,7 @@ def test_a_broken_policy_fails_the_job_alone(retry, error):
 
 @virtual
 async def test_each_attempt_has_a_fresh_context(isolation):
-    """RT9, CV1, pitfall 4: each attempt sees the submitter's variables, and nothing of what an earlier attempt has set."""
+    """RT9, CV1, pitfall 4: each attempt sees the submitter's variables, and nothing that an earlier one has set."""
     variable = contextvars.ContextVar("variable")
     seen = []
 

@@ -1,0 +1,479 @@
+"""Groups: blocks of jobs with the rules of `asyncio.TaskGroup` (reliability CA29, RE7; invariant I16)."""
+
+import asyncio
+import gc
+import weakref
+
+import pytest
+from virtual import echo, fail, nap, now, virtual
+
+from aiopool import JobCancelledError, JobDroppedError, JobOptions, Pool, Retry
+from aiopool.testing import advance, settle
+
+
+class OwnError(Exception):
+    """Unlike a builtin exception it can be referred to weakly."""
+
+
+@virtual
+async def test_it_is_left_when_all_are_done(isolation):
+    """The block ends with its last job, jobs of others aside."""
+    async with Pool(4, isolation=isolation) as pool:
+        other = await pool.submit(nap, 9)
+        async with pool.group("import") as group:
+            jobs = [await group.submit(nap, n, n) for n in (1, 3, 2)]
+            assert group.jobs == jobs
+            assert [job.group for job in jobs] == ["import"] * 3
+        assert now() == 3
+        assert [job.result() for job in jobs] == [1, 3, 2]
+        assert group.jobs == []
+        assert not other.done()
+
+
+@virtual
+async def test_the_first_failure_cancels_the_others_and_the_body(isolation):
+    """CA29: as in `TaskGroup`: running and queued jobs are cancelled, the body is, and all failures are raised."""
+    body = []
+    async with Pool(2, isolation=isolation) as pool:
+        with pytest.raises(BaseExceptionGroup) as info:
+            async with pool.group("import") as group:
+                running = await group.submit(nap, 100)
+                await group.submit(nap_and_fail, 1)
+                queued = await group.submit(nap, 100)
+                try:
+                    await asyncio.sleep(50)
+                except asyncio.CancelledError:
+                    body.append(now())
+                    raise
+        assert [type(error) for error in info.value.exceptions] == [ValueError]
+        assert "import" in str(info.value)
+        assert body == [now()] == [1]
+        assert running.cancelled()
+        assert queued.cancelled()
+        assert asyncio.current_task().cancelling() == 0
+        assert await pool.run(echo, 1) == 1
+
+
+async def nap_and_fail(seconds, error=ValueError):
+    await asyncio.sleep(seconds)
+    raise error
+
+
+@virtual
+async def test_all_failures_are_in_the_group(isolation):
+    """CA29: failures of the clean-up of others, and that of the body, are raised together."""
+
+    async def bad_cleanup():
+        try:
+            await asyncio.sleep(100)
+        finally:
+            raise KeyError
+
+    async with Pool(4, isolation=isolation) as pool:
+        with pytest.raises(BaseExceptionGroup) as info:
+            async with pool.group() as group:
+                await group.submit(bad_cleanup)
+                await group.submit(nap_and_fail, 1)
+                try:
+                    await asyncio.sleep(50)
+                finally:
+                    raise OSError
+        assert sorted(type(error).__name__ for error in info.value.exceptions) == ["KeyError", "OSError", "ValueError"]
+
+
+@virtual
+async def test_a_failing_body_cancels_the_jobs(isolation):
+    """CA29: when the body raises, the jobs are cancelled and waited for; the error comes in a group."""
+    async with Pool(2, isolation=isolation) as pool:
+        with pytest.raises(BaseExceptionGroup) as info:
+            async with pool.group() as group:
+                job = await group.submit(nap, 100)
+                await asyncio.sleep(1)
+                raise KeyError
+        assert [type(error) for error in info.value.exceptions] == [KeyError]
+        assert now() == 1
+        assert job.cancelled()
+
+
+@virtual
+async def test_cancelling_a_member_is_no_failure(isolation):
+    """CA29: a member that is cancelled does not fail the group."""
+    async with Pool(2, isolation=isolation) as pool:
+        async with pool.group() as group:
+            gone, stays = await group.submit(nap, 100), await group.submit(nap, 1, "stays")
+            await settle()
+            assert gone.cancel("not needed")
+        assert now() == 1
+        assert stays.result() == "stays"
+        with pytest.raises(JobCancelledError, match="not needed"):
+            await gone
+
+
+@virtual
+async def test_cancelling_the_group(isolation):
+    """CA29: `group.cancel` and `pool.cancel_group` end all members, queued ones too; the block is left in peace."""
+    async with Pool(2, isolation=isolation) as pool:
+        async with pool.group("a") as group:
+            jobs = [await group.submit(nap, 100) for _ in range(5)]
+            await settle()
+            assert group.cancel("enough") == 5
+        assert all(job.cancelled() for job in jobs)
+        async with pool.group("b") as group:
+            jobs = [await group.submit(nap, 100) for _ in range(5)]
+            outside = await pool.with_options(group="b").submit(nap, 100)
+            await settle()
+            assert await pool.cancel_group("b") == 6
+            assert outside.cancelled()
+            assert await pool.cancel_group("b") == 0
+            assert await pool.cancel_group("nobody") == 0
+        assert now() == 0
+
+
+@virtual
+async def test_cancelling_the_owner(isolation):
+    """CA29, I16: a cancel of the task that owns the block ends the jobs, and gets out as what it is."""
+    async with Pool(2, isolation=isolation) as pool:
+        jobs = []
+
+        async def owner():
+            async with pool.group() as group:
+                jobs.extend([await group.submit(nap, 100) for _ in range(4)])
+
+        for moment in (0, 1):  # in the body, and while it is being left
+            task = asyncio.create_task(owner())
+            await advance(moment)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert all(job.cancelled() for job in jobs)
+
+
+@virtual
+async def test_an_outer_cancel_survives_a_failing_cleanup(isolation):
+    """I16, pitfall 1: an owner that is cancelled while a clean-up raises gets the group, and then its cancel."""
+
+    async def bad_cleanup():
+        try:
+            await asyncio.sleep(100)
+        finally:
+            raise ValueError
+
+    async with Pool(2, isolation=isolation) as pool:
+        steps = []
+
+        async def owner():
+            try:
+                async with pool.group() as group:
+                    await group.submit(bad_cleanup)
+                    await asyncio.sleep(100)
+            except* ValueError:
+                steps.append("caught")
+            await asyncio.sleep(0)
+            steps.append("swallowed")
+
+        task = asyncio.create_task(owner())
+        await settle()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert steps == ["caught"]
+
+
+@virtual
+async def test_an_outer_time_limit_is_a_time_limit(isolation):
+    """CA22, I16: `asyncio.timeout` around a block ends as a time limit, in the body and in the leaving of it."""
+    async with Pool(2, isolation=isolation) as pool:
+        for in_body in (True, False):
+            began = now()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    async with pool.group() as group:
+                        job = await group.submit(nap, 100)
+                        if in_body:
+                            await asyncio.sleep(50)
+            assert now() == began + 1
+            assert job.cancelled()
+            assert asyncio.current_task().cancelling() == 0
+
+
+@virtual
+async def test_a_group_in_a_task_that_was_cancelled_before(isolation):
+    """I16: in the clean-up of a cancelled task a group counts its own cancel only; a failure comes out as one."""
+    async with Pool(2, isolation=isolation) as pool:
+        seen = []
+
+        async def owner():
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                try:
+                    async with pool.group() as group:
+                        await group.submit(nap_and_fail, 1)
+                        await asyncio.sleep(50)
+                except* ValueError:
+                    seen.append(asyncio.current_task().cancelling())
+                with pytest.raises(TimeoutError, match="not done within"):
+                    async with pool.group(timeout=1):
+                        await asyncio.sleep(50)
+                seen.append(asyncio.current_task().cancelling())
+                raise
+
+        task = asyncio.create_task(owner())
+        await settle()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert seen == [1, 1]
+
+
+@virtual
+async def test_collect(isolation):
+    """`on_error="collect"`: the others go on, the block is left in peace, the failures are in `errors`."""
+    async with Pool(2, isolation=isolation) as pool:
+        async with pool.group(on_error="collect") as group:
+            await group.submit(fail, KeyError)
+            good = await group.submit(nap, 5, "good")
+            await group.submit(fail, OSError)
+        assert good.result() == "good"
+        assert [type(error) for error in group.errors] == [KeyError, OSError]
+
+
+@virtual
+async def test_collect_lets_a_cancel_and_a_time_limit_out(isolation):
+    """I16: with `collect` and failures, the owner's cancel and the block's own time limit still get out."""
+    async with Pool(2, isolation=isolation) as pool:
+        for in_body in (True, False):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    async with pool.group(on_error="collect") as group:
+                        await group.submit(fail)
+                        await group.submit(nap, 100)
+                        if in_body:
+                            await asyncio.sleep(50)
+            assert len(group.errors) == 1
+        with pytest.raises(TimeoutError, match="not done within 1 s"):
+            async with pool.group(on_error="collect", timeout=1) as group:
+                await group.submit(fail)
+                await group.submit(nap, 100)
+        assert len(group.errors) == 1
+
+
+@virtual
+async def test_the_time_limit_of_a_block(isolation):
+    """`timeout=`: jobs and body are cancelled, leaving raises `TimeoutError`; nothing is left of the cancel."""
+    async with Pool(2, isolation=isolation) as pool:
+        for in_body in (True, False):
+            began = now()
+            with pytest.raises(TimeoutError, match="not done within 2 s"):
+                async with pool.group(timeout=2) as group:
+                    job = await group.submit(nap, 100)
+                    if in_body:
+                        await asyncio.sleep(50)
+            assert now() == began + 2
+            assert job.cancelled()
+            assert asyncio.current_task().cancelling() == 0
+        async with pool.group(timeout=2) as group:
+            await group.submit(nap, 1)
+        await advance(5)  # the limit of a block that was left does not strike
+        with pytest.raises(TimeoutError):
+            async with pool.group(timeout=0):
+                await asyncio.sleep(1)
+
+
+@virtual
+async def test_a_time_limit_beside_a_failure(isolation):
+    """When a clean-up fails because of the limit, both are told."""
+
+    async def bad_cleanup():
+        try:
+            await asyncio.sleep(100)
+        finally:
+            raise ValueError
+
+    async with Pool(2, isolation=isolation) as pool:
+        with pytest.raises(BaseExceptionGroup) as info:
+            async with pool.group(timeout=1) as group:
+                await group.submit(bad_cleanup)
+        assert [type(error) for error in info.value.exceptions] == [ValueError, TimeoutError]
+
+
+@virtual
+async def test_groups_in_groups(isolation):
+    """RE7: a failure in the inner block cancels its jobs first, and then the outer one, as in `TaskGroup`."""
+    async with Pool(4, isolation=isolation) as pool:
+        with pytest.raises(BaseExceptionGroup) as info:
+            async with pool.group("outer") as outer:
+                out = await outer.submit(nap, 100)
+                async with pool.group("inner") as inner:
+                    within = await inner.submit(nap, 100)
+                    await inner.submit(nap_and_fail, 1)
+        assert out.cancelled()
+        assert within.cancelled()
+        assert info.value.split(ValueError)[1] is None
+        assert asyncio.current_task().cancelling() == 0
+        with pytest.raises(BaseExceptionGroup):
+            async with pool.group("outer") as outer:
+                await outer.submit(nap_and_fail, 1)
+                async with pool.group("inner") as inner:
+                    within = await inner.submit(nap, 100)
+                    await asyncio.sleep(50)
+        assert within.cancelled()
+        assert asyncio.current_task().cancelling() == 0
+
+
+@virtual
+async def test_members_that_submit_members(isolation):
+    """A crawler: jobs of a block hand in more of them, with size 1; the block is left when the last one is done."""
+    found = []
+    async with Pool(1, isolation=isolation) as pool:
+
+        async def crawl(depth):
+            found.append(depth)
+            if depth:
+                for _ in range(3):
+                    await group.submit(crawl, depth - 1)
+
+        async with pool.group() as group:
+            await group.submit(crawl, 4)
+        assert len(found) == 1 + 3 + 9 + 27 + 81
+
+
+@virtual
+async def test_a_block_inside_a_job_with_size_1(isolation):
+    """RE1, RE7: a job that opens a block and waits for it lends its slot."""
+
+    async def parent(depth):
+        if depth:
+            async with pool.group() as group:
+                job = await group.submit(parent, depth - 1)
+            return job.result() + 1
+        return 0
+
+    async with Pool(1, isolation=isolation) as pool:
+        assert await pool.run(parent, 20) == 20
+
+
+@virtual
+async def test_a_group_takes_jobs_inside_its_block_only(isolation):
+    """Submitting to a group that was left, or is ending, is refused; nothing is left un-awaited by that."""
+    async with Pool(2, isolation=isolation) as pool:
+        async with pool.group("g") as group:
+            pass
+        for submit in (group.submit, group.submit_nowait):
+            with pytest.raises(RuntimeError, match="was left"):
+                result = submit(echo)
+                if asyncio.iscoroutine(result):
+                    await result
+        gc.collect()
+        with pytest.raises(RuntimeError, match="entered before"):
+            async with group:
+                pass
+        refused = []
+        with pytest.raises(BaseExceptionGroup):
+            async with pool.group("g") as group:
+                await group.submit(fail)
+                try:
+                    await asyncio.sleep(50)
+                finally:
+                    with pytest.raises(RuntimeError, match="ending"):
+                        await group.submit(refused.append, 1)
+        assert not refused
+        assert pool.statistics().submitted == 1
+
+
+@virtual
+async def test_a_refused_job_is_no_member(isolation):
+    """A submitter that gives up waiting for room leaves nothing in the block to wait for."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        async with pool.group() as group:
+            await group.submit(nap, 5)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    await group.submit(nap, 100)
+            assert len(group.jobs) == 1
+        assert now() == 5
+
+
+@virtual
+async def test_a_drop_fails_the_block(isolation):
+    """A member that is pushed out of the queue has failed: the block raises, and leaves no cancel behind."""
+    async with Pool(1, 1, isolation=isolation, overflow="drop_oldest") as pool:
+        await pool.submit(nap, 1)
+        await settle()
+        with pytest.raises(BaseExceptionGroup) as info:
+            async with pool.group() as group:
+                await group.submit(nap)
+                await group.submit(nap)
+        assert [type(error) for error in info.value.exceptions] == [JobDroppedError]
+        assert asyncio.current_task().cancelling() == 0
+        await asyncio.sleep(1)
+
+
+@virtual
+async def test_an_error_of_run_inside_the_block(isolation):
+    """`group.run` raises to its caller, and the block fails as well: as with a task of a `TaskGroup`."""
+    async with Pool(1, isolation=isolation) as pool:
+        with pytest.raises(BaseExceptionGroup) as info:
+            async with pool.group() as group:
+                with pytest.raises(ValueError):
+                    await group.run(fail)
+        assert [type(error) for error in info.value.exceptions] == [ValueError]
+
+
+@virtual
+async def test_options_of_a_group(isolation):
+    """The options of the group fill what neither a view nor the function says."""
+    options = JobOptions(priority=1, retry=Retry(attempts=7), timeout=9)
+    async with Pool(1, isolation=isolation, timeout=1) as pool:
+        async with pool.group("g", options=options) as group:
+            assert (await group.submit(nap, 5)).priority == 1
+            high = await group.with_options(priority=0).submit(nap)
+            assert (high.priority, high.group) == (0, "g")
+        assert now() == 6
+
+
+@virtual
+async def test_pause_and_resume_of_a_group(isolation):
+    """A paused block starts none of its jobs; the pool goes on with others."""
+    async with Pool(1, isolation=isolation) as pool:
+        async with pool.group("g") as group:
+            group.pause()
+            job = await group.submit(nap, 1)
+            assert await pool.run(echo, 1) == 1
+            await advance(3)
+            assert (job.status, job.waits_for) == ("queued", "group paused")
+            group.resume()
+        assert now() == 4
+
+
+@virtual
+async def test_a_failed_group_keeps_nothing(isolation):
+    """ME1: after the block its errors are free with the group: no cycle through frames."""
+
+    async def use():  # a function of its own: 3.13 keeps what `except*` has caught until the frame ends
+        try:
+            async with pool.group() as group:
+                await group.submit(fail, OwnError)
+                await asyncio.sleep(9)
+        except* OwnError as errors:
+            dead = weakref.ref(errors.exceptions[0])
+        return dead
+
+    async with Pool(2, isolation=isolation) as pool:
+        gc.disable()
+        try:
+            dead = await asyncio.create_task(use())
+            await settle()
+            assert dead() is None
+        finally:
+            gc.enable()
+
+
+@virtual
+async def test_labels_vanish():
+    """ME7: a group's name takes no memory once its last job is done."""
+    async with Pool(2, None) as pool:
+        for n in range(1000):
+            await pool.with_options(group=f"tenant-{n}").submit(echo)
+        await pool.join()
+        assert not pool._home.engine.labels

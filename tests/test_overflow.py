@@ -1,0 +1,290 @@
+"""Back-pressure at the door: room in the queue, and what happens when there is none (reliability J, invariant I9)."""
+
+import asyncio
+
+import pytest
+from virtual import balanced, echo, nap, now, virtual
+
+from aiopool import JobCancelledError, JobDroppedError, Pool, PoolClosedError, QueueFullError
+from aiopool.testing import advance, settle
+
+
+@pytest.mark.parametrize("queue_size", [0, 1, 3])
+def test_submit_waits_exactly_there(queue_size):
+    """BP1, I9: with n places, size + n jobs are taken in; the next submitter waits, and `submit_nowait` says full."""
+
+    @virtual
+    async def main(isolation):
+        async with Pool(2, queue_size, isolation=isolation) as pool:
+            for _ in range(2 + queue_size):
+                pool.submit_nowait(nap, 1)
+            with pytest.raises(QueueFullError, match=f"queue_size={queue_size}"):
+                pool.submit_nowait(nap, 1)
+            blocked = asyncio.create_task(pool.submit(nap, 1))
+            await settle()
+            assert not blocked.done()
+            numbers = pool.statistics()
+            assert (numbers.queued, numbers.waiting, numbers.rejected) == (queue_size, 1, 1)
+            assert balanced(numbers)
+            await advance(1)
+            assert blocked.done()
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@virtual
+async def test_without_a_bound_nobody_waits(isolation):
+    """BP1: `queue_size=None` takes everything."""
+    async with Pool(1, None, isolation=isolation) as pool:
+        for _ in range(5000):
+            pool.submit_nowait(echo)
+        assert pool.statistics().queued == 5000
+
+
+@virtual
+async def test_with_room_submit_does_not_suspend(isolation):
+    """Jobs that are submitted in a row stand in line together: no turn of the loop passes between."""
+    async with Pool(1, 100, isolation=isolation) as pool:
+        turn = []
+        asyncio.get_running_loop().call_soon(turn.append, 1)
+        jobs = [await pool.submit(echo) for _ in range(50)]
+        assert not turn
+        assert {job.status for job in jobs} == {"queued"}
+
+
+@virtual
+async def test_each_freed_place_wakes_one_in_order(isolation):
+    """BP2, I9: many blocked submitters get in first come first served, one for each place."""
+    entered = []
+
+    async def submit(n):
+        await pool.submit(nap, 1)
+        entered.append((now(), n))
+
+    async with Pool(1, 1, isolation=isolation) as pool:
+        tasks = [asyncio.create_task(submit(n)) for n in range(8)]
+        await asyncio.gather(*tasks)
+    assert entered == [(0, 0), (0, 1), *((n - 1, n) for n in range(2, 8))]
+
+
+@virtual
+async def test_a_submitter_that_gives_up_leaves_no_gap(isolation):
+    """CA1, TO12: of three blocked submitters the first gives up; the second gets the next place, its job runs once."""
+    ran = []
+
+    async def note(n):
+        ran.append(n)
+        await asyncio.sleep(1)
+
+    async with Pool(1, 0, isolation=isolation) as pool:
+        await pool.submit(nap, 2)
+        first, second, third = (asyncio.create_task(pool.submit(note, n)) for n in range(3))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(first, 1)
+        await asyncio.gather(second, third)
+    assert ran == [1, 2]
+    assert pool.statistics().submitted == 3
+
+
+@virtual
+async def test_an_unblocked_submitter_meets_no_newcomer(isolation):
+    """I9: while somebody waits for room, a newcomer does not take the freed place, not even with `submit_nowait`."""
+    async with Pool(1, 1, isolation=isolation) as pool:
+        jobs = [pool.submit_nowait(nap, 1) for _ in range(2)]
+        blocked = asyncio.create_task(pool.submit(nap, 1))
+        await settle()
+        jobs[1].cancel()  # a place is free, and taken in the same moment
+        with pytest.raises(QueueFullError):
+            pool.submit_nowait(nap, 1)
+        await settle()
+        assert blocked.done()
+
+
+@virtual
+async def test_a_cancelled_job_gives_its_place_back(isolation):
+    """CA5, pitfall 20: a job that is cancelled in the queue frees its place at once."""
+    async with Pool(1, 1000, isolation=isolation) as pool:
+        pool.submit_nowait(nap, 1)
+        await settle()
+        jobs = [pool.submit_nowait(echo) for _ in range(1000)]
+        with pytest.raises(QueueFullError):
+            pool.submit_nowait(echo)
+        for job in jobs:
+            job.cancel()
+        for _ in range(1000):
+            pool.submit_nowait(echo)
+
+
+@virtual
+async def test_a_job_that_waits_for_room_can_be_cancelled_by_its_id(isolation):
+    """F-05: `cancel` reaches a job whose submitter still waits for room, says so, and tells whoever found it."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        await pool.submit(nap, 5)
+        submitting = asyncio.create_task(pool.with_options(id="x").submit(echo))
+        await settle()
+        found = pool.find("x")
+        assert found is not None
+        assert found.waits_for == "room"
+        waiter = asyncio.create_task(found.wait())
+        await settle()
+        report = await pool.cancel("x", reason="changed my mind")
+        assert report
+        assert (report.was, report.status, report.leaked) == ("queued", "cancelled", False)
+        for waits in (submitting, found):
+            with pytest.raises(JobCancelledError):
+                await waits
+        assert await waiter
+        assert pool.find("x") is None
+        assert balanced(pool.statistics())
+
+
+@virtual
+async def test_who_waits_for_room_is_told_of_the_end(isolation):
+    """F-02, SD10: blocked submitters get `PoolClosedError` when the pool is shut down; so does who found their job."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        await pool.submit(nap, 5)
+        submitting = [asyncio.create_task(pool.with_options(id=n).submit(echo)) for n in ("a", "b")]
+        await settle()
+        found = pool.find("a")
+        await pool.shutdown(timeout=0)
+        for task in submitting:
+            with pytest.raises(PoolClosedError):
+                await task
+        with pytest.raises(PoolClosedError):
+            await found
+        with pytest.raises(PoolClosedError):
+            pool.submit_nowait(echo)
+        with pytest.raises(PoolClosedError):
+            await pool.submit(echo)
+
+
+@virtual
+async def test_join_does_not_wait_for_a_submitter_that_has_given_up(isolation):
+    """I2: a join that waited for a blocked submitter goes on when that one withdraws."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        pool.pause()
+        submitting = asyncio.create_task(pool.submit(echo))
+        await settle()
+        joining = asyncio.create_task(pool.join())
+        await settle()
+        assert not joining.done()
+        submitting.cancel()
+        await settle()
+        assert joining.done()
+
+
+# -- the policies ----------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_reject(isolation):
+    """`overflow="reject"`: `submit` does not wait, and refuses with a text that tells what to write."""
+    async with Pool(1, 1, isolation=isolation, overflow="reject") as pool:
+        for _ in range(2):
+            await pool.submit(nap, 1)
+        with pytest.raises(QueueFullError, match="overflow="):
+            await pool.submit(nap, 1)
+        assert pool.statistics().rejected == 1
+        assert balanced(pool.statistics())
+
+
+@virtual
+async def test_drop_oldest(isolation):
+    """`overflow="drop_oldest"`: the job submitted first leaves the queue; its waiters are told for which one."""
+    async with Pool(1, 2, isolation=isolation, overflow="drop_oldest") as pool:
+        running = await pool.submit(nap, 1)
+        await settle()
+        jobs = [await pool.with_options(priority=priority).submit(echo, priority) for priority in (1, 9)]
+        fresh = await pool.with_options(priority=5).submit(echo, 5)
+        with pytest.raises(JobDroppedError, match="drop_oldest"):
+            await jobs[0]
+        assert [await job for job in (jobs[1], fresh, running)] == [9, 5, None]
+        numbers = pool.statistics()
+        assert (numbers.cancelled, numbers.submitted) == (1, 4)
+        assert balanced(numbers)
+
+
+@virtual
+async def test_drop_lowest(isolation):
+    """`overflow="drop_lowest"`: the last in line leaves it for a better one; what is no better is refused."""
+    async with Pool(1, 2, isolation=isolation, overflow="drop_lowest") as pool:
+        await pool.submit(nap, 1)
+        await settle()
+        low, lower = [await pool.with_options(priority=priority).submit(echo, priority) for priority in (8, 9)]
+        with pytest.raises(QueueFullError):
+            await pool.with_options(priority=9).submit(echo)
+        better = await pool.with_options(priority=5).submit(echo, 5)
+        with pytest.raises(JobDroppedError):
+            await lower
+        assert [await low, await better] == [8, 5]
+
+
+@virtual
+async def test_a_drop_that_nobody_awaits_is_reported(isolation):
+    """Claim: failures that nobody awaits are reported once, drops included."""
+    seen = []
+    async with Pool(
+        1, 1, isolation=isolation, overflow="drop_oldest", on_error=lambda *told: seen.append(told)
+    ) as pool:
+        await pool.submit(nap, 1)
+        await settle()
+        victim = await pool.submit(echo)
+        await pool.submit(echo)
+        assert [(job, type(error)) for job, error in seen] == [(victim, JobDroppedError)]
+
+
+@virtual
+async def test_run_here(isolation):
+    """`overflow="run_here"`: the submitter waits while its job runs beyond the size, and gets it done."""
+    async with Pool(1, 0, isolation=isolation, overflow="run_here") as pool:
+        await pool.submit(nap, 5)
+        await settle()
+        job = await pool.submit(nap, 1, "here")
+        assert (now(), job.result()) == (1, "here")
+        assert balanced(pool.statistics())
+        with pytest.raises(QueueFullError):
+            pool.submit_nowait(echo)
+
+
+@virtual
+async def test_run_here_leaves_no_orphan(isolation):
+    """CA2: when the submitter is cancelled, the job that ran for it is, too: nobody has its handle."""
+    async with Pool(1, 0, isolation=isolation, overflow="run_here") as pool:
+        await pool.submit(nap, 5)
+        await settle()
+        task = asyncio.create_task(pool.submit(nap, 3))
+        await advance(1)
+        assert pool.statistics().running == 2
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert pool.statistics().cancelled == 1
+        assert now() == 1
+
+
+@virtual
+async def test_run_here_and_a_delay(isolation):
+    """A job with a delay has nothing to run at once: its submitter waits for room, and the delay is kept."""
+    starts = []
+
+    async def note():
+        starts.append(now())
+
+    async with Pool(1, 0, isolation=isolation, overflow="run_here") as pool:
+        await pool.submit(nap, 1)
+        await settle()
+        job = await pool.with_options(delay=3).submit(note)
+        assert (now(), job.status) == (1, "scheduled")
+        await job
+        await advance(10)
+        assert starts == [4]
+        assert balanced(pool.statistics())
+        assert pool.statistics().succeeded == 2
+
+
+@virtual
+async def test_an_unknown_policy_is_refused():
+    """A policy that does not exist is refused with the list of those that do."""
+    with pytest.raises(ValueError, match="drop_oldest"):
+        Pool(overflow="drop")
