@@ -46,6 +46,9 @@ QUEUED = JobStatus.QUEUED
 RUNNING = JobStatus.RUNNING
 SUCCEEDED = JobStatus.SUCCEEDED
 
+# An iterator that is at its end: awaiting it yields nothing and gives None.
+_NOTHING: Any = iter(())
+
 running_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar("aiopool_running_job", default=None)
 
 
@@ -385,6 +388,11 @@ class Job(Generic[T]):
     # -- waiting -----------------------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, T]:
+        if self._status is SUCCEEDED and self._value is None:
+            return _NOTHING  # a generator only to return None would cost more than the rest of this
+        return self._await()
+
+    def _await(self) -> Generator[Any, None, T]:
         if self._finished_at is None:
             yield from self._owner.wait(self, running_job.get())
         try:
