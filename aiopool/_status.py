@@ -5,14 +5,14 @@ the tests hold what it does against `TRANSITIONS`.
 
 Rule 2: the last four statuses are final. Nothing leaves them, so a row is missing for each on purpose.
 
-The diagram in `docs/explanation/how-a-job-travels.md` is drawn from this table.
+The diagram in `docs/explanation/how-a-job-travels.md` is drawn from this table, by `scripts/diagram.py`.
 """
 
 from __future__ import annotations
 
 import enum
 
-__all__ = ["FINAL", "TRANSITIONS", "JobStatus", "PoolStatus", "WorkerStatus", "mermaid"]
+__all__ = ["FINAL", "TRANSITIONS", "JobStatus", "PoolStatus", "WorkerStatus"]
 
 
 class JobStatus(enum.StrEnum):
@@ -77,12 +77,3 @@ TRANSITIONS: dict[JobStatus | None, dict[str, JobStatus]] = {
         "cancel": JobStatus.CANCELLED,
     },
 }
-
-
-def mermaid() -> str:
-    """Return the table as a Mermaid state diagram, for the docs."""
-    rows = ["stateDiagram-v2"]
-    for status, events in TRANSITIONS.items():
-        rows += [f"    {status or '[*]'} --> {after}: {event}" for event, after in events.items()]
-    rows += [f"    {status} --> [*]" for status in JobStatus if status in FINAL]
-    return "\n".join(rows)
