@@ -538,6 +538,27 @@ def test_a_reader_that_is_slow_does_not_stop_the_jobs(here: Path):
     assert len(out.splitlines()) == 40
 
 
+def test_results_wait_for_their_reader_after_an_interrupt(here: Path):
+    """Nothing that was done is lost, although the time in which the event loop has to end is over long before."""
+    (here / "mine.py").write_text(
+        "async def f(line):\n    with open('started', 'a') as file:\n        print(line, file=file)\n"
+        "    return 'x' * 20_000\n"
+    )
+    (here / "in").write_text("".join(f"{number}\n" for number in range(1000)))
+    with started(here, "map", "mine:f", "in", "--size", "4") as process:
+        assert process.stdout is not None
+        head = os.read(process.stdout.fileno(), 10)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        summary = wait_for(process, "read but not started")
+        assert process.poll() is None
+        done = finish(process)
+    rows = [json.loads(line) for line in (head + done.out).splitlines()]
+    assert sorted(row["input"] for row in rows) == sorted((here / "started").read_text().splitlines())
+    assert f"{len(rows)} succeeded" in summary
+    assert done.code == 130
+
+
 def test_plain_lines_of_progress_when_piped(here: Path):
     done = run(here, "map", "targets:slow", "--every", "0", stdin="1\n1\n")
     assert any(re.fullmatch(r"0 done, 0/s, 2 running, 0 failed", line) for line in done.lines)

@@ -7,11 +7,13 @@ Nothing is held back in a buffer: what was done stays done, whatever happens to 
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import os
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, final
 
@@ -103,6 +105,9 @@ class Results:
         except OSError as error:
             raise Refusal(f"{self.name} cannot be written: {error.strerror}") from None
         self._may_wait = not stat.S_ISREG(mode)
+        self._idle = threading.Event()  # no thread is writing
+        self._idle.set()
+        self._late: list[str] = []
 
     @property
     def name(self) -> str:
@@ -112,7 +117,7 @@ class Results:
     async def write(self, lines: list[str]) -> None:
         """Write lines, all of each.
 
-        If the caller is cancelled while somebody does not read, the rest may be lost.
+        If the caller is cancelled while nobody reads, a thread goes on writing; `close` waits for it.
 
         Raises:
             OSError: it cannot be written; a BrokenPipeError if nobody reads any more.
@@ -122,18 +127,31 @@ class Results:
                 self._show(line.rstrip("\n"))
             return
         data = "".join(lines).encode()
+        self._idle.clear()
         if self._may_wait:
             await in_thread(lambda: self._put(data))
         else:
             self._put(data)
 
+    def write_late(self, lines: list[str]) -> None:
+        """Leave lines to be written by `close`, for a caller that has no time left."""
+        self._late += lines
+
     def _put(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        finally:
+            self._idle.set()
 
     def close(self) -> None:
-        """Close the file; tolerant of a second time."""
+        """Write what is left, however long nobody reads (an interrupt ends that), and close."""
+        self._idle.wait()
+        late, self._late = self._late, []
+        with contextlib.suppress(OSError):  # nobody reads any more
+            if late:
+                self._put("".join(late).encode())
         if self.path is not None and self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)

@@ -100,6 +100,10 @@ class Work:
         except OSError as error:
             broken = error
             self._cancel_all()
+        except asyncio.CancelledError:
+            # We were interrupted, and our time is up, because nobody reads the results: that is not theirs to suffer.
+            self._results.write_late(self._lines(self._take()))
+            self._cut_short = True
         finally:
             feeder.cancel()
             ticker.cancel()
@@ -171,17 +175,15 @@ class Work:
         return taken
 
     async def _write(self, pool: Pool, entries: list[Entry]) -> None:
-        lines: list[str] = []
-        for entry in entries:
-            line = self._line(entry)
-            if line is not None:
-                lines.append(line)
-        if lines:
+        if lines := self._lines(entries):
             await self._results.write(lines)
         if self._plan.fail_fast and self._meter.failed and not self._failed_fast:
             self._failed_fast = True
             self._board.say("stopping at the first failure (--fail-fast)")
             self._cancel_all()
+
+    def _lines(self, entries: list[Entry]) -> list[str]:
+        return [line for line in map(self._line, entries) if line is not None]
 
     def _line(self, entry: Entry) -> str | None:
         """Return the line of results for an entry; None if its job was given back before it started."""
