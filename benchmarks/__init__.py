@@ -25,5 +25,5 @@ results are checked. Where a library offers several ways, its fastest one is wri
 Layout: `workloads` (what a job does), `contenders` with `steady` and `threads` (how each library runs
 it), `probes` (what is not a ratio of CPU time: memory, latency, gaps), `child` (one measurement in its
 own process), `measure` (rounds and medians), `scenarios` (which probes, for whom), `plan` (which cells),
-`targets` (the promises), `report` and `chart` (tables, JSON, SVG).
+`targets` (the promises), `report` and `chart` (tables, JSON, SVG), `page` (the same into the documentation).
 """

@@ -44,6 +44,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([line(head), rule, *map(line, rows)])
 
 
+def names_of(result: CellResult) -> list[str]:
+    """Return who stands in the rows of a cell, in the order of the tables."""
+    return [entry.name for entry in result.cell.contenders()]
+
+
 def header(rounds: int, uvloop: bool) -> str:
     """Say on what this was measured."""
     loop = "uvloop" if uvloop else "asyncio's own loop"
@@ -82,7 +87,7 @@ def _cell_table(title: str, group: list[CellResult]) -> str:
     head = ["CPU time per job, × " + base]
     for result in group:
         head += [f"{result.cell.workload} ({result.cell.count:,})", "µs"]
-    names = [entry.name for entry in group[0].cell.contenders()]
+    names = names_of(group[0])
     rows, notes = [], []
     for name in names:
         row = [name]

@@ -104,13 +104,17 @@ NUMBERS = (
 )
 
 
-def judge(cells: list[CellResult], scenarios: list[ScenarioResult]) -> list[Verdict]:
-    """Return a verdict on every promise; what this run did not measure says so."""
-    return [*_judge_ratios(cells), *(_judge_number(target, scenarios) for target in NUMBERS)]
+def judge(
+    cells: list[CellResult],
+    scenarios: list[ScenarioResult],
+    python: tuple[int, ...] = sys.version_info[:2],
+) -> list[Verdict]:
+    """Return a verdict on every promise, by the limits of `python`; what was not measured says so."""
+    column = 0 if python < (3, 12) else 1
+    return [*_judge_ratios(cells, column), *(_judge_number(target, scenarios) for target in NUMBERS)]
 
 
-def _judge_ratios(cells: list[CellResult]) -> Iterator[Verdict]:
-    column = 0 if sys.version_info < (3, 12) else 1
+def _judge_ratios(cells: list[CellResult], column: int) -> Iterator[Verdict]:
     for target in RATIOS:
         for suite in target.suites:
             result = _cell(cells, suite, target.workload)
@@ -138,7 +142,7 @@ def _judge_number(target: NumberTarget, scenarios: list[ScenarioResult]) -> Verd
     measured = None
     for result in scenarios:
         scenario = result.scenario
-        if (scenario.probe, scenario.contender) == (target.probe, target.ours) and result.samples:
+        if (scenario.probe, scenario.contender) == (target.probe, target.ours) and target.number in result.samples:
             measured = result.spread(target.number)
             break
     return Verdict(target.title, target.ours, "", measured, target.limit, target.unit)

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # `benchmarks` stands beside the package and is not installed with it
 
-from benchmarks import chart, contenders, measure, plan, report, scenarios, targets  # noqa: E402
+from benchmarks import chart, contenders, measure, page, plan, report, scenarios, targets  # noqa: E402
 from benchmarks.contenders import CREATE_TASK, EXECUTOR, GATHER, OURS, SCOPE, TASK  # noqa: E402
 from benchmarks.measure import Cell, CellResult, Spread  # noqa: E402
 
@@ -29,7 +29,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=170,
     )
 
 
@@ -44,13 +44,11 @@ def result_of(**samples: list[float]) -> CellResult:
     return result
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)  # 40 processes, on a busy machine
 def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: Path) -> None:
     """One tiny round over all contenders: nobody fails, whoever is missing says why."""
     files = {kind: tmp_path / "made" / f"run.{kind}" for kind in ("json", "svg", "md")}
-    done = command(
-        "--quick", "--json", str(files["json"]), "--svg", str(files["svg"]), "--markdown", str(files["md"])
-    )
+    done = command("--quick", "--json", str(files["json"]), "--svg", str(files["svg"]), "--markdown", str(files["md"]))
     assert done.returncode == 0, done.stdout + done.stderr
     data = json.loads(files["json"].read_text())
     assert data["rounds"] == 1
@@ -71,6 +69,13 @@ def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: 
         assert probed["samples"] or probed["skipped"]
     ElementTree.fromstring(files["svg"].read_text())
     assert files["md"].read_text().strip() == done.stdout.strip()
+    # The page of the documentation is made of the same file.
+    (run,) = page.load([files["json"]])
+    text = page.measured([run])
+    for planned in plan.quick_cells()[:1]:
+        for entry in planned.contenders():
+            assert entry.name in text or entry.missing()
+    assert all(title in text for title in scenarios.TITLES.values())
 
 
 def test_a_wrong_name_leaves_nothing_to_measure_and_says_so() -> None:
@@ -106,9 +111,7 @@ def test_a_verdict_compares_the_median_with_the_limit_of_this_python() -> None:
     for factor, word in ((1.0, "ok"), (1.01, "missed")):
         result = result_of(task=[limit * factor], create_task=[1.0])
         verdicts = [
-            verdict
-            for verdict in targets.judge([result], [])
-            if CREATE_TASK in verdict.title and verdict.ours == TASK
+            verdict for verdict in targets.judge([result], []) if CREATE_TASK in verdict.title and verdict.ours == TASK
         ]
         assert [verdict.word for verdict in verdicts] == [word, "not measured"]  # burst, steady
 
@@ -168,3 +171,25 @@ def test_the_chart_cuts_long_bars_and_escapes_names() -> None:
 def test_numbers_keep_three_digits() -> None:
     """Enough to compare, without a pretence of precision."""
     assert [report.number(value) for value in (0.456, 12.34, 354.2, -0.5)] == ["0.46", "12.3", "354", "-0.50"]
+
+
+def test_a_page_keeps_what_stands_around_its_numbers() -> None:
+    """Only what is between the markers is replaced, as often as one likes."""
+    before = f"# Title\n\n{page.BEGIN}\nold\n{page.END}\n\nThe rest.\n"
+    once = page.replace(before, "new")
+    assert "old" not in once
+    assert once.startswith("# Title\n")
+    assert once.endswith("The rest.\n")
+    assert page.replace(once, "new") == once
+    with pytest.raises(ValueError, match="begin"):
+        page.replace("# Title\n", "new")
+
+
+def test_the_promises_of_two_versions_stand_side_by_side() -> None:
+    """Each version is judged by its own limit, and a missed promise is marked."""
+    runs = [page.Run("3.11.9", 1), page.Run("3.13.1", 1)]
+    for run in runs:
+        run.cells.append(result_of(task=[1.0], create_task=[1.0]))
+    (row,) = [line for line in page.promises(runs).splitlines() if CREATE_TASK in line and TASK in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2:] == ["1.10", "1.00", "not measured", "0.60", "**1.00, missed**", "not measured"]
