@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["FINAL", "TRANSITIONS", "JobStatus", "PoolStatus", "WorkerStatus"]
+__all__ = ["FINAL", "TRANSITIONS", "JobStatus", "PoolStatus", "WorkerStatus", "mermaid"]
 
 
 class JobStatus(enum.StrEnum):
@@ -77,3 +77,12 @@ TRANSITIONS: dict[JobStatus | None, dict[str, JobStatus]] = {
         "cancel": JobStatus.CANCELLED,
     },
 }
+
+
+def mermaid() -> str:
+    """Return the table as a Mermaid state diagram, for the docs."""
+    rows = ["stateDiagram-v2"]
+    for status, events in TRANSITIONS.items():
+        rows += [f"    {status or '[*]'} --> {after}: {event}" for event, after in events.items()]
+    rows += [f"    {status} --> [*]" for status in JobStatus if status in FINAL]
+    return "\n".join(rows)
