@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
-__all__ = ["SUFFIXES", "SettingsFile", "Unreadable", "read_file", "suffix_of", "written"]
+__all__ = ["SUFFIXES", "SettingsFile", "Unreadable", "content_of", "read_file", "suffix_of", "written"]
 
 SUFFIXES: Final = (".yaml", ".yml", ".toml", ".json")
 
@@ -71,7 +71,7 @@ def read_file(path: Path) -> SettingsFile:
         Unreadable: there is no such file, or it is not what it should be.
     """
     suffix = suffix_of(path)
-    content, mode = _content(path)
+    content, mode = content_of(path)
     lines: dict[Path_, int] = {}
     try:
         if suffix == ".json":
@@ -94,25 +94,27 @@ def read_file(path: Path) -> SettingsFile:
     return SettingsFile(path.name, data, lines, os.name == "posix" and bool(mode & stat.S_IWOTH))
 
 
-def _content(path: Path) -> tuple[str, int]:
+def content_of(path: Path) -> tuple[str, int]:
+    """Return the text of a regular file, and its mode; Unreadable says why not."""
     try:
         # A FIFO would have us wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-        with open(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(mode):
-                raise Unreadable("it is a directory")
-            if not stat.S_ISREG(mode):
-                raise Unreadable("it is no regular file")
-            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise Unreadable("there is no such file") from None
-    except IsADirectoryError:
-        raise Unreadable("it is a directory") from None
     except OSError as error:
-        raise Unreadable(f"it cannot be read: {error.strerror}") from None
+        raise Unreadable(f"it cannot be opened: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
         raise Unreadable(f"it cannot be opened: {error}") from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise Unreadable("it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Unreadable(f"it cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_BYTES:
         raise Unreadable(f"it is larger than {MAX_BYTES // 1024} KiB")
     try:
@@ -145,8 +147,8 @@ def _read_yaml(content: str, lines: dict[Path_, int]) -> Any:
         import yaml
     except ModuleNotFoundError:
         raise Unreadable(
-            'YAML is read by PyYAML, which is not installed; in the checkout of aiopool, write: pip install -e ".[yaml]". '
-            "TOML and JSON need nothing"
+            "YAML is read by PyYAML, which is not installed; in the checkout of aiopool, write: "
+            'pip install -e ".[yaml]". TOML and JSON need nothing'
         ) from None
     try:
         # Only the parser is used, with the resolver that takes every plain scalar for text: no tag makes an object.
@@ -177,7 +179,9 @@ class _Builder:
             raise Unreadable(f"line {node.start_mark.line + 1}: it is nested too deeply")
         kind, _, tag = node.tag.rpartition(":")
         if kind != "tag:yaml.org,2002" or tag not in ("map", "seq", "str", "int", "float", "bool", "null"):
-            raise Unreadable(f"line {node.start_mark.line + 1}: the tag {node.tag!r} is not read; settings are plain data")
+            raise Unreadable(
+                f"line {node.start_mark.line + 1}: the tag {node.tag!r} is not read; settings are plain data"
+            )
         if node.id == "mapping":
             return self._mapping(node, path)
         if node.id == "sequence":

@@ -5,24 +5,18 @@ A setting reaches us as a value of the program (`timeout=30`), as a value of a f
 stands, and says in one phrase what is allowed. Text is read strictly: whole numbers are decimal digits, never `0x10`,
 `1e9` or `True`.
 
-This module knows neither where a value came from nor which settings there are. It imports code only where a value names
-code to import (`myapp.errors:Transient`); whether that is allowed from the place where it stood is decided by the caller
-(`names_code`).
+This module knows neither where a value came from nor which settings there are. It imports code only where a value
+names code to import (`myapp.errors:Transient`); whether that is allowed from the place where it stood is decided by the
+caller (`names_code`).
 
 Invariant: what `plain` writes, the kind reads back as an equal value.
 """
 
 from __future__ import annotations
 
-import builtins
-import difflib
-import importlib
 import math
-import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
-from fractions import Fraction
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, final
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, create_model
@@ -31,16 +25,15 @@ from pydantic_core import CoreSchema, core_schema
 from aiopool._options import Priority
 from aiopool._restart import Restart
 from aiopool._retry import Retry, RetryBudget
+from aiopool._settings_text import duration_of, exception_of, imported, named, number_of, whole_of
 
 __all__ = [
     "Kind",
     "Nested",
     "choice",
     "count",
-    "did_you_mean",
     "flag",
     "function",
-    "names_code",
     "plain",
     "priority",
     "restart",
@@ -50,18 +43,9 @@ __all__ = [
 ]
 
 NONE: Final = ("none", "null")
-_WHOLE: Final = re.compile(r"[+-]?[0-9]+(?:_[0-9]+)*")
-_DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_INFINITE: Final = re.compile(r"\+?\.?inf(?:inity)?", re.IGNORECASE)
-# The largest unit first, each once: "1h30m", and neither "30m1h" nor "5m5m".
-_UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": Fraction(1, 1000)}
-_DURATION: Final = re.compile("".join(rf"(?:(?P<{unit}>[0-9]+(?:\.[0-9]+)?) ?{unit}(?![a-z]) ?)?" for unit in _UNITS))
-_REFERENCE: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
-# Nobody writes a longer number; parsing one costs time that grows with its square.
-_LONGEST: Final = 100
 # Control characters, halves of characters, and separators of lines and paragraphs.
 _UNFIT: Final = ("Cc", "Cs", "Zl", "Zp")
-_FLAGS: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_FLAGS: Final = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
 
 @final
@@ -108,7 +92,7 @@ def count(*, least: int | None = 0, none: bool = False) -> Kind:
     """Return the kind of whole numbers."""
 
     def read(value: object) -> int:
-        number = _whole(value)
+        number = whole_of(value)
         if least is not None and number < least:
             raise ValueError
         return number
@@ -120,7 +104,7 @@ def seconds(*, none: bool = False, above_zero: bool = False, finite: bool = Fals
     """Return the kind of durations: a number of seconds, or text with units."""
 
     def read(value: object) -> float:
-        number = _duration(value) if isinstance(value, str) else _real(value)
+        number = duration_of(value) if isinstance(value, str) else number_of(value)
         if number < 0 or (above_zero and number == 0) or (finite and number == math.inf):
             raise ValueError
         return number
@@ -133,7 +117,7 @@ def number(*, least: float = 0, most: float = math.inf) -> Kind:
     """Return the kind of finite numbers that are no durations."""
 
     def read(value: object) -> float:
-        found = _real(value)
+        found = number_of(value)
         if not least <= found <= most or found == math.inf:
             raise ValueError
         return found
@@ -182,7 +166,7 @@ def priority() -> Kind:
     def read(value: object) -> int:
         if isinstance(value, str) and value.lower() in names:
             return names[value.lower()]
-        return value if isinstance(value, Priority) else _whole(value)
+        return value if isinstance(value, Priority) else whole_of(value)
 
     return Kind(f"a whole number, lower first, or one of {', '.join(names)}", read)
 
@@ -191,7 +175,7 @@ def function() -> Kind:
     """Return the kind of functions: the object itself, or where to import it from."""
 
     def read(value: object) -> object:
-        found = _imported(value) if isinstance(value, str) else value
+        found = imported(value) if isinstance(value, str) else value
         if not callable(found):
             raise ValueError
         return found
@@ -206,10 +190,10 @@ def _match(*, none: bool) -> Kind:
         if isinstance(value, str) and "," in value:
             value = value.split(",")
         if isinstance(value, (list, tuple)):
-            return tuple(_exception(one.strip() if isinstance(one, str) else one) for one in value)
-        found = _named(value) if isinstance(value, str) else value
+            return tuple(exception_of(one.strip() if isinstance(one, str) else one) for one in value)
+        found = named(value) if isinstance(value, str) else value
         if isinstance(found, type):
-            return _exception(found)
+            return exception_of(found)
         if not callable(found):
             raise ValueError
         return found
@@ -230,7 +214,7 @@ def _backoff() -> Kind:
                 return value.lower()
             if ":" not in value:
                 raise ValueError
-            value = _imported(value)
+            value = imported(value)
         if not callable(value) or isinstance(value, type):
             raise ValueError
         return value
@@ -245,7 +229,7 @@ def _backoff() -> Kind:
 class Nested:
     """How a setting with fields of its own is read: from the object, a mapping, or none.
 
-    A mapping says only what it says: fields that it leaves out have the defaults of the class, and an empty one is none.
+    Fields that a mapping leaves out have the defaults of the class. An empty mapping says nothing: it is none.
 
     Args:
         made: the class of the object; called with the fields that were given.
@@ -318,99 +302,6 @@ def restart() -> Nested:
     return Nested(Restart, fields, otherwise="Restart()")
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, str):
-        if len(value) > _LONGEST or not _WHOLE.fullmatch(value):
-            raise ValueError
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError
-    return value
-
-
-def _real(value: object) -> float:
-    """Return a number as a float; it may be infinite, but it is a number."""
-    if isinstance(value, str):
-        if _INFINITE.fullmatch(value):
-            return math.inf
-        if len(value) > _LONGEST or not _DECIMAL.fullmatch(value):
-            raise ValueError
-        value = float(value)
-        if math.isinf(value):  # 1e999 is a slip; who wants infinity writes it
-            raise ValueError
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError
-    try:
-        found = float(value)
-    except OverflowError:  # an int with 400 digits
-        raise ValueError from None
-    if math.isnan(found):
-        raise ValueError
-    return found
-
-
-def _duration(value: str) -> float:
-    if value[-1:].isalpha() and len(value) <= _LONGEST and (match := _DURATION.fullmatch(value)):
-        # Exact until the end: 1.1s + 0.2ms is the float nearest to it.
-        return float(sum(Fraction(part) * _UNITS[unit] for unit, part in match.groupdict().items() if part))
-    return _real(value)
-
-
-def names_code(value: object) -> bool:
-    """Return whether a value of a setting with `code` names code to import."""
-    if isinstance(value, (list, tuple)):
-        return any(map(names_code, value))
-    return isinstance(value, str) and ":" in value
-
-
-def _named(value: str) -> object:
-    """Return what a text names: a builtin exception, or what `module:name` imports."""
-    if ":" in value:
-        return _imported(value)
-    found = getattr(builtins, value, None)
-    if isinstance(found, type) and issubclass(found, BaseException):
-        return found
-    known = [name for name, one in vars(builtins).items() if isinstance(one, type) and issubclass(one, BaseException)]
-    raise ValueError(
-        f'Python has no exception {value!r}{did_you_mean(value, known)}; one of a module is written "module:name"'
-    )
-
-
-def _exception(value: object) -> type[BaseException]:
-    found = _named(value) if isinstance(value, str) else value
-    if not (isinstance(found, type) and issubclass(found, BaseException)):
-        raise ValueError
-    return found
-
-
-def _imported(value: str) -> object:
-    if not _REFERENCE.fullmatch(value):
-        raise ValueError(f'{value!r} names nothing to import; it must be written "module:name"')
-    module, _, name = value.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever a module does while it is imported
-        text = " ".join(str(error).split())
-        raise ValueError(f"{module} cannot be imported: {type(error).__name__}: {text}") from None
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise ValueError(f"{module} has no {name!r}{did_you_mean(name, dir(found))}") from None
-    return found
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the question, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -438,12 +329,12 @@ def plain(value: object, kind: Kind | Nested) -> Any:
 
 
 def _reference(value: object) -> str:
-    """Return the text that `_named` reads as this very object."""
+    """Return the text that `named` reads as this very object."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if isinstance(module, str) and isinstance(name, str):
         written = name if module == "builtins" and isinstance(value, type) else f"{module}:{name}"
         try:
-            if module != "__main__" and _named(written) is value:
+            if module != "__main__" and named(written) is value:
                 return written
         except ValueError:
             pass
