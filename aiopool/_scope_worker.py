@@ -103,7 +103,7 @@ class ScopeWorker(Worker):
             await self.end
         finally:
             self.retiring = True
-            if self.busy:
+            if self.busy and self.job is None:  # else a thread still runs its job: `go_on` gives the slot back
                 self.engine.leave(self)
                 self.engine.nudge()
 
@@ -196,7 +196,11 @@ class ScopeWorker(Worker):
 
     def go_on(self, now: float) -> None:
         self.job = None
-        self._ring_bell()
+        if self._host is not None and self._host.done():
+            self.engine.leave(self)
+            self.engine.nudge()
+        else:
+            self._ring_bell()
 
     def retire(self) -> None:
         super().retire()

@@ -163,7 +163,8 @@ class Worker(ABC):
         stop.told = 1
         if self.bridge.withdraw(self):  # no thread had begun it
             engine.conclude(self, job, None, asyncio.CancelledError(), now)
-            self.go_on(now)
+            self.job = None
+            engine.runtime.soon(self._come_free)  # not now: another job would start inside of the canceller's call
             return
         self.bridge.cancel(self)
         if stop.cause is not StopCause.TIMEOUT or job._plan.retry is None:
@@ -171,6 +172,9 @@ class Worker(ABC):
             self.bridge.abandon(self)
             engine.leave_behind(self, job, leaked=False, now=now)
         engine.watch(self, now + 2 * engine.cancel_grace)
+
+    def _come_free(self) -> None:
+        self.go_on(self.engine.now())
 
     # -- the ladder ------------------------------------------------------------------------------------------------
 
