@@ -70,6 +70,8 @@ def arrow(before: JobStatus | None, event: str, after: JobStatus) -> str:
 def _straight(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[str, Point]:
     """A straight line between two boxes: upright if one lies along the other, else from side to side."""
     ax, ay, aw, ah = a
+    start: Point
+    end: Point
     bx, by, bw, bh = b
     if abs(ax - bx) <= abs(bw - aw) / 2:
         down = 1 if by > ay else -1
