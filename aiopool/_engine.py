@@ -1062,7 +1062,8 @@ class _Returner(Claim):
 
 def _worker_of(job: Job[Any]) -> int | None:
     """Return the number of the worker that runs a job, or None."""
-    return job._place.id if job._status is RUNNING else None  # type: ignore[no-any-return]
+    worker: int | None = job._place.id if job._status is RUNNING else None
+    return worker
 
 
 def _is_awaited(job: Job[Any]) -> bool:

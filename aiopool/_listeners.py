@@ -1,15 +1,16 @@
 """`Listeners`: the hub between a pool and whoever hears of it. The core asks one thing before anything is built:
 `if self.listeners:`, which is None while nobody listens.
 
-Two kinds hear. A *listener* is a user's function and gets frozen events (`events.py`). A *recorder* is our own (metrics,
-tracing): it is called first, with the live job, inside the job's context at the start of an attempt, and no event is built for it.
+Two kinds hear. A *listener* is a user's function and gets frozen events (`events.py`). A *recorder* is our own
+(metrics, tracing): it is called first, with the live job, at the start of an attempt inside the job's context, and no
+event is built for it.
 
 Three rules keep listeners from harming the pool:
 
-1. *One after the other.* An event that happens while another is being told waits for it: every listener hears all events
-   in the order in which they happened, and a listener that submits or cancels jobs does not grow the stack.
-2. *Only where the books are closed.* An event that happens in the middle of a step of the engine is posted: told with the
-   next one, at the latest in the next turn of the loop.
+1. *One after the other.* An event that happens while another is being told waits for it: every listener hears all
+   events in the order in which they happened, and a listener that submits or cancels jobs does not grow the stack.
+2. *Only where the books are closed.* An event that happens in the middle of a step of the engine is posted: told with
+   the next one, at the latest in the next turn of the loop.
 3. *Faults end at the hub.* A listener or recorder that raises is logged once and removed.
 
 Listeners run in one context of the hub's own: they see nobody's context variables, and leak none.
@@ -287,9 +288,7 @@ class Listeners:
             self._call_recorders("retrying", job, worker, error, delay, now)
         if self.hearers(JobRetrying):
             seconds = now - job._started_at
-            self.tell(
-                JobRetrying(at=now, worker=worker, seconds=seconds, error=error, delay=delay, **self._about(job))
-            )
+            self.tell(JobRetrying(at=now, worker=worker, seconds=seconds, error=error, delay=delay, **self._about(job)))
 
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool = False) -> None:
         """A job is done; `worker` ran it at that moment, or nobody did."""

@@ -609,15 +609,16 @@ class Pool(Submitter):
     # -- what happens ------------------------------------------------------------------------------------------------
 
     def listen(self, function: Callable[[Any], object], /, *types: type[PoolEvent]) -> Listener:
-        """Have `function(event)` called at once for each event of some classes (see `aiopool.events`); of all, by default.
+        """Have `function(event)` called at once for each event of some classes (see `aiopool.events`), or of all.
 
-        It is called in the event loop, between two steps of the pool, and holds everything up while it runs: be quick, or
-        use `events()`. It may submit and cancel jobs. It hears all events in the order in which they happened. If it raises,
-        that is logged once, and it is removed; no job and no other listener notices. The pool may be opened before or after.
+        It is called in the event loop, between two steps of the pool, and holds everything up while it runs: be quick,
+        or use `events()`. It may submit and cancel jobs. It hears all events in the order in which they happened. If it
+        raises, that is logged once, and it is removed; no job and no other listener notices. The pool may be opened
+        before or after.
 
         Args:
             function: a plain function of one event. It sees no context variables of jobs.
-            types: classes of events, base classes too: `JobEvent` means all events of jobs.
+            types: classes of events, base classes too: `JobEvent` means all events of jobs. None: all events.
 
         Returns:
             A handle: call its `remove()`, or use it as a `with` block.
@@ -628,13 +629,13 @@ class Pool(Submitter):
         return self._home.listeners.listen(function, types)
 
     def events(self, *types: type[PoolEvent], buffer: int = 1000) -> EventStream:
-        """Return the events of some classes, from now on, for `async for`; of all, by default. It ends after `PoolClosed`.
+        """Return the events of some classes (see `aiopool.events`), or of all, from now on; for `async for`.
 
-        A slow reader holds up nobody: when the buffer is full, the oldest event is dropped for the newest, and the next
-        read gives an `EventsDropped` with the number that is missing.
+        It ends after `PoolClosed`. A slow reader holds up nobody: when the buffer is full, the oldest event is dropped
+        for the newest, and the next read gives an `EventsDropped` with the number that is missing.
 
         Args:
-            types: classes of events, base classes too.
+            types: classes of events, base classes too. None: all events.
             buffer: how many events may wait to be read.
 
         If the reader is cancelled, no event is lost; it may go on reading.

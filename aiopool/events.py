@@ -19,8 +19,8 @@
 
 Events carry plain values and keep no job alive. Moments are seconds on the loop's clock, as `job.started_at` is.
 
-Two ways to hear: `pool.listen(function)` calls a plain function at once, and `async for event in pool.events()` reads at
-its own pace from a bounded buffer. Nobody listens: nothing is built, and a job pays three tests for None.
+Two ways to hear: `pool.listen(function)` calls a plain function at once, and `async for event in pool.events()` reads
+at its own pace from a bounded buffer. Nobody listens: nothing is built, and a job pays three tests for None.
 """
 
 from __future__ import annotations
@@ -377,7 +377,9 @@ class Listener:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
     def __repr__(self) -> str:
@@ -399,7 +401,18 @@ class EventStream:
         dropped: how many events were dropped so far.
     """
 
-    __slots__ = ("__weakref__", "_buffer", "_ended", "_forget", "_lost", "_lost_at", "_pool", "_size", "_wake", "dropped")
+    __slots__ = (
+        "__weakref__",
+        "_buffer",
+        "_ended",
+        "_forget",
+        "_lost",
+        "_lost_at",
+        "_pool",
+        "_size",
+        "_wake",
+        "dropped",
+    )
 
     def __init__(self, pool: str, size: int) -> None:
         self._pool = pool
@@ -463,4 +476,5 @@ class EventStream:
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "open"
-        return f"<EventStream of {self._pool!r} {state}, {len(self._buffer)} of {self._size} waiting, {self.dropped} dropped>"
+        waiting = f"{len(self._buffer)} of {self._size} waiting"
+        return f"<EventStream of {self._pool!r} {state}, {waiting}, {self.dropped} dropped>"
