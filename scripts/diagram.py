@@ -72,6 +72,7 @@ def _straight(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tup
     ax, ay, aw, ah = a
     start: Point
     end: Point
+    word: Point
     bx, by, bw, bh = b
     if abs(ax - bx) <= abs(bw - aw) / 2:
         down = 1 if by > ay else -1
