@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -45,6 +46,13 @@ class TaskStatus(Protocol):
     """What `anyio`'s `TaskGroup.start` passes to the function that it starts."""
 
     def started(self, value: Any = None) -> None: ...
+
+
+class Settings(Protocol):
+    """What a pool asks of `aiopool.settings.PoolSettings`, which loads pydantic and therefore is not imported here."""
+
+    def to_arguments(self) -> dict[str, Any]: ...
+    def replace(self, **changes: Any) -> Self: ...
 
 
 @final
@@ -192,6 +200,44 @@ class Pool(Submitter):
         self._closing: asyncio.Task[ShutdownReport] | None = None
         self._report: ShutdownReport | None = None
         self._fatal: BaseException | None = None
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings | None = None,
+        /,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        pool: str | None = None,
+        **changes: Any,
+    ) -> Self:
+        """Make a pool of settings: of the environment, a `.env` file and a settings file, if none are given.
+
+        Args:
+            settings: a `PoolSettings`.
+            file: without `settings`: a `.yaml`, `.toml` or `.json` file; what `AIOPOOL_FILE` says, by default.
+            pool: without `settings`: the name of a pool in it; what `AIOPOOL_POOL` says, by default.
+            changes: arguments of `Pool(...)` that win over all of these.
+
+        Raises:
+            SettingsError: it lists every setting that cannot be used: name, value, source, what is allowed.
+
+        Example:
+            async with Pool.from_settings(file="aiopool.yaml", pool="mail", timeout="30s") as pool:
+                ...
+        """
+        if settings is None:
+            from aiopool.settings import PoolSettings
+
+            settings = PoolSettings.load(file, pool=pool, **changes)
+        elif file is not None or pool is not None:
+            raise TypeError(
+                "from_settings() takes settings, or a file and a pool to load them from, not both: write "
+                "Pool.from_settings(PoolSettings.load(file=..., pool=...))"
+            )
+        elif changes:
+            settings = settings.replace(**changes)
+        return cls(**settings.to_arguments())
 
     # -- open and close ----------------------------------------------------------------------------------------------
 
