@@ -47,7 +47,7 @@ RUNNING = JobStatus.RUNNING
 SUCCEEDED = JobStatus.SUCCEEDED
 
 # An iterator that is at its end: awaiting it yields nothing and gives None.
-_NOTHING: Any = iter(())
+_NOTHING: Generator[Any, None, Any] = cast("Generator[Any, None, Any]", iter(()))
 
 running_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar("aiopool_running_job", default=None)
 
