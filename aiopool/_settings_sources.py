@@ -104,7 +104,7 @@ class Sources:
         if self.pool is not None and self.pool not in self.pools and not lost:
             known = f"there are {', '.join(self.pools)}" if self.pools else "no source has settings under `pools`"
             hint = did_you_mean(self.pool, self.pools)
-            self._problem("pool", self.pool, self._pool_source, f"there is no such pool{hint}; {known}")
+            self._problem("pool", self.pool, self._pool_source, f"there is no such pool; {known}{hint}")
 
     def chosen(self, pool: str | None) -> list[Layer]:
         """Return the layers for one pool, or for a pool without a name."""
@@ -267,7 +267,7 @@ class Sources:
                 if name not in slugs and names:
                     for where in [where for where in layer.origins if where[:2] == ("pools", name)]:
                         hint = did_you_mean(name, slugs)
-                        reason = f"there is no pool {name!r}{hint}; there are {', '.join(names)}"
+                        reason = f"there is no pool {name!r}; there are {', '.join(names)}{hint}"
                         self._problem(".".join(where), None, layer.origin(where), reason)
                 elif name not in slugs:
                     slugs[name] = name

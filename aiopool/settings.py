@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 
@@ -142,7 +142,7 @@ class PoolSettings(BaseSettings):
             SettingsError: it lists every setting that cannot be used. What was loaded before stays as it is.
         """
         sources = cls._sources(file, pool, env_file, environ, values)
-        return cls._made(sources, sources.pool)
+        return cls._each(sources, [sources.pool])[sources.pool]
 
     @classmethod
     def load_all(
@@ -168,9 +168,20 @@ class PoolSettings(BaseSettings):
             mail, web = Pool.from_settings(settings["mail"]), Pool.from_settings(settings["web"])
         """
         sources = cls._sources(file, None, env_file, environ, values)
-        made: dict[str, Self] = {}
+        return {name: made for name, made in cls._each(sources, sources.pools).items() if name is not None}
+
+    @classmethod
+    def _shown(cls, file: str | os.PathLike[str] | None, pool: str | None) -> dict[str | None, Self]:
+        """Load what `aiopool settings` shows: the pool that is chosen; or else those for all pools, and every pool."""
+        sources = cls._sources(file, pool, _DEFAULT_ENV_FILE, None, {})
+        return cls._each(sources, [None, *sources.pools] if sources.pool is None else [sources.pool])
+
+    @classmethod
+    def _each(cls, sources: Sources, pools: Iterable[str | None]) -> dict[str | None, Self]:
+        """Make settings for each of some pools, or say all that is wrong with any of them."""
+        made: dict[str | None, Self] = {}
         problems = list(sources.problems)
-        for name in sources.pools:
+        for name in pools:
             try:
                 made[name] = cls(**{_LAYERS: sources.chosen(name)})
             except SettingsError as error:
@@ -189,7 +200,7 @@ class PoolSettings(BaseSettings):
         Raises:
             SettingsError: it lists every setting that cannot be used.
         """
-        return cls._made(Sources(cls._schema, data, environ={}), None)
+        return cls._each(Sources(cls._schema, data, environ={}), [None])[None]
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with changes; a mapping changes the fields that it names, and leaves the others as they are.
@@ -204,7 +215,7 @@ class PoolSettings(BaseSettings):
         origins = {tuple(name.split(".")): origin for name, origin in self._origins.items()}
         sources = Sources(self._schema, changes, environ={})
         sources.layers.append(Layer(DEFAULT, own, origins))
-        return self._made(sources, None)
+        return self._each(sources, [None])[None]
 
     @classmethod
     def _sources(
@@ -225,17 +236,6 @@ class PoolSettings(BaseSettings):
             optional_env_file=_ENV_FILE if env_file is _DEFAULT_ENV_FILE else None,
             environ=os.environ if environ is None else environ,
         )
-
-    @classmethod
-    def _made(cls, sources: Sources, pool: str | None) -> Self:
-        """Make settings of sources, or say all that is wrong with them."""
-        try:
-            made = cls(**{_LAYERS: sources.chosen(pool)})
-        except SettingsError as error:
-            raise _refusal([*sources.problems, *error.problems]) from None
-        if sources.problems:
-            raise _refusal(sources.problems)
-        return made
 
     # -- using -------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@
     _source   lines of files and of standard input, read as they are needed
     _results  results as lines of JSON, into a file or to standard output
     _board    the live progress bar, or plain lines where there is no terminal
+    _settings `aiopool settings`: the effective settings, and where each comes from
     _words    the errors and exit codes that all of them use
 
 Nothing heavy is imported before `main()` runs: an interrupt, or a missing extra, is answered with a line, not with a

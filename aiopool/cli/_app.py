@@ -96,3 +96,22 @@ def map_command(
         raise typer.Exit(map_lines(target, files or [], **options))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+@app.command("settings")
+def settings_command(
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", metavar="FILE", help="A settings file.", show_default="AIOPOOL_FILE")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", "-p", metavar="NAME", help="One pool of it.", show_default="AIOPOOL_POOL")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each pool.")] = False,
+) -> None:
+    """Print the settings that a pool would get here and now, and where each of them comes from.
+
+    Exit code: 0 they can be used; 2 they cannot, and every reason is printed; 141 nobody reads the output.
+    """
+    from aiopool.cli._settings import show_settings  # loads pydantic, which no other command needs
+
+    raise typer.Exit(show_settings(file, pool, as_json=as_json))
