@@ -327,7 +327,7 @@ def test_fail_fast(here: Path):
 def test_what_the_function_prints_does_not_come_between_the_results(here: Path):
     done = run(here, "map", "targets:chatty", stdin="a\nb\n")
     assert sorted(done.results) == ["a", "b"]
-    assert done.lines.count("talking to myself") == 2
+    assert done.err.count("talking to myself") == 2
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_broken_pipe(here: Path):
         assert process.stderr is not None
         err = process.stderr.read().decode()
         code = process.wait()
-    writer.join()
+        writer.join()
     assert code == 128 + signal.SIGPIPE
     assert err == ""
 
@@ -550,7 +550,7 @@ def test_results_wait_for_their_reader_after_an_interrupt(here: Path):
         head = os.read(process.stdout.fileno(), 10)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
-        summary = wait_for(process, "read but not started")
+        summary = wait_for(process, "succeeded")
         assert process.poll() is None
         done = finish(process)
     rows = [json.loads(line) for line in (head + done.out).splitlines()]
