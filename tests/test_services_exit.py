@@ -3,11 +3,13 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
 import pytest
 from services.helpers import (
+    environment,
     line,
     marked,
     nothing_left,  # noqa: F401 - a check around every test of this module
@@ -35,6 +37,7 @@ def end(program: "subprocess.Popen[str]") -> tuple[int, str]:
     with program.stdout, program.stderr:
         out, err = program.stdout.read(), program.stderr.read()
     assert "Exception ignored" not in err, err
+    assert "failed" not in err, err
     return program.wait(30), out
 
 
@@ -131,6 +134,30 @@ def test_at_exit_ours_comes_before_multiprocessings() -> None:
     assert not running(child)
 
 
+def test_at_exit_ours_comes_first_even_if_multiprocessing_is_used_later() -> None:
+    """Its exit function is registered when it is first used, and the last one registered runs first."""
+    code = (
+        "import sys\n"
+        "from aiopool._services import ServiceRegistry\n"
+        "registry = ServiceRegistry()\n"
+        "registry.install_handlers(timeout=0.5)\n"
+        "import multiprocessing, signal, time\n"
+        "def ignore(ready):\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    ready.set()\n"
+        "    time.sleep(600)\n"
+        "context = multiprocessing.get_context('fork')\n"
+        "ready = context.Event()\n"
+        "process = context.Process(target=ignore, args=(ready,))\n"
+        "process.start()\n"
+        "ready.wait()\n"
+        "registry.add('mp', process)\n"
+        "sys.exit(4)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), timeout=30)
+    assert done.returncode == 4
+
+
 def test_forked_children_leave_their_parents_services_alone() -> None:
     """Ended by a signal, by exit or by an exception, each with its own code; the service runs on (B3.8)."""
     program = script("signalled.py", "forked")
@@ -215,8 +242,6 @@ def test_children_die_with_their_parent_even_when_a_helper_thread_started_them()
         "print(registry.status()['x'].alive, flush=True)\n"
         "input()\n"
     )
-    from services.helpers import environment
-
     program = subprocess.Popen(
         ["python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     )
@@ -245,10 +270,6 @@ def test_a_multiprocessing_target_can_die_with_its_parent() -> None:
         "print(process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    import sys
-
-    from services.helpers import environment
-
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment(), timeout=30
     )
@@ -258,8 +279,6 @@ def test_a_multiprocessing_target_can_die_with_its_parent() -> None:
 
 def test_a_parent_that_died_first_takes_the_child_along() -> None:
     """The wish comes too late if the parent is gone already; the wrapper looks after it has asked."""
-    import sys
-
     from aiopool import _die_with_parent
 
     gone = subprocess.Popen(["true"])

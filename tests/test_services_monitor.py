@@ -13,10 +13,13 @@ from services.helpers import (
     nothing_left,  # noqa: F401 - a check around every test of this module
     running,
     until,
+    wait_until,
 )
 
-from aiopool import RestartLimitError
+from aiopool import RestartLimitError, _service_monitor
+from aiopool._process import ProcessId
 from aiopool._restart import Restart, RestartHistory
+from aiopool._service import Service
 from aiopool._service_kind import Ended
 from aiopool._service_monitor import decide
 from aiopool._service_status import ServiceStatus
@@ -295,17 +298,27 @@ async def test_what_is_added_while_it_runs_is_watched_too() -> None:
     await registry.stop_all(timeout=1)
 
 
-async def test_an_end_right_after_the_start_is_not_lost() -> None:
-    """Between the question and the watch there is a moment; many deaths at random moments, and no beat to help."""
+async def test_an_end_between_the_question_and_the_watch_is_not_lost(monkeypatch) -> None:
+    """The service says that it runs, dies, and only then is to be watched; and there is no beat to help."""
+    child = subprocess.Popen(["sleep", "600"])
+    roots = _service_monitor._roots
+    calls = 0
+
+    def dies_meanwhile(service: Service) -> tuple[ProcessId, ...]:
+        nonlocal calls
+        calls += 1
+        found = roots(service)
+        if calls == 1:
+            child.kill()
+            wait_until(lambda: not running(child.pid))
+        return found
+
+    monkeypatch.setattr(_service_monitor, "_roots", dies_meanwhile)
     registry = ServiceRegistry(check_every=600)
+    registry.add("a", child, name="child")
     await registry.start()
-    for number in range(60):
-        child = subprocess.Popen(["sleep", "600"])
-        name = registry.add("a", child)
-        for _ in range(number % 6):
-            await asyncio.sleep(0)
-        child.kill()
-        await until(lambda name=name: registry.status()[name].status == "ended")
+    await until(lambda: registry.status()["child"].status == "ended")
+    assert calls >= 1
     await registry.stop_all(timeout=1)
 
 

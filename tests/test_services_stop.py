@@ -23,8 +23,8 @@ from services.helpers import (
 )
 
 from aiopool._families import Family, end_families
-from aiopool._process import identify
-from aiopool._service_stop import Deadlines
+from aiopool._process import ProcessTable, identify
+from aiopool._service_stop import Deadlines, _ask, _verdict
 from aiopool._services import ServiceRegistry
 
 SECONDS = {"601", "602", "603"}
@@ -293,6 +293,67 @@ async def test_a_command_is_ended_with_its_daemons() -> None:
     assert report.killed == ()  # everybody was asked, and nobody had to be killed
     assert not any(map(running, pids))
     assert marked(mark) == []
+
+
+async def test_a_command_is_ended_with_what_has_lost_its_parent_and_its_environment() -> None:
+    """What stays in the session is found there, also after the leader of the session is gone."""
+    registry = ServiceRegistry()
+    registry.add("web", ["sh", "-c", "(env -i sleep 611 &) ; exec sleep 612"], name="web")
+    await registry.start()
+    leader = registry.status()["web"].pid
+    assert leader is not None
+
+    def session() -> list[list[str]]:
+        try:
+            return sorted(psutil.Process(found.pid).cmdline() for found in ProcessTable().session(leader))
+        except psutil.NoSuchProcess as error:  # the shells are only passing through
+            return [[str(error)]]
+
+    await until(lambda: session() == [["sleep", "611"], ["sleep", "612"]])
+    assert (await registry.stop_all(timeout=10)).killed == ()
+    assert session() == []
+
+
+async def test_what_an_object_leaves_behind_is_ended_although_nobody_has_looked_before() -> None:
+    """The descendants of its processes are looked up right before its stop() destroys the trace."""
+
+    class Careless:
+        def __init__(self) -> None:
+            inner = 'trap "" TERM; sleep 600 & echo $!; wait'
+            self.child = subprocess.Popen(["sh", "-c", inner], stdout=subprocess.PIPE, text=True)
+            assert self.child.stdout is not None
+            self.left = int(self.child.stdout.readline())
+            self.child.stdout.close()
+
+        async def stop(self) -> None:
+            self.child.kill()
+            self.child.wait()
+
+    registry = ServiceRegistry(check_every=600)
+    careless = Careless()
+    registry.add("a", careless, started=True, pids=lambda: [careless.child.pid])
+    report = await registry.stop_all(timeout=3)
+    assert report.success
+    assert not running(careless.left)
+
+
+async def test_a_stop_that_comes_too_late_does_not_stop_what_runs_anew() -> None:
+    """Two stops overlap, and between their ends somebody starts the service again."""
+    registry = ServiceRegistry()
+    slow = Slow()
+    slow.let_go.set()
+    registry.add("a", slow, name="slow")
+    await registry.start()
+    (service,) = registry._table.select("slow")
+    await registry.stop("slow", timeout=5)
+    await registry.start("slow")
+    assert slow.stops == 1
+    assert await _ask(service, Deadlines.within(5, now=time.monotonic())) is None
+    outcome = await _verdict(service, Deadlines.within(5, now=time.monotonic()), None)
+    assert outcome.stopped  # it was, for that stop
+    assert slow.stops == 1
+    assert registry.status()["slow"].status == "running"
+    await registry.stop_all(timeout=5)
 
 
 async def test_a_group_that_waits_for_its_child_is_asked_as_a_whole() -> None:
