@@ -12,10 +12,12 @@ from typing import Any, Literal, final
 from aiopool._engine import Engine
 from aiopool._job import Job
 from aiopool._listeners import Listeners
+from aiopool._metrics import LoopLag, Meter
 from aiopool._options import JobOptions
 from aiopool._status import PoolStatus
 from aiopool._supervisor import Supervisor
 from aiopool.errors import PoolClosedError
+from aiopool.events import PoolClosed, PoolOpened
 
 __all__ = ["Home", "Overflow"]
 
@@ -26,7 +28,19 @@ Overflow = Literal["wait", "reject", "drop_oldest", "drop_lowest", "run_here"]
 class Home:
     """The parts of one pool; `engine` and `supervisor` are there from its opening on."""
 
-    __slots__ = ("closers", "engine", "failure", "listeners", "name", "options", "overflow", "status", "supervisor")
+    __slots__ = (
+        "_watches_loop",
+        "closers",
+        "engine",
+        "failure",
+        "lag",
+        "listeners",
+        "name",
+        "options",
+        "overflow",
+        "status",
+        "supervisor",
+    )
 
     def __init__(self, name: str, options: JobOptions, overflow: Overflow) -> None:
         self.name = name
@@ -37,7 +51,42 @@ class Home:
         self.supervisor: Supervisor | None = None
         self.failure: BaseException | None = None
         self.listeners = Listeners(name)
+        self.lag: LoopLag | None = None  # while it is wanted and the pool is open
+        self._watches_loop = False
         self.closers: list[asyncio.Future[None]] = []  # who waits for the end of the pool
+
+    def opened(self, engine: Engine, supervisor: Supervisor) -> None:
+        """Take jobs from now on, and tell."""
+        self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
+        self.listeners.attach(engine, engine.runtime)
+        self._start_lag()
+        self.listeners.pool_event(PoolOpened, size=engine.size)
+
+    def closed(self, leaked: int) -> None:
+        """Be closed, and tell."""
+        self.status = PoolStatus.CLOSED
+        if self.lag is not None:
+            self.lag.stop()
+            self.lag = None
+        self.tell_closed()
+        self.listeners.pool_event(PoolClosed, leaked=leaked)
+        self.listeners.detach()
+
+    def measure(self, meter: Meter) -> None:
+        """Count and time jobs by their names, and watch the loop; from any thread."""
+        self.listeners.measure(meter)
+        self.watch_loop()
+
+    def watch_loop(self) -> None:
+        """Measure from now on how late the event loop is; from any thread."""
+        if not self._watches_loop:
+            self._watches_loop = True
+            if self.engine is not None and self.status is not PoolStatus.CLOSED:
+                self.engine.runtime.loop.call_soon_threadsafe(self._start_lag)
+
+    def _start_lag(self) -> None:
+        if self._watches_loop and self.lag is None and self.engine is not None and self.status is not PoolStatus.CLOSED:
+            self.lag = LoopLag(self.engine.runtime)
 
     def tell_closed(self) -> None:
         """Wake those who wait for the end of the pool."""

@@ -1,9 +1,9 @@
 """`Listeners`: the hub between a pool and whoever hears of it. The core asks one thing before anything is built:
 `if self.listeners:`, which is None while nobody listens.
 
-Two kinds hear. A *listener* is a user's function and gets frozen events (`events.py`). A *recorder* is our own
-(metrics, tracing): it is called first, with the live job, at the start of an attempt inside the job's context, and no
-event is built for it.
+Three kinds hear. A *listener* is a user's function and gets frozen events (`events.py`). A *recorder* is a door of ours
+(tracing): it is called before, with the live job, at the start of an attempt inside the job's context, and no event is
+built for it. The *meter* (`_metrics.py`) counts, and is called first.
 
 Three rules keep listeners from harming the pool:
 
@@ -28,6 +28,8 @@ from collections.abc import Callable
 from typing import Any, Protocol, final
 
 from aiopool._job import Job
+from aiopool._metrics import Meter
+from aiopool._runtime import Runtime
 from aiopool._status import JobStatus
 from aiopool.events import (
     EventStream,
@@ -87,6 +89,7 @@ class Listeners:
         "_rows",
         "_seat",
         "_telling",
+        "meter",
         "pool",
     )
 
@@ -95,6 +98,7 @@ class Listeners:
         self._rows: tuple[Listener, ...] = ()
         self._by_type: dict[type[PoolEvent], tuple[Listener, ...]] = {}
         self._recorders: tuple[Recorder, ...] = ()
+        self.meter: Meter | None = None
         self._queue: deque[PoolEvent] = deque()
         self._telling = False
         self._posted = False
@@ -158,11 +162,18 @@ class Listeners:
     def _changed(self) -> None:
         self._by_type = {}
         if self._seat is not None:
-            self._seat.listeners = self if self._rows or self._recorders else None
+            self._seat.listeners = self if self._rows or self._recorders or self.meter else None
 
-    def attach(self, seat: Seat, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
+    def measure(self, meter: Meter) -> None:
+        """Count and time jobs from now on."""
+        self.meter = meter
+        self._changed()
+
+    def attach(self, seat: Seat, runtime: Runtime) -> None:
         """Hear of a pool that opens."""
-        self._seat, self._loop, self._now = seat, loop, now
+        self._seat, self._loop, self._now = seat, runtime.loop, runtime.now
+        if self.meter is not None:
+            self.meter.rows.clear()  # as the pool's own counters: they begin at its opening
         self._changed()
 
     def detach(self) -> None:
@@ -265,16 +276,19 @@ class Listeners:
             event = JobSubmitted(at=job._submitted_at, delay=job._plan.delay or 0.0, **self._about(job))
             self.post(event) if inside else self.tell(event)
 
-    def starting(self, job: Job[Any], worker: int, context: contextvars.Context) -> None:
-        """An attempt is about to begin: the recorders look at it, in its context."""
+    def starting(self, job: Job[Any], worker: int, context: contextvars.Context | None) -> None:
+        """An attempt is about to begin: it is counted, and the recorders look at it, in its context."""
+        if self.meter is not None:
+            self.meter.started(job)
         if self._recorders:
+            assert context is not None
             context.run(self._call_recorders, "started", job, worker)
 
     def begin(self, job: Job[Any], worker: int, context: contextvars.Context | None) -> None:
         """An attempt begins: before its first line."""
-        assert context is not None
         self.starting(job, worker, context)
-        self.started(job, worker)
+        if self._rows:
+            self.started(job, worker)
 
     def started(self, job: Job[Any], worker: int) -> None:
         """An attempt begins: the listeners hear of it."""
@@ -284,6 +298,8 @@ class Listeners:
 
     def retrying(self, job: Job[Any], worker: int | None, error: BaseException, delay: float, now: float) -> None:
         """An attempt has ended, and there will be another."""
+        if self.meter is not None:
+            self.meter.retrying(job, now)
         if self._recorders:
             self._call_recorders("retrying", job, worker, error, delay, now)
         if self.hearers(JobRetrying):
@@ -292,10 +308,11 @@ class Listeners:
 
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool = False) -> None:
         """A job is done; `worker` ran it at that moment, or nobody did."""
+        if self.meter is not None:
+            self.meter.ended(job, worker is not None, now)
         if self._recorders:
             self._call_recorders("ended", job, worker, now)
-        kind = _ENDS[job._status]
-        if not self.hearers(kind):
+        if not self._rows or not self.hearers(kind := _ENDS[job._status]):
             return
         values = self._about(job)
         values.update(at=now, worker=worker, seconds=now - job._started_at if job._attempt else 0.0)

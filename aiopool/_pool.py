@@ -14,7 +14,7 @@ import logging
 import os
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, final
 
@@ -23,6 +23,7 @@ from aiopool._engine import Engine, OnError
 from aiopool._group import Group
 from aiopool._home import Home, Overflow
 from aiopool._job import Job, running_job
+from aiopool._metrics import Meter, Metrics
 from aiopool._options import DEFAULTS, JobOptions, Priority, check_count, check_seconds
 from aiopool._restart import Restart
 from aiopool._retry import Retry
@@ -33,9 +34,10 @@ from aiopool._statistics import Statistics
 from aiopool._status import JobStatus, PoolStatus
 from aiopool._submitter import Submitter
 from aiopool._supervisor import Supervisor
+from aiopool._survey import survey
 from aiopool._worker import Worker
-from aiopool.events import EventStream, Listener, PoolClosed, PoolClosing, PoolEvent, PoolOpened
 from aiopool.errors import PoolClosedError, RestartLimitError
+from aiopool.events import EventStream, Listener, PoolClosing, PoolEvent
 
 __all__ = ["CancelReport", "Pool"]
 
@@ -105,6 +107,7 @@ class Pool(Submitter):
         restart: how often workers may crash before the pool gives up.
         handle_signals: shut down at the first SIGINT or SIGTERM, cancel at the second, exit at the third.
         shutdown_timeout: seconds for `shutdown()` without a `timeout`; None: as long as the jobs take.
+        metrics: count and time jobs by their names from the opening on; see `measure`.
         seed: of the pool's random numbers (jitter), for tests.
 
     Example:
@@ -158,6 +161,7 @@ class Pool(Submitter):
         restart: Restart | None = None,
         handle_signals: bool = False,
         shutdown_timeout: float | None = None,
+        metrics: bool = False,
         seed: int | None = None,
     ) -> None:
         check_count("size", size, least=1)
@@ -200,6 +204,8 @@ class Pool(Submitter):
         self._closing: asyncio.Task[ShutdownReport] | None = None
         self._report: ShutdownReport | None = None
         self._fatal: BaseException | None = None
+        if metrics:
+            self.measure()
 
     @classmethod
     def from_settings(
@@ -279,10 +285,8 @@ class Pool(Submitter):
         engine.on_shortage = supervisor.ensure
         engine.on_fatal = _weak(self._on_fatal)
         _open.add(home)
-        home.engine, home.supervisor, home.status, home.failure = engine, supervisor, PoolStatus.OPEN, None
         self._closing = self._shutdown = self._report = self._fatal = None
-        home.listeners.attach(engine, runtime.loop, runtime.now)
-        home.listeners.pool_event(PoolOpened, size=self._size)
+        home.opened(engine, supervisor)
         supervisor.ensure()
         if self._signals is not None:
             self._signals.install(runtime.loop)
@@ -430,13 +434,10 @@ class Pool(Submitter):
             self._report = await self._shutdown.run(cancel_pending=cancel_pending)
             return self._report
         finally:
-            self._home.status = PoolStatus.CLOSED
             _open.difference_update((self, self._home))
             if self._signals is not None:
                 self._signals.restore()
-            self._home.tell_closed()
-            self._home.listeners.pool_event(PoolClosed, leaked=len(self._report.leaked) if self._report else 0)
-            self._home.listeners.detach()
+            self._home.closed(len(self._report.leaked) if self._report else 0)
 
     def on_shutdown(self, callback: OnShutdown) -> OnShutdown:
         """Have `callback()` called (and awaited, if it is asynchronous) at the end of the shutdown; last in, first out.
@@ -757,6 +758,47 @@ class Pool(Submitter):
             threads_busy=bridge.busy,
             threads_abandoned=bridge.abandoned,
         )
+
+    def measure(
+        self,
+        *,
+        wait_buckets: Sequence[float] | None = None,
+        run_buckets: Sequence[float] | None = None,
+        max_names: int | None = None,
+    ) -> None:
+        """Count and time jobs by their names from now on, and watch how late the event loop is.
+
+        Off until it is asked for, because it costs each job a little; the numbers of `statistics()` are always on.
+        Calling it again changes nothing, unless it asks for something else: then counting begins anew. Counts begin at
+        each opening of the pool.
+
+        Args:
+            wait_buckets, run_buckets: upper bounds of the histograms, in seconds, rising; from 1 ms to 10 minutes by
+                default.
+            max_names: how many names are told apart, 100 by default; the rest are counted as `"other"`.
+
+        Example:
+            pool.measure(run_buckets=(0.1, 1, 10, 60))
+        """
+        if max_names is not None:
+            check_count("max_names", max_names)
+        present = self._home.listeners.meter
+        wanted = Meter.like(present, wait_buckets=wait_buckets, run_buckets=run_buckets, max_names=max_names)
+        self._home.measure(wanted)
+
+    def metrics(self) -> Metrics:
+        """Return the pool in numbers and histograms, of one moment, as a frozen snapshot; from any thread.
+
+        The first call switches `measure` on. In another thread than the loop's it waits for the loop, for at most a
+        quarter of a second.
+
+        Example:
+            slow = pool.metrics().jobs["fetch"].run.quantile(0.95)
+        """
+        self._engine("metrics")
+        if self._home.listeners.meter is None:
+            self.measure()
+        return survey(self._home, self.statistics)
 
     def _engine(self, what: str) -> Engine:
         engine = self._home.engine

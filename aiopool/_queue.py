@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import operator
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, final
 
@@ -158,6 +158,12 @@ class _Buckets:
         firsts = (next((e for e in bucket if e._place is bucket), None) for bucket in self.buckets.values())
         return min((e for e in firsts if e is not None), key=_sequence, default=None)
 
+    def counts(self) -> dict[Any, int]:
+        if not self.stale:
+            return {key: len(bucket) for key, bucket in self.buckets.items() if bucket}
+        counts = {key: sum(e._place is bucket for e in bucket) for key, bucket in self.buckets.items()}
+        return {key: count for key, count in counts.items() if count}
+
     def last(self) -> Any:
         for key in sorted(self.buckets, reverse=True):
             bucket = self.buckets[key]
@@ -220,7 +226,10 @@ class _Heap:
             self.stale = 0
 
     def oldest(self) -> Any:
-        return min(self, key=_sequence, default=None)
+        return min((row[2] for row in self.heap if row[2]._place is row), key=_sequence, default=None)
+
+    def counts(self) -> dict[Any, int]:
+        return dict(Counter(row[2]._plan.priority for row in self.heap if row[2]._place is row))
 
     def last(self) -> Any:
         return max((row for row in self.heap if row[2]._place is row), key=lambda row: row[:2], default=(None,) * 3)[2]
@@ -309,6 +318,10 @@ class JobQueue(asyncio.PriorityQueue[Any]):
     def jobs(self) -> Iterator[Any]:
         """Iterate over the waiting entries, best first."""
         return iter(self._order)
+
+    def counts(self) -> dict[Any, int]:
+        """Return how many entries wait with each priority."""
+        return self._order.counts()
 
     def oldest(self) -> Any:
         """Return the entry that was submitted first, or None."""

@@ -83,6 +83,7 @@ class PoolSettings(BaseSettings):
     restart: Annotated[Restart | None, kinds.restart()] = None
     handle_signals: Annotated[bool, kinds.flag()] = False
     shutdown_timeout: Annotated[float | None, kinds.seconds(none=True)] = None
+    metrics: Annotated[bool, kinds.flag()] = False
     seed: Annotated[int | None, kinds.count(least=None, none=True)] = None
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

@@ -507,7 +507,7 @@ def test_a_listener_that_ends_the_program_ends_it(error, isolation):
 
 @virtual
 async def test_a_listener_may_submit(isolation):
-    """EV3: a chain of three thousand jobs, each submitted by a listener at the end of the last: the stack stays flat."""
+    """EV3: a chain of three thousand jobs, each submitted by a listener at the end of one: the stack stays flat."""
     async with Pool(1, isolation=isolation) as pool:
         left = 3000
 

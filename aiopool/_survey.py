@@ -1,0 +1,102 @@
+"""Looking at a pool as a whole: `survey` makes the frozen `Metrics`, from any thread.
+
+It only reads. What it needs is counted where it happens; here it is put together.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from aiopool._engine import Engine
+from aiopool._home import Home
+from aiopool._metrics import Metrics
+from aiopool._runtime import Runtime
+from aiopool._statistics import Statistics
+from aiopool._status import PoolStatus
+
+__all__ = ["in_loop", "oldest_wait", "survey"]
+
+T = TypeVar("T")
+
+# A scraper in another thread waits this long for the event loop to answer. If the loop is held up for longer, it
+# changes nothing meanwhile, and can be read from outside.
+PATIENCE = 0.25
+TRIES = 100
+
+
+def survey(home: Home, statistics: Callable[[], Statistics]) -> Metrics:
+    """Return the metrics of a pool that was opened, consistent: all of one moment between two steps of the loop."""
+    engine = home.engine
+    assert engine is not None
+    busy = home.status is not PoolStatus.CLOSED
+    return in_loop(engine.runtime, lambda: _survey(home, engine, statistics()), busy=busy)
+
+
+def _survey(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
+    assert home.supervisor is not None
+    meter, lag = home.listeners.meter, home.lag
+    workers = home.supervisor.workers()
+    busy = sum(worker.busy for worker in workers)
+    return Metrics(
+        pool=home.name,
+        statistics=statistics,
+        queued=queued_by_priority(engine),
+        oldest_wait=oldest_wait(engine),
+        workers={"idle": len(workers) - busy, "busy": busy, "restarting": home.supervisor.pending},
+        queue_size=max(0.0, engine.limit),
+        paused=engine.paused,
+        leaked_total=engine.counters.leaked_total,
+        loop_lag=0.0 if lag is None else lag.worst(),
+        jobs={} if meter is None else meter.jobs(),
+    )
+
+
+def queued_by_priority(engine: Engine) -> dict[int, int]:
+    """Count the jobs that wait for a worker by their priorities."""
+    counts = engine.queue.counts()
+    for label in engine.labels.values():
+        for job in label.parked:
+            counts[job.priority] = counts.get(job.priority, 0) + 1
+    return counts
+
+
+def oldest_wait(engine: Engine) -> float:
+    """Return for how many seconds the oldest job in the queue could have started."""
+    job = engine.queue.oldest()
+    if job is None:
+        return 0.0
+    waited: float = engine.now() - job._submitted_at - (job._plan.delay or 0.0)
+    return max(0.0, waited)
+
+
+def in_loop(runtime: Runtime, function: Callable[[], T], *, busy: bool = True) -> T:
+    """Call a function that only reads, between two steps of the event loop; at once, if the loop would not answer."""
+    if not busy or runtime.in_thread() or not runtime.loop.is_running():
+        return function()
+    answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def call() -> None:
+        if answer.set_running_or_notify_cancel():
+            try:
+                answer.set_result(function())
+            except BaseException as error:
+                answer.set_exception(error)
+
+    try:
+        runtime.loop.call_soon_threadsafe(call, context=runtime.context)
+    except RuntimeError:  # closed in this moment
+        return function()
+    try:
+        return answer.result(PATIENCE)
+    except concurrent.futures.TimeoutError:
+        if not answer.cancel():
+            return answer.result()
+    for _ in range(TRIES):
+        try:
+            return function()
+        except RuntimeError:  # a dict has changed under us: the loop goes on after all
+            time.sleep(0.001)
+    return function()
