@@ -89,6 +89,7 @@ class Engine:
         "jobs",
         "joiners",
         "labels",
+        "last_attempts",
         "leaked",
         "lent",
         "limit",
@@ -159,6 +160,7 @@ class Engine:
         self.returners: deque[asyncio.Future[bool]] = deque()
         self.joiners: list[asyncio.Future[None]] = []
         self.spectators = 0  # jobs that wait for the end of all others
+        self.last_attempts = False  # the pool is leaving: there will be no worker for another
         # Policies.
         self.cancel_grace = cancel_grace
         self.on_leak = on_leak
@@ -492,7 +494,7 @@ class Engine:
     def _next_delay(self, job: Job[Any], failure: BaseException, now: float) -> float | None:
         """Ask the job's `Retry` for the delay before the next attempt; None: no other attempt."""
         retry = job._plan.retry
-        if retry is None:
+        if retry is None or self.last_attempts:
             return None
         history = None if job._extra is None else job._extra.history
         delay = retry.next_delay(

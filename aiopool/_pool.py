@@ -421,7 +421,7 @@ class Pool(Submitter):
             _open.add(self)
         caller = running_job.get()
         if caller is not None and caller._owner is engine and caller._finished_at is None:
-            self._shutdown.callers.add(caller)
+            self._shutdown.called_by(caller)
         self._shutdown.hurry(timeout, grace)
         if self._closing is None:
             self._home.listeners.pool_event(PoolClosing, timeout=timeout)

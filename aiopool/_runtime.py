@@ -75,8 +75,8 @@ class Runtime:
 def shield() -> contextlib.AbstractContextManager[object]:
     """Keep anyio's cancels out of a block that a cancelled caller has to wait in.
 
-    A cancelled scope of anyio tells its tasks again in every turn: whoever waited on would spin, and a caller that takes
-    each cancel for an order to hurry would give nobody a grace. A cancel by asyncio gets through.
+    A cancelled scope of anyio tells its tasks again in every turn: whoever waited on would spin, and a caller that
+    takes each cancel for an order to hurry would give nobody a grace. A cancel by asyncio gets through.
     """
     if _ANYIO not in sys.modules:  # nobody has made a scope yet, and its event loop backend is not cheap to load
         return contextlib.nullcontext()

@@ -26,6 +26,9 @@ from aiopool._worker import Worker
 
 __all__ = ["LeakedJob", "Shutdown", "ShutdownReport", "resume_all"]
 
+# Turns of the loop for jobs that need no time to end, however short the grace: enough for nested task groups.
+COURTESY = 10
+
 OnShutdown = Callable[[], Awaitable[object] | object]
 
 
@@ -106,11 +109,21 @@ class Shutdown:
         self._bridge = bridge
         self._callbacks = callbacks
         self.callback_timeout = callback_timeout
-        self.callers: set[Job[Any]] = set()  # jobs that called shutdown(): neither waited for nor cancelled
+        self.callers: set[Job[Any]] = set()
         self._deadline = math.inf
         self._grace: float | None = None
         self._grace_ends: float | None = None
         self._wakeup: asyncio.Future[None] | None = None
+
+    def called_by(self, job: Job[Any]) -> None:
+        """A job has called for the shutdown, and waits for it: it is neither waited for nor cancelled."""
+        if job not in self.callers:
+            self.callers.add(job)
+            self._engine.spectators += 1
+            job.add_done_callback(self._caller_done)
+
+    def _caller_done(self, job: Job[Any]) -> None:
+        self._engine.spectators -= 1
 
     def hurry(self, timeout: float | None, grace: float | None) -> None:
         """Bring the deadline, the grace, or both forward."""
@@ -139,7 +152,7 @@ class Shutdown:
         await self._finish()
         never_started += self._cancel_waiting()
         leaked = await self._cancel_running()
-        await self._supervisor.stop()
+        await self._stop_workers()
         self._bridge.close(0)
         engine.timetable.close()
         errors = await self._call_back()
@@ -169,14 +182,14 @@ class Shutdown:
             left = self._deadline - engine.now()
             if left <= 0:
                 return
-            engine.spectators += len(self.callers)
             self._wakeup = engine.runtime.loop.create_future()
             engine.joiners.append(self._wakeup)
             timer = engine.runtime.later(left, self.wake) if left < math.inf else None
             try:
                 await self._wakeup
+            except asyncio.CancelledError:
+                self._cancelled()
             finally:
-                engine.spectators -= len(self.callers)
                 if self._wakeup in engine.joiners:
                     engine.joiners.remove(self._wakeup)
                 self._wakeup = None
@@ -188,12 +201,21 @@ class Shutdown:
         engine = self._engine
         now = engine.now()
         # By itself the ladder of `_worker.py` ends after two graces.
-        grace = 2 * engine.cancel_grace if self._grace is None else self._grace
-        self._grace_ends = now + grace
+        if self._grace is not None:
+            engine.cancel_grace = self._grace / 2
+        self._grace_ends = now + 2 * engine.cancel_grace
+        engine.last_attempts = True
         busy = self._busy()
         for worker in busy:
             assert worker.job is not None
             engine.cancel(worker.job, "the pool was shut down")
+        for _ in range(COURTESY):
+            if not self._busy():
+                break
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                self._cancelled()
         while (busy := [worker for worker in self._busy() if not _job(worker).leaked]) and (
             left := self._grace_ends - engine.now()
         ) > 0:
@@ -204,6 +226,8 @@ class Shutdown:
                 extra.ended = [*(extra.ended or ()), self._wakeup]
             try:
                 await self._wakeup
+            except asyncio.CancelledError:
+                self._cancelled()
             finally:
                 self._wakeup = None
                 timer.cancel()
@@ -220,6 +244,20 @@ class Shutdown:
     def _busy(self) -> list[Worker]:
         return [worker for worker in self._supervisor.busy() if worker.job not in self.callers]
 
+    async def _stop_workers(self) -> None:
+        while True:
+            try:
+                return await self._supervisor.stop()
+            except asyncio.CancelledError:
+                self._cancelled()
+
+    def _cancelled(self) -> None:
+        """Foreign code cancels our task, as the end of `asyncio.run` does: hurry, but leave nobody waiting."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        self.hurry(0, 0)
+
     async def _call_back(self) -> list[BaseException]:
         """Run the callbacks, last in first out, each within its time limit; one that fails does not stop the others."""
         errors: list[BaseException] = []
@@ -229,6 +267,11 @@ class Shutdown:
                     outcome = callback()
                     if inspect.isawaitable(outcome):
                         await outcome
+            except asyncio.CancelledError as error:  # its own, or foreign code's
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    self._cancelled()
+                errors.append(error)
             except Exception as error:
                 errors.append(error)
         return errors

@@ -28,12 +28,14 @@ from aiopool._engine import Engine
 from aiopool._job import Job, running_job
 from aiopool._runtime import EAGER
 from aiopool._scope import StopCause, StopRequest, coroutine_frames
-from aiopool._status import JobStatus, WorkerStatus
+from aiopool._status import WorkerStatus
 
 __all__ = ["TaskWorker", "Worker"]
 
 INF = math.inf
 Task = asyncio.Task
+# A coroutine that was made, or ended before it began (one that suspended is neither).
+_NOT_BEGUN = (inspect.CORO_CREATED, inspect.CORO_CLOSED)
 # A leaked job is told again this often, in seconds, or once a grace if that is longer.
 SLOW_BEAT = 1.0
 
@@ -253,6 +255,7 @@ class TaskWorker(Worker):
         finally:
             # Cancelled by foreign code: a job in hand goes on in its own task, and gives the slot back.
             self.retiring = True
+            self._look_for_stillbirth()
 
     def offer(self) -> bool:
         self.engine.take_slot(self)
@@ -384,13 +387,19 @@ class TaskWorker(Worker):
             stop.told += 1
             assert job is not None
             task.cancel(stop.reason)
-            if not EAGER and inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_CREATED:  # type: ignore[arg-type]
-                # No line of `_attempt` will run: it cannot tell us of its end.
-                self.engine.runtime.soon(self._never_began, job)
+            self._look_for_stillbirth()
 
-    def _never_began(self, job: Job[Any]) -> None:
-        """The task of an attempt was cancelled before its first step."""
-        if self.job is job and job._status is JobStatus.RUNNING:
+    def _look_for_stillbirth(self) -> None:
+        """Where tasks do not start eagerly, a cancel may come before the first step: then `_attempt` never runs."""
+        task = self._task
+        if EAGER or task is None or not task.cancelling():
+            return
+        if inspect.getcoroutinestate(task.get_coro()) in _NOT_BEGUN:  # type: ignore[arg-type]
+            self.engine.runtime.soon(self._never_began, task)
+
+    def _never_began(self, task: asyncio.Task[None]) -> None:
+        job = self.job
+        if self._task is task and job is not None:  # else it ran, and has gone on from there
             now = self.engine.now()
             self.engine.conclude(self, job, None, asyncio.CancelledError(), now)
             self._task = None

@@ -1362,3 +1362,21 @@ def test_everything_at_once(isolation):
         await at_rest()
 
     explore(scenario, seeds=range(150))
+
+
+def test_foreign_code_that_cancels_everything_at_any_turn(isolation):
+    """CA25, CA6: also a job whose task has not taken its first step (3.11) ends, once, and gives its slot back."""
+
+    async def scenario(chance):
+        async with Pool(size=2, isolation=isolation) as pool:
+            jobs = [await pool.submit(turns, 2) for _ in range(4)]
+            await turns(chance.randrange(5))
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.wait_for(pool.join(), 10)
+            assert all(job.done() for job in jobs)
+            assert pool.statistics().busy == 0
+            await asyncio.sleep(10)
+            assert await pool.run(double, 1) == 2
+
+    explore(scenario, seeds=range(100))

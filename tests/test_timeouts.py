@@ -303,7 +303,7 @@ async def test_zero_for_the_queue_or_the_total(new_pool, zero):
 
 @virtual
 async def test_the_total_covers_everything(new_pool):
-    """TO10: queue, delay, attempts and the delays between them; where the job is when it strikes makes no difference."""
+    """TO10: queue, delay, attempts and the delays between them, wherever the job is when it strikes."""
 
     async def fail():
         await asyncio.sleep(1)

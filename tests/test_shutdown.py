@@ -1,0 +1,699 @@
+"""How a pool ends: in four bounded phases, with a report: SD1 to SD4, SD8, SD10, SD11, and F-02 to F-04, F-12.
+
+Elsewhere: signals and the exit of the program (SD5 to SD7, SD9, SD12) are in test_signals.py; SD13 belongs to the stores.
+"""
+
+import asyncio
+import contextlib
+import threading
+
+import anyio
+import pytest
+
+from aiopool import (
+    JobCancelledError,
+    JobStatus,
+    JobTimeoutError,
+    Pool,
+    PoolClosedError,
+    PoolStatus,
+    QueueFullError,
+    Retry,
+)
+from aiopool.testing import DELAYS, advance, explore, settle, wait_until
+
+virtual = pytest.mark.loops("virtual")
+real = pytest.mark.loops("real")
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+async def forever():
+    await asyncio.get_running_loop().create_future()
+
+
+async def double(x):
+    return 2 * x
+
+
+async def tidy(seconds, steps=None):
+    """A job that cleans up for some seconds."""
+    try:
+        await forever()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(seconds)
+        if steps is not None:
+            steps.append(now())
+
+
+class Stubborn:
+    """A job that swallows what it is told, until it is released."""
+
+    def __init__(self):
+        self.released = asyncio.Event()
+
+    async def __call__(self):
+        with anyio.CancelScope(shield=True):
+            while not self.released.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self.released.wait()
+
+
+# -- the phases ----------------------------------------------------------------------------------------------
+
+# (timeout, cancel_pending) of shutdown(), and what becomes of a short job that runs, a long one, and two that wait
+MODES = {
+    "graceful": ((None, False), ["succeeded", "succeeded", "succeeded", "succeeded"], 12),
+    "cancel pending": ((None, True), ["succeeded", "succeeded", "cancelled", "cancelled"], 10),
+    "time limit": ((3, False), ["succeeded", "cancelled", "succeeded", "cancelled"], 3),
+    "at once": ((0, False), ["cancelled"] * 4, 0),
+    "time limit, cancel pending": ((3, True), ["succeeded", "cancelled", "cancelled", "cancelled"], 3),
+    "endless limit": ((float("inf"), False), ["succeeded"] * 4, 12),
+}
+
+
+@virtual
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_becomes_of_each_job(new_pool, mode):
+    """SD2, E4: work is finished until the limit, then cancelled; every waiter is told; the report adds up."""
+    (timeout, cancel_pending), expected, seconds = MODES[mode]
+    pool = new_pool(size=2)
+    await pool.__aenter__()
+    jobs = [await pool.submit(asyncio.sleep, seconds) for seconds in (1, 10, 1, 10)]
+    waiters = [asyncio.create_task(job.wait()) for job in jobs]
+    await settle()
+    report = await pool.shutdown(timeout, cancel_pending=cancel_pending)
+    assert [job.status for job in jobs] == expected
+    assert all(await asyncio.gather(*waiters))
+    assert now() == report.seconds == seconds
+    assert report.succeeded == expected.count("succeeded")
+    assert report.cancelled == expected.count("cancelled")
+    assert report.never_started == sum(job.attempt == 0 for job in jobs)
+    assert report.clean == ("cancelled" not in expected)
+    assert pool.status is PoolStatus.CLOSED
+
+
+@virtual
+async def test_a_clean_up_has_the_grace_that_was_given(new_pool):
+    """SD2: `grace` is for the jobs, all of it: nobody is told twice before half of it is over, or left before its end."""
+    for grace, cleaning in [(None, 0.75), (5, 2.25), (60, 29)]:
+        steps, began = [], now()
+        pool = new_pool(size=1)
+        await pool.__aenter__()
+        job = await pool.submit(tidy, cleaning, steps)
+        await settle()
+        report = await pool.shutdown(0, grace)
+        assert steps == [began + cleaning]
+        assert (job.status, report.leaked, report.seconds) == ("cancelled", (), cleaning)
+
+
+@virtual
+async def test_a_short_grace_is_short(new_pool):
+    """SD2, I14, F-03: what does not end is left, by name, when the limit and the grace are over; no later."""
+    stubborn = Stubborn()
+    for timeout, grace, seconds in [(0, 0.5, 0.5), (2, 3, 5), (0, 0, 0), (None, 1, None)]:
+        pool = new_pool(size=3, shutdown_timeout=4)
+        await pool.__aenter__()
+        stubborn.released.clear()
+        job = await pool.submit(stubborn)
+        quick = await pool.submit(tidy, 0)
+        await settle()
+        began = now()
+        report = await pool.shutdown(timeout, grace)
+        assert now() - began == (5 if seconds is None else seconds)
+        assert [leak.id for leak in report.leaked] == [job.id]
+        assert "released.wait" in report.leaked[0].stack
+        assert (job.leaked, job.status) == (True, JobStatus.CANCELLED)
+        assert (quick.leaked, quick.status) == (False, JobStatus.CANCELLED)
+        with pytest.raises(JobCancelledError, match="shut down"):
+            await job
+        stubborn.released.set()
+        await settle()
+
+
+@virtual
+async def test_the_time_limit_is_for_all_jobs_together(new_pool):
+    """F-03: a hundred jobs do not make it a hundred limits."""
+    pool = new_pool(size=10)
+    await pool.__aenter__()
+    for _ in range(100):
+        await pool.submit(asyncio.sleep, 7)
+    report = await pool.shutdown(10, 1)
+    assert report.seconds == 10
+    assert (report.succeeded, report.cancelled, report.never_started) == (10, 90, 80)
+
+
+@virtual
+async def test_a_default_limit_of_the_pool(new_pool):
+    """`shutdown_timeout` is what `shutdown()` takes, and what leaving the block takes after its work is done."""
+    async with new_pool(size=1, shutdown_timeout=3) as pool:
+        job = await pool.submit(asyncio.sleep, 100)
+        await settle()
+        await pool.shutdown()
+        assert now() == 3
+        assert job.cancelled()
+
+
+@virtual
+async def test_jobs_that_end_by_themselves_are_counted_as_they_ended(new_pool):
+    """SD2: failures and time limits during the shutdown are in its report."""
+
+    async def fail():
+        await asyncio.sleep(1)
+        raise OSError
+
+    pool = new_pool(size=3, on_error=lambda job, error: None)
+    await pool.__aenter__()
+    await pool.run(double, 1)  # before: not in the report
+    await pool.submit(fail)
+    await pool.with_options(timeout=1).submit(forever)
+    await pool.submit(asyncio.sleep, 1)
+    report = await pool.shutdown()
+    assert (report.succeeded, report.failed, report.timed_out, report.cancelled) == (1, 1, 1, 0)
+    assert report.clean
+
+
+# -- who waits -----------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_every_waiter_is_released(new_pool):
+    """SD10, F-02: running, queued, delayed, in backoff, in a paused group, blocked in submit, map, join and wait_closed."""
+
+    async def fail():
+        raise OSError
+
+    async def stream():
+        async with pool.map(asyncio.sleep, [1000] * 5) as results:
+            return [result async for result in results]
+
+    pool = new_pool(size=1, queue_size=5, on_error=lambda job, error: None)
+    await pool.__aenter__()
+    retry = Retry(attempts=2, backoff="fixed", delay=1000, max_delay=1000, jitter=0)
+    backoff = await pool.with_options(retry=retry).submit(fail)
+    await settle()
+    jobs = {
+        "backoff": backoff,
+        "running": await pool.submit(forever),
+        "delayed": await pool.with_options(delay=1000).submit(forever),
+        "group": await pool.with_options(group="g").submit(forever),
+        "queued": await pool.submit(forever),
+    }
+    pool.pause_group("g")
+    while True:
+        try:
+            pool.submit_nowait(forever)
+        except QueueFullError:
+            break
+    calls = [pool.submit(double, 1), pool.run(double, 1), stream(), pool.join(), pool.wait_closed()]
+    tasks = [asyncio.create_task(call) for call in calls]
+    tasks += [asyncio.create_task(job.wait()) for job in jobs.values()]
+    await advance(1)
+    assert pool.statistics().waiting >= 2
+    report = await pool.shutdown(0)
+    assert now() == 1
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ended[:2]] == [PoolClosedError, PoolClosedError]
+    assert isinstance(ended[2], (PoolClosedError, JobCancelledError))
+    assert ended[3:5] == [None, None]
+    assert {name: job.status.value for name, job in jobs.items()} == dict.fromkeys(jobs, "cancelled")
+    assert report.never_started == pool.statistics().cancelled - 2  # all but `running` and `backoff`
+
+
+@virtual
+@pytest.mark.parametrize("hold", ["pool", "group", "size"])
+async def test_a_held_pool_goes_on_when_it_is_shut_down(new_pool, hold):
+    """SD10: to leave is to finish; a pause of the pool, of a group, or a size of 0 does not strand anybody."""
+    pool = new_pool(size=1)
+    await pool.__aenter__()
+    job = await pool.with_options(group="g").submit(double, 2)
+    if hold == "pool":
+        pool.pause()
+    elif hold == "group":
+        pool.pause_group("g")
+    else:
+        await pool.resize(0)
+    await advance(5)
+    assert job.status is JobStatus.QUEUED
+    report = await pool.shutdown()
+    assert job.result() == 4
+    assert report.clean
+
+
+@virtual
+async def test_blocked_submitters_get_in_order_what_is_left(new_pool):
+    """SD10: who waits for room when the shutdown begins is refused at once, not when the jobs are done."""
+    async with new_pool(size=1, queue_size=0) as pool:
+        await pool.submit(asyncio.sleep, 10)
+        await settle()
+        blocked = [asyncio.create_task(pool.submit(double, n)) for n in range(3)]
+        await settle()
+        stopping = asyncio.create_task(pool.shutdown())
+        ended = await asyncio.gather(*blocked, return_exceptions=True)
+        assert [type(end) for end in ended] == [PoolClosedError] * 3
+        assert now() == 0
+        await stopping
+        assert now() == 10
+
+
+@virtual
+async def test_a_job_that_submits_during_the_shutdown_is_refused(new_pool):
+    """SD1: as executors do; it gets the error at once, and nothing deadlocks."""
+    refused = []
+
+    async def parent():
+        await asyncio.sleep(1)
+        for submit in (pool.submit, pool.run):
+            with pytest.raises(PoolClosedError, match="closing") as caught:
+                await submit(double, 1)
+            refused.append(caught.value)
+        with pytest.raises(PoolClosedError):
+            pool.submit_nowait(double, 1)
+        return "done"
+
+    pool = new_pool(size=1, queue_size=0)
+    await pool.__aenter__()
+    job = await pool.submit(parent)
+    await settle()
+    await pool.shutdown()
+    assert job.result() == "done"
+    assert len(refused) == 2
+
+
+@virtual
+async def test_retries_go_on_until_the_limit(new_pool):
+    """SD2, pitfall 8: a shutdown without a limit waits for the next attempt; one with a limit does not wait it out."""
+    starts = []
+
+    async def flaky():
+        starts.append(now())
+        if len(starts) == 1:
+            raise OSError
+        return "done"
+
+    retry = Retry(attempts=2, backoff="fixed", delay=30, jitter=0)
+    for timeout, ends in [(None, 30), (10, 10)]:
+        starts.clear()
+        began = now()
+        pool = new_pool(size=1, retry=retry)
+        await pool.__aenter__()
+        job = await pool.submit(flaky)
+        await settle()
+        await pool.shutdown(timeout)
+        assert now() - began == ends
+        assert job.status == ("succeeded" if timeout is None else "cancelled")
+
+
+@virtual
+async def test_join_while_others_keep_submitting(new_pool):
+    """SD11: `join` returns at a moment at which there is no job; it is no fence, and shuts nothing."""
+    async with new_pool(size=1) as pool:
+
+        async def producer():
+            for _ in range(5):
+                await pool.submit(asyncio.sleep, 1)
+                await asyncio.sleep(0.5)
+
+        producing = asyncio.create_task(producer())
+        await settle()
+        await pool.join()
+        assert now() == 5
+        assert pool.statistics().succeeded == 5
+        await producing
+        assert await pool.run(double, 1) == 2
+
+
+# -- many, early, late, from everywhere ----------------------------------------------------------------------
+
+
+@virtual
+async def test_shutdown_is_one_however_often_it_is_called(new_pool):
+    """SD3, F-04: five at a time, again while it is under way, and afterwards: the same report; no line runs twice."""
+    called = []
+    pool = new_pool(size=2)
+    pool.on_shutdown(lambda: called.append(now()))
+    async with pool:
+        await pool.submit(asyncio.sleep, 3)
+        reports = await asyncio.gather(*(pool.shutdown() for _ in range(5)))
+        reports.append(await pool.shutdown(0, 0))
+    reports.append(await pool.shutdown())
+    assert len({id(report) for report in reports}) == 1
+    assert called == [3]
+
+
+@virtual
+async def test_a_later_shutdown_can_only_make_it_hurry(new_pool):
+    """SD3: the earliest deadline and the shortest grace hold."""
+    pool = new_pool(size=1)
+    await pool.__aenter__()
+    stubborn = Stubborn()
+    job = await pool.submit(stubborn)
+    await settle()
+    calls = [asyncio.create_task(pool.shutdown(10, 10))]
+    await advance(1)
+    calls.append(asyncio.create_task(pool.shutdown(100, 100)))
+    await advance(1)
+    calls.append(asyncio.create_task(pool.shutdown(3)))  # from now: 5
+    await advance(4)  # 6: cancelled at 5, has a grace of 10
+    assert not job.done()
+    calls.append(asyncio.create_task(pool.shutdown(grace=2)))  # from now: 8
+    await asyncio.wait(calls)
+    assert now() == 8
+    assert job.leaked
+    stubborn.released.set()
+    await settle()
+
+
+@virtual
+async def test_shutdown_before_and_after_the_pool_was_open(new_pool):
+    """F-04, style 17: before: a clear error; after: the last report."""
+    pool = new_pool()
+    with pytest.raises(RuntimeError, match="async with"):
+        await pool.shutdown()
+    async with pool:
+        pass
+    assert (await pool.shutdown()).clean
+    await pool.wait_closed()
+
+
+@virtual
+async def test_shutdown_from_inside_of_a_job(new_pool):
+    """SD4: the job that calls it is not waited for, and not cancelled; it gets the report, and goes on."""
+
+    async def job(n):
+        report = await pool.shutdown(timeout)
+        await asyncio.sleep(1)
+        return n, report.cancelled
+
+    for timeout, cancelled in [(None, 0), (0, 1)]:
+        began = now()
+        async with new_pool(size=3) as pool:
+            first = await pool.submit(job, 1)
+            other = await pool.submit(asyncio.sleep, 5)
+        assert await first == (1, cancelled)
+        assert other.status == ("succeeded" if timeout is None else "cancelled")
+        assert now() - began == (6 if timeout is None else 1)
+
+
+@virtual
+async def test_shutdown_from_inside_of_many_jobs(new_pool):
+    """SD3, SD4: five jobs call it, at different times; none waits for another, and the last other job is waited for."""
+
+    async def job(n):
+        await asyncio.sleep(n)
+        return await pool.shutdown()
+
+    pool = new_pool(size=7)
+    async with pool:
+        callers = [await pool.submit(job, n) for n in range(5)]
+        other = await pool.submit(asyncio.sleep, 10)
+    reports = [await caller for caller in callers]
+    assert now() == 10
+    assert other.status is JobStatus.SUCCEEDED
+    assert len({id(report) for report in reports}) == 1
+
+
+@virtual
+async def test_join_is_not_confused_by_jobs_that_have_called_shutdown(new_pool):
+    """SD4: a caller that gives up and ends does not count for another job that still runs."""
+
+    async def impatient():
+        with anyio.move_on_after(1):
+            await pool.shutdown()
+
+    pool = new_pool(size=3)
+    async with pool:
+        await pool.submit(impatient)
+        other = await pool.submit(asyncio.sleep, 10)
+        await advance(3)
+        await pool.join()
+        assert other.done()
+        assert now() == 10
+
+
+@virtual
+async def test_a_job_that_calls_shutdown_and_fails_is_not_tried_again(new_pool):
+    """SD4: there is no worker left for another attempt; its waiters are told at once."""
+
+    async def job():
+        await pool.shutdown()
+        raise OSError("after the end")
+
+    pool = new_pool(size=1)
+    async with pool:
+        retry = Retry(attempts=5, backoff="fixed", delay=1, jitter=0)
+        handle = await pool.with_options(retry=retry).submit(job)
+        with pytest.raises(OSError, match="after the end"):
+            await handle
+    assert handle.attempt == 1
+    assert now() == 0
+
+
+@virtual
+async def test_shutdown_from_a_task_and_a_callback_of_a_job(new_pool):
+    """SD4: from a child task of a job, and from a done-callback."""
+
+    async def job():
+        return await asyncio.create_task(pool.shutdown())
+
+    async with new_pool(size=2) as pool:
+        report = await (await pool.submit(job))
+        assert report.clean
+    tasks = []
+    async with new_pool(size=2) as pool:
+        handle = await pool.submit(double, 1)
+        handle.add_done_callback(lambda _: tasks.append(asyncio.create_task(pool.shutdown())))
+        await handle
+        assert (await tasks[0]).clean
+
+
+@virtual
+async def test_the_state_of_a_closing_pool_can_be_asked(new_pool):
+    """F-12: status, numbers, jobs and reprs answer at once in every phase."""
+    pool = new_pool(size=1)
+    seen = [pool.status.value]
+    async with pool:
+        seen.append(pool.status.value)
+        job = await pool.submit(asyncio.sleep, 3)
+        await settle()
+        stopping = asyncio.create_task(pool.shutdown())
+        await advance(1)
+        seen.append(pool.status.value)
+        assert pool.statistics().running == 1
+        assert pool.jobs() == [job]
+        assert pool.find(job.id) is job
+        assert "closing" in repr(pool)
+        await stopping
+    seen.append(pool.status.value)
+    assert seen == ["new", "open", "closing", "closed"]
+    assert "closed" in repr(pool)
+    assert pool.jobs() == []
+
+
+@virtual
+async def test_handles_can_be_read_after_the_end(new_pool):
+    """SD8, I12: results, errors and outcomes stay, and awaiting a done job needs no pool."""
+
+    async def fail():
+        raise error
+
+    error = ValueError()
+    pool = new_pool(size=1)
+    with contextlib.suppress(KeyError):
+        async with pool:
+            jobs = [await pool.submit(function) for function in (fail, forever)]
+            limited = await pool.with_options(queue_timeout=0).submit(forever)
+            await advance(1)
+            raise KeyError
+    assert jobs[0].exception() is error
+    with pytest.raises(ValueError):
+        await jobs[0]
+    with pytest.raises(JobCancelledError):
+        await jobs[1]
+    with pytest.raises(JobTimeoutError):
+        await limited
+    assert [job.outcome().status.value for job in (*jobs, limited)] == ["failed", "cancelled", "timed_out"]
+    assert jobs[1].cancel() is False
+    assert await jobs[1].wait()
+
+
+# -- callbacks -------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_callbacks_run_last_in_first_out_when_the_jobs_are_over(new_pool):
+    """Plain and async ones, each once; one that was taken back is not called."""
+    calls = []
+    pool = new_pool()
+
+    @pool.on_shutdown
+    def first():
+        calls.append("first")
+
+    @pool.on_shutdown
+    async def second():
+        await asyncio.sleep(1)
+        calls.append(("second", pool.statistics().running))
+
+    removed = pool.on_shutdown(lambda: calls.append("removed"))
+    pool.remove_on_shutdown(removed)
+    with pytest.raises(ValueError):
+        pool.remove_on_shutdown(removed)
+    async with pool:
+        await pool.submit(asyncio.sleep, 2)
+        pool.on_shutdown(lambda: calls.append("third"))
+    assert calls == ["third", ("second", 0), "first"]
+    assert now() == 3
+
+
+@virtual
+async def test_a_callback_that_fails_or_hangs_does_not_stop_the_others(new_pool):
+    """Each has its limit; what went wrong is in the report; CancelledError of a callback is an error like any other."""
+    calls = []
+    pool = new_pool()
+
+    async def hang():
+        await forever()
+
+    async def cancelled():
+        raise asyncio.CancelledError("of its own")
+
+    async def reentrant():
+        await pool.shutdown()
+
+    def fail():
+        raise OSError
+
+    pool.on_shutdown(lambda: calls.append("last"))
+    for callback in (hang, cancelled, fail, reentrant):
+        pool.on_shutdown(callback)
+    pool.on_shutdown(lambda: calls.append("first"))
+    async with pool:
+        report = await pool.shutdown()
+    assert calls == ["first", "last"]
+    kinds = [type(error) for error in report.callback_errors]
+    assert kinds == [TimeoutError, OSError, asyncio.CancelledError, TimeoutError]
+    assert now() == 10
+    assert not report.clean
+
+
+# -- the shutdown itself is hurt -------------------------------------------------------------------------------
+
+
+@virtual
+@pytest.mark.parametrize("phase", ["finish", "grace", "callbacks"])
+async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_pool, phase):
+    """WC6: who cancels its task (as the end of `asyncio.run` does) leaves no waiter, no worker and no open pool behind."""
+    calls = []
+    pool = new_pool(size=2, cancel_grace=5)
+
+    @pool.on_shutdown
+    async def callback():
+        calls.append(now())
+        if phase == "callbacks":
+            await forever()
+
+    await pool.__aenter__()
+    jobs = [] if phase == "callbacks" else [await pool.submit(tidy, 3), await pool.submit(asyncio.sleep, 100)]
+    waiters = [asyncio.create_task(job.wait()) for job in jobs]
+    await settle()
+    callers = [asyncio.create_task(pool.shutdown(None if phase == "finish" else 0)) for _ in range(2)]
+    closed = asyncio.create_task(pool.wait_closed())
+    await advance(1)
+    [task] = [task for task in asyncio.all_tasks() if task.get_name() == "pool-shutdown"]
+    task.cancel()
+    ended = await asyncio.gather(*callers, return_exceptions=True)
+    await closed
+    assert pool.status is PoolStatus.CLOSED
+    assert not any(isinstance(end, asyncio.CancelledError) for end in ended)
+    assert all(await asyncio.gather(*waiters))
+    assert len(calls) == 1
+    await advance(5)  # the clean-up of the first job, if it was left
+    assert pool.statistics().busy == 0
+
+
+# -- random ------------------------------------------------------------------------------------------------------
+
+
+def test_shutdown_at_any_moment_ends_in_time(isolation):
+    """I14, I15, SD2, SD10: whatever runs, from wherever it is called, and however often; every handle is final."""
+
+    async def scenario(chance):
+        loop = asyncio.get_running_loop()
+        before = asyncio.all_tasks()
+        timeout, grace = chance.choice([0, 0.5, 1]), chance.choice([0, 0.5, 2])
+        pool = Pool(size=chance.randint(1, 3), queue_size=chance.choice([0, 1, 9]), isolation=isolation)
+        await pool.__aenter__()
+        jobs, stubborn = [], Stubborn()
+
+        async def fail(seconds):
+            await asyncio.sleep(seconds)
+            raise OSError
+
+        async def call():
+            await pool.shutdown(chance.choice([0.5, 1]))
+
+        async def submitter():
+            for _ in range(5):
+                function, args = chance.choice(
+                    [
+                        (asyncio.sleep, (chance.choice(DELAYS),)),
+                        (fail, (0.25,)),
+                        (tidy, (0.25,)),
+                        (stubborn, ()),
+                        (call, ()),
+                    ]
+                )
+                retry = chance.choice([None, Retry(attempts=3, delay=0.25, jitter=0)])
+                options = pool.with_options(retry=retry, timeout=chance.choice([None, 0.5]))
+                try:
+                    job = await options.submit(function, *args)
+                except PoolClosedError:
+                    return
+                job.add_done_callback(lambda job: None)
+                jobs.append((job, function))
+                await asyncio.sleep(chance.choice(DELAYS))
+
+        tasks = [asyncio.create_task(submitter()) for _ in range(2)]
+        await asyncio.sleep(chance.choice(DELAYS))
+        began = now()
+        reports = await asyncio.gather(pool.shutdown(timeout, grace), pool.shutdown(2, 4))
+        assert now() - began <= timeout + grace
+        assert reports[0] is reports[1]
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        for job, function in jobs:
+            if function is not call:
+                assert job.done()
+            assert not job.leaked or function is stubborn or grace < 0.5
+        stubborn.released.set()
+        await asyncio.sleep(5)
+        assert all(job.done() for job, _ in jobs)
+        assert pool.statistics().busy == 0
+        assert loop.armed() == []
+        assert asyncio.all_tasks() == before
+
+    explore(scenario, seeds=range(150))
+
+
+@real
+async def test_shutdown_with_threads_at_work(new_pool):
+    """SD2, F5: a call in a thread is waited for until the limit; then it is left, and named, and holds up nobody."""
+    go = threading.Event()
+    for timeout in (None, 0.02):
+        go.clear()
+        pool = new_pool(size=1)
+        await pool.__aenter__()
+        job = await pool.submit(go.wait)
+        await wait_until(lambda pool=pool: pool.statistics().threads_busy == 1)
+        stopping = asyncio.create_task(pool.shutdown(timeout, 0.02))
+        await asyncio.sleep(0.01)
+        if timeout is None:
+            go.set()
+        report = await stopping
+        assert [leak.id for leak in report.leaked] == ([] if timeout is None else [job.id])
+        assert job.status == ("succeeded" if timeout is None else "cancelled")
+        go.set()
+        await wait_until(lambda pool=pool: pool.statistics().busy == 0)
