@@ -2,8 +2,7 @@
 
 The services of one registry may live on several event loops and in none, and may be stopped from all of these
 places, under a deadline that holds even if what is called never answers. So nothing here waits longer than it
-is told, and
-what is abandoned is abandoned loudly: a late exception goes to the log.
+is told, and what is abandoned is abandoned loudly: a late exception goes to the log.
 
 Invariant: no event loop is ever waited for from its own thread.
 """

@@ -4,8 +4,7 @@ A program that we start gets a session, so that all that it starts can be found 
 in its environment, which is found even in a daemon that has left the session.
 
 Invariant: a command that shall die with its parent is started by one thread that lives as long as this
-    process, for
-the kernel takes *parent* to mean the thread.
+process, for the kernel takes *parent* to mean the thread.
 """
 
 import asyncio
@@ -33,8 +32,7 @@ class Command:
     """A program that the registry starts, and starts again if asked to.
 
     It runs in a session of its own: Ctrl-C in the terminal does not reach it, and it is ended together with
-        everything
-    that it has started.
+    everything that it has started.
 
     Args:
         argv: the program and its arguments; no shell is involved.
@@ -43,9 +41,8 @@ class Command:
         stdin, stdout, stderr: as `subprocess.Popen` takes them. It reads nothing and writes where we write by
             default.
         die_with_parent: the kernel kills it at the moment this process ends, by `kill -9` too (Linux only).
-            This goes
-            for the program itself, not for what it has started in turn: for that, give the registry a
-            `pid_dir`.
+            This goes for the program itself, not for what it has started in turn: for that, give the
+            registry a `pid_dir`.
 
     Raises:
         TypeError: `argv` is one string, or holds something that is no string or path.

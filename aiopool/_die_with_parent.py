@@ -6,10 +6,9 @@ script, it asks, and then becomes that program (`exec` keeps the wish). For a `m
 `die_with_parent()` first thing in it.
 
 The caveat: *parent* means the thread that started the process, not the whole process. A child that was
-    started by a
-helper thread dies with that thread. Therefore our commands are started by one thread that lives as long as
-the program (`_service_kinds`). And the wish is not inherited: grandchildren do not have it, and a program
-that changes its user or gains privileges when it is executed loses it.
+started by a helper thread dies with that thread. Therefore our commands are started by one thread that lives
+as long as the program (`_command`). And the wish is not inherited: grandchildren do not have it, and a
+program that changes its user or gains privileges when it is executed loses it.
 
 Nothing of ours is imported here: as a script it has to start in some ten milliseconds.
 """

@@ -1,18 +1,15 @@
 """Stop everything when the program is told to end, and then let it end as it would have.
 
 On a signal the work is done by a thread, while the program goes on: the handler itself only starts that
-    thread, because
-a handler that waits would wait inside whatever the main thread was doing, with its locks held and its event
-loop standing still. When all is stopped, the handlers that were there before are put back and the signal is
-passed on to
-them: the default action ends the process with the right code, asyncio's cancels the main task, a server's
-    begins its
-own shutdown. A second signal while we are at it stops by force.
+thread, because a handler that waits would wait inside whatever the main thread was doing, with its locks held
+and its event loop standing still. When all is stopped, the handlers that were there before are put back and
+the signal is passed on to them: the default action ends the process with the right code, asyncio's cancels
+the main task, a server's begins its own shutdown. A second signal while we are at it stops by force.
 
 What this module refuses to know: services. It is given one function that stops them.
 
 Invariants: a signal is never swallowed. A forked child never does its parent's work. What is ignored stays
-    ignored.
+ignored.
 """
 
 import _thread

@@ -1,19 +1,17 @@
 """End families of processes, all at once, and make sure that they are gone.
 
 A family is the process of a service and all that descends from it. Ending goes by rising force: ask
-(SIGTERM), wait, kill (SIGKILL), look again. It is done for all families together under one deadline, so that
-a hundred children that ignore the question take as long as one.
+(SIGTERM), wait, hold still (SIGSTOP), kill (SIGKILL), look again. It is done for all families together under
+one deadline, so that a hundred children that ignore the question take as long as one.
 
 Who belongs to a family is asked of the system several times, for processes come and go: before anything is
-    sent
-(afterwards a grandchild's parent may be gone, and with it the trace), whenever a member ends, and before each
-round of killing. Three traces are followed: parents, the session (when the family was given one of its own),
-and a mark in the environment (when it was given one), which survives a daemon's double fork.
+sent (afterwards a grandchild's parent may be gone, and with it the trace), whenever a member ends, and before
+each round of killing. Three traces are followed: parents, the session (when the family was given one of its
+own), and a mark in the environment (when it was given one), which survives a daemon's double fork.
 
 Politeness: a process that looks after children of its own is asked first and they only once it is gone, or it
-    would
-start them anew. A family with its own session is asked as a whole, as a terminal or systemd would do it: a
-shell that waits for its child cannot answer before that child is over.
+would start them anew. A family with its own session is asked as a whole, as a terminal or systemd would do
+it: a shell that waits for its child cannot answer before that child is over.
 
 What this module refuses to know: what a service is, event loops, who reaps whom.
 """
@@ -33,6 +31,9 @@ MARK = "AIOPOOL_SERVICE"
 
 # How long a round of killing waits before it looks for processes that were forked meanwhile.
 _KILL_ROUND = 0.2
+
+# Each generation that is born while it is looked for costs a round; more than a few is a race that cannot be won.
+_HOLD_ROUNDS = 10
 
 # SIGKILL works at once, but not in no time: what a deadline of zero still grants for being sure.
 _VERIFY = 0.5
@@ -151,7 +152,7 @@ def _ask(families: Sequence[Family], watch: ExitWatch, force_at: float) -> None:
 
 def _kill(families: Sequence[Family], watch: ExitWatch, deadline: float) -> None:
     while True:
-        refresh_families(families)
+        _hold(families)
         left = {family: living for family in families if (living := family.living())}
         if not left or time.monotonic() >= deadline:
             return
@@ -164,3 +165,21 @@ def _kill(families: Sequence[Family], watch: ExitWatch, deadline: float) -> None
             if time.monotonic() >= round_ends:
                 break
             watch.wait(round_ends - time.monotonic())
+
+
+def _hold(families: Sequence[Family]) -> None:
+    """Stop all members (SIGSTOP), and find those that they have forked until then.
+
+    Whoever is killed while it forks leaves a child that has lost its parent before anybody saw it. From the
+    moment at which SIGSTOP is sent no fork of that process succeeds any more, and its children keep their
+    parent.
+    """
+    held: set[ProcessId] = set()
+    for _ in range(_HOLD_ROUNDS):
+        refresh_families(families)
+        found = {family: family.living() - held for family in families}
+        if not any(found.values()):
+            return
+        for family, processes in found.items():
+            family.send(processes, signal.SIGSTOP)
+            held |= processes

@@ -7,11 +7,11 @@ that was opened before the start time was compared: no moment is left in which t
 
 One `ProcessTable` is one look at all processes: their parents, sessions and start times, from which the
 descendants of any number of roots follow without looking again. `ExitWatch` sleeps until one of many
-processes is over, children
-or not, without polling and without reaping them: the exit code stays for whoever started the process.
+processes is over, children or not, without polling and without reaping them: the exit code stays for whoever
+started the process.
 
-Start times are as fine as the system tells them: on Linux a clock tick, 10 ms. A number comes round again only after
-all others were given out, so that two bearers within one tick cannot be but by force.
+Start times are as fine as the system tells them: on Linux a clock tick, 10 ms. A number comes round again
+only after all others were given out, so that two bearers within one tick cannot be but by force.
 
 A zombie counts as over: it runs no code any more, it only waits to be asked for its exit code.
 

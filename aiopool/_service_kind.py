@@ -1,12 +1,11 @@
 """What every kind of service has to answer, whatever it is made of.
 
 Five questions: start, are you alive, which processes are you, stop, how did you end. The adapters that answer
-    them are
-in `_service_processes`, `_service_tasks` and `_service_objects`; `_service_kinds` chooses between them.
+them are in `_service_processes`, `_service_tasks` and `_service_objects`; `_service_kinds` chooses between
+them.
 
 What an adapter refuses to know: names, types, restarts, other services, what the registry does with the
-    answers. It
-knows how to *ask* its own kind to end; ending processes by force is the same for all, and done in
+answers. It knows how to *ask* its own kind to end; ending processes by force is the same for all, and done in
 `_families`.
 """
 

@@ -1,7 +1,7 @@
 """Choose the adapter for what a user registers, and make services anew.
 
 Invariant: whatever cannot be stopped is refused here, with the line to write instead; nothing is dropped
-    silently.
+silently.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Services that are nothing but processes: handles, bare pids, and commands that we start ourselves.
 
 Invariant: the exit code of a process is read through the handle that its owner holds, never reaped behind its
-    back.
+back.
 """
 
 import asyncio

@@ -9,8 +9,7 @@ A service is stopped when it is seen to be over, not when its `stop()` has retur
 and it does not say that it runs.
 
 Invariant: `stop_services` returns by the deadline (or half a second after it began, whichever is later),
-    whatever the
-services do.
+whatever the services do.
 """
 
 import asyncio

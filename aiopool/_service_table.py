@@ -4,8 +4,7 @@ One lock guards it, held for moments only and by nobody who waits. It is re-entr
 reach the main thread while it holds it.
 
 Invariants: names are unique; one object and one process are registered once; every change of the table is
-    written to
-the pid file before anybody hears of it.
+written to the pid file before anybody hears of it.
 """
 
 import itertools

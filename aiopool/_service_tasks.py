@@ -1,8 +1,7 @@
 """Services that live as a task on an event loop: coroutine functions, and async context managers.
 
 Such a service belongs to the loop on which it was started: only there can it be cancelled and awaited, and
-    when that
-loop is closed, it is over.
+when that loop is closed, it is over.
 """
 
 import asyncio

@@ -9,8 +9,8 @@ nobody ever waits while holding it, and a status is therefore told at any moment
 operating system processes do not live in a simulated one.
 
 Invariants: a service leaves the table only when it is verified to be over, or when it is removed by hand.
-    Construction
-starts nothing, writes nothing and installs nothing. A forked child cannot stop what belongs to its parent.
+Construction starts nothing, writes nothing and installs nothing. A forked child cannot stop what belongs to
+its parent.
 """
 
 import asyncio
@@ -270,8 +270,7 @@ class ServiceRegistry:
         """Start the services that do not run, one after the other, in the order in which they were added.
 
         The first call also ends what an earlier run has left behind (`pid_dir`), and begins to watch. If one
-        fails to
-        start, those before it run on: leave it to `async with` to stop them.
+        fails to start, those before it run on: leave it to `async with` to stop them.
 
         Cancelled: what was just starting is cancelled too; the others stay as they are.
 
@@ -323,8 +322,7 @@ class ServiceRegistry:
         """End what runs that are over have left behind, according to their pid files.
 
         Only processes that still are the same ones: whoever got such a pid later is left alone, and so are
-            the
-        processes of runs that still go on. `start` does this by itself the first time.
+        the processes of runs that still go on. `start` does this by itself the first time.
 
         Cancelled: goes on in the background, to its deadline.
 
@@ -385,8 +383,7 @@ class ServiceRegistry:
         """Do what `stop` does, from plain code: it blocks until it is done.
 
         From a thread without an event loop: services that live on a loop are stopped there, if it runs. In
-            the thread
-        of a running event loop it blocks that loop, and works for whatever does not live on it.
+        the thread of a running event loop it blocks that loop, and works for whatever does not live on it.
 
         Raises:
             RuntimeError: a service lives on the event loop of this very thread, so that waiting for it here
@@ -441,8 +438,7 @@ class ServiceRegistry:
 
         On a signal the services are stopped while the program goes on; then the handlers that were there
         before are put back and get the signal. A second signal meanwhile stops by force. Ignored signals stay
-        ignored. Forked
-        children do not inherit the work: there, the earlier handlers get the signal at once.
+        ignored. Forked children do not inherit the work: there, the earlier handlers get the signal at once.
 
         Args:
             signals: which ones.

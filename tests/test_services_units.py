@@ -178,17 +178,19 @@ def test_a_family_never_holds_ourselves() -> None:
 
 
 def test_members_that_come_while_killing_are_found() -> None:
-    """A process that forks on and on is hunted down, round by round."""
-    bomb = 'trap "" TERM; echo; while :; do sleep 600 & sleep 0.01; done'
-    child = subprocess.Popen(["sh", "-c", bomb], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    child.stdout.readline()
-    child.stdout.close()
-    family = Family([known(child)])
+    """Processes that fork on and on are held still before they are killed, so that no newborn is lost."""
+    bomb = 'trap "" TERM; echo; i=0; while [ $i -lt 400 ]; do sleep 620 & i=$((i+1)); sleep 0.002; done; wait'
+    children = [subprocess.Popen(["sh", "-c", bomb], stdout=subprocess.PIPE) for _ in range(4)]
+    for child in children:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.stdout.close()
+    families = [Family([known(child)]) for child in children]
     now = time.monotonic()
-    end_families([family], force_at=now + 0.2, deadline=now + 10)
-    assert family.living() == set()
-    assert child.wait(10) == -signal.SIGKILL
+    end_families(families, force_at=now + 0.1, deadline=now + 20)
+    assert not any(family.living() for family in families)
+    assert [child.wait(10) for child in children] == [-signal.SIGKILL] * 4
+    assert [found for found in psutil.process_iter(["cmdline"]) if found.info["cmdline"] == ["sleep", "620"]] == []
 
 
 def test_someone_elses_process_is_an_error_text(monkeypatch, child) -> None:
