@@ -19,6 +19,7 @@ from aiopool._group import Group
 from aiopool._job import AttemptRecord, Job, JobResult, current_job
 from aiopool._lifecycle import run
 from aiopool._map import MapResult, MapStream
+from aiopool._metrics import HistogramCounts, JobMetrics, Metrics
 from aiopool._options import JobOptions, Priority, job
 from aiopool._pool import CancelReport, Pool
 from aiopool._queue import JobQueue
@@ -45,10 +46,12 @@ __all__ = [
     "AttemptRecord",
     "CancelReport",
     "Group",
+    "HistogramCounts",
     "Job",
     "JobCancelledError",
     "JobDroppedError",
     "JobError",
+    "JobMetrics",
     "JobOptions",
     "JobPendingError",
     "JobQueue",
@@ -58,6 +61,7 @@ __all__ = [
     "LeakedJob",
     "MapResult",
     "MapStream",
+    "Metrics",
     "Pool",
     "PoolClosedError",
     "PoolError",

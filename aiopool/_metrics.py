@@ -14,7 +14,7 @@ import dataclasses
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, final
 
 from aiopool._job import Job
@@ -88,7 +88,7 @@ class Metrics:
     """A pool in numbers and histograms at one moment.
 
     Attributes:
-        pool: the pool's name.
+        pool: the pool's name, as it may stand in a label: at most 100 characters, no control characters.
         statistics: the numbers of `pool.statistics()`, of the same moment.
         queued: jobs in the queue by priority; those in paused groups included.
         oldest_wait: seconds since the oldest job in the queue was submitted (or its delay was over); 0: none waits.
@@ -97,7 +97,7 @@ class Metrics:
         paused: no job starts.
         leaked_total: jobs that have leaked so far.
         loop_lag: by how many seconds the event loop was late at worst, in the last 15 seconds.
-        jobs: what happened by name of job; the rest under `"other"`.
+        jobs: what happened by name of job, as it may stand in a label; the rest under `"other"`.
     """
 
     pool: str
@@ -119,7 +119,7 @@ class _Row:
     __slots__ = ("outcomes", "retries", "run", "run_sum", "wait", "wait_sum")
 
     def __init__(self, waits: int, runs: int) -> None:
-        self.outcomes = dict.fromkeys(
+        self.outcomes: dict[JobStatus, int] = dict.fromkeys(
             (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.TIMED_OUT, JobStatus.CANCELLED), 0
         )
         self.retries = 0
@@ -230,7 +230,7 @@ def check_buckets(name: str, bounds: Sequence[float]) -> tuple[float, ...]:
     found = tuple(float(bound) for bound in bounds)
     if found and found[-1] == float("inf"):
         found = found[:-1]
-    if not found or list(found) != sorted(set(found)) or found[0] <= 0 or found[-1] == float("inf"):
+    if not found or found[0] <= 0 or not all(a < b for a, b in pairwise((*found, float("inf")))):
         raise ValueError(f"{name}={bounds!r}: write the upper bounds in seconds, rising, such as (0.01, 0.1, 1, 10)")
     return found
 
@@ -249,13 +249,13 @@ def label_text(text: str) -> str:
 
 @final
 class LoopLag:
-    """By how much the event loop is late: once a second it is asked to call, and says when it did."""
+    """By how much the event loop is late: twice a second it is asked to call back, and one sees when it did."""
 
     __slots__ = ("_due", "_runtime", "_samples", "_timer")
 
-    # A pool at rest wakes the loop once a second while it is measured; 15 s is how often most scrapers come.
-    INTERVAL = 1.0
-    SAMPLES = 15
+    # Whatever holds the loop for longer than this is seen, and less with luck. 15 s is how often most scrapers come.
+    INTERVAL = 0.5
+    SAMPLES = 30
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from aiopool._engine import Engine
 from aiopool._home import Home
-from aiopool._metrics import Metrics
+from aiopool._metrics import Metrics, label_text
 from aiopool._runtime import Runtime
 from aiopool._statistics import Statistics
 from aiopool._status import PoolStatus
@@ -41,7 +41,7 @@ def _survey(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
     workers = home.supervisor.workers()
     busy = sum(worker.busy for worker in workers)
     return Metrics(
-        pool=home.name,
+        pool=label_text(home.name),
         statistics=statistics,
         queued=queued_by_priority(engine),
         oldest_wait=oldest_wait(engine),
