@@ -93,8 +93,9 @@ class _Buckets:
 
     @property
     def live(self) -> int:
-        # Counted when asked, not at each push and pop: there are few buckets, and many jobs.
-        return sum(map(len, self.buckets.values())) - self.stale
+        # Counted when asked, not at each push and pop: there are few buckets, and many jobs. A copy, made in one step:
+        # another thread may ask, too (`statistics()`), while the loop opens a bucket.
+        return sum(map(len, tuple(self.buckets.values()))) - self.stale
 
     def push(self, entry: Any) -> None:
         key = entry._plan.priority
