@@ -89,4 +89,3 @@ for _name in __all__:
     _object = globals()[_name]
     if getattr(_object, "__module__", "").startswith("aiopool."):
         _object.__module__ = "aiopool"
-del _name, _object

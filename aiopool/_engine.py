@@ -1,10 +1,12 @@
 """`Engine`: the one door through which jobs enter, start, end, wait again and are stopped.
 
-It keeps the books of one open pool and knows workers only as hands that can be offered work (`Hand`). Everything here is
+It keeps the books of one open pool and knows workers only as hands that can be offered work (`Hand`). Everything here
+is
 synchronous: it decides and marks; who has to wait, waits elsewhere.
 
 The mutable state of a pool is: the live jobs, the line in which some of them wait, the timetable for those that
-wait for a moment, the slots taken, the hands at rest, and the callers that wait for room, for a slot, or for the end of all work.
+wait for a moment, the slots taken, the hands at rest, and the callers that wait for room, for a slot, or for the end
+of all work.
 
 Slots. `active` counts the slots taken; a job starts only while `active < slots`, and a hand that has ended
 a job keeps the slot for the next one. `slots` is the size of the pool, or 0 while it is paused. A job that waits for
@@ -55,6 +57,8 @@ OnError = Callable[[Job[Any], BaseException], object]
 class Hand(Protocol):
     """A worker, as the engine sees it."""
 
+    __slots__ = ("alarm", "alarm_for", "busy", "id", "job")
+
     id: int
     job: Job[Any] | None
     alarm: float
@@ -63,15 +67,19 @@ class Hand(Protocol):
 
     def offer(self) -> bool:
         """Take a slot and look for work; whether to offer some to the next hand at once."""
+        ...
 
     def stop_job(self, stop: StopRequest, now: float) -> None:
         """Tell the running job to stop."""
+        ...
 
     def stack(self) -> str:
         """Say where the running job is."""
+        ...
 
     def retire(self) -> None:
         """End: the worker is not needed any more."""
+        ...
 
 
 @final
@@ -284,6 +292,8 @@ class Engine:
             if not future.done():
                 text = f"{job!r} was waiting for room when the pool was shut down: it was not taken in"
                 self.refuse(job, future, PoolClosedError(text))
+        if self.joiners and len(self.jobs) <= self.spectators:
+            self._wake_joiners()
 
     def refuse(self, job: Job[Any], future: asyncio.Future[None], error: Exception) -> None:
         """End a job that waits for room: its submitter is told, and whoever has found it by its id."""
@@ -399,12 +409,13 @@ class Engine:
     # -- size and pause ------------------------------------------------------------------------------------------
 
     def set_slots(self, size: int | None = None, *, paused: bool | None = None) -> None:
-        """Change the size, or pause; running jobs go on."""
+        """Change the size, or pause; running jobs go on. A closing pool cannot be held: to leave is to finish."""
         before = self.size, self.paused
+        closing = self.limit < 0
         if size is not None:
-            self.size = size
+            self.size = max(size, 1) if closing else size
         if paused is not None:
-            self.paused = paused
+            self.paused = paused and not closing
         self.slots = 0 if self.paused else self.size
         self._calm_down()
         self.admit()
@@ -414,8 +425,9 @@ class Engine:
             self.listeners.slots_changed(before, (self.size, self.paused))
 
     def pause_group(self, name: str) -> None:
-        """Let no job of a group start."""
-        self.label(name).paused = True
+        """Let no job of a group start; as `set_slots`, not while the pool is closing."""
+        if self.limit >= 0:
+            self.label(name).paused = True
 
     def resume_group(self, name: str) -> None:
         """Let the jobs of a group start again; parked ones go back to their places in line."""

@@ -195,9 +195,9 @@ class Group(Submitter, Claim):
         outer: BaseException | None = None  # a cancel that is not ours has to get out
         if kind is not None and issubclass(kind, asyncio.CancelledError):
             outer = error
-        if self._cancelled_body and self._body is here and here is not None:
-            if here.uncancel() <= self._cancelling:
-                outer = None  # the cancel of the body was ours alone
+        ours = self._cancelled_body and self._body is here and here is not None
+        if ours and here is not None and here.uncancel() <= self._cancelling:
+            outer = None  # the cancel of the body was ours alone
         if kind is not None:
             self._ending = self._ending or f"its body was left by {kind.__name__}"
             for job in list(self._live):

@@ -112,7 +112,8 @@ class Home:
 
     def host(self, job: Job[Any]) -> None:
         """Run a job at once, beyond the size: the caller waits for it."""
-        assert self.engine is not None and self.supervisor is not None
+        assert self.engine is not None
+        assert self.supervisor is not None
         self.engine.register(job)
         if self.engine.listeners:
             self.engine.listeners.submitted(job, inside=True)

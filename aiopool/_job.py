@@ -531,6 +531,7 @@ def current_job() -> Job[Any]:
     job = running_job.get()
     if job is None:
         raise RuntimeError(
-            "current_job() was called outside of any job. Call it in a function that a pool runs: `await pool.submit(function)`"
+            "current_job() was called outside of any job. Call it in a function that a pool runs: "
+            "`await pool.submit(function)`"
         )
     return job

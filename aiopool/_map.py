@@ -1,7 +1,7 @@
 """`MapStream`: what `pool.map(...)` returns; lazy on one side, bounded in the middle, a stream on the other.
 
-The mutable state of a stream is: the source of items, how many of its jobs are under way, and the finished ones that the
-consumer has not taken. `under way + not taken <= ahead`, always; that is the whole back-pressure.
+The mutable state of a stream is: the source of items, how many of its jobs are under way, and the finished ones that
+the consumer has not taken. `under way + not taken <= ahead`, always; that is the whole back-pressure.
 
 A synchronous source is read in the consumer's own steps. An asynchronous one is read by a feeder task, so that a slow
 source does not keep finished results from the consumer.
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import math
 import itertools
+import math
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
@@ -65,6 +65,7 @@ class MapStream(Claim, Generic[R_co]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_ahead",
         "_between",
         "_careful",
@@ -85,7 +86,6 @@ class MapStream(Claim, Generic[R_co]):
         "_under_way",
         "_wakeup",
         "_yields",
-        "__weakref__",
     )
 
     def __init__(
@@ -303,8 +303,7 @@ class MapStream(Claim, Generic[R_co]):
             self._wake()
             if closer in closers:
                 closers.remove(closer)
-            if hasattr(source, "aclose"):
-                await source.aclose()
+            await _close(source)
 
     def _job(self, engine: Engine, item: Any) -> Job[Any]:
         job = engine.make(self._plan, self._function, (item,), {}, self._name)
@@ -360,7 +359,7 @@ class MapStream(Claim, Generic[R_co]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel what is left over, and return when it has ended (or leaked). Failures that nobody took are reported."""
+        """Cancel what is left over, and return when it has ended (or leaked). Failures nobody took are reported."""
         engine, feeder = self._home.engine, self._feeder
         if engine is None:
             self._closed = True
@@ -369,10 +368,18 @@ class MapStream(Claim, Generic[R_co]):
         with shield():
             if feeder is not None:
                 await asyncio.wait([feeder])
-            elif isinstance(self._source, AsyncIterator) and hasattr(self._source, "aclose"):
-                await self._source.aclose()
+            elif isinstance(self._source, AsyncIterator):
+                await _close(self._source)
+            cancelled: asyncio.CancelledError | None = None
             for job in jobs:
-                await self._home.stop(job, None)
+                while True:
+                    try:
+                        await self._home.stop(job, None)
+                        break
+                    except asyncio.CancelledError as error:
+                        cancelled = error  # it gets out, when nothing of the stream runs any more
+            if cancelled is not None:
+                raise cancelled
 
     def _abandon(self, engine: Engine) -> list[Job[Any]]:
         """Take no more items, let go of what is done, cancel what is under way; return that."""
@@ -399,3 +406,10 @@ class MapStream(Claim, Generic[R_co]):
 def _has_claim(job: Job[Any], claim: Claim) -> bool:
     waiters = job._waiters
     return waiters is claim or (type(waiters) is list and claim in waiters)
+
+
+async def _close(source: AsyncIterator[Any]) -> None:
+    """Close a source, if it is one that can be closed: an async generator."""
+    aclose = getattr(source, "aclose", None)
+    if aclose is not None:
+        await aclose()

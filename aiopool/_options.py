@@ -17,7 +17,7 @@ import inspect
 import math
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType
-from typing import Any, Final, ParamSpec, TypeVar, final
+from typing import Final, ParamSpec, TypeVar, final
 
 from aiopool._retry import Retry
 

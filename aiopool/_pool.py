@@ -1,4 +1,5 @@
-"""`Pool`: the face. It wires the parts together when it is opened, checks what it is given, and has no logic of its own.
+"""`Pool`: the face. It wires the parts together when it is opened, checks what it is given, and has no logic of its
+own.
 
 How a job travels: `submit` makes a `Job` and hands it to the engine (`_engine.py`), which puts it into the line
 (`_queue.py`). A worker (`_worker.py`) takes the best one, runs it, and the engine decides: done, or again after a
@@ -83,24 +84,27 @@ class Pool(Submitter):
     """A supervised pool of coroutine workers.
 
     Three promises. The limit you set is the number of jobs running: after time limits, cancels, threads that
-    do not end and resizes too. The order you set is the order they start: by priority, then first come first served, through
-    cancels and retries. Shutdown ends when you said, whatever the jobs do, and says what it had to leave.
+    do not end and resizes too. The order you set is the order they start: by priority, then first come first served,
+    through cancels and retries. Shutdown ends when you said, whatever the jobs do, and says what it had to leave.
 
-    Making a pool binds to no loop, installs nothing and starts nothing; `async with` opens it. It may be opened in one task
-    and closed in another, and opened again after it was closed, in the same loop or another.
+    Making a pool binds to no loop, installs nothing and starts nothing; `async with` opens it. It may be opened in
+    one task and closed in another, and opened again after it was closed, in the same loop or another.
 
     Args:
         size: how many jobs may run at once.
-        queue_size: how many more may wait; None: any number; 0: none, a job is handed to a free worker or waits outside.
+        queue_size: how many more may wait; None: any number; 0: none, a job is handed to a free worker or waits
+            outside.
         name: what the pool is called in logs.
         priority, timeout, queue_timeout, total_timeout, retry: options of all jobs; see `with_options`.
-        isolation: `"task"`: each attempt is a task of its own, and harms only itself. `"scope"`: the fast lane; the worker
+        isolation: `"task"`: each attempt is a task of its own, and harms only itself. `"scope"`: the fast lane; the
+            worker
             drives the job in its own task, under an anyio cancel scope.
         overflow: what `submit` does when the queue is full: `"wait"` for room; `"reject"` with `QueueFullError`;
-            `"drop_oldest"` or `"drop_lowest"` job in the queue; `"run_here"`: run it at once, beyond the size, while the
-            submitter waits.
+            `"drop_oldest"` or `"drop_lowest"` job in the queue; `"run_here"`: run it at once, beyond the size, while
+            the submitter waits.
         aging: seconds in the queue that count as one step of priority, so that low ones cannot starve; None: never.
-        cancel_grace: seconds that a cancelled job has to end, before it is told again; after a second grace it is *leaked*.
+        cancel_grace: seconds that a cancelled job has to end, before it is told again; after a second grace it is
+            *leaked*.
         on_leak: `"hold"`: a leaked job keeps its slot until it ends. `"replace"`: another job may take it.
         on_error: called as `on_error(job, error)` for a failure that nobody awaits; the log, by default.
         max_threads: how many plain functions may run in threads at once; `size` by default.
@@ -190,7 +194,7 @@ class Pool(Submitter):
         self._isolation = isolation
         self._aging = aging
         self._cancel_grace = cancel_grace
-        self._on_leak = on_leak
+        self._on_leak: Literal["hold", "replace"] = on_leak
         self._on_error = on_error
         self._max_threads = max_threads
         self._restart = restart or Restart()
@@ -303,7 +307,8 @@ class Pool(Submitter):
         home = self._home
         if kind is None:
             if home.status is PoolStatus.OPEN:
-                assert home.engine is not None and home.supervisor is not None
+                assert home.engine is not None
+                assert home.supervisor is not None
                 resume_all(home.engine, home.supervisor)  # to leave is to finish
             try:
                 await self.join()
@@ -369,10 +374,10 @@ class Pool(Submitter):
     ) -> ShutdownReport:
         """End the pool within a time that you set, and report what was left.
 
-        No job is taken any more. Jobs run to their end until `timeout` is over; then they are cancelled, and have `grace`
-        to end; what has not ended by then is named in the report, and its waiters are released. Then callbacks
-        run (`on_shutdown`), each within its own limit. Calling it again, from anywhere, also from inside a job, joins the
-        shutdown under way, and can only make it hurry. The job that calls it is not waited for.
+        No job is taken any more. Jobs run to their end until `timeout` is over; then they are cancelled, and have
+        `grace` to end; what has not ended by then is named in the report, and its waiters are released. Then
+        callbacks run (`on_shutdown`), each within its own limit. Calling it again, from anywhere, also from inside a
+        job, joins the shutdown under way, and can only make it hurry. The job that calls it is not waited for.
 
         Args:
             timeout: seconds for jobs to finish; `shutdown_timeout` of the pool by default; 0 cancels at once.
@@ -409,7 +414,8 @@ class Pool(Submitter):
     ) -> asyncio.Task[ShutdownReport]:
         engine = self._engine("shutdown")
         if self._shutdown is None:
-            assert self._home.supervisor is not None and self._bridge is not None
+            assert self._home.supervisor is not None
+            assert self._bridge is not None
             self._shutdown = Shutdown(
                 engine,
                 self._home.supervisor,
@@ -567,7 +573,8 @@ class Pool(Submitter):
         engine = self._engine("resize")
         engine.set_slots(size)
         supervisor = self._home.supervisor
-        assert supervisor is not None and self._bridge is not None
+        assert supervisor is not None
+        assert self._bridge is not None
         if self._max_threads is None:
             self._bridge.max_threads = max(size, 1)
         supervisor.ensure()

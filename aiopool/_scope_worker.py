@@ -2,8 +2,8 @@
 
 `isolation="scope"`. The worker sends into the job's coroutine itself, inside the job's context; no task is made and no
 scope is entered for a job. A job is stopped as anyio stops: by level, shields respected. The price:
-`current_task()` is the worker's, so a job can leave it dirty: a cancel it swallowed (`cancelling() > 0`), a scope it did
-not close. A dirty worker is replaced before it takes another job, and the scope is renewed after each use.
+`current_task()` is the worker's, so a job can leave it dirty: a cancel it swallowed (`cancelling() > 0`), a scope it
+did not close. A dirty worker is replaced before it takes another job, and the scope is renewed after each use.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from anyio._backends._asyncio import _task_states
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
 from aiopool._job import Job, running_job
+from aiopool._runtime import in_loop
 from aiopool._scope import StopRequest
-from aiopool._worker import INF, Worker
+from aiopool._worker import Worker
 
 __all__ = ["ScopeWorker"]
 
@@ -214,8 +215,12 @@ class ScopeWorker(Worker):
         stop.told += 1
         self._used = True
         # By level: a scope that was cancelled once goes on telling.
-        if self._scope is not None and not self._scope.cancel_called:
-            self._scope.cancel(stop.reason)
+        scope = self._scope
+        if scope is not None and not scope.cancel_called:
+            if in_loop() is None:  # between two runs of the loop; anyio needs a running one
+                self.engine.runtime.soon(scope.cancel, stop.reason)
+            else:
+                scope.cancel(stop.reason)
 
     def frames(self) -> list[Any]:
         frames, coroutine = [], self._coroutine

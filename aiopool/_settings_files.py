@@ -25,8 +25,8 @@ __all__ = ["SUFFIXES", "SettingsFile", "Unreadable", "content_of", "read_file", 
 
 SUFFIXES: Final = (".yaml", ".yml", ".toml", ".json")
 
-# A hundred times the largest file that we can imagine; the YAML reader takes about a second for it.
-MAX_BYTES: Final = 256 * 1024
+# Ten times the largest file that we can imagine; the YAML reader takes about a second for the worst of this size.
+MAX_BYTES: Final = 64 * 1024
 MAX_DEPTH: Final = 20
 MAX_NODES: Final = 20_000
 
@@ -157,10 +157,12 @@ def _read_yaml(content: str, lines: dict[Path_, int]) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark is not None else ""
         hint = "; YAML is indented by spaces" if "'\\t'" in str(error.problem) else ""
-        raise Unreadable(f"it is not YAML{where}: {error.problem or error.context}{hint}") from None
+        what = " ".join(filter(None, (error.context, error.problem)))
+        raise Unreadable(f"it is not YAML{where}: {what}{hint}") from None
     except yaml.YAMLError as error:
         raise Unreadable(f"it is not YAML: {' '.join(str(error).split())}") from None
-    return {} if node is None else _Builder(lines).build(node, ())
+    data = None if node is None else _Builder(lines).build(node, ())
+    return {} if data is None else data  # nothing but comments
 
 
 @final
@@ -174,13 +176,13 @@ class _Builder:
     def build(self, node: Any, path: Path_) -> Any:
         self._left -= 1
         if self._left < 0:
-            raise Unreadable(f"its aliases expand to more than {MAX_NODES} values")
+            raise Unreadable(f"it holds more than {MAX_NODES} values, aliases included")
         if len(path) > MAX_DEPTH:
             raise Unreadable(f"line {node.start_mark.line + 1}: it is nested too deeply")
         kind, _, tag = node.tag.rpartition(":")
         if kind != "tag:yaml.org,2002" or tag not in ("map", "seq", "str", "int", "float", "bool", "null"):
             raise Unreadable(
-                f"line {node.start_mark.line + 1}: the tag {node.tag!r} is not read; settings are plain data"
+                f"line {node.start_mark.line + 1}: the tag {node.tag[:60]!r} is not read; settings are plain data"
             )
         if node.id == "mapping":
             return self._mapping(node, path)

@@ -45,7 +45,10 @@ __all__ = [
 NONE: Final = ("none", "null")
 # Control characters, halves of characters, and separators of lines and paragraphs.
 _UNFIT: Final = ("Cc", "Cs", "Zl", "Zp")
-_FLAGS: Final = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+_FLAGS: Final[dict[str, bool]] = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 
 
 @final
@@ -140,7 +143,7 @@ def flag() -> Kind:
     """Return the kind of true and false."""
 
     def read(value: object) -> bool:
-        found = _FLAGS.get(value.lower()) if isinstance(value, str) else value
+        found = _FLAGS.get(str(value).lower()) if isinstance(value, str) else value
         if not isinstance(found, bool):
             raise ValueError
         return found

@@ -1,7 +1,7 @@
 """`Submitter`: the three ways to hand in a job, shared by a pool, its views and its groups.
 
-Options and arguments never share a keyword namespace: options are bound first, on a view (`with_options`); whatever follows the
-function in `submit` is the function's own.
+Options and arguments never share a keyword namespace: options are bound first, on a view (`with_options`); whatever
+follows the function in `submit` is the function's own.
 
 A view is cheap: it holds its options and a `Plan` for each kind of function, made at first use.
 """
@@ -91,8 +91,8 @@ class Submitter:
     async def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any]:
         """Hand in a call, wait for room in the queue if there is none, and return the job.
 
-        The job starts when its turn comes, never inside this call. It sees the caller's context variables as they are now.
-        With room in the queue this does not suspend, so jobs submitted in a row stand in line together.
+        The job starts when its turn comes, never inside this call. It sees the caller's context variables as they are
+        now. With room in the queue this does not suspend, so jobs submitted in a row stand in line together.
 
         Args:
             function: an `async def` (runs in the event loop) or a plain function (runs in a thread).
@@ -249,8 +249,8 @@ class Submitter:
     ) -> MapStream[Any]:
         """Apply a function to every item, and stream the results.
 
-        Lazy and bounded: an item is taken from `items` when there is place for its job, and no more than `ahead` jobs are
-        between the input and the consumer.
+        Lazy and bounded: an item is taken from `items` when there is place for its job, and no more than `ahead` jobs
+        are between the input and the consumer.
 
         Args:
             function: an `async def` or a plain function of one argument.

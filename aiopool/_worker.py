@@ -5,12 +5,12 @@
 other kind is in `_scope_worker.py`.
 
 A worker's coroutine owns its slot: the worker can be given work while that coroutine lives, and whatever ends it
-ends the worker. The supervisor watches it and replaces it. A `TaskWorker` takes its next job at the tail of the last one, in
-that job's task, in the same turn of the loop: waking a coroutine for it would cost more than the rest of its
+ends the worker. The supervisor watches it and replaces it. A `TaskWorker` takes its next job at the tail of the last
+one, in that job's task, in the same turn of the loop: waking a coroutine for it would cost more than the rest of its
 work.
 
-Telling a job to stop is a small ladder: told, told again after a grace, left behind after a second one, and told at a slow
-beat from then on. One sweep over the workers climbs it (`ring`), not a timer for each job.
+Telling a job to stop is a small ladder: told, told again after a grace, left behind after a second one, and told at a
+slow beat from then on. One sweep over the workers climbs it (`ring`), not a timer for each job.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contextvars import Context
 from typing import Any, final
 
 from aiopool._bridge import ThreadBridge
-from aiopool._engine import Engine
+from aiopool._engine import Engine, Hand
 from aiopool._job import Job, running_job
 from aiopool._runtime import EAGER
 from aiopool._scope import StopCause, StopRequest, coroutine_frames
@@ -40,14 +40,14 @@ _NOT_BEGUN = (inspect.CORO_CREATED, inspect.CORO_CLOSED)
 SLOW_BEAT = 1.0
 
 
-class Worker(ABC):
+class Worker(Hand, ABC):
     """What both kinds of workers share.
 
     The mutable state of a worker is: the job it runs, whether it holds a slot (`busy`), when it wants to be looked at
     next (`alarm`), and whether it is to end (`retiring`).
     """
 
-    __slots__ = ("alarm", "alarm_for", "bridge", "busy", "clean", "end", "engine", "id", "job", "retiring")
+    __slots__ = ("bridge", "clean", "end", "engine", "retiring")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         self.engine = engine
@@ -230,9 +230,10 @@ class Worker(ABC):
 def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
     if inspect.iscoroutine(outcome):
         outcome.close()
+    kind = type(outcome).__name__
     return TypeError(
-        f"{job._name} is a plain function, so it ran in a thread, and it returned an awaitable ({type(outcome).__name__}). "
-        "Submit the async function itself: submit(function, ...), not submit(lambda: function(...))"
+        f"{job._name} is a plain function, so it ran in a thread, and it returned an awaitable "
+        f"({kind}). Submit the async function itself: submit(function, ...), not submit(lambda: function(...))"
     )
 
 
@@ -350,8 +351,8 @@ class TaskWorker(Worker):
         """The task of one attempt. What the job raises ends here; what follows the job follows in its tail."""
         running_job.set(job)
         engine = self.engine
+        function, kwargs = job._function, job._kwargs
         try:
-            function, kwargs = job._function, job._kwargs
             if kwargs is None:
                 value = await function(*job._args)  # type: ignore[misc]
             else:

@@ -42,6 +42,7 @@ __all__ = ["PoolSettings", "SettingsError", "SettingsProblem"]
 # No setting can have this name, for it is no word.
 _LAYERS: Final = "\0layers"
 _ENV_FILE: Final = ".env"
+_TOLD: Final = 50  # problems in one text; a file of another program has many
 _DEFAULT_ENV_FILE: Final = object()
 
 
@@ -52,7 +53,7 @@ class PoolSettings(BaseSettings):
     `PoolSettings(...)` reads the environment, `.env` and the file named by `AIOPOOL_FILE`; what is given here wins over
     them. `PoolSettings.load(...)` says which file and which pool. `PoolSettings.from_dict(...)` reads nothing else.
 
-    Args: as in [`Pool`](pool.md#aiopool.Pool). Text is read as in a file: `"30s"`, `"high"`, `"none"`.
+    Args: as in `Pool`. Text is read as in a file: `"30s"`, `"high"`, `"none"`.
 
     Raises:
         SettingsError: it lists every setting that cannot be used: name, value, source, what is allowed.
@@ -349,4 +350,7 @@ def _refusal(problems: list[SettingsProblem]) -> SettingsError:
     unique = tuple(dict.fromkeys(problems))
     if len(unique) == 1:
         return SettingsError(str(unique[0]), unique)
-    return SettingsError("\n  ".join([f"{len(unique)} settings cannot be used:", *map(str, unique)]), unique)
+    lines = [f"{len(unique)} settings cannot be used:", *map(str, unique[:_TOLD])]
+    if len(unique) > _TOLD:
+        lines.append(f"and {len(unique) - _TOLD} more")
+    return SettingsError("\n  ".join(lines), unique)

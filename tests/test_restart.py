@@ -63,9 +63,7 @@ def test_giving_up_is_final_until_cleared() -> None:
     assert repr(history) == "<RestartHistory 1 of 1 used, within 60 s>"
 
 
-@given(
-    times=TIMES, max_restarts=st.integers(0, 6), within=st.floats(0.1, 50), delay=st.sampled_from([0, 0.1, 3])
-)
+@given(times=TIMES, max_restarts=st.integers(0, 6), within=st.floats(0.1, 50), delay=st.sampled_from([0, 0.1, 3]))
 def test_no_period_has_more_restarts_than_allowed(
     times: list[float], max_restarts: int, within: float, delay: float
 ) -> None:

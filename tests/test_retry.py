@@ -122,9 +122,7 @@ def test_a_hundred_thousand_draws_stay_in_bounds(backoff: Any) -> None:
     retry = Retry(attempts=10**6 + 1, backoff=backoff, delay=0.5, max_delay=20, jitter=0.3)
     rng, previous, seen = random.Random(11), 0.0, set()
     for attempt in range(1, 10**5 + 1):
-        delay = retry.next_delay(
-            ValueError(), attempt=attempt % 50 + 1, elapsed=0.0, previous=previous, rng=rng
-        )
+        delay = retry.next_delay(ValueError(), attempt=attempt % 50 + 1, elapsed=0.0, previous=previous, rng=rng)
         assert delay is not None
         assert 0 <= delay <= 20
         if backoff in ("random", "decorrelated"):
@@ -138,9 +136,7 @@ def test_jobs_at_the_cap_are_spread_as_well() -> None:
     """Ten thousand jobs that failed together do not come back together (no draw is cut to the cap)."""
     retry = Retry(attempts=100, jitter=0.1, max_delay=60)
     rng = random.Random(5)
-    delays = [
-        retry.next_delay(OSError(), attempt=50, elapsed=0.0, previous=60.0, rng=rng) for _ in range(10_000)
-    ]
+    delays = [retry.next_delay(OSError(), attempt=50, elapsed=0.0, previous=60.0, rng=rng) for _ in range(10_000)]
     assert len(set(delays)) > 9_990
     assert all(delay is not None and 54 <= delay <= 60 for delay in delays)
 

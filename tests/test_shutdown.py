@@ -1,6 +1,7 @@
 """How a pool ends: in four bounded phases, with a report: SD1 to SD4, SD8, SD10, SD11, and F-02 to F-04, F-12.
 
-Elsewhere: signals and the exit of the program (SD5 to SD7, SD9, SD12) are in test_signals.py; SD13 belongs to the stores.
+Elsewhere: signals and the exit of the program (SD5 to SD7, SD9, SD12) are in test_signals.py; SD13 belongs to the
+stores.
 """
 
 import asyncio
@@ -98,7 +99,7 @@ async def test_what_becomes_of_each_job(new_pool, mode):
 
 @virtual
 async def test_a_clean_up_has_the_grace_that_was_given(new_pool):
-    """SD2: `grace` is for the jobs, all of it: nobody is told twice before half of it is over, or left before its end."""
+    """SD2: `grace` is for the jobs: nobody is told twice before half of it is over, or left before its end."""
     for grace, cleaning in [(None, 0.75), (5, 2.25), (60, 29)]:
         steps, began = [], now()
         pool = new_pool(size=1)
@@ -181,7 +182,7 @@ async def test_jobs_that_end_by_themselves_are_counted_as_they_ended(new_pool):
 
 @virtual
 async def test_every_waiter_is_released(new_pool):
-    """SD10, F-02: running, queued, delayed, in backoff, in a paused group, blocked in submit, map, join and wait_closed."""
+    """SD10, F-02: whoever waits for a job in any place, for room, for results, or for the end."""
 
     async def fail():
         raise OSError
@@ -586,7 +587,7 @@ async def test_a_callback_that_fails_or_hangs_does_not_stop_the_others(new_pool)
 @virtual
 @pytest.mark.parametrize("phase", ["finish", "grace", "callbacks"])
 async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_pool, phase):
-    """WC6: who cancels its task (as the end of `asyncio.run` does) leaves no waiter, no worker and no open pool behind."""
+    """WC6: who cancels its task (the end of `asyncio.run` does) leaves no waiter, worker or open pool behind."""
     calls = []
     pool = new_pool(size=2, cancel_grace=5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -32,7 +33,7 @@ def show_settings(file: str | None, pool: str | None, *, as_json: bool) -> int:
             for warning in caught:
                 print(f"aiopool: warning: {warning.message}", file=sys.stderr)
     try:
-        if hasattr(sys.stdout, "reconfigure"):
+        if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a name with an emoji, on a terminal without
         sys.stdout.write(text)
         sys.stdout.flush()

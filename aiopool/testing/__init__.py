@@ -46,4 +46,3 @@ for _name in __all__:
     _object = globals()[_name]
     if getattr(_object, "__module__", "").startswith("aiopool.testing."):
         _object.__module__ = "aiopool.testing"
-del _name, _object
