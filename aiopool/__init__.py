@@ -8,11 +8,15 @@ General layout, from the ground up; each file uses only what lies below it:
     the books         _engine, _statistics
     hands             _worker, _scope_worker, _supervisor
     the pool          _home, _map, _submitter, _group, _shutdown, _pool
-    the program       _lifecycle
+    the program       _lifecycle; companions: _services on _service_*, _process, _families, _pidfile
+    settings          settings on _settings_*
     doors             cli, testing, pytest_plugin
 
 Read `_job` → `_queue` → `_engine` → `_worker` → `_supervisor` → `_pool` and you know the machine.
 """
+
+import importlib as _importlib
+import typing as _typing
 
 from aiopool import from_thread as from_thread
 from aiopool._group import Group
@@ -42,9 +46,16 @@ from aiopool.errors import (
     SettingsError,
 )
 
+if _typing.TYPE_CHECKING:
+    from aiopool._command import Command
+    from aiopool._die_with_parent import die_with_parent
+    from aiopool._service_status import RegistryStatus, ServiceStatus, StopReport, TypeReport
+    from aiopool._services import ServiceRegistry
+
 __all__ = [
     "AttemptRecord",
     "CancelReport",
+    "Command",
     "Group",
     "HistogramCounts",
     "Job",
@@ -68,24 +79,52 @@ __all__ = [
     "PoolStatus",
     "Priority",
     "QueueFullError",
+    "RegistryStatus",
     "Restart",
     "RestartLimitError",
     "Retry",
     "RetryAfter",
     "RetryBudget",
+    "ServiceRegistry",
+    "ServiceStatus",
     "SettingsError",
     "ShutdownReport",
     "Statistics",
+    "StopReport",
     "Submitter",
+    "TypeReport",
     "WorkerStatus",
     "current_job",
+    "die_with_parent",
     "from_thread",
     "job",
     "run",
 ]
 
+# What stands on other libraries, or is large and seldom used, is imported when it is first asked for.
+_LATER = {
+    "Command": "_command",
+    "RegistryStatus": "_service_status",
+    "ServiceRegistry": "_services",
+    "ServiceStatus": "_service_status",
+    "StopReport": "_service_status",
+    "TypeReport": "_service_status",
+    "die_with_parent": "_die_with_parent",
+}
+
+
+def __getattr__(name: str) -> _typing.Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(_importlib.import_module(f"aiopool.{_LATER[name]}"), name)
+    if getattr(found, "__module__", "").startswith("aiopool._"):
+        found.__module__ = "aiopool"
+    globals()[name] = found
+    return found
+
+
 # Public names carry the public address, so that tracebacks, pickles and docs say `aiopool.Job`.
-for _name in __all__:
+for _name in set(__all__) - _LATER.keys():
     _object = globals()[_name]
     if getattr(_object, "__module__", "").startswith("aiopool."):
         _object.__module__ = "aiopool"
