@@ -45,10 +45,8 @@ __all__ = [
 NONE: Final = ("none", "null")
 # Control characters, halves of characters, and separators of lines and paragraphs.
 _UNFIT: Final = ("Cc", "Cs", "Zl", "Zp")
-_FLAGS: Final[dict[str, bool]] = {
-    **dict.fromkeys(("true", "yes", "on", "1"), True),
-    **dict.fromkeys(("false", "no", "off", "0"), False),
-}
+_TRUE: Final = ("true", "yes", "on", "1")
+_FALSE: Final = ("false", "no", "off", "0")
 
 
 @final
@@ -143,10 +141,11 @@ def flag() -> Kind:
     """Return the kind of true and false."""
 
     def read(value: object) -> bool:
-        found = _FLAGS.get(str(value).lower()) if isinstance(value, str) else value
-        if not isinstance(found, bool):
+        if isinstance(value, str) and value.lower() in (*_TRUE, *_FALSE):
+            return value.lower() in _TRUE
+        if not isinstance(value, bool):
             raise ValueError
-        return found
+        return value
 
     return Kind("true or false (yes, no, on, off, 1, 0)", read)
 
