@@ -98,8 +98,12 @@ def parameters(made: Callable[..., object]) -> dict[str, Any]:
 def test_whatever_a_pool_takes_is_a_setting():
     """The same names, in the same order, with the same defaults. A new argument of Pool needs a field here."""
     fields = {name: field.default for name, field in PoolSettings.model_fields.items()}
+    assert list(fields) == list(parameters(Pool)), (
+        "give PoolSettings the same field, and docs/reference/settings.md a row"
+    )
     assert fields == parameters(Pool)
-    assert list(fields) == list(parameters(Pool))
+    own = {*parameters(PoolSettings.load), *parameters(Pool.from_settings), *parameters(PoolSettings.load_all)}
+    assert not own & set(fields), "load() and from_settings() take these for themselves"
     assert PoolSettings().to_arguments() == parameters(Pool)
 
 
@@ -612,7 +616,7 @@ def test_variables_of_ours_that_are_no_settings(monkeypatch):
         if "settings" not in path.name
         for name in re.findall(r'"(AIOPOOL_\w+)"', path.read_text(encoding="utf-8"))
     } - {"AIOPOOL_FILE", "AIOPOOL_POOL"}
-    assert mentioned == RESERVED
+    assert mentioned == RESERVED, "RESERVED in aiopool/_settings_sources.py lists the variables that are no settings"
     for name in RESERVED:
         monkeypatch.setenv(name, "7")
     assert PoolSettings() == PoolSettings.from_dict({})
