@@ -568,3 +568,30 @@ async def test_questions_may_be_asked_from_any_thread(new_pool):
             stop.set()
             await wait_until(lambda: not any(thread.is_alive() for thread in threads))
         assert errors == []
+
+
+@pytest.mark.loops("real")
+async def test_what_belongs_to_the_loop_is_refused_in_another_thread(new_pool):
+    """TS2: submitting and steering from another thread is an error that shows the right line, and changes nothing."""
+    async with new_pool() as pool:
+
+        async def noop() -> None: ...
+
+        await pool.run(noop)
+        before = pool.statistics()
+        calls = [
+            lambda: pool.submit_nowait(noop),
+            lambda: asyncio.run(pool.submit(noop)),
+            pool.pause,
+            pool.resume,
+            lambda: asyncio.run(pool.resize(3)),
+            lambda: asyncio.run(pool.cancel_all()),
+            lambda: asyncio.run(pool.join()),
+            lambda: asyncio.run(pool.shutdown()),
+        ]
+        for call in calls:
+            with pytest.raises(RuntimeError, match="another thread"):
+                await asyncio.get_running_loop().run_in_executor(None, call)
+        assert await asyncio.get_running_loop().run_in_executor(None, pool.statistics) == before
+        assert pool.status == "open"
+        await asyncio.get_running_loop().shutdown_default_executor()
