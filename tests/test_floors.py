@@ -1,0 +1,201 @@
+"""Imports point down, and there is no circle: the table of floors, held against the syntax trees of all modules."""
+
+import ast
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aiopool
+
+PACKAGE = Path(aiopool.__file__).parent
+
+# From the ground up. A module may import what stands on a lower floor, nothing beside it and nothing above.
+# A new module gets a place here: as low as its imports allow.
+FLOORS = [
+    # words, rules and tools: they import nothing of ours
+    "errors _status _retry _restart _runtime _queue _statistics _bridge _signals _faults",
+    "_calls _process _die_with_parent _service_status _settings_files _settings_text _settings_layer",
+    # what can be said about a job
+    "events _options _scope _timetable from_thread",
+    "_plan _settings_kinds",
+    "_job _settings_sources",
+    "_metrics",
+    "_listeners",
+    "_logs",
+    # the books
+    "_engine",
+    # hands
+    "_worker",
+    "_scope_worker",
+    "_supervisor",
+    # the pool
+    "_home _shutdown",
+    "_survey",
+    "settings",
+    "_map",
+    "_submitter",
+    "_group",
+    "_pool",
+    # companions
+    "_families _pidfile _exit_handlers",
+    "_command _service_kind",
+    "_service _service_objects _service_tasks _service_processes",
+    "_service_kinds _service_monitor _service_stop _service_table",
+    "_service_leftovers",
+    "_services",
+    # the program
+    "_lifecycle",
+    # the face
+    "aiopool",
+    # doors: they knock at the face
+    "testing._parts testing._report testing._schedule testing._threads cli._board cli._words",
+    "testing._loop cli._source cli._target instrumentation",
+    "testing._runner cli._results instrumentation.logging instrumentation.prometheus",
+    "testing._explore testing._leaks testing._waiting cli._work",
+    "testing cli._map cli._settings",
+    "pytest_plugin cli._app",
+    "cli",
+    "__main__",
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
+FACE = "aiopool"
+DOORS = ("testing", "cli", "instrumentation", "pytest_plugin", "__main__")
+
+# Imports of ours inside a function, each with its reason.
+LATE = {
+    ("_pool", "settings"): "pydantic is not loaded by `import aiopool`",
+    ("_supervisor", "_scope_worker"): "a pool of tasks does not need anyio's event loop backend",
+}
+
+# Planned: may be in the table before it is in the package.
+PLANNED = {"settings", "_settings_sources"}
+
+
+def short(module: str) -> str:
+    """`aiopool._job` is `_job`, and `aiopool` itself is the face."""
+    return module.removeprefix("aiopool.")
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[short(".".join(parts[:-1] if parts[-1] == "__init__" else parts))] = path
+    return found
+
+
+def imports(source: str, module: str, known: set[str], *, package: bool = False) -> Iterator[tuple[str, int, bool]]:
+    """Each import of ours: what, in which line, and whether inside a function; type-only ones count."""
+    tree = ast.parse(source)
+    late = {
+        inner
+        for outer in ast.walk(tree)
+        if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for inner in ast.walk(outer)
+    }
+    full = FACE if module == FACE else f"{FACE}.{module}"
+    home = full if package else full.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = home.rsplit(".", node.level - 1)[0] if node.level > 1 else home
+                base = f"{above}.{base}" if base else above
+            names = []
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                names.append(inner if short(inner) in known and base.split(".")[0] == FACE else base)
+        else:
+            continue
+        for name in names:
+            if name == FACE or name.startswith(f"{FACE}."):
+                yield short(name), node.lineno, node in late
+
+
+@functools.cache
+def arrows() -> list[tuple[str, str, int, bool]]:
+    known = modules()
+    return [
+        (module, target, line, late)
+        for module, path in known.items()
+        for target, line, late in imports(path.read_text(), module, set(known), package=path.name == "__init__.py")
+        if target != module
+    ]
+
+
+def test_each_module_has_its_floor():
+    """Each module stands in the table, once, and the table names no module that is not there."""
+    listed = [name for names in FLOORS for name in names.split()]
+    assert len(listed) == len(set(listed))
+    missing = modules().keys() - set(listed)
+    assert not missing, f"give {sorted(missing)} a floor in tests/test_floors.py"
+    assert not set(listed) - modules().keys() - PLANNED
+
+
+def test_imports_point_down():
+    """Design rule 2: no import points upward or sideways, type-only imports and those inside functions included."""
+    wrong = [
+        f"{module}:{line} imports {target}, which stands on floor {FLOOR[target]}, from floor {FLOOR[module]}"
+        for module, target, line, _ in arrows()
+        if FLOOR.get(target, -1) >= FLOOR.get(module, 99)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_inside_imports_the_face():
+    """Design rule 3: the face re-exports; only the doors import it."""
+    wrong = [f"{module}:{line}" for module, target, line, _ in arrows() if target == FACE and not door(module)]
+    assert not wrong
+
+
+def door(module: str) -> bool:
+    return module.split(".")[0] in DOORS
+
+
+def test_inside_functions_only_with_a_reason():
+    """An import of ours inside a function hides an arrow: each is listed with its reason. (The doors load lazily.)"""
+    late = {(module, target) for module, target, _, inside in arrows() if inside and not door(module)}
+    assert late == set(LATE)
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "found"),
+    [
+        ("import aiopool", False, "aiopool"),
+        ("import aiopool._pool as p", False, "_pool"),
+        ("from aiopool import _pool", False, "_pool"),
+        ("from aiopool import Pool", False, "aiopool"),
+        ("from aiopool._pool import Pool", False, "_pool"),
+        ("from . import _pool", False, "_pool"),
+        ("from ._pool import Pool", False, "_pool"),
+        ("from .testing import _loop", True, "testing._loop"),
+        ("if TYPE_CHECKING:\n    from aiopool._pool import Pool", False, "_pool"),
+        ("def f():\n    import aiopool._pool", False, "_pool"),
+        ("import asyncio, aiopoolish", False, None),
+    ],
+)
+def test_every_way_to_write_an_import_is_seen(source, package, found):
+    """The test tests itself: an upward arrow is found, however it is written."""
+    module = FACE if package else "_job"
+    seen = [target for target, _, _ in imports(source, module, set(modules()), package=package)]
+    assert seen == ([] if found is None else [found])
+
+
+def test_the_import_is_light():
+    """Design §5, SC5: `import aiopool` loads the standard library and anyio, and starts nothing."""
+    script = (
+        "import sys, threading; before = set(sys.modules); import aiopool; "
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names)); "
+        "assert threading.active_count() == 1"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent
+    )
+    assert run.returncode == 0, run.stderr
+    assert set(run.stdout.split()) <= {"aiopool", "anyio", "idna", "sniffio", "typing_extensions", "exceptiongroup"}
