@@ -22,6 +22,7 @@ from aiopool import from_thread as from_thread
 from aiopool._group import Group
 from aiopool._job import AttemptRecord, Job, JobResult, current_job
 from aiopool._lifecycle import run
+from aiopool._logs import configure_logging
 from aiopool._map import MapResult, MapStream
 from aiopool._metrics import HistogramCounts, JobMetrics, Metrics
 from aiopool._options import JobOptions, Priority, job
@@ -94,6 +95,7 @@ __all__ = [
     "Submitter",
     "TypeReport",
     "WorkerStatus",
+    "configure_logging",
     "current_job",
     "die_with_parent",
     "from_thread",

@@ -26,8 +26,10 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import copy_context
 from traceback import clear_frames
+from threading import get_ident
 from typing import Any, Literal, Protocol, final
 
+from aiopool._faults import log_fault
 from aiopool._job import AttemptRecord, Claim, Job, JobExtra, Label, running_job
 from aiopool._listeners import Listeners
 from aiopool._plan import Plan
@@ -121,6 +123,7 @@ class Engine:
         "slice_ends",
         "slots",
         "spectators",
+        "thread",
         "timetable",
     )
 
@@ -142,6 +145,7 @@ class Engine:
         self.runtime = runtime
         self.now = runtime.now
         self.next_job = runtime.next_job
+        self.thread = runtime.thread
         self.queue = JobQueue(aging=aging)
         self.timetable = Timetable(runtime, sweep)
         self.counters = Counters()
@@ -193,6 +197,8 @@ class Engine:
         """
         if len(self.jobs) >= self.limit and self.full():  # with fewer jobs than may wait there is room
             return None
+        if get_ident() != self.thread:
+            raise self.wrong_thread("submit")
         sequence = self.next_job()
         job: Job[Any] = Job(function, args, None, copy_context(), plan, self, sequence, self.now(), name)
         job._waiters = waiter
@@ -214,6 +220,8 @@ class Engine:
         name: str,
     ) -> Job[Any]:
         """Make a job that has not entered yet."""
+        if get_ident() != self.thread:
+            raise self.wrong_thread("submit")
         job: Job[Any] = Job(
             function,
             args,
@@ -227,6 +235,14 @@ class Engine:
         )
         job._place = None
         return job
+
+    def wrong_thread(self, what: str) -> RuntimeError:
+        """Return the error for a call from another thread than the event loop's."""
+        return RuntimeError(
+            f"{what}() was called in another thread than that of the pool's event loop, which it would corrupt. There, "
+            f"write `asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or `loop.call_soon_threadsafe(...)` for a "
+            "method that does not wait; `job.cancel()` may be called anywhere"
+        )
 
     def register(self, job: Job[Any]) -> None:
         """Write a job into the books."""
@@ -553,8 +569,8 @@ class Engine:
         retry = job._plan.retry
         attempts = retry.attempts if retry is not None else 1
         note = f"attempt {job._attempt} of {attempts}, job {job._name!r} id {job.id!r}"
-        if note not in getattr(error, "__notes__", ()):
-            with contextlib.suppress(TypeError):  # an exception that keeps something else in __notes__
+        with contextlib.suppress(Exception):  # an exception may have ideas of its own about notes
+            if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
         awaited = _is_awaited(job)
         worker = _worker_of(job)
@@ -618,20 +634,21 @@ class Engine:
         """Call a callback of the user's; its failure is logged and hurts nobody."""
         try:
             function(*args)
-        except Exception:
-            logger.exception("a callback of the pool failed: %r", function)
+        except Exception as error:
+            log_fault(logger, "a callback of the pool failed: %r", function, error=error)
 
     def report(self, job: Job[Any], error: BaseException, worker: int | None = None) -> None:
         """Hand a failure that nobody awaits to the error sink: `on_error`, or the log."""
         if self.on_error is not None:
             self.call_user(self.on_error, job, error)
         else:
-            logger.error(
+            log_fault(
+                logger,
                 "job %.200r id %.200r failed, and nobody was awaiting it",
                 job._name,
                 job.id,
-                exc_info=error,
-                extra=self.log_fields(job, worker),
+                error=error,
+                fields=self.log_fields(job, worker),
             )
 
     def log_fields(self, job: Job[Any], worker: int | None) -> dict[str, Any]:
@@ -805,13 +822,14 @@ class Engine:
         self.counters.leaked_total += 1
         self.leaked += 1
         stack = hand.stack()
-        logger.error(
+        log_fault(
+            logger,
             "job %.200r id %.200r was told to stop, and did not end within its grace: it leaked%s\n%s",
             job._name,
             job.id,
             " and is replaced" if self.on_leak == "replace" else ", and holds its slot until it ends",
             stack,
-            extra=self.log_fields(job, hand.id),
+            fields=self.log_fields(job, hand.id),
         )
         if self.on_leak == "replace":
             self.active -= 1

@@ -58,6 +58,8 @@ class JobOwner(Protocol):
     def cancel(self, job: Job[Any], reason: str | None) -> bool: ...
     def set_timeout(self, job: Job[Any], seconds: float | None) -> None: ...
     def waits_for(self, job: Job[Any]) -> str | None: ...
+    @property
+    def name(self) -> str: ...
     def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]: ...
 
 
@@ -288,6 +290,17 @@ class Job(Generic[T]):
     def attempt(self) -> int:
         """The number of the attempt that runs or ran last, from 1; 0 before the first."""
         return self._attempt
+
+    @property
+    def pool(self) -> str:
+        """The name of its pool."""
+        return self._owner.name
+
+    @property
+    def worker(self) -> int | None:
+        """The number of the worker that runs it; None if it is not running."""
+        worker: int | None = self._place.id if self._status is RUNNING else None
+        return worker
 
     @property
     def submitted_at(self) -> float:

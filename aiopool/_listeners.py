@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, final
 
+from aiopool._faults import log_fault
 from aiopool._job import Job
 from aiopool._metrics import Meter
 from aiopool._runtime import Runtime
@@ -50,7 +51,7 @@ from aiopool.events import (
     WorkerEvent,
 )
 
-__all__ = ["Listeners", "Recorder"]
+__all__ = ["Listeners", "Recorder", "listen_everywhere"]
 
 logger = logging.getLogger("aiopool.events")
 
@@ -79,6 +80,7 @@ class Listeners:
     """Who hears of one pool. The mutable state is: the listeners, the recorders, and the events not told yet."""
 
     __slots__ = (
+        "__weakref__",
         "_by_type",
         "_context",
         "_loop",
@@ -162,7 +164,8 @@ class Listeners:
     def _changed(self) -> None:
         self._by_type = {}
         if self._seat is not None:
-            self._seat.listeners = self if self._rows or self._recorders or self.meter else None
+            wanted = self._rows or _everywhere or self._recorders or self.meter
+            self._seat.listeners = self if wanted else None
 
     def measure(self, meter: Meter) -> None:
         """Count and time jobs from now on."""
@@ -174,12 +177,14 @@ class Listeners:
         self._seat, self._loop, self._now = seat, runtime.loop, runtime.now
         if self.meter is not None:
             self.meter.rows.clear()  # as the pool's own counters: they begin at its opening
+        _open_hubs.add(self)
         self._changed()
 
     def detach(self) -> None:
         """Hear no more of a pool that has closed."""
         if self._seat is not None:
             self._seat.listeners = None
+        _open_hubs.discard(self)
         self._seat = self._loop = None
         self._now = float
 
@@ -189,7 +194,8 @@ class Listeners:
         """Return who hears a class of events."""
         found = self._by_type.get(kind)
         if found is None:
-            found = self._by_type[kind] = tuple(row for row in self._rows if issubclass(kind, row.types))
+            heard = (*self._rows, *_everywhere)
+            found = self._by_type[kind] = tuple(row for row in heard if issubclass(kind, row.types))
         return found
 
     def tell(self, event: PoolEvent) -> None:
@@ -252,21 +258,22 @@ class Listeners:
         if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._loop is not None:
             self._loop.call_soon(_leave, error)  # out of the event loop, as asyncio does with these two
             return
-        logger.error(
-            "a listener of pool %r raised, and hears no more: %r, at %s. Catch what you expect inside of it",
+        log_fault(
+            logger,
+            "a listener of pool %.200r raised, and hears no more: %r, at %s. Catch what you expect inside of it",
             self.pool,
             listener.function,
             type(event).__name__,
-            exc_info=error,
+            error=error,
         )
 
     def _call_recorders(self, method: str, *args: Any) -> None:
         for recorder in self._recorders:
             try:
                 getattr(recorder, method)(*args)
-            except Exception:
+            except Exception as error:
                 self.unrecord(recorder)
-                logger.exception("%r of pool %r failed, and records no more", recorder, self.pool)
+                log_fault(logger, "%r of pool %.200r failed, and records no more", recorder, self.pool, error=error)
 
     # -- what happens to jobs ----------------------------------------------------------------------------------------
 
@@ -287,8 +294,7 @@ class Listeners:
     def begin(self, job: Job[Any], worker: int, context: contextvars.Context | None) -> None:
         """An attempt begins: before its first line."""
         self.starting(job, worker, context)
-        if self._rows:
-            self.started(job, worker)
+        self.started(job, worker)
 
     def started(self, job: Job[Any], worker: int) -> None:
         """An attempt begins: the listeners hear of it."""
@@ -312,7 +318,8 @@ class Listeners:
             self.meter.ended(job, worker is not None, now)
         if self._recorders:
             self._call_recorders("ended", job, worker, now)
-        if not self._rows or not self.hearers(kind := _ENDS[job._status]):
+        kind = _ENDS[job._status]
+        if not self.hearers(kind):
             return
         values = self._about(job)
         values.update(at=now, worker=worker, seconds=now - job._started_at if job._attempt else 0.0)
@@ -341,6 +348,29 @@ class Listeners:
             "priority": plan.priority,
             "group": plan.group,
         }
+
+
+# Who hears of every pool of the program, and the hubs of the pools that are open.
+_everywhere: tuple[Listener, ...] = ()
+_open_hubs: weakref.WeakSet[Listeners] = weakref.WeakSet()
+
+
+def listen_everywhere(function: Callable[[Any], object], types: tuple[type[PoolEvent], ...]) -> Listener:
+    """Add a listener that hears of every pool, of those that are open and of those to come."""
+    listener = Listener(function, types, _forget_everywhere)
+    _set_everywhere((*_everywhere, listener))
+    return listener
+
+
+def _forget_everywhere(listener: Listener) -> None:
+    _set_everywhere(tuple(row for row in _everywhere if row is not listener))
+
+
+def _set_everywhere(listeners: tuple[Listener, ...]) -> None:
+    global _everywhere
+    _everywhere = listeners
+    for hub in list(_open_hubs):
+        hub._changed()
 
 
 _ENDS: dict[JobStatus, type[PoolEvent]] = {

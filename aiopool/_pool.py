@@ -24,6 +24,7 @@ from aiopool._engine import Engine, OnError
 from aiopool._group import Group
 from aiopool._home import Home, Overflow
 from aiopool._job import Job, running_job
+from aiopool._logs import configure_logging
 from aiopool._metrics import Meter, Metrics
 from aiopool._options import DEFAULTS, JobOptions, Priority, check_count, check_seconds
 from aiopool._restart import Restart
@@ -112,6 +113,8 @@ class Pool(Submitter):
         handle_signals: shut down at the first SIGINT or SIGTERM, cancel at the second, exit at the third.
         shutdown_timeout: seconds for `shutdown()` without a `timeout`; None: as long as the jobs take.
         metrics: count and time jobs by their names from the opening on; see `measure`.
+        logs, log_level: not `"silent"`: the opening calls `configure_logging(log_level, renderer=logs)`, for the whole
+            program.
         seed: of the pool's random numbers (jitter), for tests.
 
     Example:
@@ -130,6 +133,8 @@ class Pool(Submitter):
         "_fatal",
         "_groups",
         "_isolation",
+        "_log_level",
+        "_logs",
         "_max_threads",
         "_on_error",
         "_on_leak",
@@ -166,6 +171,8 @@ class Pool(Submitter):
         handle_signals: bool = False,
         shutdown_timeout: float | None = None,
         metrics: bool = False,
+        logs: Literal["silent", "console", "json"] = "silent",
+        log_level: Literal["debug", "info", "warning", "error"] = "info",
         seed: int | None = None,
     ) -> None:
         check_count("size", size, least=1)
@@ -181,6 +188,8 @@ class Pool(Submitter):
         _check_choice("isolation", isolation, ("task", "scope"))
         _check_choice("overflow", overflow, ("wait", "reject", "drop_oldest", "drop_lowest", "run_here"))
         _check_choice("on_leak", on_leak, ("hold", "replace"))
+        _check_choice("logs", logs, ("silent", "console", "json"))
+        _check_choice("log_level", log_level, ("debug", "info", "warning", "error"))
         options = JobOptions(
             priority=priority,
             timeout=timeout,
@@ -208,6 +217,8 @@ class Pool(Submitter):
         self._closing: asyncio.Task[ShutdownReport] | None = None
         self._report: ShutdownReport | None = None
         self._fatal: BaseException | None = None
+        self._logs: Literal["silent", "console", "json"] = logs
+        self._log_level = log_level
         if metrics:
             self.measure()
 
@@ -258,6 +269,8 @@ class Pool(Submitter):
             raise RuntimeError(
                 f"pool {home.name!r} is {home.status}: it is opened once at a time; make another Pool(...)"
             )
+        if self._logs != "silent":
+            configure_logging(self._log_level, renderer=self._logs)
         runtime = Runtime(asyncio.get_running_loop(), self._seed)
         self._bridge = ThreadBridge(
             loop=runtime.loop,
@@ -467,13 +480,15 @@ class Pool(Submitter):
         text = f"workers of pool {self._home.name!r} crashed more often than {self._restart!r} allows"
         self._home.failure = RestartLimitError(f"{text}: the pool has given up")
         self._home.failure.__cause__ = fault
-        self._start_shutdown(timeout=0, grace=None, cancel_pending=False)
+        self._home.status = PoolStatus.CLOSING
         engine.close_doors()
+        # First: the shutdown would cancel them, with another reason.
         for job in list(engine.jobs.values()):
             if job._status is not JobStatus.RUNNING:
                 error = RestartLimitError(f"{text}: {job!r} was given up")
                 error.__cause__ = fault
                 engine.drop(job, error)
+        self._start_shutdown(timeout=0, grace=None, cancel_pending=False)
 
     def _on_fatal(self, error: BaseException) -> None:
         """A job raised SystemExit or KeyboardInterrupt: end the program, by a bounded shutdown first."""
@@ -811,6 +826,9 @@ class Pool(Submitter):
         engine = self._home.engine
         if engine is None:
             raise self._home.not_open(what)
+        # Reading is harmless; everything else belongs to the loop.
+        if what not in _READERS and not engine.runtime.in_thread():
+            raise engine.wrong_thread(what)
         return engine
 
     def __repr__(self) -> str:
@@ -858,6 +876,8 @@ def _weak(method: Callable[[BaseException], object]) -> Callable[[BaseException]
     return call
 
 
+# What may be asked from any thread.
+_READERS = frozenset(("find", "health", "jobs", "metrics", "statistics"))
 # Seconds for each callback of `on_shutdown`: half of a container's usual ten.
 CALLBACK_TIMEOUT = 5.0
 

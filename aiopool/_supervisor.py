@@ -18,6 +18,7 @@ from typing import Any, final
 
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
+from aiopool._faults import log_fault
 from aiopool._job import Job
 from aiopool._restart import Restart, RestartHistory
 from aiopool._worker import TaskWorker, Worker
@@ -38,11 +39,11 @@ class Supervisor:
         "_history",
         "_kind",
         "_name",
+        "_restarts",
         "_strays",
         "_tasks",
         "closing",
         "on_give_up",
-        "pending",
     )
 
     def __init__(
@@ -64,7 +65,7 @@ class Supervisor:
         # Busy without a coroutine of their own: guests, and workers that foreign code has cancelled.
         self._strays: set[Worker] = set()
         self._kind: type[Worker] = TaskWorker
-        self.pending = 0  # restarts that wait for their backoff
+        self._restarts: dict[int, asyncio.TimerHandle] = {}  # of crashed workers, that wait for their backoff
         self.closing = False
         if isolation == "scope":
             # Here, not above: a pool of tasks does not need anyio's event loop backend, and start-up is short.
@@ -76,9 +77,14 @@ class Supervisor:
         """Return the living workers, oldest first."""
         return list(self._tasks)
 
+    @property
+    def restarting(self) -> int:
+        """How many crashed workers wait to be replaced."""
+        return len(self._restarts)
+
     def ensure(self) -> None:
         """Start workers until there are enough."""
-        while not self.closing and len(self._tasks) + self.pending < self._wanted():
+        while not self.closing and len(self._tasks) + len(self._restarts) < self._wanted():
             self._start()
 
     def _wanted(self) -> int:
@@ -122,20 +128,23 @@ class Supervisor:
             self.ensure()  # it left dirty; or it was retired, and the pool has grown again since
             return
         engine.counters.restarts += 1
-        delay = self._history.crashed(now=engine.now())
+        # To be cancelled by foreign code is no fault: a sweep over all tasks must not use up the restarts.
+        history = self._history
+        delay = history.policy.delay if task.cancelled() else history.crashed(now=engine.now())
         if listeners:
             listeners.worker_event(WorkerCrashed, worker.id, error=fault, delay=delay)
         if delay is None:
-            logger.error("worker %s crashed, once more than the pool restarts workers", worker.id, exc_info=fault)
+            text = "worker %s crashed, once more than the pool restarts workers"
+            log_fault(logger, text, worker.id, error=fault, fields={"worker": worker.id, "pool": self._name})
             self.on_give_up(fault)
             return
         if not task.cancelled():
-            logger.error("worker %s crashed, and is replaced in %g s", worker.id, delay, exc_info=fault)
-        self.pending += 1
-        engine.runtime.later(delay, self._restart)
+            text = "worker %s crashed, and is replaced in %g s"
+            log_fault(logger, text, worker.id, delay, error=fault, fields={"worker": worker.id, "pool": self._name})
+        self._restarts[worker.id] = engine.runtime.later(delay, self._restart, worker.id)
 
-    def _restart(self) -> None:
-        self.pending -= 1
+    def _restart(self, id: int) -> None:
+        del self._restarts[id]
         self.ensure()
 
     def sweep(self, now: float) -> float:
@@ -170,5 +179,8 @@ class Supervisor:
                 worker.end.set_result(None)
             worker.retire()
         self._engine.idle.clear()
+        for timer in self._restarts.values():
+            timer.cancel()
+        self._restarts.clear()
         if tasks:
             await asyncio.wait(tasks)

@@ -45,7 +45,7 @@ def _survey(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
         statistics=statistics,
         queued=queued_by_priority(engine),
         oldest_wait=oldest_wait(engine),
-        workers={"idle": len(workers) - busy, "busy": busy, "restarting": home.supervisor.pending},
+        workers={"idle": len(workers) - busy, "busy": busy, "restarting": home.supervisor.restarting},
         queue_size=max(0.0, engine.limit),
         paused=engine.paused,
         leaked_total=engine.counters.leaked_total,

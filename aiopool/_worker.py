@@ -98,12 +98,15 @@ class Worker(Hand, ABC):
     def crash(self, fault: BaseException) -> None:
         """End because of a fault that is not the job's: the job in hand fails with it, the supervisor hears of it."""
         job, self.retiring = self.job, True
-        if job is not None and job._finished_at is None:
-            self.engine.conclude(self, job, None, fault, self.engine.now())
-        if self.busy:
-            self.engine.leave(self)
-        if not self.end.done():
-            self.end.set_exception(fault)
+        try:
+            if job is not None and job._finished_at is None:
+                self.engine.conclude(self, job, None, fault, self.engine.now())
+        finally:
+            if self.busy:
+                self.engine.leave(self)
+                self.engine.nudge()
+            if not self.end.done():
+                self.end.set_exception(fault)
 
     def arm(self, job: Job[Any], now: float) -> None:
         """Note when the attempt that begins has to end."""
@@ -298,8 +301,9 @@ class TaskWorker(Worker):
                     engine.rest(self)
                     engine.nudge()
                     return
-            engine.leave(self)
-            engine.nudge()
+            if self.busy:  # else it has crashed in a job's own step, and given its slot back
+                engine.leave(self)
+                engine.nudge()
             if not self.end.done():
                 self.end.set_result(None)
         except BaseException as fault:
@@ -360,11 +364,11 @@ class TaskWorker(Worker):
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this coroutine with it
-            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                # Without this frame: it refers to the job, and the job to the error.
-                error.__traceback__ = error.__traceback__.tb_next
             now = engine.now()
             try:
+                if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                    # Without this frame: it refers to the job, and the job to the error.
+                    error.__traceback__ = error.__traceback__.tb_next
                 engine.conclude(self, job, None, error, now)
             except BaseException as fault:
                 self.crash(fault)

@@ -85,6 +85,10 @@ class PoolSettings(BaseSettings):
     handle_signals: Annotated[bool, kinds.flag()] = False
     shutdown_timeout: Annotated[float | None, kinds.seconds(none=True)] = None
     metrics: Annotated[bool, kinds.flag()] = False
+    logs: Annotated[Literal["silent", "console", "json"], kinds.choice("silent", "console", "json")] = "silent"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], kinds.choice("debug", "info", "warning", "error")
+    ] = "info"
     seed: Annotated[int | None, kinds.count(least=None, none=True)] = None
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
