@@ -5,6 +5,7 @@ A handler of the log that raises must not end a worker: then the fault, and the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import traceback
@@ -22,10 +23,15 @@ def log_fault(
     fields: Mapping[str, Any] | None = None,
 ) -> None:
     """Log at `ERROR`, with the traceback of `error`; never raise."""
+    # A tuple, not the error: `logging` asks whether it is true, and an exception may have its own idea of that.
+    trace = None if error is None else (type(error), error, error.__traceback__)
     try:
-        logger.error(text, *args, exc_info=error, extra=fields)
+        logger.error(text, *args, exc_info=trace, extra=fields)
     except Exception as broken:
-        print(text % args, file=sys.stderr)
-        if error is not None:
-            traceback.print_exception(error)
-        traceback.print_exception(broken)
+        # Each by itself: an exception that cannot be printed must not hide the others.
+        with contextlib.suppress(Exception):
+            print(text % args, file=sys.stderr)
+        for fault in (error, broken):
+            if fault is not None:
+                with contextlib.suppress(Exception):
+                    traceback.print_exception(fault)

@@ -255,9 +255,19 @@ def _structlog(renderer: Renderer, colors: bool) -> logging.Formatter:
     else:
         plain = structlog.dev.plain_traceback
         last += [_guard, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, pad_event_to=0)]
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared], processors=last
-    )
+    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[_add_extra, *shared], processors=last)
+
+
+# What a record has without anybody's `extra`; a formatter of another handler adds two more.
+_OF_A_RECORD: Final = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"))
+
+
+def _add_extra(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add what was passed to `logging` as `extra`."""
+    for name, value in event_dict["_record"].__dict__.items():
+        if name not in _OF_A_RECORD:
+            event_dict[name] = value
+    return event_dict
 
 
 def _clean_fields(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
