@@ -25,7 +25,7 @@ _DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)
 _INFINITE: Final = re.compile(r"\+?\.?inf(?:inity)?", re.IGNORECASE)
 # The largest unit first, each once: "1h30m", and neither "30m1h" nor "5m5m".
 _UNITS: Final[dict[str, int | Fraction]] = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": Fraction(1, 1000)}
-_DURATION: Final = re.compile("".join(rf"(?:(?P<{unit}>[0-9]+(?:\.[0-9]+)?) ?{unit}(?![a-z]) ?)?" for unit in _UNITS))
+_DURATION: Final = re.compile("".join(rf"(?:(?P<{unit}>[0-9]+(?:\.[0-9]+)?) ?{unit} ?)?" for unit in _UNITS))
 _REFERENCE: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 # Nobody writes a longer number; parsing one costs time that grows with its square.
 _LONGEST: Final = 100

@@ -453,7 +453,23 @@ def test_names_that_spoil_a_log(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["mail", "none", "4", "true", "Почта", "😀", "👨‍👩‍👧", "a: b #c", "'\"\\", "~", "1e3", "0o7", "-"]
+    "name",
+    [
+        "mail",
+        "none",
+        "4",
+        "true",
+        "Почта",
+        "😀",
+        "👨‍👩‍👧",
+        "a: b #c",
+        "'\"\\",
+        "~",
+        "1e3",
+        "0o7",
+        "x\ufeff\ufffe\uffff",
+        "-",
+    ],
 )
 @pytest.mark.parametrize("suffix", ["yaml", "toml", "json"])
 def test_names_that_look_like_something_else(name, suffix):
@@ -697,6 +713,8 @@ def test_the_three_formats(name, text, mark, monkeypatch):
     assert PoolSettings.load(Path(name)) == expected
     monkeypatch.setenv("AIOPOOL_FILE", name)
     assert PoolSettings() == PoolSettings.load() == expected
+    (Path(name).parent / "other.json").write_text('{"size": 7}')
+    assert PoolSettings.load("other.json").size == 7  # the argument chooses, not the variable
 
 
 YAML_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
