@@ -230,6 +230,8 @@ TABLE = {
     "handle_signals": Row(("true", "no", "on", "0"), (True, False, True, False)),
     "shutdown_timeout": Row(("0", "none", "30s", "inf"), (0.0, None, 30.0, math.inf)),
     "metrics": Row(("off", "1", "false", "yes"), (False, True, False, True)),
+    "logs": Row(("json", "Console", "silent", "json"), ("json", "console", "silent", "json")),
+    "log_level": Row(("error", "DEBUG", "info", "warning"), ("error", "debug", "info", "warning")),
     "seed": Row(("-1", "0", "none", "42"), (-1, 0, None, 42)),
 }
 SOURCES = ("argument", "environment variable ", ".env line 1, ", "aiopool.yaml line ")
@@ -1128,6 +1130,8 @@ VALUES = {
     "handle_signals": st.booleans(),
     "shutdown_timeout": limits,
     "metrics": st.booleans(),
+    "logs": st.sampled_from(["silent", "console", "json"]),
+    "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
     "seed": st.none() | st.integers(),
 }
 
