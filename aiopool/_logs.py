@@ -200,7 +200,7 @@ def configure_logging(
         return
     reset_logging()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_structlog(renderer, stream.isatty() if colors is None else colors))
+    handler.setFormatter(_structlog(renderer, (stream or sys.stderr).isatty() if colors is None else colors))
     root = logging.getLogger()
     root.addHandler(handler)
     _Installed.handler, _Installed.level_before, _Installed.choice = handler, root.level, choice

@@ -68,7 +68,7 @@ async def test_it_gives_up(isolation):
 
 @pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError, GeneratorExit])
 def test_what_is_not_to_be_retried(error):
-    """RT3, pitfall 9: an exception that is not listed, or means "stop", has one attempt, even with `on=BaseException`."""
+    """RT3, pitfall 9: what is not listed, or means "stop", has one attempt, even with `on=BaseException`."""
 
     @virtual
     async def main(isolation):
