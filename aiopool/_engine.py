@@ -240,8 +240,8 @@ class Engine:
         """Return the error for a call from another thread than the event loop's."""
         return RuntimeError(
             f"{what}() was called in another thread than that of the pool's event loop, which it would corrupt. There, "
-            f"write `asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or `loop.call_soon_threadsafe(...)` for "
-            "a method that does not wait; `job.cancel()` may be called anywhere"
+            f"write `asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or `loop.call_soon_threadsafe(...)` "
+            "for a method that does not wait; `job.cancel()` may be called anywhere"
         )
 
     def register(self, job: Job[Any]) -> None:
