@@ -20,6 +20,7 @@ import typing as _typing
 
 from aiopool import from_thread as from_thread
 from aiopool._group import Group
+from aiopool._health import Finding, HealthLimits, HealthReport, HealthStatus
 from aiopool._job import AttemptRecord, Job, JobResult, current_job
 from aiopool._lifecycle import run
 from aiopool._logs import configure_logging
@@ -57,7 +58,11 @@ __all__ = [
     "AttemptRecord",
     "CancelReport",
     "Command",
+    "Finding",
     "Group",
+    "HealthLimits",
+    "HealthReport",
+    "HealthStatus",
     "HistogramCounts",
     "Job",
     "JobCancelledError",

@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol, Self, final
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine, OnError
 from aiopool._group import Group
+from aiopool._health import Check, HealthLimits, HealthReport, HealthWatch
 from aiopool._home import Home, Overflow
 from aiopool._job import Job, running_job
 from aiopool._logs import configure_logging
@@ -36,7 +37,7 @@ from aiopool._statistics import Statistics
 from aiopool._status import JobStatus, PoolStatus
 from aiopool._submitter import Submitter
 from aiopool._supervisor import Supervisor
-from aiopool._survey import survey
+from aiopool._survey import check_up, survey
 from aiopool._worker import Worker
 from aiopool.errors import PoolClosedError, RestartLimitError
 from aiopool.events import EventStream, Listener, PoolClosing, PoolEvent
@@ -115,6 +116,7 @@ class Pool(Submitter):
         metrics: count and time jobs by their names from the opening on; see `measure`.
         logs, log_level: not `"silent"`: the opening calls `configure_logging(log_level, renderer=logs)`, for the whole
             program.
+        health: from where on `health()` calls the pool degraded or failing.
         seed: of the pool's random numbers (jitter), for tests.
 
     Example:
@@ -132,6 +134,7 @@ class Pool(Submitter):
         "_closing",
         "_fatal",
         "_groups",
+        "_health",
         "_isolation",
         "_log_level",
         "_logs",
@@ -173,6 +176,7 @@ class Pool(Submitter):
         metrics: bool = False,
         logs: Literal["silent", "console", "json"] = "silent",
         log_level: Literal["debug", "info", "warning", "error"] = "info",
+        health: HealthLimits | None = None,
         seed: int | None = None,
     ) -> None:
         check_count("size", size, least=1)
@@ -219,6 +223,7 @@ class Pool(Submitter):
         self._fatal: BaseException | None = None
         self._logs: Literal["silent", "console", "json"] = logs
         self._log_level = log_level
+        self._health = HealthWatch(health or HealthLimits())
         if metrics:
             self.measure()
 
@@ -303,6 +308,7 @@ class Pool(Submitter):
         engine.on_fatal = _weak(self._on_fatal)
         _open.add(home)
         self._closing = self._shutdown = self._report = self._fatal = None
+        self._health.opened(runtime.now())
         home.opened(engine, supervisor)
         supervisor.ensure()
         if self._signals is not None:
@@ -821,6 +827,37 @@ class Pool(Submitter):
         if self._home.listeners.meter is None:
             self.measure()
         return survey(self._home, self.statistics)
+
+    def health(self) -> HealthReport:
+        """Return how the pool is, and why: healthy, degraded or failing; from any thread, in any state, at any time.
+
+        Cheap enough for a probe: it compares the numbers of now with those of earlier calls and with the limits
+        (`HealthLimits`), and runs your own checks. Nothing runs between calls, but for a look at the event loop twice a
+        second after the first.
+
+        Example:
+            report = pool.health()
+            return Response(str(report.status), status_code=200 if report.ready else 503)
+        """
+        return check_up(self._home, self._health)
+
+    def add_health_check(self, check: Check, /, *, name: str | None = None) -> Check:
+        """Have `check()` called by each `health()`; usable as a decorator.
+
+        Args:
+            check: a quick plain function, called where `health()` is. It returns None if all is well, a text (the pool
+                is degraded), or a `Finding`. If it raises, the pool is failing: nobody can say that all is well.
+            name: what the finding is called; the function's name by default.
+
+        Example:
+            pool.add_health_check(lambda: None if database.connected else "no database", name="database")
+        """
+        self._health.add(check, name)
+        return check
+
+    def remove_health_check(self, check: Check) -> None:
+        """Take a check back; ValueError if it was not added."""
+        self._health.remove(check)
 
     def _engine(self, what: str) -> Engine:
         engine = self._home.engine

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Final, final
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema, core_schema
 
+from aiopool._health import HealthLimits
 from aiopool._options import Priority
 from aiopool._restart import Restart
 from aiopool._retry import Retry, RetryBudget
@@ -302,6 +303,22 @@ def restart() -> Nested:
         "max_delay": seconds(finite=True),
     }
     return Nested(Restart, fields, otherwise="Restart()")
+
+
+def health() -> Nested:
+    """Return how `HealthLimits` is read."""
+    fields: dict[str, Kind | Nested] = {
+        "window": seconds(above_zero=True),
+        "max_wait": seconds(none=True),
+        "stuck_after": seconds(none=True),
+        "max_error_ratio": number(most=1),
+        "failing_error_ratio": number(most=1),
+        "min_jobs": count(),
+        "max_restarts": count(none=True),
+        "max_loop_lag": seconds(none=True),
+        "failing_loop_lag": seconds(none=True),
+    }
+    return Nested(HealthLimits, fields, otherwise="HealthLimits()")
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------

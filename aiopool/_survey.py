@@ -1,4 +1,4 @@
-"""Looking at a pool as a whole: `survey` makes the frozen `Metrics`, from any thread.
+"""Looking at a pool as a whole, from any thread: `survey` makes the frozen `Metrics`, `check_up` the `HealthReport`.
 
 It only reads. What it needs is counted where it happens; here it is put together.
 """
@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from aiopool._engine import Engine
+from aiopool._health import Finding, HealthReport, HealthStatus, HealthWatch, Pulse, report
 from aiopool._home import Home
 from aiopool._metrics import Metrics, label_text
 from aiopool._runtime import Runtime
 from aiopool._statistics import Statistics
 from aiopool._status import PoolStatus
 
-__all__ = ["in_loop", "oldest_wait", "survey"]
+__all__ = ["check_up", "in_loop", "oldest_wait", "survey"]
 
 T = TypeVar("T")
 
@@ -51,6 +52,47 @@ def _survey(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
         leaked_total=engine.counters.leaked_total,
         loop_lag=0.0 if lag is None else lag.worst(),
         jobs={} if meter is None else meter.jobs(),
+    )
+
+
+def check_up(home: Home, watch: HealthWatch) -> HealthReport:
+    """Return how a pool is; the user's own checks run in the caller's thread."""
+    engine = home.engine
+    findings: list[Finding] = []
+    if home.failure is not None:
+        findings.append(Finding("given_up", HealthStatus.FAILING, str(home.failure)))
+    elif home.status is not PoolStatus.OPEN:
+        findings.append(Finding("state", HealthStatus.FAILING, f"the pool is {home.status}: it takes no jobs"))
+    if engine is not None and home.status is not PoolStatus.CLOSED:
+        home.watch_loop()
+        findings += in_loop(engine.runtime, lambda: watch.judge(_pulse(home, engine)))
+    return report(home.name, findings + watch.ask())
+
+
+def _pulse(home: Home, engine: Engine) -> Pulse:
+    assert home.supervisor is not None
+    counters, now = engine.counters, engine.now()
+    # Jobs that hold a slot: one that waits for another has lent its own.
+    began = [
+        worker.job._started_at
+        for worker in home.supervisor.busy()
+        if worker.job is not None and not (worker.job._extra is not None and worker.job._extra.lent)
+    ]
+    bad = counters.failed + counters.timed_out
+    return Pulse(
+        at=now,
+        ended=counters.succeeded + bad,
+        bad=bad,
+        restarts=counters.restarts,
+        backlog=engine.queued() + len(engine.blocked),
+        oldest_wait=oldest_wait(engine),
+        size=engine.size,
+        busy=engine.active,
+        leaked=engine.leaked,
+        leaks_hold=engine.on_leak == "hold",
+        youngest_run=now - max(began, default=now),
+        loop_lag=0.0 if home.lag is None else home.lag.worst(),
+        paused=engine.paused,
     )
 
 

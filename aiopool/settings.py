@@ -28,6 +28,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from aiopool import _settings_kinds as kinds
 from aiopool._engine import OnError
+from aiopool._health import HealthLimits
 from aiopool._home import Overflow
 from aiopool._options import Priority
 from aiopool._restart import Restart
@@ -89,6 +90,7 @@ class PoolSettings(BaseSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], kinds.choice("debug", "info", "warning", "error")
     ] = "info"
+    health: Annotated[HealthLimits | None, kinds.health()] = None
     seed: Annotated[int | None, kinds.count(least=None, none=True)] = None
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

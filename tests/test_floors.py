@@ -21,7 +21,8 @@ FLOORS = [
     "_calls _process _die_with_parent _service_status _settings_files _settings_text _settings_layer",
     # what can be said about a job
     "events _options _scope _timetable from_thread",
-    "_plan _settings_kinds",
+    "_plan _health",
+    "_settings_kinds",
     "_job _settings_sources",
     "_metrics",
     "_listeners",
@@ -54,7 +55,7 @@ FLOORS = [
     # doors: they knock at the face
     "testing._parts testing._report testing._schedule testing._threads cli._board cli._words",
     "testing._loop cli._source cli._target instrumentation",
-    "testing._runner cli._results instrumentation.logging instrumentation.prometheus",
+    "testing._runner cli._results instrumentation.logging instrumentation.prometheus instrumentation.system",
     "testing._explore testing._leaks testing._waiting cli._work",
     "testing cli._map cli._settings",
     "pytest_plugin cli._app",
