@@ -250,13 +250,15 @@ class Sources:
         if own in (("pool",), ("file",)):
             return f"there is no such setting; {_CHOOSERS[own[0]]}"
         wanted, last = ".".join(own), own[-1]
-        same = [name for name in self._names if name.rpartition(".")[2] == last]
-        near = difflib.get_close_matches(wanted, self._names, n=1) or difflib.get_close_matches(last, self._names, n=1)
-        found = _ELSEWHERE.get(last) or next(iter(near or same), None)
-        if found is None:
+        # The very name, somewhere else (`attempts` for `retry.attempts`), or the nearest one.
+        found = [_ELSEWHERE[last]] if last in _ELSEWHERE else [n for n in self._names if n.rpartition(".")[2] == last]
+        for name in (wanted, last):
+            found = found or difflib.get_close_matches(name, self._names, n=1)
+        if not found:
             return f"there is no such setting; there are {', '.join(self._schema)}"
         prefix = where[:2] if where[0] == "pools" else ()
-        return f"there is no such setting; did you mean {layer.spelled((*prefix, *found.split('.')))!r}?"
+        meant = " or ".join(repr(layer.spelled((*prefix, *name.split(".")))) for name in found)
+        return f"there is no such setting; did you mean {meant}?"
 
     def _known_pools(self) -> tuple[str, ...]:
         """Return the names of all pools. Variables may speak of those that the file has, or of any if it has none."""

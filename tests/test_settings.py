@@ -107,12 +107,20 @@ def test_whatever_a_pool_takes_is_a_setting():
     assert PoolSettings().to_arguments() == parameters(Pool)
 
 
-@pytest.mark.parametrize("made", [Retry, Restart, RetryBudget])
-def test_whatever_a_policy_takes_is_a_setting(made):
-    """The same for what stands under `retry`, `retry.budget` and `restart`."""
-    nested = {Retry: SCHEMA["retry"], Restart: SCHEMA["restart"], RetryBudget: SCHEMA["retry"].fields["budget"]}[made]
-    assert isinstance(nested, Nested)
-    assert list(nested.fields) == list(parameters(made))
+def groups(schema: Any = SCHEMA, above: str = "") -> dict[str, Nested]:
+    """The settings that have fields of their own, by their names."""
+    found: dict[str, Nested] = {}
+    for name, kind in schema.items():
+        if isinstance(kind, Nested):
+            found |= {above + name: kind, **groups(kind.fields, f"{above}{name}.")}
+    return found
+
+
+@pytest.mark.parametrize("name", groups())
+def test_whatever_a_policy_takes_is_a_setting(name):
+    """The same for what stands under `retry`, `retry.budget`, `restart` and the like."""
+    nested = groups()[name]
+    assert list(nested.fields) == list(parameters(nested.made))
 
 
 PROBES = [
@@ -174,7 +182,7 @@ def test_what_the_pool_accepts_settings_accept(name):
     if name in ("name", "on_error", "seed") or isinstance(parameters(Pool).get(name), bool):
         return
     group, _, field = name.rpartition(".")
-    made: Callable[..., object] = {"": Pool, "retry": Retry, "restart": Restart, "retry.budget": RetryBudget}[group]
+    made: Callable[..., object] = groups()[group].made if group else Pool
     for probe in PROBES:
         if probe != 10**400 and accepts(made, **{field: probe}):  # no float can hold it
             assert accepts(PoolSettings.from_dict, nested(name, probe)), probe
@@ -577,7 +585,7 @@ def test_a_long_value_is_shortened():
         ("max_retries", "retry.attempts"),
         ("attempts", "retry.attempts"),
         ("jitter", "retry.jitter"),
-        ("max_restarts", "restart.max_restarts"),
+        ("give_up_on", "retry.give_up_on"),
         ("retry_attempts", "retry.attempts"),
         ("Size", "size"),
         ("_env_file", None),
@@ -592,6 +600,13 @@ def test_the_nearest_name(name, meant, monkeypatch):
     if meant and name != "Size":
         monkeypatch.setenv(variable(name), "4")
         assert f"did you mean {variable(meant)!r}?" in only(PoolSettings).reason
+
+
+def test_the_same_name_in_several_places(monkeypatch):
+    """All of them are told."""
+    assert "did you mean 'retry.delay' or 'restart.delay'?" in only(PoolSettings, delay=4).reason
+    monkeypatch.setenv("AIOPOOL_DELAY", "4")
+    assert "did you mean 'AIOPOOL_RETRY__DELAY' or 'AIOPOOL_RESTART__DELAY'?" in only(PoolSettings).reason
 
 
 @pytest.mark.parametrize(
