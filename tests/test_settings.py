@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import aiopool
-from aiopool import Pool, Priority, Restart, Retry, RetryBudget
+from aiopool import HealthLimits, Pool, Priority, Restart, Retry, RetryBudget
 from aiopool._settings_kinds import Kind, Nested
 from aiopool._settings_sources import RESERVED
 from aiopool.settings import PoolSettings, SettingsError, SettingsProblem
@@ -240,6 +240,15 @@ TABLE = {
     "metrics": Row(("off", "1", "false", "yes"), (False, True, False, True)),
     "logs": Row(("json", "Console", "silent", "json"), ("json", "console", "silent", "json")),
     "log_level": Row(("error", "DEBUG", "info", "warning"), ("error", "debug", "info", "warning")),
+    "health.window": Row(("1", "2m", "inf", "4"), (1.0, 120.0, math.inf, 4.0)),
+    "health.max_wait": Row(("0", "none", "2", "3s"), (0.0, None, 2.0, 3.0)),
+    "health.stuck_after": Row(("0", "none", "2h", "inf"), (0.0, None, 7200.0, math.inf)),
+    "health.max_error_ratio": Row(("0", "1", "0.5", ".25"), (0.0, 1.0, 0.5, 0.25)),
+    "health.failing_error_ratio": Row(("0", "1", "0.5", ".25"), (0.0, 1.0, 0.5, 0.25)),
+    "health.min_jobs": Row(("0", "1", "2", "3"), (0, 1, 2, 3)),
+    "health.max_restarts": Row(("0", "none", "2", "3"), (0, None, 2, 3)),
+    "health.max_loop_lag": Row(("0", "none", "100ms", "3"), (0.0, None, 0.1, 3.0)),
+    "health.failing_loop_lag": Row(("0", "none", "100ms", "3"), (0.0, None, 0.1, 3.0)),
     "seed": Row(("-1", "0", "none", "42"), (-1, 0, None, 42)),
 }
 SOURCES = ("argument", "environment variable ", ".env line 1, ", "aiopool.yaml line ")
@@ -505,6 +514,9 @@ BOUNDS = {
     "cancel_grace": (0, -0.001),
     "max_threads": (1, 0),
     "restart.max_restarts": (0, -1),
+    "health.window": (0.001, 0),
+    "health.max_error_ratio": (1, 1.001),
+    "health.min_jobs": (0, -1),
     "restart.within": (0.001, 0),
     "restart.delay": (0, -0.001),
     "shutdown_timeout": (0, -0.001),
@@ -1125,6 +1137,19 @@ def restarts(draw):
     return Restart(max_restarts=draw(st.integers(0, 10**9)), within=within, delay=delay, max_delay=max_delay)
 
 
+healths = st.builds(
+    HealthLimits,
+    window=st.floats(0.001, 1e9),
+    max_wait=limits,
+    stuck_after=limits,
+    max_error_ratio=st.floats(0, 1),
+    failing_error_ratio=st.floats(0, 1),
+    min_jobs=st.integers(0, 10**9),
+    max_restarts=st.none() | st.integers(0, 10**9),
+    max_loop_lag=limits,
+    failing_loop_lag=limits,
+)
+
 VALUES = {
     "size": st.integers(1, 10**9),
     "queue_size": st.none() | st.integers(0, 10**9),
@@ -1147,6 +1172,7 @@ VALUES = {
     "metrics": st.booleans(),
     "logs": st.sampled_from(["silent", "console", "json"]),
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
+    "health": st.none() | healths,
     "seed": st.none() | st.integers(),
 }
 
@@ -1440,12 +1466,22 @@ def test_the_command_with_nobody_reading(here):
 # -- the pages --------------------------------------------------------------------------------------------------------
 
 
+def full(kind: Kind | Nested) -> Any:
+    """The default object of a group, with the default objects of the groups in it."""
+    assert isinstance(kind, Nested)
+    return kind.made(**{name: full(inner) for name, inner in kind.fields.items() if isinstance(inner, Nested)})
+
+
 def test_the_reference_has_every_setting():
     """The table of the page: the name, the variable and the default of each, in order."""
     page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `([\w.]+)` \| `(\w+)` \| (.*?) \| (.*?) \|$", page, re.M)
     assert [name for name, *_ in listed] == dotted()
-    defaults = variables(PoolSettings.from_dict({"retry": Retry(budget=RetryBudget()), "restart": Restart()}).to_dict())
+    defaults = variables(
+        PoolSettings.from_dict(
+            {name: full(kind) for name, kind in SCHEMA.items() if isinstance(kind, Nested)}
+        ).to_dict()
+    )
     for name, key, _, default in listed:
         assert key == variable(name)
         assert default == f"`{defaults[key]}`"
