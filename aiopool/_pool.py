@@ -875,6 +875,8 @@ class Pool(Submitter):
 
     def __del__(self) -> None:
         home = getattr(self, "_home", None)
+        if _open is None:  # the interpreter is going down, and has emptied this module
+            return
         if home is not None and home.status is PoolStatus.OPEN:
             try:
                 home.engine.runtime.loop.call_soon_threadsafe(self._dropped)

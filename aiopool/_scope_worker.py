@@ -4,6 +4,7 @@
 scope is entered for a job. A job is stopped as anyio stops: by level, shields respected. The price:
 `current_task()` is the worker's, so a job can leave it dirty: a cancel it swallowed (`cancelling() > 0`), a scope it
 did not close. A dirty worker is replaced before it takes another job, and the scope is renewed after each use.
+What nobody can see is an `asyncio.timeout` that a job has entered and not left: it will cancel the worker's task later.
 """
 
 from __future__ import annotations
