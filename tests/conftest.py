@@ -4,6 +4,7 @@
 
     "virtual"  a clock that jumps, plain and with the eager task factory (3.12+): for all that has to do with time
     "real"     asyncio's own loop, the same with the eager task factory (3.12+), and uvloop: for all that has not
+    "uvloop"   uvloop alone, beside "virtual", which is a loop of asyncio's too
 
 After each of these tests nothing may be left: no task, timer, thread, signal handler, and no report to the loop's
 exception handler. `@pytest.mark.leaves_behind(reason)` takes a test out of that check.
@@ -56,14 +57,14 @@ def _factories() -> dict[str, dict[str, LoopFactory]]:
         real["eager"] = _eager(asyncio.new_event_loop)
     if uvloop is not None:
         real["uvloop"] = uvloop.new_event_loop
-    return {"virtual": virtual, "real": real}
+    return {"virtual": virtual, "real": real, "uvloop": {name: real[name] for name in real if name == "uvloop"}}
 
 
 LOOPS = _factories()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", 'loops(*kinds): run on each loop of these kinds: "virtual", "real"')
+    config.addinivalue_line("markers", 'loops(*kinds): run on each loop of these kinds: "virtual", "real", "uvloop"')
     config.addinivalue_line("markers", "leaves_behind(reason): no check for leaks after this test")
 
 

@@ -27,7 +27,7 @@ from aiopool.testing import DELAYS, advance, explore, settle, wait_until
 
 virtual = pytest.mark.loops("virtual")
 real = pytest.mark.loops("real")
-both = pytest.mark.loops("virtual", "real")
+both = pytest.mark.loops("virtual", "uvloop")
 
 
 def now():

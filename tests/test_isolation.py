@@ -19,7 +19,7 @@ import pytest
 from aiopool import JobStatus, Pool, PoolStatus, Restart
 from aiopool.testing import explore, wait_until
 
-both = pytest.mark.loops("virtual", "real")
+both = pytest.mark.loops("virtual", "uvloop")
 real = pytest.mark.loops("real")
 
 variable = contextvars.ContextVar("variable", default="nobody's")

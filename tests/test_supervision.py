@@ -20,7 +20,7 @@ from aiopool.testing import advance, explore, run_virtual, settle, wait_until
 
 virtual = pytest.mark.loops("virtual")
 real = pytest.mark.loops("real")
-both = pytest.mark.loops("virtual", "real")
+both = pytest.mark.loops("virtual", "uvloop")
 
 
 def now():
