@@ -23,6 +23,7 @@ from aiopool._group import Group
 from aiopool._health import Finding, HealthLimits, HealthReport, HealthStatus
 from aiopool._job import AttemptRecord, Job, JobResult, current_job
 from aiopool._lifecycle import run
+from aiopool._listeners import Recorder
 from aiopool._logs import configure_logging
 from aiopool._map import MapResult, MapStream
 from aiopool._metrics import HistogramCounts, JobMetrics, Metrics
@@ -85,6 +86,7 @@ __all__ = [
     "PoolStatus",
     "Priority",
     "QueueFullError",
+    "Recorder",
     "RegistryStatus",
     "Restart",
     "RestartLimitError",

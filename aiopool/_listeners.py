@@ -57,16 +57,16 @@ logger = logging.getLogger("aiopool.events")
 
 
 class Recorder(Protocol):
-    """Something of ours that looks at every attempt. It must be quick, and touch nothing."""
+    """What looks at every attempt of a pool, with the job in hand: a tracer. It must be quick, and touch nothing."""
 
     def started(self, job: Job[Any], worker: int) -> None:
-        """An attempt begins; called inside the job's context."""
-
-    def ended(self, job: Job[Any], worker: int | None, now: float) -> None:
-        """A job is done. If `worker` is not None an attempt has ended with it."""
+        """An attempt is about to begin; called inside of its context: what is set there, the job sees."""
 
     def retrying(self, job: Job[Any], worker: int | None, error: BaseException, delay: float, now: float) -> None:
-        """An attempt has ended, and there will be another."""
+        """An attempt has ended, and there will be another in `delay` seconds."""
+
+    def ended(self, job: Job[Any], worker: int | None, now: float) -> None:
+        """A job is done. If `worker` is not None, an attempt has ended with it."""
 
 
 class Seat(Protocol):

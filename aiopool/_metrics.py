@@ -235,13 +235,13 @@ def check_buckets(name: str, bounds: Sequence[float]) -> tuple[float, ...]:
     return found
 
 
-def label_text(text: str) -> str:
+def label_text(text: str, limit: int = MAX_LABEL) -> str:
     """Return a text as it may stand in a label or a line of a log: bounded, in one line, and valid UTF-8.
 
     What cannot be printed (control characters, halves of characters) becomes an escape such as `\\x0a`.
     """
-    if len(text) > MAX_LABEL:
-        text = text[: MAX_LABEL - 1] + "…"
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -25,6 +25,7 @@ from aiopool._group import Group
 from aiopool._health import Check, HealthLimits, HealthReport, HealthWatch
 from aiopool._home import Home, Overflow
 from aiopool._job import Job, running_job
+from aiopool._listeners import Recorder
 from aiopool._logs import configure_logging
 from aiopool._metrics import Meter, Metrics
 from aiopool._options import DEFAULTS, JobOptions, Priority, check_count, check_seconds
@@ -724,6 +725,18 @@ class Pool(Submitter):
         if self._home.status is PoolStatus.CLOSED:
             stream.close()  # there is nothing to hear any more
         return stream
+
+    def add_recorder(self, recorder: Recorder) -> None:
+        """Have a recorder look at every attempt: for tracers, which need the job itself and its context.
+
+        It is called before the first line of an attempt, inside of the job's context, and at its end; see `Recorder`.
+        It must be quick, and touch nothing. One that raises is logged once, and removed. For all else: `listen`.
+        """
+        self._home.listeners.record(recorder)
+
+    def remove_recorder(self, recorder: Recorder) -> None:
+        """Take a recorder back, if it is there."""
+        self._home.listeners.unrecord(recorder)
 
     # -- questions ---------------------------------------------------------------------------------------------------
 

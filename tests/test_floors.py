@@ -55,7 +55,8 @@ FLOORS = [
     # doors: they knock at the face
     "testing._parts testing._report testing._schedule testing._threads cli._board cli._words",
     "testing._loop cli._source cli._target instrumentation",
-    "testing._runner cli._results instrumentation.logging instrumentation.prometheus instrumentation.system",
+    "testing._runner cli._results",
+    "instrumentation.logging instrumentation.opentelemetry instrumentation.prometheus instrumentation.system",
     "testing._explore testing._leaks testing._waiting cli._work",
     "testing cli._map cli._settings",
     "pytest_plugin cli._app",
