@@ -410,7 +410,7 @@ def test_a_probe_is_cheap():
             await pool.shutdown(timeout=0, cancel_pending=True)
             return seconds
 
-    assert asyncio.run(main()) < 0.02
+    assert asyncio.run(main()) < 0.2
 
 
 @virtual
