@@ -6,8 +6,8 @@ Both are told the same `Progress`; neither knows where it comes from. Colours ar
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import os
 import sys
 import time
 from collections import deque
@@ -149,8 +149,13 @@ class PlainBoard:
             self.say(str(progress))
 
     def say(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody reads standard error: the work goes on
+        try:
             print(printable(line), file=sys.stderr, flush=True)
+        except OSError:  # nobody reads standard error: the work goes on
+            # And Python must not complain when it flushes it at the end.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 2)
+            os.close(null)
 
     def close(self) -> None:
         pass
