@@ -291,16 +291,17 @@ class Listeners:
             assert context is not None
             context.run(self._call_recorders, "started", job, worker)
 
-    def begin(self, job: Job[Any], worker: int, context: contextvars.Context | None) -> None:
-        """An attempt begins: before its first line."""
-        self.starting(job, worker, context)
-        self.started(job, worker)
-
-    def started(self, job: Job[Any], worker: int) -> None:
-        """An attempt begins: the listeners hear of it."""
+    def begin(self, job: Job[Any], worker: int, context: contextvars.Context | None, *, inside: bool = False) -> None:
+        """An attempt begins, before its first line; `inside` of a step of the engine, or at its end."""
+        if self.meter is not None:
+            self.meter.started(job)
+        if self._recorders:
+            assert context is not None
+            context.run(self._call_recorders, "started", job, worker)
         if self.hearers(JobStarted):
             at = job._started_at
-            self.tell(JobStarted(at=at, worker=worker, waited=at - job._submitted_at, **self._about(job)))
+            event = JobStarted(at=at, worker=worker, waited=at - job._submitted_at, **self._about(job))
+            self.post(event) if inside else self.tell(event)
 
     def retrying(self, job: Job[Any], worker: int | None, error: BaseException, delay: float, now: float) -> None:
         """An attempt has ended, and there will be another."""

@@ -133,17 +133,13 @@ class Worker(Hand, ABC):
         context.run(running_job.set, job)
         function = job._function
         assert function is not None
-        listeners, fault = self.engine.listeners, None
-        if listeners:
-            listeners.starting(job, self.id, context)
+        if self.engine.listeners:
+            # Told once the call is in place and the worker at rest: a listener may cancel it.
+            self.engine.listeners.begin(job, self.id, context, inside=True)
         try:
             self.bridge.start(self, context, function, job._args, job._kwargs or {})
         except RuntimeError as error:  # the system gives no more threads: this job fails, the worker is well
-            fault = error
-        if listeners:
-            listeners.started(job, self.id)  # with the call in place: a listener may cancel it
-        if fault is not None:
-            self.thread_done(False, fault)
+            self.thread_done(False, error)
 
     def thread_done(self, ok: bool, outcome: Any) -> None:
         """The thread came back, in the loop."""

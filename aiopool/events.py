@@ -317,7 +317,7 @@ class PoolClosing(PoolEvent):
 @final
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PoolClosed(PoolEvent):
-    """The pool is shut down; nothing is told after this.
+    """The pool is shut down; nothing is told after this, not even the end of a job that itself called the shutdown.
 
     Attributes:
         leaked: how many jobs had to be left behind.

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import dataclasses
 import gc
@@ -608,6 +609,82 @@ async def test_a_listener_may_steer_the_pool_and_leave(isolation):
         await asyncio.wait_for(asyncio.gather(*jobs), 60)
         assert (await closing[0]).clean
     assert kinds(heard) == ["JobSucceeded"] * 4
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_listener_that_does_anything_at_any_moment(seed):
+    """EV3: it cancels, submits, pauses, resizes, reprioritizes, at random; the books close, each story is whole."""
+
+    @virtual
+    async def main(isolation):
+        rng, heard = random.Random(seed), []
+        loop = asyncio.get_running_loop()
+        rest = 200
+
+        async def work():
+            await asyncio.sleep(rng.choice([0, 0, 0.1, 1]))
+            if rng.random() < 0.2:
+                raise ValueError
+
+        def submit():
+            nonlocal rest
+            if rest and pool.status == "open":
+                rest -= 1
+                view = pool.with_options(
+                    priority=rng.randrange(3),
+                    retry=rng.choice([None, Retry(attempts=2)]),
+                    timeout=rng.choice([None, 0.5]),
+                    delay=rng.choice([None, None, 0.3]),
+                    group=rng.choice([None, "g"]),
+                )
+                with contextlib.suppress(asyncio.QueueFull):
+                    view.submit_nowait(rng.choice([work, work, int]))
+
+        def cancel():
+            if jobs := pool.jobs():
+                rng.choice(jobs).cancel("by a listener")
+
+        def reprioritize():
+            if jobs := pool.jobs("queued"):
+                pool.reprioritize(rng.choice(jobs).id, rng.randrange(3))
+
+        def pause():
+            pool.pause()
+            loop.call_later(0.2, lambda: pool.status == "open" and pool.resume())
+
+        def pause_group():
+            pool.pause_group("g")
+            loop.call_later(0.2, lambda: pool.status == "open" and pool.resume_group("g"))
+
+        def resize():
+            tasks.append(asyncio.ensure_future(pool.resize(rng.randrange(1, 5))))
+
+        def chaos(event):
+            if isinstance(event, JobEvent) and rng.random() < 0.5:
+                rng.choice([submit, submit, cancel, cancel, reprioritize, pause, pause_group, resize])()
+
+        tasks = []
+        pool = Pool(3, 10, isolation=isolation, cancel_grace=0.5, on_error=lambda job, error: None, metrics=True)
+        pool.listen(heard.append)
+        pool.listen(chaos)
+        async with pool:
+            for _ in range(60):
+                await pool.submit(work)
+                if rng.random() < 0.3:
+                    await asyncio.sleep(0.1)
+            await asyncio.wait_for(pool.join(), 1000)
+            await asyncio.gather(*tasks)
+            await asyncio.sleep(1)  # a thread whose job was cancelled comes back a moment later
+            numbers = pool.metrics()
+            assert balanced(numbers.statistics)
+            assert numbers.statistics.busy == numbers.statistics.running == 0
+        ends = check_order(heard)
+        assert ends["JobSucceeded"] == numbers.statistics.succeeded
+        assert ends["JobSubmitted"] == numbers.statistics.submitted - numbers.statistics.rejected
+        assert sum(counts.succeeded for counts in numbers.jobs.values()) == numbers.statistics.succeeded
+
+    for isolation in ("task", "scope"):
+        main(isolation)
 
 
 @virtual
