@@ -8,6 +8,7 @@ own; the first probe is judged against the opening of the pool. Only how late th
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import inspect
@@ -41,17 +42,25 @@ class Finding:
     Attributes:
         check: which check found it: `state`, `given_up`, `stuck`, `leaked`, `backlog`, `errors`, `restarts`,
             `loop_lag`, or the name of your own.
-        status: degraded or failing.
+        status: degraded or failing; the word will do.
         text: what is wrong, with the numbers and the limit.
+
+    Raises:
+        ValueError: there is no such status.
     """
 
     check: str
     status: HealthStatus
     text: str
 
+    def __post_init__(self) -> None:
+        # A word that is equal to a status is not the status, and would be compared as something else.
+        object.__setattr__(self, "status", HealthStatus(self.status))
+
 
 Check = Callable[[], "Finding | str | None"]
 
+_MAX_TEXT = 500  # of somebody else's words in a finding
 # What only a new process heals.
 _DEADLY = frozenset(("given_up", "stuck", "leaked", "loop_lag"))
 
@@ -124,8 +133,11 @@ class HealthLimits:
             if getattr(self, name) is not None:
                 check_seconds(name, getattr(self, name))
         for name in ("max_error_ratio", "failing_error_ratio"):
-            if check_seconds(name, getattr(self, name)) > 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: a ratio lies between 0 and 1")
+            ratio = getattr(self, name)
+            if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
+                raise TypeError(f"{name}={ratio!r} is a {type(ratio).__name__}: it must be a number between 0 and 1")
+            if not 0 <= ratio <= 1:  # not a number, too
+                raise ValueError(f"{name}={ratio!r}: a ratio lies between 0 and 1")
         check_count("min_jobs", self.min_jobs)
         if self.max_restarts is not None:
             check_count("max_restarts", self.max_restarts)
@@ -261,18 +273,27 @@ class HealthWatch:
         for name, check in list(self._checks.items()):
             try:
                 answer = check()
-            except Exception as error:
-                findings.append(Finding(name, FAILING, f"the check raised {type(error).__name__}: {error}"))
+            except (Exception, asyncio.CancelledError) as error:  # the latter is what a cancelled task answers
+                findings.append(Finding(name, FAILING, f"the check raised {type(error).__name__}: {_words(str, error)}"))
                 continue
             if isinstance(answer, Finding):
                 if answer.status is not HEALTHY:
                     findings.append(answer)
             elif isinstance(answer, str):
-                findings.append(Finding(name, DEGRADED, answer))
+                findings.append(Finding(name, DEGRADED, _words(str, answer)))
             elif answer is not None:
-                text = f"the check returned {answer!r}: return None if all is well, or a text, or a Finding"
+                text = f"the check returned {_words(repr, answer)}: return None if all is well, or a text, or a Finding"
                 findings.append(Finding(name, FAILING, text))
         return findings
+
+
+def _words(of: Callable[[object], str], value: object) -> str:
+    """Return what an object of the user's says, cut; it may have no words."""
+    try:
+        text = of(value)
+    except Exception:
+        return f"(a {type(value).__name__} that has no words)"
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
 
 
 def report(pool: str, findings: list[Finding]) -> HealthReport:

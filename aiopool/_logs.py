@@ -7,8 +7,8 @@ of a job, by structlog or by `logging`, in the loop or in a thread.
 
 Nothing is set for a job, so nothing can leak: the fields are read off the context variable that tells which job runs.
 
-Invariant: whatever jobs, groups and pools are called and whatever exceptions say, a line of the log begins where we
-began one. Control characters are escaped, further lines are indented, names are cut.
+Invariant: whatever jobs, groups and pools are called and whatever exceptions and objects say, a line of the log begins
+where we began one. Control characters are escaped, further lines are indented, names are cut.
 
 structlog is imported when `configure_logging` is called.
 """
@@ -132,11 +132,18 @@ def _clean(value: object) -> object:
 
 def _guard(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Make sure that a line of the console log is one."""
-    for name, value in event_dict.items():
+    for name, value in list(event_dict.items()):
+        if not name.isprintable():
+            del event_dict[name]
+            name = label_text(name)
         if name in FIELDS:
             event_dict[name] = _clean(value)
         elif isinstance(value, str):
             event_dict[name] = _safe(value)
+        elif value is not None and not isinstance(value, (int, float)):
+            # The renderer would ask it for its words later, behind our back.
+            words = str(value) if name == "event" else repr(value)
+            event_dict[name] = value if words.isprintable() and name != "event" else _safe(words)
     return event_dict
 
 
@@ -260,13 +267,15 @@ def _structlog(renderer: Renderer, colors: bool) -> logging.Formatter:
 
 # What a record has without anybody's `extra`; a formatter of another handler adds two more.
 _OF_A_RECORD: Final = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"))
+# What a line has of ours: an `extra` of the same name stands beside it.
+_OF_A_LINE: Final = frozenset(("event", "level", "logger", "timestamp", "exception", "stack"))
 
 
 def _add_extra(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add what was passed to `logging` as `extra`."""
     for name, value in event_dict["_record"].__dict__.items():
-        if name not in _OF_A_RECORD:
-            event_dict[name] = value
+        if name not in _OF_A_RECORD and name not in ("_record", "_from_structlog"):
+            event_dict[f"{name}_" if name in _OF_A_LINE else name] = value
     return event_dict
 
 

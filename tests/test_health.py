@@ -1,6 +1,7 @@
 """Healthy, degraded, failing: each finding by really causing it, and by its limits; probes that cost nothing."""
 
 import asyncio
+import math
 import threading
 import time
 
@@ -306,6 +307,13 @@ def test_no_numbers_break_it(now):
         ({"max_restarts": 1.5}, "max_restarts=1.5"),
         ({"stuck_after": "5m"}, "stuck_after='5m'"),
         ({"max_loop_lag": -0.1}, "max_loop_lag=-0.1"),
+        *(
+            ({name: math.nan}, f"{name}=nan")
+            for name in ("window", "max_wait", "stuck_after", "max_error_ratio", "max_restarts", "failing_loop_lag")
+        ),
+        ({"max_error_ratio": math.nan}, "between 0 and 1"),
+        ({"failing_error_ratio": "10%"}, "between 0 and 1"),
+        ({"failing_error_ratio": None}, "between 0 and 1"),
     ],
 )
 def test_limits_that_are_none(limits, text):
@@ -340,6 +348,66 @@ async def test_ones_own_checks(isolation):
         assert report.live  # nothing that only a new process heals
         pool.remove_health_check(database)
         assert "database" not in str(pool.health())
+
+
+class Unprintable(Exception):
+    """An exception that cannot say what it is."""
+
+    def __str__(self):
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+@virtual
+async def test_checks_that_break_in_odd_ways(isolation):
+    """Whatever a check raises or returns is a finding, of bounded length: `health()` itself answers."""
+    async with Pool(1, isolation=isolation) as pool:
+        old = asyncio.create_task(asyncio.sleep(9))
+        old.cancel()
+        await settle()
+
+        def unprintable():
+            raise Unprintable
+
+        pool.add_health_check(old.result, name="a task that was cancelled")
+        pool.add_health_check(unprintable, name="unprintable")
+        pool.add_health_check(lambda: Unprintable(), name="returns")
+        pool.add_health_check(lambda: Finding("x", "bogus", "no such status"), name="status")
+        pool.add_health_check(lambda: "x" * 10**6, name="a long story")
+        report = pool.health()
+        assert {name: str(status) for name, status in checks(report).items()} == {
+            "a task that was cancelled": "failing",
+            "unprintable": "failing",
+            "returns": "failing",
+            "status": "failing",
+            "a long story": "degraded",
+        }
+        assert all(len(finding.text) <= 1000 for finding in report.findings)
+        assert not pool.health().ready
+
+
+@virtual
+async def test_a_check_that_asks_for_the_health(isolation):
+    """It is a finding, not the end of the process."""
+    async with Pool(1, isolation=isolation) as pool:
+        pool.add_health_check(lambda: pool.health(), name="circle")
+        assert checks(pool.health()) == {"circle": "failing"}
+
+
+def test_a_status_may_be_a_word():
+    """What a check read somewhere else is a status, too; any other word is refused."""
+    assert Finding("disk", "failing", "full").status is HealthStatus.FAILING
+    with pytest.raises(ValueError, match="'broken'"):
+        Finding("disk", "broken", "full")
+
+
+@virtual
+async def test_a_failing_word_is_failing(isolation):
+    """A finding with the word is worth as much as one with the constant: no work for this pool."""
+    async with Pool(1, isolation=isolation) as pool:
+        pool.add_health_check(lambda: Finding("disk", "failing", "full"), name="disk")
+        assert not pool.health().ready
 
 
 def test_checks_that_cannot_be_asked():

@@ -390,6 +390,40 @@ def test_any_text_stays_in_its_line(text):
         assert A_LINE.match(line), ascii(line)
 
 
+class Talker:
+    """An object whose words go over several lines."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __repr__(self):
+        return self.text
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
+def test_no_object_and_no_field_forges_a_line(text):
+    """Values that are no text, events that are none, and the names of fields: they are one line as well."""
+    with alone(), console() as stream:
+        stdlib.warning(Talker(text), extra={"note": Talker(text), f"a{text}": 1})
+        mine.warning(Talker(text), note=Talker(text), nested=[Talker(text)], **{f"a{text}": 1})
+        logging.getLogger(f"a.{text}").warning("named")
+    written = stream.getvalue()
+    assert written.count("[warning") == 3
+    for line in written.rstrip("\n").split("\n"):
+        assert A_LINE.match(line), ascii(line[:200])
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e\ud800-\udfff]", line), ascii(line[:200])
+
+
+@pytest.mark.parametrize("renderer", ["console", "json"])
+def test_no_extra_takes_the_place_of_the_message(renderer):
+    """A library that calls a field of its own `event` does not lose what it says; both are in the line."""
+    with alone(), console(renderer=renderer) as stream:
+        stdlib.warning("the message", extra={"event": "click", "level": "deep", "timestamp": "never", "logger": "x"})
+    [line] = stream.getvalue().splitlines()
+    for text in ("the message", "click", "deep", "never", "some.library", "warning"):
+        assert text in line
+
+
 class Broken(logging.Handler):
     """A handler that raises."""
 
