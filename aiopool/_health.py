@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import enum
-import inspect
 from collections import deque
 from collections.abc import Callable
 from typing import final
 
-from aiopool._options import check_count, check_seconds, function_name
+from aiopool._options import check_count, check_seconds, function_name, is_asynchronous
 
 __all__ = ["Check", "Finding", "HealthLimits", "HealthReport", "HealthStatus", "HealthWatch", "Pulse", "assess"]
 
@@ -249,7 +248,7 @@ class HealthWatch:
         """Add a check of the user's."""
         if not callable(check):
             raise TypeError(f"a health check is a function without arguments, not {check!r} ({type(check).__name__})")
-        if inspect.iscoroutinefunction(check):
+        if is_asynchronous(check):
             raise TypeError(
                 f"{check!r} is asynchronous, and health() does not wait. Have a task of your own ask, keep its answer, "
                 "and add a plain function that returns it"

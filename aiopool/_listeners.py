@@ -30,6 +30,7 @@ from typing import Any, Protocol, final
 from aiopool._faults import log_fault
 from aiopool._job import Job
 from aiopool._metrics import Meter
+from aiopool._options import is_asynchronous
 from aiopool._runtime import Runtime
 from aiopool._status import JobStatus
 from aiopool.events import (
@@ -115,7 +116,7 @@ class Listeners:
         """Add a listener for some classes of events and their subclasses; for all, if none are named."""
         if not callable(function):
             raise TypeError(f"listen() takes a function, not {function!r} ({type(function).__name__})")
-        if inspect.iscoroutinefunction(function):
+        if is_asynchronous(function):
             raise TypeError(
                 f"a listener is a plain function, told at once, and {function!r} is asynchronous. "
                 "Write `async for event in pool.events(): ...` in a task of your own"
@@ -247,7 +248,10 @@ class Listeners:
             for listener in self.hearers(type(event)):
                 if listener.active:
                     try:
-                        listener.function(event)
+                        answer = listener.function(event)
+                        if answer is not None and inspect.iscoroutine(answer):
+                            answer.close()
+                            raise TypeError(_NOT_AWAITED)
                     except BaseException as error:
                         self._faulty(listener, event, error)
 
@@ -374,6 +378,10 @@ def _set_everywhere(listeners: tuple[Listener, ...]) -> None:
         hub._changed()
 
 
+_NOT_AWAITED = (
+    "a listener is a plain function, and it returned a coroutine, which nobody awaits. Write "
+    "`async for event in pool.events(): ...` in a task of your own"
+)
 _ENDS: dict[JobStatus, type[PoolEvent]] = {
     JobStatus.SUCCEEDED: JobSucceeded,
     JobStatus.FAILED: JobFailed,

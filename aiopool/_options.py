@@ -32,6 +32,7 @@ __all__ = [
     "check_seconds",
     "function_name",
     "function_options",
+    "is_asynchronous",
     "job",
 ]
 
@@ -239,8 +240,15 @@ def check_function(function: object) -> bool:
             f"{function_name(plain)} is an async generator function: it yields many values and returns none. "
             "Write an async def that consumes it and returns the result"
         )
+    return is_asynchronous(plain)
+
+
+def is_asynchronous(function: Callable[..., object]) -> bool:
+    """Return whether calling this gives a coroutine, as far as one can see."""
+    while isinstance(function, functools.partial):
+        function = function.func
     # The last resort is for objects with an `async def __call__`.
-    return inspect.iscoroutinefunction(plain) or (
-        not isinstance(plain, (FunctionType, BuiltinFunctionType, type))
-        and inspect.iscoroutinefunction(getattr(plain, "__call__", None))  # noqa: B004 - the method itself
+    return inspect.iscoroutinefunction(function) or (
+        not isinstance(function, (FunctionType, BuiltinFunctionType, type))
+        and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - the method itself
     )

@@ -5,6 +5,7 @@ import collections
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import gc
 import logging
 import random
@@ -433,6 +434,12 @@ def test_what_cannot_listen_is_refused_with_the_line_to_write():
 
     with pytest.raises(TypeError, match=r"async for event in pool.events\(\)"):
         pool.listen(listener)
+    class Listener:
+        async def __call__(self, event): ...
+
+    for asynchronous in (Listener(), functools.partial(Listener()), functools.partial(listener)):
+        with pytest.raises(TypeError, match=r"async for event in pool.events\(\)"):
+            pool.listen(asynchronous)
     with pytest.raises(TypeError, match="takes a function"):
         pool.listen(17)
     with pytest.raises(TypeError, match="classes of events"):
@@ -485,6 +492,21 @@ async def test_a_listener_that_raises_hurts_nobody(isolation, error, caplog):
     assert record.name == "aiopool.events"
     assert "hears no more" in record.message
     assert record.exc_info[1] is handle.error
+
+
+@virtual
+async def test_a_listener_that_returns_a_coroutine_hears_no_more(isolation, caplog):
+    """Nobody would await it: that is said once, like any fault, and is no silence."""
+
+    async def late(event): ...
+
+    async with Pool(1, isolation=isolation) as pool:
+        handle = pool.listen(lambda event: late(event))
+        with caplog.at_level(logging.ERROR):
+            assert await pool.run(echo, 1) == 1
+    assert isinstance(handle.error, TypeError)
+    [record] = caplog.records
+    assert "async for event in pool.events()" in str(record.exc_info[1])
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

@@ -1,6 +1,7 @@
 """Healthy, degraded, failing: each finding by really causing it, and by its limits; probes that cost nothing."""
 
 import asyncio
+import functools
 import math
 import threading
 import time
@@ -416,8 +417,12 @@ def test_checks_that_cannot_be_asked():
 
     async def check(): ...
 
-    with pytest.raises(TypeError, match="health\\(\\) does not wait"):
-        pool.add_health_check(check)
+    class Check:
+        async def __call__(self): ...
+
+    for asynchronous in (check, Check(), functools.partial(Check())):
+        with pytest.raises(TypeError, match="health\\(\\) does not wait"):
+            pool.add_health_check(asynchronous)
     with pytest.raises(TypeError, match="function without arguments"):
         pool.add_health_check("database")
     pool.add_health_check(print, name="one")
