@@ -227,7 +227,10 @@ def _frozen(bounds: tuple[float, ...], counts: list[int], total: float) -> Histo
 
 def check_buckets(name: str, bounds: Sequence[float]) -> tuple[float, ...]:
     """Return the bounds of a histogram, checked; an infinite last one is ours to add."""
-    found = tuple(float(bound) for bound in bounds)
+    try:
+        found = tuple(float(bound) for bound in bounds)
+    except (TypeError, ValueError, OverflowError):
+        found = ()
     if found and found[-1] == float("inf"):
         found = found[:-1]
     if not found or found[0] <= 0 or not all(a < b for a, b in pairwise((*found, float("inf")))):

@@ -107,7 +107,7 @@ async def test_asking_again_changes_nothing_unless_something_else_is_asked(isola
         assert pool.metrics().jobs == {}
 
 
-@pytest.mark.parametrize("buckets", [(), (0, 1), (2, 1), (1, 1), (1, math.nan), (math.inf,)])
+@pytest.mark.parametrize("buckets", [(), (0, 1), (2, 1), (1, 1), (1, math.nan), (math.inf,), "1s", 5, ("a",), (None,)])
 def test_buckets_must_rise(buckets):
     """Bounds that make no histogram are refused, with ones that would."""
     with pytest.raises(ValueError, match="rising, such as"):
@@ -357,6 +357,14 @@ def test_describe_names_what_collect_gives():
     with pytest.raises(ValueError, match="Duplicated"):
         found.register(PoolCollector())
     found.register(PoolCollector(namespace="other"))
+
+
+@pytest.mark.parametrize("namespace", ["", "1x", "a b", "a-b", "a\n", "é", 'x"', "a:b"])
+@pytest.mark.parametrize("collector", [PoolCollector, SystemCollector])
+def test_a_namespace_is_a_word(collector, namespace):
+    """What is none would spoil every line of the scrape: refused where it is written."""
+    with pytest.raises(ValueError, match="namespace="):
+        collector(namespace=namespace)
 
 
 def test_only_pools_are_collected():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, final
@@ -62,6 +63,9 @@ class PoolCollector(Collector):
         namespace: the first word of every name.
         wait_buckets, run_buckets, max_names: as in `Pool.measure`.
 
+    Raises:
+        ValueError: the namespace is no word.
+
     Example:
         from prometheus_client import REGISTRY, start_http_server
 
@@ -77,7 +81,7 @@ class PoolCollector(Collector):
         run_buckets: Sequence[float] | None = None,
         max_names: int | None = None,
     ) -> None:
-        self._namespace = namespace
+        self._namespace = _check_namespace(namespace)
         self._measure: dict[str, Any] = {
             "wait_buckets": wait_buckets,
             "run_buckets": run_buckets,
@@ -191,6 +195,15 @@ class _Families:
             self._runs.add_metric([pool, job], _buckets(counts.run), counts.run.sum)
 
 
+def _check_namespace(namespace: str) -> str:
+    """Return the first word of every name, checked: some scrapers would refuse the whole answer for another one."""
+    if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", namespace, re.ASCII):
+        raise ValueError(
+            f"namespace={namespace!r}: it must be a word of letters, digits and underscores, such as 'shop_aiopool'"
+        )
+    return namespace
+
+
 def _buckets(counts: HistogramCounts) -> list[tuple[str, float]]:
     return [("+Inf" if bound == math.inf else str(bound), count) for bound, count in counts.buckets]
 
@@ -219,7 +232,7 @@ class SystemCollector(Collector):
     """
 
     def __init__(self, *, namespace: str = "aiopool_system", disks: Sequence[str] = ("/",)) -> None:
-        self._namespace = namespace
+        self._namespace = _check_namespace(namespace)
         self._disks = tuple(disks)
 
     def describe(self) -> Iterable[Family]:
