@@ -273,7 +273,9 @@ class HealthWatch:
             try:
                 answer = check()
             except (Exception, asyncio.CancelledError) as error:  # the latter is what a cancelled task answers
-                findings.append(Finding(name, FAILING, f"the check raised {type(error).__name__}: {_words(str, error)}"))
+                findings.append(
+                    Finding(name, FAILING, f"the check raised {type(error).__name__}: {_words(str, error)}")
+                )
                 continue
             if isinstance(answer, Finding):
                 if answer.status is not HEALTHY:

@@ -23,7 +23,8 @@ Each contender does the same work, keeps all its handles until the end, and retu
 results are checked. Where a library offers several ways, its fastest one is written here.
 
 Layout: `workloads` (what a job does), `contenders` with `steady` and `threads` (how each library runs
-it), `probes` (what is not a ratio of CPU time: memory, latency, gaps), `child` (one measurement in its
-own process), `measure` (rounds and medians), `scenarios` (which probes, for whom), `plan` (which cells),
-`targets` (the promises), `report` and `chart` (tables, JSON, SVG), `page` (the same into the documentation).
+it), `probes` (what is not a ratio of CPU time: memory, latency, gaps) with `prices` (what an option adds)
+and `watching` (what events, metrics, logs and traces add), `child` (one measurement in its own process),
+`measure` (rounds and medians), `scenarios` (which probes, for whom), `plan` (which cells), `targets` (the
+promises), `report` and `chart` (tables, JSON, SVG), `page` (the same into the documentation).
 """

@@ -1,7 +1,8 @@
 """Write the measured part of a page of the documentation: `python -m benchmarks.page PAGE RUN.json...`.
 
 Takes the files that `--json` wrote, one or more for each version of Python, and replaces what stands between
-the two markers of the page. Nobody types a number by hand. With `--svg FILE` it draws the chart, of the newest
+the markers of the page: one pair for the promises and the comparison, one for what watching costs. What the files
+do not speak of stays as it is. Nobody types a number by hand. With `--svg FILE` it draws the chart, of the newest
 version.
 """
 
@@ -10,18 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks import chart, plan, targets
 from benchmarks.measure import Cell, CellResult
-from benchmarks.report import BASELINES, names_of, number, spread, table
-from benchmarks.scenarios import TITLES, Scenario, ScenarioResult
+from benchmarks.report import BASELINES, COMPARED, DOWN, WATCHERS, names_of, number, spread, table
+from benchmarks.scenarios import TITLES, WATCHING, Scenario, ScenarioResult
 from benchmarks.targets import Verdict
 
 BEGIN = "<!-- measured: begin; written by `python -m benchmarks.page` -->"
 END = "<!-- measured: end -->"
+WATCHED_BEGIN = "<!-- watched: begin; written by `python -m benchmarks.page` -->"
+WATCHED_END = "<!-- watched: end -->"
 
 
 @dataclass(slots=True)
@@ -141,10 +145,10 @@ def costs(run: Run) -> str:
     return text
 
 
-def probes(runs: list[Run]) -> str:
+def probes(runs: list[Run], names: Iterable[str]) -> str:
     """Return a table for each kind of probe, versions side by side."""
     parts = []
-    for probe, title in TITLES.items():
+    for probe in names:
         found = [
             (run, result)
             for run in runs
@@ -153,7 +157,7 @@ def probes(runs: list[Run]) -> str:
         ]
         if not found:
             continue
-        parts.append(f"### {title}\n\n" + (_prices(found) if probe == "options" else _numbers(found)))
+        parts.append(f"### {TITLES[probe]}\n\n" + (_prices(found) if probe in DOWN else _numbers(found)))
     return "\n\n".join(parts)
 
 
@@ -179,7 +183,10 @@ def _prices(found: list[tuple[Run, ScenarioResult]]) -> str:
     """Options down, for there are many; contenders and versions across."""
     names = list(dict.fromkeys(name for _, result in found for name in result.samples))
     heads = [f"{result.scenario.contender}, {run.short}" for run, result in found]
-    rows = [[_words(name), *(number(result.spread(name).median) for _, result in found)] for name in names]
+    rows = [
+        [_words(name), *(spread(result.spread(name)) if name in result.samples else "–" for _, result in found)]
+        for name in names
+    ]
     return table(["", *heads], rows)
 
 
@@ -189,29 +196,41 @@ def _words(name: str) -> str:
 
 
 def measured(runs: list[Run]) -> str:
-    """Return everything between the markers."""
-    last = runs[-1]
-    packages = ", ".join(f"{name} {version}" for name, version in last.packages.items())
-    versions = " and ".join(run.python for run in runs)
-    about = (
-        f"CPython {versions}; {min(run.rounds for run in runs)} rounds at least; {packages}. "
-        "Every number is a median; behind it in brackets the lowest and the highest round."
-    )
-    parts = [about, promises(runs), "## Against whom", *map(costs, runs), "## What is no ratio", probes(runs)]
+    """Return everything between the first markers."""
+    others = [probe for probe in TITLES if probe not in WATCHING]
+    parts = [_about(runs, COMPARED), promises(runs), "## Against whom", *map(costs, runs)]
+    parts += ["## What is no ratio", probes(runs, others)]
     return "\n\n".join(part for part in parts if part)
 
 
-def replace(page: str, text: str) -> str:
+def watched(runs: list[Run]) -> str:
+    """Return everything between the second markers; nothing, if the runs do not speak of it."""
+    tables = probes(runs, WATCHING)
+    return f"{_about(runs, WATCHERS)}\n\n{tables}" if tables else ""
+
+
+def _about(runs: list[Run], names: Iterable[str]) -> str:
+    """Say with what something was measured."""
+    known = runs[-1].packages
+    packages = ", ".join(f"{name} {known[name]}" for name in names if name in known)
+    versions = " and ".join(run.python for run in runs)
+    return (
+        f"CPython {versions}; {min(run.rounds for run in runs)} rounds at least; {packages}. "
+        "Every number is a median; behind it in brackets the lowest and the highest round."
+    )
+
+
+def replace(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """Return the page with `text` between its markers.
 
     Raises:
         ValueError: The page has no markers.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no place for the numbers; put these two lines where they go:\n{BEGIN}\n{END}")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    before, opened, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise ValueError(f"the page has no place for the numbers; put these two lines where they go:\n{begin}\n{end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -222,7 +241,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--svg", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     runs = load(options.runs)
-    page = replace(options.page.read_text(encoding="utf-8"), measured(runs))
+    page = options.page.read_text(encoding="utf-8")
+    if any(run.cells for run in runs):
+        page = replace(page, measured(runs))
+    if text := watched(runs):
+        page = replace(page, text, WATCHED_BEGIN, WATCHED_END)
     options.page.write_text(page, encoding="utf-8")
     if options.svg:
         last = runs[-1]

@@ -23,6 +23,7 @@ import psutil
 from benchmarks.backlogs import BACKLOGS, Backlog
 from benchmarks.contenders import CREATE_TASK, SCOPE, Isolation
 from benchmarks.prices import prices
+from benchmarks.watching import ask, compare, ways_to_log, ways_to_trace, ways_to_watch
 from benchmarks.workloads import noop, spin_5_microseconds
 
 Numbers = dict[str, float]
@@ -209,6 +210,26 @@ async def options(contender: str, count: int, repeats: int) -> Numbers:
     return await prices(isolation_of(contender), count, repeats)
 
 
+async def watching(contender: str, count: int, repeats: int) -> Numbers:
+    """Run no-ops bare and watched in each way in turn; ns of CPU that watching adds to a job."""
+    return await compare(ways_to_watch(), isolation_of(contender), count, repeats)
+
+
+async def logging(contender: str, count: int, repeats: int) -> Numbers:
+    """The same for logs."""
+    return await compare(ways_to_log(), isolation_of(contender), count, repeats)
+
+
+async def tracing(contender: str, count: int, repeats: int) -> Numbers:
+    """The same for OpenTelemetry."""
+    return await compare(ways_to_trace(), isolation_of(contender), count, repeats)
+
+
+async def asking(contender: str, count: int) -> Numbers:
+    """Ask a pool with a backlog how it is; µs of CPU for each question."""
+    return await ask(isolation_of(contender), count)
+
+
 def import_time(contender: str) -> Numbers:
     """Import the module `contender` in a fresh interpreter that has asyncio already; ms."""
     code = (
@@ -228,6 +249,10 @@ PROBES: dict[str, Callable[..., Coroutine[Any, Any, Numbers]]] = {
     "light": light,
     "cancel": cancel,
     "options": options,
+    "watching": watching,
+    "logging": logging,
+    "tracing": tracing,
+    "asking": asking,
 }
 
 

@@ -11,13 +11,17 @@ from typing import Any
 
 from benchmarks.contenders import EXECUTOR, GATHER
 from benchmarks.measure import CellResult, Spread
-from benchmarks.scenarios import TITLES, ScenarioResult
+from benchmarks.scenarios import TITLES, WATCHING, ScenarioResult
 from benchmarks.steady import OUTSTANDING
 from benchmarks.targets import Verdict
 
 BASELINES = {"burst": GATHER, "steady": GATHER, "threads": EXECUTOR}
 _UNITS = {"count": "jobs"}
-PACKAGES = ("aiojobs", "asyncio-pool", "asyncio-taskpool", "aiometer", "anyio", "uvloop")
+COMPARED = ("aiojobs", "asyncio-pool", "asyncio-taskpool", "aiometer", "anyio", "uvloop")
+WATCHERS = ("prometheus-client", "structlog", "opentelemetry-sdk", "psutil")
+PACKAGES = (*COMPARED, *WATCHERS)
+DOWN = ("options", *WATCHING)
+"""Probes with so many numbers that they stand one below the other."""
 
 
 def number(value: float) -> str:
@@ -117,6 +121,9 @@ def scenario_tables(results: list[ScenarioResult]) -> list[str]:
         if not group:
             continue
         names = list(dict.fromkeys(name for result in group for name in result.samples))
+        if probe in DOWN:
+            tables.append(f"### {title}\n\n" + _down(group, names))
+            continue
         rows = []
         for result in group:
             sizes = ", ".join(f"{value:,} {_UNITS.get(key, key)}" for key, value in result.scenario.parameters.items())
@@ -128,6 +135,17 @@ def scenario_tables(results: list[ScenarioResult]) -> list[str]:
         heads = [name.replace("_", " ") for name in names] or ["result"]
         tables.append(f"### {title}\n\n" + table(["", "", *heads], rows))
     return tables
+
+
+def _down(group: list[ScenarioResult], names: list[str]) -> str:
+    """Numbers down, contenders across."""
+    rows = [
+        [name.replace("_", " "), *(spread(result.spread(name)) if name in result.samples else "–" for result in group)]
+        for name in names
+    ]
+    text = table(["", *(result.scenario.contender for result in group)], rows)
+    notes = [f"- {result.scenario.key}: {problem}" for result in group if (problem := result.failed or result.skipped)]
+    return "\n\n".join(part for part in (text, "\n".join(notes)) if part)
 
 
 def target_table(verdicts: list[Verdict]) -> str:

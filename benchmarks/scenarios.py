@@ -18,9 +18,16 @@ TITLES = {
     "cancel": "Cancelling by id, in random order",
     "options": "What an option adds to a no-op job",
     "import": "Import, beyond `import asyncio`",
+    "watching": "What watching adds to a no-op job",
+    "logging": "What logs add to a no-op job",
+    "tracing": "What OpenTelemetry adds to a no-op job",
+    "asking": "What a question costs, with a backlog, and a hundred names of jobs",
 }
+WATCHING = ("watching", "logging", "tracing", "asking")
+"""What stands in a section of its own on the page."""
 
 _NEEDS = {"aiojobs": "aiojobs", "asyncio-pool": "asyncio_pool"}
+_PROBE_NEEDS = {"tracing": "opentelemetry.sdk"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +46,18 @@ class Scenario:
 
     def missing(self) -> str | None:
         """Say why this cannot run here, or None."""
-        module = self.contender if self.probe == "import" else _NEEDS.get(self.contender, "")
-        if module and importlib.util.find_spec(module) is None:
+        needed = _PROBE_NEEDS.get(self.probe) or _NEEDS.get(self.contender, "")
+        module = self.contender if self.probe == "import" else needed
+        if module and not _installed(module):
             return f"module `{module}` is not installed; `pip install -e '.[bench]'` brings it"
         return None
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 @dataclass(slots=True)
@@ -100,12 +115,16 @@ def all_scenarios() -> list[Scenario]:
         ),
         *(Scenario("options", name, {"count": 5_000, "repeats": 32}) for name in (TASK, SCOPE)),
         *(Scenario("import", name) for name in ("aiopool", "anyio", "aiojobs", "aiometer")),
+        *(Scenario("watching", name, {"count": 4_000, "repeats": 36}) for name in (TASK, SCOPE)),
+        *(Scenario("logging", name, {"count": 1_000, "repeats": 12}) for name in (TASK, SCOPE)),
+        *(Scenario("tracing", name, {"count": 2_000, "repeats": 14}) for name in (TASK, SCOPE)),
+        *(Scenario("asking", name, {"count": 10_000}) for name in (TASK, SCOPE)),
     ]
 
 
 def target_scenarios() -> list[Scenario]:
-    """Return the scenarios about which a promise is made."""
-    promised = ("memory", "critical", "gap", "options", "import")
+    """Return the scenarios about which a promise is made, and what watching costs: the page shows both."""
+    promised = ("memory", "critical", "gap", "options", "import", *WATCHING)
     return [
         scenario
         for scenario in all_scenarios()
@@ -123,4 +142,8 @@ def quick_scenarios() -> list[Scenario]:
         Scenario("cancel", TASK, {"count": 500, "cancels": 100}),
         Scenario("options", SCOPE, {"count": 200, "repeats": 1}),
         Scenario("import", "aiopool"),
+        Scenario("watching", TASK, {"count": 100, "repeats": 1}),
+        Scenario("logging", TASK, {"count": 100, "repeats": 1}),
+        Scenario("tracing", SCOPE, {"count": 100, "repeats": 1}),
+        Scenario("asking", TASK, {"count": 100}),
     ]

@@ -6,6 +6,7 @@ arithmetic of ratios and verdicts is right, and that the files can be read.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+import structlog
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # `benchmarks` stands beside the package and is not installed with it
 
-from benchmarks import chart, contenders, measure, page, plan, report, scenarios, targets  # noqa: E402
+from aiopool import Pool  # noqa: E402
+from benchmarks import chart, contenders, measure, page, plan, report, scenarios, targets, watching  # noqa: E402
 from benchmarks.contenders import CREATE_TASK, EXECUTOR, GATHER, OURS, SCOPE, TASK  # noqa: E402
 from benchmarks.measure import Cell, CellResult, Spread  # noqa: E402
 
@@ -71,7 +74,7 @@ def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: 
     assert files["md"].read_text().strip() == done.stdout.strip()
     # The page of the documentation is made of the same file.
     (run,) = page.load([files["json"]])
-    text = page.measured([run])
+    text = page.measured([run]) + page.watched([run])
     for planned in plan.quick_cells()[:1]:
         for entry in planned.contenders():
             assert entry.name in text or entry.missing()
@@ -183,6 +186,39 @@ def test_a_page_keeps_what_stands_around_its_numbers() -> None:
     assert page.replace(once, "new") == once
     with pytest.raises(ValueError, match="begin"):
         page.replace("# Title\n", "new")
+
+
+def test_a_page_keeps_the_numbers_that_its_files_do_not_speak_of(tmp_path: Path) -> None:
+    """What watching costs and the comparison are measured apart: writing one leaves the other alone."""
+    path = tmp_path / "page.md"
+    path.write_text(f"{page.BEGIN}\nold\n{page.END}\n{page.WATCHED_BEGIN}\nbefore\n{page.WATCHED_END}\n")
+    scenario = scenarios.Scenario("watching", TASK, {"count": 9})
+    probed = scenarios.ScenarioResult(scenario, {"metrics_ns": [5.0, 7.0, 6.0]})
+    for name, cells, probes in (("compared", [result_of(task=[1.0], gather=[1.0])], []), ("watched", [], [probed])):
+        data = report.as_json(cells, probes, [], rounds=1, uvloop=False)
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+    assert page.main([str(path), str(tmp_path / "watched.json")]) == 0
+    text = path.read_text()
+    assert "old\n" in text
+    assert "before" not in text
+    assert "6.00 (5.00–7.00)" in text
+    assert page.main([str(path), str(tmp_path / "compared.json")]) == 0
+    text = path.read_text()
+    assert "old\n" not in text
+    assert "6.00 (5.00–7.00)" in text
+
+
+def test_a_way_of_watching_is_gone_after_its_turn() -> None:
+    """The next one is compared with a bare pool."""
+
+    async def main() -> None:
+        async with Pool(size=4, queue_size=None) as pool:
+            for way in (*watching.ways_to_watch(), *watching.ways_to_log(), *watching.ways_to_trace()):
+                assert await watching.one_turn(way, pool, 10) >= 0
+                assert pool._home.engine.listeners is None, way.name
+                assert not structlog.is_configured(), way.name
+
+    asyncio.run(main())
 
 
 def test_the_promises_of_two_versions_stand_side_by_side() -> None:

@@ -434,6 +434,7 @@ def test_what_cannot_listen_is_refused_with_the_line_to_write():
 
     with pytest.raises(TypeError, match=r"async for event in pool.events\(\)"):
         pool.listen(listener)
+
     class Listener:
         async def __call__(self, event): ...
 
