@@ -1,8 +1,9 @@
 """What watching adds to a job, in nanoseconds of CPU; and what asking costs: a probe of health, a scrape.
 
 As in `prices`: the ways to watch take turns within one process, with a collection before each, and each is compared
-with the bare pool of its turn. All of them watch one and the same pool, and are taken off it after their turn, but for
-those that cannot be (metrics, health), which have a pool of their own; so has "another bare pool": its row is the noise.
+with the bare pool of its turn. All of them watch one and the same pool, and are taken off it after their turn, but
+for those that cannot be (metrics, health): these have a pool of their own, and so has "another bare pool", whose row
+is the noise.
 """
 
 from __future__ import annotations
