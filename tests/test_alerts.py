@@ -25,6 +25,8 @@ from aiopool.instrumentation.prometheus import PoolCollector, SystemCollector
 OPERATIONS = Path(__file__).parents[1] / "docs" / "operations"
 RULES = yaml.safe_load((OPERATIONS / "alerts.yml").read_text())
 DASHBOARD = json.loads((OPERATIONS / "dashboard.json").read_text())
+SCRAPING = yaml.safe_load((OPERATIONS / "prometheus.yml").read_text())
+HOW_TO = (OPERATIONS.parent / "how-to" / "metrics.md").read_text()
 ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
 QUERIES = {
     f"{panel['title']} {target['refId']}": target["expr"]
@@ -77,18 +79,92 @@ def test_the_unit_tests_can_fail(alert, expr, tmp_path):
     assert run_promtool("test", "rules", "alerts_test.yml", cwd=tmp_path).returncode == 1
 
 
+def exported():
+    """The names of all metrics, as they stand in a scrape; a histogram's with and without its endings."""
+    names = set()
+    for collector in (PoolCollector(), SystemCollector()):
+        for family in collector.describe():
+            suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("", "_bucket", "_sum", "_count")}
+            names |= {family.name + suffix for suffix in suffixes[family.type]}
+    return names
+
+
 @pytest.mark.parametrize("name", [*ALERTS, *QUERIES])
 def test_only_metrics_that_there_are(name):
     """Every metric that a rule or a panel names is one that a collector exports."""
-    exported = set()
-    for collector in (PoolCollector(), SystemCollector()):
-        for family in collector.describe():
-            suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
-            exported |= {family.name + suffix for suffix in suffixes[family.type]}
     text = ALERTS[name]["expr"] if name in ALERTS else QUERIES[name]
     named = set(re.findall(r"\baiopool_\w+", text))
     assert named
-    assert named <= exported
+    assert named <= exported()
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_metric_and_no_other():
+    """The table of the how-to page is complete, and whatever the page names is exported."""
+    text = HOW_TO.replace("`_queued`", "`aiopool_jobs_queued`").replace("`_scheduled`", "`aiopool_jobs_scheduled`")
+    text = text.replace("`_leaked`", "`aiopool_jobs_leaked`")
+    text = re.sub(r"`_(\w+)(\{[\w,]+\})?`", r"`aiopool_system_\1`", text)
+    named = set(re.findall(r"\baiopool_\w+", text))
+    assert named <= exported()
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in exported()} <= named
+
+
+# Names of the metrics, of the alerts and of what else can be watched in the systems that this one replaces.
+THEIRS = """
+    arcade_jobs_submitted_total arcade_jobs_completed_total arcade_jobs_failed_total arcade_active_workers
+    arcade_queued_tasks arcade_max_workers total_cancelled average_exec_time
+    wp_task_queue_buffer_len_vec wp_add_task_wait_count_vec wp_worker_process_count_vec
+    wp_task_process_duration_ms_by_name JobQueueBacklog HighJobFailureRate HighWorkerUtilization
+"""
+
+
+def test_the_page_says_what_replaces_what():
+    """Every name of theirs has a row with one of ours, a metric or an alert that there is."""
+    table = HOW_TO.partition("## Coming from another pool")[2]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE))
+    for name in THEIRS.split():
+        [ours] = [right for left, right in rows.items() if re.search(rf"`{name}\b", left)]
+        alerts = set(re.findall(r"\bAiopool\w+", ours))
+        metrics = set(re.findall(r"\baiopool_\w+", ours))
+        assert alerts or metrics
+        assert alerts <= set(ALERTS)
+        assert metrics <= exported()
+
+
+# -- files to start from -----------------------------------------------------------------------------------------------
+
+
+@needs_promtool
+def test_the_scraping_is_a_configuration():
+    """Prometheus reads prometheus.yml as it lies there, with the rules beside it."""
+    done = run_promtool("check", "config", "prometheus.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(ALERTS)} rules found" in done.stdout + done.stderr
+
+
+def test_the_ports_of_the_page_are_those_that_are_scraped():
+    """The workers of the how-to page, and the targets of prometheus.yml."""
+    [ports] = re.findall(r"ports=range\((\d+), (\d+)\)", HOW_TO)
+    [workers] = [job for job in SCRAPING["scrape_configs"] if job["job_name"] == "workers"]
+    assert workers["static_configs"] == [{"targets": [f"127.0.0.1:{port}" for port in range(*map(int, ports))]}]
+
+
+def test_grafana_finds_the_dashboard_and_the_data():
+    """The provisioning files are of the form that Grafana documents, and agree with the page and with the others."""
+    [source] = yaml.safe_load((OPERATIONS / "grafana" / "datasource.yml").read_text())["datasources"]
+    [provider] = yaml.safe_load((OPERATIONS / "grafana" / "dashboards.yml").read_text())["providers"]
+    [variable] = [row for row in DASHBOARD["templating"]["list"] if row["name"] == "datasource"]
+    assert (source["type"], source["isDefault"]) == (variable["query"], True)
+    assert source["jsonData"]["timeInterval"] == SCRAPING["global"]["scrape_interval"]
+    assert provider["type"] == "file"
+    assert f"`{provider['options']['path']}/aiopool.json`" in HOW_TO
+    for name in ("datasource", "dashboards"):
+        text = (OPERATIONS / "grafana" / f"{name}.yml").read_text()
+        assert "apiVersion: 1" in text
+        [path] = re.findall(r"/etc/grafana/provisioning/\S+?\.yml", text)
+        assert f"| [`grafana/{name}.yml`](../operations/grafana/{name}.yml) | `{path}` |" in HOW_TO
 
 
 # -- a pool under load, scraped by a real Prometheus -------------------------------------------------------------------
@@ -166,13 +242,13 @@ def scraped(tmp_path_factory):
     pool_thread.start()
     ready.wait(30)
     port = free_port()
-    config = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
-        "rule_files": [str(OPERATIONS / "alerts.yml")],
-        "scrape_configs": [
-            {"job_name": "app", "static_configs": [{"targets": [f"127.0.0.1:{ports['pool']}"]}]},
-        ],
-    }
+    # The file that we ship, with the program of this test as its only target, and in a hurry.
+    config = copy.deepcopy(SCRAPING)
+    config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
+    for job in config["scrape_configs"]:
+        targets = [f"127.0.0.1:{ports['pool']}"] if job["job_name"] == "app" else []
+        job["static_configs"] = [{"targets": targets}]
+    shutil.copy(OPERATIONS / "alerts.yml", folder)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     output = (folder / "output.txt").open("w")
     process = subprocess.Popen(

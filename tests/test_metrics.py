@@ -7,12 +7,15 @@ import gc
 import math
 import os
 import random
+import re
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -652,6 +655,83 @@ def test_several_processes_have_a_port_or_a_file_each(tmp_path):
         for process in processes:
             process.communicate(timeout=20)
     assert [process.returncode for process in processes] == [0, 0]
+
+
+FORKING = """
+    import asyncio, errno, os, sys
+    from prometheus_client import CollectorRegistry, Counter, start_http_server
+    from prometheus_client.multiprocess import MultiProcessCollector
+    from aiopool import Pool
+    from aiopool.instrumentation.prometheus import PoolCollector
+
+    # What a server makes before it forks its workers.
+    pool = Pool(2, name="web")
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(pool))
+    orders = Counter("orders", "The program's own, in the multiprocess mode.", registry=None)
+
+    {recipe}
+
+    async def work():
+        orders.inc()
+
+    async def worker(number):
+        async with pool:
+            server, thread = serve_metrics(registry, range({first}, {first} + 20))
+            for _ in range(number):
+                await pool.run(work)
+            os.write(1, f"{server.server_port}\\n".encode())  # in one piece: three processes write
+            await asyncio.to_thread(sys.stdin.read)
+            server.shutdown()
+            server.server_close()
+
+    children = []
+    for number in (3, 4, 5):
+        if (child := os.fork()) == 0:
+            asyncio.run(worker(number))
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    everybody = CollectorRegistry()
+    MultiProcessCollector(everybody)
+    print(everybody.get_sample_value("orders_total"), flush=True)
+"""
+
+
+def test_workers_that_are_forked_take_a_port_each(tmp_path):
+    """The recipe of the docs, in three real forks, with the multiprocess mode on: together they are the whole."""
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "metrics.md").read_text()
+    [recipe] = re.findall(r"^(?:@.*\n)?def serve_metrics.*?(?=^```)", page, re.MULTILINE | re.DOTALL)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        first = min(free.getsockname()[1], 65_000)
+    script = tmp_path / "forking.py"
+    program = textwrap.dedent(FORKING).replace("{first}", str(first)).replace("{recipe}", recipe)
+    script.write_text(program)
+    values = tmp_path / "values"
+    values.mkdir()
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(values), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-W", "error::DeprecationWarning", str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        ports = {int(process.stdout.readline()) for _ in range(3)}
+        counted = []
+        for port in ports:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as got:
+                text = got.read().decode()
+            rows = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+            counted.append(float(rows['aiopool_jobs_total{outcome="succeeded",pool="web"}']))
+            assert float(rows['aiopool_job_run_seconds_count{name="work",pool="web"}']) == counted[-1]
+            assert "orders" not in text
+        output, _ = process.communicate(timeout=30)
+    assert len(ports) == 3
+    assert sorted(counted) == [3, 4, 5]
+    assert process.returncode == 0
+    assert output.split() == ["12.0"]
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
