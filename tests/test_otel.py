@@ -318,6 +318,71 @@ async def test_metrics_through_the_api(isolation, numbers):
 
 
 @virtual
+async def test_several_pools_are_all_measured(isolation, numbers, caplog):
+    """One set of instruments for all pools of a provider: no pool is lost, and two of one name are told apart."""
+    pools = [Pool(size, isolation=isolation, name=name) for size, name in ((2, "mail"), (3, "web"), (4, "web"))]
+    async with contextlib.AsyncExitStack() as stack:
+        handles = []
+        for pool in pools:
+            handles.append(instrument(pool, spans="off", meter_provider=numbers.provider))
+            await stack.enter_async_context(pool)
+            await pool.run(nap, 1)
+
+        def sizes():
+            return {key[1]: point.value for key, point in numbers().items() if key[0] == "aiopool.size"}
+
+        assert sizes() == {"mail": 2, "web": 3, "web-2": 4}
+        now = numbers()
+        assert [now["aiopool.job.run", "nap", name].count for name in ("mail", "web", "web-2")] == [1, 1, 1]
+        assert [now["aiopool.jobs", "succeeded", name].value for name in ("mail", "web", "web-2")] == [1, 1, 1]
+        handles[1].remove()
+        assert sizes() == {"mail": 2, "web-2": 4}
+        instrument(pools[1], spans="off", meter_provider=numbers.provider)
+        assert sizes() == {"mail": 2, "web": 3, "web-2": 4}
+    assert caplog.records == []
+
+
+def test_the_global_provider_may_come_late():
+    """Pools that are instrumented before and after `set_meter_provider` are all measured."""
+    program = """
+        import asyncio
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from aiopool import Pool
+        from aiopool.instrumentation.opentelemetry import instrument
+
+        async def main():
+            reader = InMemoryMetricReader()
+            async with Pool(1, name="early") as early, Pool(1, name="late") as late, Pool(1, name="named") as named:
+                instrument(early, spans="off")
+                metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
+                instrument(late, spans="off")
+                instrument(named, spans="off", meter_provider=metrics.get_meter_provider())
+                [resource] = reader.get_metrics_data().resource_metrics
+                [scope] = resource.scope_metrics
+                [sizes] = [metric for metric in scope.metrics if metric.name == "aiopool.size"]
+                print(*sorted(point.attributes["pool"] for point in sizes.data.data_points))
+
+        asyncio.run(main())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("early late named\n", "")
+
+
+@virtual
+async def test_a_delay_is_no_wait(isolation, numbers):
+    """As in `pool.metrics()`: a job waits from the moment at which it could have started."""
+    async with Pool(1, isolation=isolation) as pool:
+        instrument(pool, spans="off", meter_provider=numbers.provider)
+        await pool.with_options(delay=5).run(nap, 1)
+        wait = numbers()["aiopool.job.wait", "nap", "pool"]
+        assert (wait.count, wait.sum) == (1, 0)
+
+
+@virtual
 async def test_names_are_bounded(isolation, numbers):
     """The first hundred names have series of their own; nothing is lost."""
     async with Pool(4, None, isolation=isolation) as pool:

@@ -5,12 +5,15 @@ it. It hangs below the span that was current where the job was submitted, or is 
 
 It is a recorder (`Pool.add_recorder`): called in the context of the job, before its first line, and at its end. Nothing
 runs between; gauges are read when a reader of the SDK asks.
+
+The SDK knows one instrument by one name, and forgets the callbacks of a second one. So the pools of a meter provider
+share one set of instruments, whose callbacks ask all of them; pools of the same name are told apart by a number.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, final
 
 from aiopool import Job, JobStatus, Pool, Statistics
@@ -58,20 +61,19 @@ class Instrumentation:
         self,
         pool: Pool,
         tracer: trace.Tracer | None,
-        meter: metrics.Meter | None,
+        instruments: _Instruments | None,
         spans: Literal["parent", "link", "off"],
     ) -> None:
         self._pool = weakref.ref(pool)
-        self._name = label_text(pool.name)
+        self._name = self._label = label_text(pool.name)
         self._tracer = tracer
         self._linked = spans == "link"
         self._spans: dict[Job[Any], trace.Span] = {}
         self._names: set[str] = set()
-        self._wait: metrics.Histogram | None = None
-        self._run: metrics.Histogram | None = None
+        self._instruments = instruments
         self._active = True
-        if meter is not None:
-            self._measure(meter)
+        if instruments is not None:
+            self._label = instruments.add(self)
         pool.add_recorder(self)
 
     def remove(self) -> None:
@@ -80,6 +82,8 @@ class Instrumentation:
         if pool is not None and self._active:
             pool.remove_recorder(self)
         self._active = False
+        if self._instruments is not None:
+            self._instruments.discard(self)
         while self._spans:
             self._spans.popitem()[1].end()
 
@@ -87,8 +91,9 @@ class Instrumentation:
 
     def started(self, job: Job[Any], worker: int) -> None:
         """An attempt begins; called inside the job's context."""
-        if self._wait is not None and job.attempt == 1 and job.started_at is not None:
-            self._wait.record(job.started_at - job.submitted_at, self._labels(job))
+        if self._instruments is not None and job.attempt == 1 and job.started_at is not None:
+            waited = job.started_at - job.submitted_at - (job._plan.delay or 0.0)
+            self._instruments.wait.record(max(0.0, waited), self._labels(job))
         if self._tracer is None:
             return
         attributes: dict[str, str | int] = {
@@ -132,35 +137,19 @@ class Instrumentation:
 
     # -- metrics -----------------------------------------------------------------------------------------------------
 
-    def _measure(self, meter: metrics.Meter) -> None:
-        self._wait = meter.create_histogram("aiopool.job.wait", "s", "From the submission to the first start.")
-        self._run = meter.create_histogram("aiopool.job.run", "s", "How long each attempt ran.")
-        for name, unit, field, about in _COUNTERS:
-            meter.create_observable_counter(name, [self._observe(field)], unit, about)
-        for name, unit, field, about in _GAUGES:
-            meter.create_observable_gauge(name, [self._observe(field)], unit, about)
-        meter.create_observable_counter("aiopool.jobs", [self._outcomes], "{job}", "Jobs that have ended, by outcome.")
+    @property
+    def label(self) -> str:
+        """What the pool is called in metrics."""
+        return self._label
 
-    def _observe(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def callback(options: CallbackOptions) -> Iterable[Observation]:
-            numbers = self._statistics()
-            return [] if numbers is None else [Observation(getattr(numbers, field), {"pool": self._name})]
-
-        return callback
-
-    def _outcomes(self, options: CallbackOptions) -> Iterable[Observation]:
-        numbers = self._statistics()
-        if numbers is None:
-            return []
-        return [Observation(getattr(numbers, name), {"pool": self._name, "outcome": name}) for name in _OUTCOMES]
-
-    def _statistics(self) -> Statistics | None:
+    def statistics(self) -> Statistics | None:
+        """Return the numbers of the pool, if there are any."""
         pool = self._pool()
         return pool.statistics() if pool is not None and self._active and pool.status != "new" else None
 
     def _time(self, job: Job[Any], now: float) -> None:
-        if self._run is not None and job.started_at is not None:
-            self._run.record(max(0.0, now - job.started_at), self._labels(job))
+        if self._instruments is not None and job.started_at is not None:
+            self._instruments.run.record(max(0.0, now - job.started_at), self._labels(job))
 
     def _labels(self, job: Job[Any]) -> dict[str, str]:
         name = label_text(job.name)
@@ -169,7 +158,79 @@ class Instrumentation:
                 self._names.add(name)
             else:
                 name = OTHER
-        return {"pool": self._name, "name": name}
+        return {"pool": self._label, "name": name}
+
+
+@final
+class _Instruments:
+    """What one meter provider measures of all pools that are instrumented for it."""
+
+    def __init__(self, provider: metrics.MeterProvider | None) -> None:
+        self._pools: tuple[weakref.ref[Instrumentation], ...] = ()
+        meter = metrics.get_meter(SCOPE, meter_provider=provider)
+        about = "From when a job could have started to its first start."
+        self.wait = meter.create_histogram("aiopool.job.wait", "s", about)
+        self.run = meter.create_histogram("aiopool.job.run", "s", "How long each attempt ran.")
+        for name, unit, field, about in _COUNTERS:
+            meter.create_observable_counter(name, [self._observe(field)], unit, about)
+        for name, unit, field, about in _GAUGES:
+            meter.create_observable_gauge(name, [self._observe(field)], unit, about)
+        meter.create_observable_counter("aiopool.jobs", [self._outcomes], "{job}", "Jobs that have ended, by outcome.")
+
+    def add(self, pool: Instrumentation) -> str:
+        """Measure one more pool, and return a name for it that no other has."""
+        taken = {other.label for other in self._living()}
+        label, number = pool.label, 2
+        while label in taken:
+            label, number = f"{pool.label}-{number}", number + 1
+        self._pools = (*(ref for ref in self._pools if ref() is not None), weakref.ref(pool))
+        return label
+
+    def discard(self, pool: Instrumentation) -> None:
+        """Measure a pool no more."""
+        self._pools = tuple(ref for ref in self._pools if ref() not in (None, pool))
+
+    def _living(self) -> Iterator[Instrumentation]:
+        return (pool for ref in self._pools if (pool := ref()) is not None)
+
+    def _numbers(self) -> Iterator[tuple[str, Statistics]]:
+        for pool in self._living():
+            numbers = pool.statistics()
+            if numbers is not None:
+                yield pool.label, numbers
+
+    def _observe(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def callback(options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(getattr(numbers, field), {"pool": label}) for label, numbers in self._numbers()]
+
+        return callback
+
+    def _outcomes(self, options: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(getattr(numbers, name), {"pool": label, "outcome": name})
+            for label, numbers in self._numbers()
+            for name in _OUTCOMES
+        ]
+
+
+# The SDK keeps the callbacks, and so the instruments, as long as the provider; those of the global one are for ever.
+_global: _Instruments | None = None
+_by_provider: weakref.WeakKeyDictionary[metrics.MeterProvider, weakref.ref[_Instruments]] = weakref.WeakKeyDictionary()
+
+
+def _instruments_of(provider: metrics.MeterProvider | None) -> _Instruments:
+    """Return the one set of instruments of a meter provider."""
+    global _global
+    if provider is None or provider is metrics.get_meter_provider():
+        if _global is None:
+            _global = _Instruments(None)
+        return _global
+    known = _by_provider.get(provider)
+    found = None if known is None else known()
+    if found is None:
+        found = _Instruments(provider)
+        _by_provider[provider] = weakref.ref(found)
+    return found
 
 
 def _end(span: trace.Span, outcome: str, error: BaseException | None) -> None:
@@ -217,10 +278,6 @@ def instrument(
     return Instrumentation(
         pool,
         None if spans == "off" else trace.get_tracer(SCOPE, tracer_provider=tracer_provider),
-        _meter(meter_provider) if metrics else None,
+        _instruments_of(meter_provider) if metrics else None,
         spans,
     )
-
-
-def _meter(provider: metrics.MeterProvider | None) -> metrics.Meter:
-    return metrics.get_meter(SCOPE, meter_provider=provider)
