@@ -464,6 +464,18 @@ async def test_a_handle_is_a_block(isolation):
     assert len(heard) == 1
 
 
+@virtual
+async def test_a_removed_listener_hears_not_even_what_is_being_told(isolation):
+    """`remove()` counts at once, also when another listener calls it in the middle of an event."""
+    heard = []
+    async with Pool(1, isolation=isolation) as pool:
+        first = pool.listen(lambda event: second.remove(), JobSucceeded)
+        second = pool.listen(heard.append, JobSucceeded)
+        await pool.run(echo)
+        assert (first.active, second.active) == (True, False)
+    assert heard == []
+
+
 # -- whatever a listener does ------------------------------------------------------------------------------------------
 
 

@@ -3,11 +3,17 @@
 import asyncio
 import contextlib
 import gc
+import gzip
+import http.server
+import re
 import subprocess
 import sys
 import textwrap
+import threading
+from pathlib import Path
 
 import pytest
+import yaml
 from virtual import echo, fail, nap, virtual
 
 from aiopool import Pool, Retry
@@ -407,6 +413,110 @@ async def test_a_pool_that_is_gone_is_not_measured(isolation, numbers):
     gc.collect()
     assert "aiopool.size" not in {key[0] for key in numbers()}
     handle.remove()
+
+
+OPERATIONS = Path(__file__).parents[1] / "docs" / "operations"
+SENDING = """
+    import asyncio, sys
+    {recipe}
+
+    from aiopool import Pool, Retry
+    from aiopool.instrumentation.opentelemetry import instrument
+
+    async def charge(order):
+        if order == 13:
+            raise ConnectionError("the bank")
+
+    async def main():
+        async with Pool(2, name="shop", on_error=lambda job, error: None) as pool:
+            instrument(pool)
+            with trace.get_tracer("program").start_as_current_span("request"):
+                for order in (12, 13):
+                    await pool.submit(charge, order)
+            await pool.join()
+            meters.force_flush()
+
+    tracers, meters = send_to_collector("shop", sys.argv[1])
+    asyncio.run(main())
+    tracers.shutdown()
+    meters.shutdown()
+"""
+
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    """What a collector is for a program: a server that takes OTLP over HTTP."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.server.taken.append((self.path, body))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-protobuf")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_collector_gets_what_the_page_sends(tmp_path):
+    """The recipe of the docs, in a process of its own, against a real server that reads OTLP."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the OTLP exporter is not installed")
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    page = (OPERATIONS.parent / "how-to" / "opentelemetry.md").read_text()
+    [recipe] = [
+        block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "send_to_collector" in block
+    ]
+    imports = "from opentelemetry import trace\nfrom opentelemetry.sdk.trace import TracerProvider\n"
+    script = tmp_path / "sending.py"
+    script.write_text(textwrap.dedent(SENDING).replace("{recipe}", imports + recipe))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        server.taken = []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            done = subprocess.run(
+                [sys.executable, str(script), f"http://127.0.0.1:{server.server_port}"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (done.returncode, done.stderr) == (0, "")
+    spans, names = [], set()
+    for path, body in server.taken:
+        if path == "/v1/traces":
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                assert {pair.key: pair.value.string_value for pair in resource.resource.attributes}[
+                    "service.name"
+                ] == "shop"
+                spans += [span for scope in resource.scope_spans for span in scope.spans]
+        else:
+            assert path == "/v1/metrics"
+            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                names |= {metric.name for scope in resource.scope_metrics for metric in scope.metrics}
+    [request] = [span for span in spans if span.name == "request"]
+    charges = [span for span in spans if span.name == "charge"]
+    assert [span.parent_span_id for span in charges] == [request.span_id] * 2
+    assert [span.status.code for span in charges] == [0, 2]
+    assert {"aiopool.jobs", "aiopool.size", "aiopool.job.run"} <= names
+
+
+def test_the_collector_that_we_ship_listens_where_the_page_sends():
+    """Its pipelines name parts that there are; no collector is at hand here to ask."""
+    config = yaml.safe_load((OPERATIONS / "otel-collector.yml").read_text())
+    for pipeline in config["service"]["pipelines"].values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= set(config[kind])
+    page = (OPERATIONS.parent / "how-to" / "opentelemetry.md").read_text()
+    assert f'endpoint: str = "http://{config["receivers"]["otlp"]["protocols"]["http"]["endpoint"]}"' in page
+    scraping = (OPERATIONS / "prometheus.yml").read_text()
+    assert config["exporters"]["prometheus"]["endpoint"] in scraping
 
 
 def test_without_the_package_it_says_what_to_install():
