@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from virtual import echo, fail, nap, stubborn, virtual
 
 import aiopool
-from aiopool import Pool, Retry
+from aiopool import Pool, Retry, events
 from aiopool.instrumentation.logging import (
     JobFieldsFilter,
     add_job_fields,
@@ -201,6 +201,17 @@ async def test_success_is_told_at_debug_only(isolation):
             assert lines == [] or lines[-1]["event"] == "pool closed"
         finally:
             reset_logging()
+
+
+@virtual
+async def test_what_is_not_written_is_not_told(isolation):
+    """At INFO nobody hears of jobs that succeed: no event is built for a line that would be thrown away."""
+    with console("INFO"):
+        async with Pool(1, isolation=isolation) as pool:
+            hub = pool._home.engine.listeners
+            for kind in (events.JobSubmitted, events.JobStarted, events.JobSucceeded):
+                assert hub.hearers(kind) == ()
+            assert hub.hearers(events.JobFailed) != ()
 
 
 def test_silent_by_default(child):
