@@ -388,6 +388,9 @@ def test_no_name_forges_a_json_line(text):
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert {line["level"] for line in lines} == {"debug", "info", "warning", "error"}
     assert all(len(str(line["job"])) <= 1000 for line in lines if "job" in line)
+    errors = [line["error"] for line in lines if "error" in line]
+    assert errors
+    assert all(len(error) <= 500 for error in errors)
 
 
 @given(st.text(st.characters(), min_size=1, max_size=30))
@@ -480,6 +483,19 @@ def test_other_handlers_may_be_there(capsys):
     finally:
         stdlib.removeHandler(other)
     assert set(json.loads(stream.getvalue())) == {"event", "user", "logger", "level", "timestamp"}
+
+
+def test_a_filter_elsewhere_leaves_no_fields_of_no_job():
+    """A `JobFieldsFilter` of the user's on another handler marks each record: a line outside of jobs stays clean."""
+    other = logging.StreamHandler(io.StringIO())
+    other.addFilter(JobFieldsFilter())
+    stdlib.addHandler(other)
+    try:
+        with console(renderer="json") as stream:
+            stdlib.warning("hello")
+    finally:
+        stdlib.removeHandler(other)
+    assert set(json.loads(stream.getvalue())) == {"event", "logger", "level", "timestamp"}
 
 
 # -- switching on and off ----------------------------------------------------------------------------------------------
