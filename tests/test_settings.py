@@ -1486,3 +1486,16 @@ def test_the_reference_has_every_setting():
         assert key == variable(name)
         assert default == f"`{defaults[key]}`"
     assert all(itertools.starmap(lambda *row: row[2].strip(), listed))
+
+
+def test_the_page_says_what_replaces_the_variables_of_others():
+    """Each row of the how-to page names variables that there are, or says why there is none."""
+    page = (ROOT / "docs" / "how-to" / "settings.md").read_text(encoding="utf-8")
+    table = page.partition("## Coming from another pool")[2]
+    rows = re.findall(r"^\| (`[^|]+`) \| (.+) \|$", table, re.MULTILINE)
+    assert len(rows) >= 12
+    known = {variable(name) for name in dotted()}
+    for _, ours in rows:
+        named = set(re.findall(r"\bAIOPOOL_\w+", ours))
+        assert named or ours.startswith("none: ")
+        assert named <= known
