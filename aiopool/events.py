@@ -392,8 +392,8 @@ class EventStream:
     """The events of a pool, read with `async for`: what `pool.events` returns.
 
     It hears from the moment it is made. Its buffer is bounded: when it is full, the oldest event is dropped for the
-    newest, and the next read gives an `EventsDropped` that says how many are missing. It ends after `PoolClosed`. A
-    stream that is let go of hears no more.
+    newest, and the next read gives an `EventsDropped` that says how many are missing; the read after that gives the
+    event behind the gap. It ends after `PoolClosed`. A stream that is let go of hears no more.
 
     If the reader is cancelled while it waits, no event is lost.
 
@@ -408,6 +408,7 @@ class EventStream:
         "_forget",
         "_lost",
         "_lost_at",
+        "_next",
         "_pool",
         "_size",
         "_wake",
@@ -420,6 +421,9 @@ class EventStream:
         self._buffer: deque[PoolEvent] = deque()
         self._lost = 0
         self._lost_at = 0.0
+        # The event behind a gap that was told: it is out of the buffer, so that a reader who is always too slow reads
+        # events, and not gaps alone.
+        self._next: PoolEvent | None = None
         self._wake: asyncio.Future[None] | None = None
         self._ended = False
         self._forget: Callable[[], object] | None = None
@@ -450,6 +454,9 @@ class EventStream:
         return self
 
     async def __anext__(self) -> PoolEvent:
+        if self._next is not None:
+            event, self._next = self._next, None
+            return event
         while not self._buffer:
             if self._ended:
                 raise StopAsyncIteration
@@ -462,6 +469,7 @@ class EventStream:
                 self._wake = None
         if self._lost:
             count, self._lost = self._lost, 0
+            self._next = self._buffer.popleft()
             return EventsDropped(pool=self._pool, at=self._lost_at, count=count)
         return self._buffer.popleft()
 
@@ -473,8 +481,9 @@ class EventStream:
     ) -> None:
         self.close()
         self._buffer.clear()
+        self._next = None
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "open"
-        waiting = f"{len(self._buffer)} of {self._size} waiting"
+        waiting = f"{len(self._buffer) + (self._next is not None)} of {self._size} waiting"
         return f"<EventStream of {self._pool!r} {state}, {waiting}, {self.dropped} dropped>"

@@ -7,6 +7,7 @@ import contextvars
 import dataclasses
 import functools
 import gc
+import itertools
 import logging
 import random
 import threading
@@ -845,6 +846,37 @@ async def test_a_slow_reader_is_told_what_it_lost(isolation):
         await pool.run(echo)
         assert (await anext(stream)).job_id == 12
         assert stream.dropped == 7
+
+
+@virtual
+async def test_a_reader_that_is_always_too_slow_reads_events_all_the_same(isolation):
+    """After each gap comes the event behind it, in its place: never gap after gap, and in the end all add up."""
+    heard, read = [], []
+    async with Pool(1, isolation=isolation) as pool:
+        pool.listen(heard.append, JobEvent)
+        stream = pool.events(JobEvent, buffer=2)
+
+        async def reader():
+            async for event in stream:
+                read.append(event)
+                await asyncio.sleep(1)
+
+        task = asyncio.create_task(reader())
+        for _ in range(40):
+            await pool.run(nap, 0.3)
+    await task
+    gaps = [isinstance(event, EventsDropped) for event in read]
+    assert gaps.count(True) > 5
+    assert not any(one and next_one for one, next_one in itertools.pairwise(gaps))
+    place = 0
+    for event in read:
+        if isinstance(event, EventsDropped):
+            place += event.count
+        else:
+            assert event is heard[place]
+            place += 1
+    assert place == len(heard)
+    assert stream.dropped == sum(event.count for event in read if isinstance(event, EventsDropped))
 
 
 @virtual
