@@ -3,6 +3,7 @@
 import asyncio
 import bisect
 import collections
+import contextlib
 import gc
 import math
 import os
@@ -27,10 +28,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from virtual import balanced, echo, fail, nap, virtual
 
-from aiopool import Metrics, Pool, Retry, events
+from aiopool import Metrics, Pool, Restart, Retry, events
 from aiopool._metrics import MAX_LABEL, OTHER, label_text
 from aiopool.instrumentation.prometheus import PoolCollector, SystemCollector
-from aiopool.testing import run_virtual
+from aiopool.testing import run_virtual, wait_until
 
 PROMTOOL = "/usr/bin/promtool"
 
@@ -333,6 +334,86 @@ def test_a_scrape_has_it_all():
         ("aiopool_job_wait_seconds_count", "nap", "shop"): 3,
     }
     assert {key: rows.get(key) for key in expected} == expected
+
+
+NUMBERS = {
+    "jobs_running": 6,
+    "jobs_queued": 6,
+    "jobs_scheduled": 3,
+    "jobs_leaked": 1,
+    "submitters_waiting": 5,
+    "size": 9,
+    "slots_busy": 7,
+    "threads_busy": 3,
+    "threads_abandoned": 1,
+    "leaks_total": 1,
+    "paused": 1,
+    "queue_size": 6,
+}
+
+
+def test_each_number_is_its_own(new_pool):
+    """In a pool in which hardly two of them are equal, no gauge shows what another one should."""
+    release, threads = threading.Event(), threading.Event()
+
+    async def main():
+        hold = asyncio.Event()
+        async with new_pool(9, 6, name="shop", max_threads=8, cancel_grace=0.01, on_error=lambda *_: None) as pool:
+            found = registry(pool)
+
+            def seen(name):
+                return samples(found)[f"aiopool_{name}", "shop"]
+
+            try:
+                late = await pool.with_options(timeout=0.02).submit(release.wait)  # leaks, and leaves its thread
+                await late.wait()
+                for _ in range(2):
+                    await pool.submit(threads.wait)
+                for _ in range(4):
+                    await pool.submit(hold.wait)
+                await wait_until(lambda: seen("jobs_running") == 6)
+                pool.pause()
+                for _ in range(3):
+                    pool.with_options(delay=600).submit_nowait(echo)
+                with contextlib.suppress(asyncio.QueueFull):
+                    while True:
+                        pool.submit_nowait(echo)
+                waiting = [asyncio.create_task(pool.submit(echo)) for _ in range(5)]
+                await wait_until(lambda: seen("submitters_waiting") == 5 and seen("jobs_leaked") == 1)
+                before = {name: seen(name) for name in NUMBERS}
+                release.set()
+                await wait_until(lambda: seen("jobs_leaked") == 0)
+                after = {name: seen(name) for name in ("jobs_leaked", "leaks_total", "threads_abandoned")}
+            finally:
+                release.set()
+                threads.set()
+                hold.set()
+                pool.resume()
+            await asyncio.gather(*waiting)
+            await pool.shutdown(timeout=0)
+        return before, after
+
+    before, after = asyncio.run(main())
+    assert before == NUMBERS
+    assert after == {"jobs_leaked": 0, "leaks_total": 1, "threads_abandoned": 0}
+
+
+@virtual
+async def test_a_worker_that_is_being_replaced_is_said_to_be(isolation):
+    """`restarting`, from the crash until the new one is there."""
+    pool = Pool(3, isolation=isolation, restart=Restart(delay=10, max_delay=10))
+    async with pool:
+        await pool.run(echo)
+        pool._home.supervisor.workers()[0].crash(OSError("broken"))
+        await asyncio.sleep(1)
+        rows = samples(registry(pool))
+        assert {status: rows["aiopool_workers", "pool", status] for status in ("idle", "busy", "restarting")} == {
+            "idle": 2,
+            "busy": 0,
+            "restarting": 1,
+        }
+        await asyncio.sleep(10)
+        assert pool.metrics().workers == {"idle": 3, "busy": 0, "restarting": 0}
 
 
 @pytest.mark.skipif(
