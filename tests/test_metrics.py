@@ -399,6 +399,18 @@ def test_each_number_is_its_own(new_pool):
 
 
 @virtual
+async def test_a_pool_that_is_closed_has_no_room(isolation):
+    """The last scrape shows a queue of size 0, and not of less; without a bound it is infinite."""
+    async with Pool(1, 5, isolation=isolation) as bounded, Pool(1, None, isolation=isolation, name="wide") as wide:
+        found = registry(bounded, wide)
+        rows = samples(found)
+        assert rows["aiopool_queue_size", "pool"] == 5
+        assert rows["aiopool_queue_size", "wide"] == math.inf
+    rows = samples(found)
+    assert rows["aiopool_queue_size", "pool"] == rows["aiopool_queue_size", "wide"] == 0
+
+
+@virtual
 async def test_a_worker_that_is_being_replaced_is_said_to_be(isolation):
     """`restarting`, from the crash until the new one is there."""
     pool = Pool(3, isolation=isolation, restart=Restart(delay=10, max_delay=10))
@@ -830,6 +842,14 @@ def test_the_machine_in_numbers(tmp_path):
     assert 0 < rows["aiopool_system_cpu_seconds_total", "user"] <= psutil.cpu_times().user
     assert rows["aiopool_system_network_bytes_total", "sent"] <= psutil.net_io_counters().bytes_sent
     assert rows["aiopool_system_load", "1"] >= 0
+    # Nothing but these: what a guest of this machine used is in `user` already, and would be counted twice.
+    of = {name: {key[1:] for key in rows if key[0] == f"aiopool_system_{name}"} for name in ("load", "memory_bytes")}
+    assert of == {"load": {("1",), ("5",), ("15",)}, "memory_bytes": {("total",), ("available",), ("used",)}}
+    assert rows["aiopool_system_swap_bytes", "total"] == psutil.swap_memory().total
+    assert {key[1] for key in rows if key[0] == "aiopool_system_network_bytes_total"} == {"sent", "received"}
+    assert rows["aiopool_system_network_bytes_total", "received"] <= psutil.net_io_counters().bytes_recv
+    modes = {key[1] for key in rows if key[0] == "aiopool_system_cpu_seconds_total"}
+    assert modes == {mode for mode in psutil.cpu_times()._fields if not mode.startswith("guest")}
 
 
 def test_a_machine_that_refuses_to_tell_breaks_no_scrape(monkeypatch):
