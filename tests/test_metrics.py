@@ -3,7 +3,6 @@
 import asyncio
 import bisect
 import collections
-import contextlib
 import gc
 import math
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from crowd import NUMBERS, crowded
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
@@ -31,7 +31,7 @@ from virtual import balanced, echo, fail, nap, virtual
 from aiopool import Metrics, Pool, Restart, Retry, events
 from aiopool._metrics import MAX_LABEL, OTHER, label_text
 from aiopool.instrumentation.prometheus import PoolCollector, SystemCollector
-from aiopool.testing import run_virtual, wait_until
+from aiopool.testing import run_virtual
 
 PROMTOOL = "/usr/bin/promtool"
 
@@ -336,66 +336,39 @@ def test_a_scrape_has_it_all():
     assert {key: rows.get(key) for key in expected} == expected
 
 
-NUMBERS = {
-    "jobs_running": 6,
-    "jobs_queued": 6,
-    "jobs_scheduled": 3,
-    "jobs_leaked": 1,
-    "submitters_waiting": 5,
-    "size": 9,
-    "slots_busy": 7,
-    "threads_busy": 3,
-    "threads_abandoned": 1,
-    "leaks_total": 1,
-    "paused": 1,
-    "queue_size": 6,
-}
-
-
 def test_each_number_is_its_own(new_pool):
     """In a pool in which hardly two of them are equal, no gauge shows what another one should."""
-    release, threads = threading.Event(), threading.Event()
 
     async def main():
-        hold = asyncio.Event()
-        async with new_pool(9, 6, name="shop", max_threads=8, cancel_grace=0.01, on_error=lambda *_: None) as pool:
+        async with crowded(new_pool) as (pool, let_go):
             found = registry(pool)
-
-            def seen(name):
-                return samples(found)[f"aiopool_{name}", "shop"]
-
-            try:
-                late = await pool.with_options(timeout=0.02).submit(release.wait)  # leaks, and leaves its thread
-                await late.wait()
-                for _ in range(2):
-                    await pool.submit(threads.wait)
-                for _ in range(4):
-                    await pool.submit(hold.wait)
-                await wait_until(lambda: seen("jobs_running") == 6)
-                pool.pause()
-                for _ in range(3):
-                    pool.with_options(delay=600).submit_nowait(echo)
-                with contextlib.suppress(asyncio.QueueFull):
-                    while True:
-                        pool.submit_nowait(echo)
-                waiting = [asyncio.create_task(pool.submit(echo)) for _ in range(5)]
-                await wait_until(lambda: seen("submitters_waiting") == 5 and seen("jobs_leaked") == 1)
-                before = {name: seen(name) for name in NUMBERS}
-                release.set()
-                await wait_until(lambda: seen("jobs_leaked") == 0)
-                after = {name: seen(name) for name in ("jobs_leaked", "leaks_total", "threads_abandoned")}
-            finally:
-                release.set()
-                threads.set()
-                hold.set()
-                pool.resume()
-            await asyncio.gather(*waiting)
-            await pool.shutdown(timeout=0)
-        return before, after
+            statistics = pool.statistics()
+            assert {name: getattr(statistics, name) for name in NUMBERS} == NUMBERS
+            before = samples(found)
+            await let_go()
+            return before, samples(found)
 
     before, after = asyncio.run(main())
-    assert before == NUMBERS
-    assert after == {"jobs_leaked": 0, "leaks_total": 1, "threads_abandoned": 0}
+    expected = {
+        "jobs_running": NUMBERS["running"],
+        "jobs_queued": NUMBERS["queued"],
+        "jobs_scheduled": NUMBERS["scheduled"],
+        "jobs_leaked": NUMBERS["leaked"],
+        "jobs_submitted_total": NUMBERS["submitted"],
+        "submitters_waiting": NUMBERS["waiting"],
+        "size": NUMBERS["size"],
+        "slots_busy": NUMBERS["busy"],
+        "threads_busy": NUMBERS["threads_busy"],
+        "threads_abandoned": NUMBERS["threads_abandoned"],
+        "leaks_total": 1,
+        "paused": 1,
+        "queue_size": 6,
+    }
+    assert {name: before[f"aiopool_{name}", "shop"] for name in expected} == expected
+    assert before["aiopool_jobs_total", "rejected", "shop"] == NUMBERS["rejected"]
+    assert after["aiopool_jobs_leaked", "shop"] == 0
+    assert after["aiopool_leaks_total", "shop"] == 1
+    assert after["aiopool_threads_abandoned", "shop"] == 0
 
 
 @virtual

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from crowd import NUMBERS, crowded
 from virtual import echo, fail, nap, virtual
 
-from aiopool import Pool, Retry
+from aiopool import Pool, Restart, Retry
 from aiopool.testing import settle
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed (extra `test`)")
@@ -321,6 +322,42 @@ async def test_metrics_through_the_api(isolation, numbers):
         assert (wait.count, wait.sum) == (3, 1)
         assert now["aiopool.job.run", "fail", "shop"].count == 2
         assert now["aiopool.job.wait", "fail", "shop"].count == 1
+
+
+def test_each_number_is_its_own(new_pool, numbers):
+    """In a pool in which hardly two of them are equal, no instrument shows what another one should."""
+
+    async def main():
+        async with crowded(new_pool) as (pool, _):
+            instrument(pool, spans="off", meter_provider=numbers.provider)
+            return numbers()
+
+    now = asyncio.run(main())
+    expected = {
+        "jobs.submitted": NUMBERS["submitted"],
+        "jobs.running": NUMBERS["running"],
+        "jobs.queued": NUMBERS["queued"],
+        "jobs.scheduled": NUMBERS["scheduled"],
+        "jobs.leaked": NUMBERS["leaked"],
+        "size": NUMBERS["size"],
+        "slots.busy": NUMBERS["busy"],
+        "threads.busy": NUMBERS["threads_busy"],
+        "threads.abandoned": NUMBERS["threads_abandoned"],
+    }
+    assert {name: now[f"aiopool.{name}", "shop"].value for name in expected} == expected
+    outcomes = {key[1]: point.value for key, point in now.items() if key[0] == "aiopool.jobs"}
+    assert outcomes == {"succeeded": 0, "failed": 0, "timed_out": 1, "cancelled": 0, "rejected": NUMBERS["rejected"]}
+
+
+@virtual
+async def test_restarts_are_counted(isolation, numbers):
+    """Workers that were replaced, and not attempts."""
+    async with Pool(1, isolation=isolation, restart=Restart(delay=1)) as pool:
+        instrument(pool, spans="off", meter_provider=numbers.provider)
+        pool._home.supervisor.workers()[0].crash(OSError("broken"))
+        await asyncio.sleep(2)
+        assert numbers()["aiopool.worker.restarts", "pool"].value == 1
+        assert numbers()["aiopool.retries", "pool"].value == 0
 
 
 @virtual
