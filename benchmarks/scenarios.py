@@ -115,7 +115,7 @@ def all_scenarios() -> list[Scenario]:
         ),
         *(Scenario("options", name, {"count": 5_000, "repeats": 32}) for name in (TASK, SCOPE)),
         *(Scenario("import", name) for name in ("aiopool", "anyio", "aiojobs", "aiometer")),
-        *(Scenario("watching", name, {"count": 4_000, "repeats": 36}) for name in (TASK, SCOPE)),
+        *(Scenario("watching", name, {"count": 4_000, "repeats": 18}) for name in (TASK, SCOPE)),
         *(Scenario("logging", name, {"count": 1_000, "repeats": 12}) for name in (TASK, SCOPE)),
         *(Scenario("tracing", name, {"count": 2_000, "repeats": 14}) for name in (TASK, SCOPE)),
         *(Scenario("asking", name, {"count": 10_000}) for name in (TASK, SCOPE)),
