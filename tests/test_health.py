@@ -126,6 +126,20 @@ async def test_all_slots_stuck(isolation):
 
 
 @virtual
+async def test_submitters_that_wait_for_room_are_a_backlog(isolation):
+    """With a queue of no size, nobody is in it: whoever waits in `submit` finds the pool stuck all the same."""
+    async with Pool(1, 0, isolation=isolation, health=HealthLimits(stuck_after=10)) as pool:
+        job = await pool.submit(nap, 100)
+        await asyncio.sleep(20)
+        assert checks(pool.health()) == {}
+        waiting = asyncio.create_task(pool.submit(echo))
+        await settle()
+        assert checks(pool.health()) == {"stuck": "failing"}
+        job.cancel()
+        await (await waiting)
+
+
+@virtual
 async def test_jobs_that_wait_for_others_are_not_stuck(isolation):
     """A job that has lent its slot is old, and holds nothing: the jobs that it waits for are young."""
     async with Pool(1, isolation=isolation, health=HealthLimits(stuck_after=60, max_wait=None)) as pool:
@@ -430,6 +444,15 @@ def test_checks_that_cannot_be_asked():
         pool.add_health_check(id, name="one")
     with pytest.raises(ValueError, match="no health check"):
         pool.remove_health_check(id)
+
+
+def test_the_memory_of_the_machine():
+    """Failing above its limit; it is looked at by itself."""
+    finding = machine_check(cpu=None, memory=1e-6, disk=None)()
+    assert finding is not None
+    assert finding.status is HealthStatus.FAILING
+    assert "of the memory" in finding.text
+    assert machine_check(cpu=None, memory=None, disk=None)() is None
 
 
 def test_the_machine_as_a_check(tmp_path):
