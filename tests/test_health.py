@@ -77,6 +77,19 @@ async def test_many_errors(isolation):
 
 
 @virtual
+async def test_each_opening_is_judged_by_itself(isolation):
+    """What an earlier opening counted is compared with nothing: its errors are over, and new ones are seen."""
+    pool = Pool(1, isolation=isolation, name="p", on_error=lambda job, error: None, health=HealthLimits(min_jobs=10))
+    for _ in range(2):
+        async with pool:
+            assert checks(pool.health()) == {}
+            for _ in range(20):
+                await pool.submit(fail)
+            await pool.join()
+            assert checks(pool.health()) == {"errors": "failing"}
+
+
+@virtual
 async def test_a_backlog_that_grows(isolation):
     """Degraded while jobs come faster than they go and the oldest waits for long; not while a batch is worked off."""
     limits = HealthLimits(max_wait=10, window=20)
@@ -444,6 +457,15 @@ def test_checks_that_cannot_be_asked():
         pool.add_health_check(id, name="one")
     with pytest.raises(ValueError, match="no health check"):
         pool.remove_health_check(id)
+
+
+def test_the_cpu_of_the_machine():
+    """What all CPUs did since the last call."""
+    check = machine_check(cpu=1e-6, memory=None, disk=None)
+    while (finding := check()) is None:
+        sum(range(100_000))
+    assert finding.status is HealthStatus.FAILING
+    assert "of the CPU" in finding.text
 
 
 def test_the_memory_of_the_machine():
