@@ -87,6 +87,10 @@ async def test_each_opening_is_judged_by_itself(isolation):
                 await pool.submit(fail)
             await pool.join()
             assert checks(pool.health()) == {"errors": "failing"}
+            for _ in range(3):
+                await asyncio.sleep(60)
+                pool.health()
+            assert checks(pool.health()) == {}
 
 
 @virtual
