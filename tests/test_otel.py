@@ -350,6 +350,17 @@ def test_each_number_is_its_own(new_pool, numbers):
 
 
 @virtual
+async def test_a_job_that_is_cancelled_between_attempts_ran_once(isolation, numbers):
+    """The end of a job that does not run is no attempt."""
+    async with Pool(1, isolation=isolation) as pool:
+        instrument(pool, spans="off", meter_provider=numbers.provider)
+        job = await pool.with_options(retry=Retry(attempts=2, delay=50)).submit(fail)
+        await asyncio.sleep(1)
+        await pool.cancel(job.id)
+        assert numbers()["aiopool.job.run", "fail", "pool"].count == 1
+
+
+@virtual
 async def test_restarts_are_counted(isolation, numbers):
     """Workers that were replaced, and not attempts."""
     async with Pool(1, isolation=isolation, restart=Restart(delay=1)) as pool:
