@@ -55,7 +55,7 @@ class Worker(Hand, ABC):
         self.id = engine.runtime.next_worker()
         self.job: Job[Any] | None = None
         self.alarm = INF
-        self.alarm_for = (0, 0)  # which attempt the alarm was set for: it means nothing to the next one
+        self.alarm_for = 0  # which job the alarm was set for: it means nothing to the next one
         self.busy = False
         self.retiring = False
         # Whether its end, if it comes by itself, is nobody's fault: a job left it dirty.
@@ -108,12 +108,6 @@ class Worker(Hand, ABC):
             if not self.end.done():
                 self.end.set_exception(fault)
 
-    def arm(self, job: Job[Any], now: float) -> None:
-        """Note when the attempt that begins has to end."""
-        timeout = job._plan.timeout
-        if timeout is not None:
-            self.engine.watch(self, now + timeout)
-
     def context(self, job: Job[Any]) -> Context:
         """Return the context for an attempt: the submitter's, and a fresh copy if there may be another attempt."""
         context = job._context
@@ -137,7 +131,7 @@ class Worker(Hand, ABC):
             # Told once the call is in place and the worker at rest: a listener may cancel it.
             self.engine.listeners.begin(job, self.id, context, inside=True)
         try:
-            self.bridge.start(self, context, function, job._args, job._kwargs or {})
+            self.bridge.start(self, context, function, job._args)
         except RuntimeError as error:  # the system gives no more threads: this job fails, the worker is well
             self.thread_done(False, error)
 
@@ -193,7 +187,7 @@ class Worker(Hand, ABC):
         """The alarm: a time limit is over, or a job that was told to stop is still there."""
         job, engine = self.job, self.engine
         self.alarm = INF
-        if job is None or self.alarm_for != (job.sequence, job._attempt):
+        if job is None or self.alarm_for != job.sequence:
             return
         extra = job._extra
         stop = None if extra is None else extra.stop
@@ -231,7 +225,7 @@ def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
         outcome.close()
     kind = type(outcome).__name__
     return TypeError(
-        f"{job._name} is a plain function, so it ran in a thread, and it returned an awaitable "
+        f"{job._plan.name} is a plain function, so it ran in a thread, and it returned an awaitable "
         f"({kind}). Submit the async function itself: submit(function, ...), not submit(lambda: function(...))"
     )
 
@@ -278,12 +272,15 @@ class TaskWorker(Worker):
                 if job is None:
                     task = None
                     return
-                if EAGER and job._plan.swift:
+                plan = job._plan
+                if EAGER and plan.swift:
                     # As `_run` does it, in line: this is nearly every job.
+                    if plan.timeout is not None:
+                        engine.watch(self, now + plan.timeout)
                     if engine.listeners:
                         engine.listeners.begin(job, self.id, job._context)
                     self._inline = True
-                    task = Task(self._attempt(job), loop=loop, name=job._name, context=job._context, eager_start=True)
+                    task = Task(self._attempt(job), loop=loop, name=plan.name, context=job._context, eager_start=True)
                     self._inline = False
                     if not task.done():
                         self._suspended(job, task)
@@ -309,8 +306,9 @@ class TaskWorker(Worker):
     def _run(self, job: Job[Any], now: float) -> bool:
         """Start an attempt; whether it has ended already."""
         plan, context = job._plan, job._context
+        if plan.timeout is not None:
+            self.engine.watch(self, now + plan.timeout)
         if not plan.swift:
-            self.arm(job, now)
             if plan.offload:
                 self.offload(job)
                 return False
@@ -318,10 +316,10 @@ class TaskWorker(Worker):
         if self.engine.listeners:
             self.engine.listeners.begin(job, self.id, context)
         if not EAGER:
-            self._suspended(job, Task(self._attempt(job), loop=self._loop, name=job._name, context=context))
+            self._suspended(job, Task(self._attempt(job), loop=self._loop, name=plan.name, context=context))
             return False
         self._inline = True
-        task = Task(self._attempt(job), loop=self._loop, name=job._name, context=context, eager_start=True)
+        task = Task(self._attempt(job), loop=self._loop, name=plan.name, context=context, eager_start=True)
         self._inline = False
         if task.done():
             del job, task, context  # as in `_pull`
@@ -351,12 +349,9 @@ class TaskWorker(Worker):
         """The task of one attempt. What the job raises ends here; what follows the job follows in its tail."""
         running_job.set(job)
         engine = self.engine
-        function, kwargs = job._function, job._kwargs
+        function = job._function
         try:
-            if kwargs is None:
-                value = await function(*job._args)  # type: ignore[misc]
-            else:
-                value = await function(*job._args, **kwargs)  # type: ignore[misc]
+            value = await function(*job._args)  # type: ignore[misc]
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this coroutine with it
@@ -370,7 +365,7 @@ class TaskWorker(Worker):
                 self.crash(fault)
                 return
             # The frames of the error refer to this one all the same (`f_back`): it must not refer to the job.
-            del job, function, kwargs
+            del job, function
         else:
             now = engine.now()
             try:

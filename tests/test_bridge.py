@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import gc
 import logging
 import os
@@ -47,7 +48,7 @@ class Harness:
 
     def start(self, fn: Callable[..., object], *args: Any, **kwargs: Any) -> asyncio.Future[Outcome]:
         token: asyncio.Future[Outcome] = self.loop.create_future()
-        self.bridge.start(token, contextvars.copy_context(), fn, args, kwargs)
+        self.bridge.start(token, contextvars.copy_context(), functools.partial(fn, **kwargs), args)
         return token
 
 
