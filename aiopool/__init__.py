@@ -2,7 +2,7 @@
 
 General layout, from the ground up; each file uses only what lies below it:
 
-    words and rules   errors, _status, _retry, _restart, _scope; tools: _runtime, _timetable, _bridge, _signals
+    words and rules   errors, _status, _retry, _restart, _scope; tools: _eager, _runtime, _timetable, _bridge, _signals
     about a job       _options, _plan, _job
     the line          _queue
     the books         _engine, _statistics

@@ -340,9 +340,7 @@ class MapStream(Claim, Generic[R_co]):
             return  # nobody hears it here: its failure is reported like that of any job
         if not self._ordered:
             self._line.append(job)
-        if self._wakeup is not None and (
-            not self._ordered or (self._line and self._line[0]._finished_at is not None)
-        ):
+        if self._wakeup is not None and (not self._ordered or (self._line and self._line[0]._finished_at is not None)):
             self._wake()
 
     def _wake(self) -> None:

@@ -26,16 +26,12 @@ from typing import Any, final
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine, Hand
 from aiopool._job import Job, running_job
-from aiopool._runtime import EAGER
 from aiopool._scope import StopCause, StopRequest, coroutine_frames
 from aiopool._status import WorkerStatus
 
 __all__ = ["TaskWorker", "Worker"]
 
 INF = math.inf
-Task = asyncio.Task
-# A coroutine that was made, or ended before it began (one that suspended is neither).
-_NOT_BEGUN = (inspect.CORO_CREATED, inspect.CORO_CLOSED)
 # A leaked job is told again this often, in seconds, or once a grace if that is longer.
 SLOW_BEAT = 1.0
 
@@ -232,14 +228,14 @@ def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
 
 @final
 class TaskWorker(Worker):
-    """Runs each attempt in an asyncio task of its own, started eagerly where Python can (3.12+)."""
+    """Runs each attempt in an asyncio task of its own, started eagerly."""
 
-    __slots__ = ("_inline", "_loop", "_task")
+    __slots__ = ("_inline", "_start", "_task")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         super().__init__(engine, bridge)
-        self._inline = False
-        self._loop = engine.runtime.loop
+        self._inline = False  # an attempt takes its first step, inside of ours
+        self._start = engine.runtime.start_task
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -249,7 +245,6 @@ class TaskWorker(Worker):
         finally:
             # Cancelled by foreign code: a job in hand goes on in its own task, and gives the slot back.
             self.retiring = True
-            self._look_for_stillbirth()
 
     def offer(self) -> bool:
         self.engine.take_slot(self)
@@ -259,38 +254,43 @@ class TaskWorker(Worker):
     def go_on(self, now: float) -> None:
         self._pull(now)
 
-    def _pull(self, now: float) -> None:
-        """Run jobs until one suspends, or none may start.
+    def _pull(self, now: float, job: Job[Any] | None = None) -> None:
+        """Run jobs, perhaps a given one first, until one suspends, or none may start.
 
         When it returns it refers to no job: an error's frames refer to this one, too (`f_back`).
         """
-        engine, loop = self.engine, self._loop
+        engine = self.engine
+        context: Any
         task: asyncio.Task[None] | None
         try:
-            while not self.retiring:
-                job = engine.next(self, now)
+            while job is not None or not self.retiring:
                 if job is None:
-                    task = None
-                    return
-                plan = job._plan
-                if EAGER and plan.swift:
-                    # As `_run` does it, in line: this is nearly every job.
-                    if plan.timeout is not None:
-                        engine.watch(self, now + plan.timeout)
-                    if engine.listeners:
-                        engine.listeners.begin(job, self.id, job._context)
-                    self._inline = True
-                    task = Task(self._attempt(job), loop=loop, name=plan.name, context=job._context, eager_start=True)
-                    self._inline = False
-                    if not task.done():
-                        self._suspended(job, task)
-                        job = task = None
+                    job = engine.next(self, now)
+                    if job is None:
+                        context = task = None
                         return
-                elif not self._run(job, now):
+                plan, context = job._plan, job._context
+                if plan.timeout is not None:
+                    engine.watch(self, now + plan.timeout)
+                if not plan.swift:
+                    if plan.offload:
+                        self.offload(job)
+                        job = context = task = None
+                        return
+                    context = self.context(job)
+                if engine.listeners:
+                    engine.listeners.begin(job, self.id, context)
+                self._inline = True
+                task = self._start(self._attempt(job), name=plan.name, context=context)
+                self._inline = False
+                if not task.done():
+                    self._suspended(job, task)
+                    job = context = task = None
                     return
                 now = job._finished_at or engine.now()
+                job = None
                 if now >= engine.slice_ends and not self.retiring:
-                    job = task = None
+                    context = task = None
                     engine.rest(self)
                     engine.nudge()
                     return
@@ -303,36 +303,12 @@ class TaskWorker(Worker):
             self._inline = False
             self.crash(fault)
 
-    def _run(self, job: Job[Any], now: float) -> bool:
-        """Start an attempt; whether it has ended already."""
-        plan, context = job._plan, job._context
-        if plan.timeout is not None:
-            self.engine.watch(self, now + plan.timeout)
-        if not plan.swift:
-            if plan.offload:
-                self.offload(job)
-                return False
-            context = self.context(job)
-        if self.engine.listeners:
-            self.engine.listeners.begin(job, self.id, context)
-        if not EAGER:
-            self._suspended(job, Task(self._attempt(job), loop=self._loop, name=plan.name, context=context))
-            return False
-        self._inline = True
-        task = Task(self._attempt(job), loop=self._loop, name=plan.name, context=context, eager_start=True)
-        self._inline = False
-        if task.done():
-            del job, task, context  # as in `_pull`
-            return True
-        self._suspended(job, task)
-        return False
-
     def _suspended(self, job: Job[Any], task: asyncio.Task[None]) -> None:
-        """An attempt has a task: its first step is over, and there is more; or it is still to come (3.11)."""
+        """The first step of an attempt is over, and there is more."""
         self._task = task
         extra = job._extra
         if extra is not None and extra.stop is not None and not extra.stop.told:
-            self.tell(extra.stop)  # it was told before it had a task
+            self.tell(extra.stop)  # it was told in its first step
 
     def host(self, job: Job[Any]) -> None:
         """Run one job beyond the size of the pool, and end."""
@@ -342,8 +318,7 @@ class TaskWorker(Worker):
         engine.active += 1
         job._start(self, now)
         self.job = job
-        if self._run(job, now):
-            self._pull(now)
+        self._pull(now, job)
 
     async def _attempt(self, job: Job[Any]) -> None:
         """The task of one attempt. What the job raises ends here; what follows the job follows in its tail."""
@@ -383,23 +358,6 @@ class TaskWorker(Worker):
             stop.told += 1
             assert job is not None
             task.cancel(stop.reason)
-            self._look_for_stillbirth()
-
-    def _look_for_stillbirth(self) -> None:
-        """Where tasks do not start eagerly, a cancel may come before the first step: then `_attempt` never runs."""
-        task = self._task
-        if EAGER or task is None or not task.cancelling():
-            return
-        if inspect.getcoroutinestate(task.get_coro()) in _NOT_BEGUN:  # type: ignore[arg-type]
-            self.engine.runtime.soon(self._never_began, task)
-
-    def _never_began(self, task: asyncio.Task[None]) -> None:
-        job = self.job
-        if self._task is task and job is not None:  # else it ran, and has gone on from there
-            now = self.engine.now()
-            self.engine.conclude(self, job, None, asyncio.CancelledError(), now)
-            self._task = None
-            self._pull(now)
 
     def frames(self) -> list[Any]:
         # `Task.get_stack` tells only the outermost frame of a task that waits: here `_attempt`, which is ours.
