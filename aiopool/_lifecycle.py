@@ -11,8 +11,8 @@ whatever the jobs, `main` and the services do; what would not end is named in th
 Who started the program is told how far it is (`_notifier`). As process 1 of a container it reaps the orphans that are
 given to it (`_orphans`).
 
-This module knows signals, `main` and the pools that are open. How a pool ends is the pool's own affair, and how services
-end that of `_companions`.
+This module knows signals, `main` and the pools that are open. How a pool ends is its own affair, and how services end
+that of `_companions`.
 """
 
 from __future__ import annotations
