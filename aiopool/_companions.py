@@ -34,14 +34,20 @@ _KILLED_WITHIN = 2.0
 class Companions:
     """The services of one run; of none, if there is no registry."""
 
-    # The mutable state is whether there is anything to stop, and a call to hurry while that is under way.
-    __slots__ = ("_hurry", "_registry", "_running", "_within")
+    # The mutable state is whether there is anything to stop, a call to hurry while that is under way, and the thread
+    # that kills.
+    __slots__ = ("_hurry", "_killer", "_registry", "_running", "_within")
 
     def __init__(self, registry: ServiceRegistry | None) -> None:
         self._registry = registry
         self._running = False
         self._hurry: asyncio.Event | None = None
         self._within = 0.0
+        self._killer: threading.Thread | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is a registry at all."""
+        return self._registry is not None
 
     def __len__(self) -> int:
         return 0 if self._registry is None else len(self._registry)
@@ -114,13 +120,16 @@ class Companions:
             self._hurry.set()
 
     def kill(self) -> None:
-        """Kill what still runs, without the event loop; from any thread, bounded by two seconds."""
+        """Kill what still runs, without the event loop; from any thread, bounded by two seconds.
+
+        A stop that is under way goes on beside it, and who comes second waits for the same end.
+        """
         registry = self._registry
         if registry is None or not self._running:
             return
-        self._running = False
-        thread = threading.Thread(
-            target=registry.stop_all_sync, kwargs={"timeout": 0}, name="aiopool-run-kill", daemon=True
-        )
-        thread.start()
-        thread.join(_KILLED_WITHIN)
+        if self._killer is None:
+            self._killer = threading.Thread(
+                target=registry.stop_all_sync, kwargs={"timeout": 0}, name="aiopool-run-kill", daemon=True
+            )
+            self._killer.start()
+        self._killer.join(_KILLED_WITHIN)

@@ -48,9 +48,6 @@ R = TypeVar("R")
 
 logger = logging.getLogger("aiopool.run")
 
-# Seconds between two looks at the children of process 1: a zombie costs nothing but its place in the table.
-_REAP_EVERY = 1.0
-
 # At most so many graces after `timeout`, and so many seconds to close the event loop: the time that systemd is told.
 _GRACES = 8
 _CLOSING = 2.0
@@ -100,8 +97,8 @@ def run(
 
     Services are started one after the other before the pool is opened, and stopped in reverse after `main` has ended,
     within what is left of `timeout`, and one `grace` at least; near its end they are killed. If one cannot be started,
-    those before it are stopped, `main` is not called, and its error is raised. No service outlives the process, however
-    that ends, except by SIGKILL.
+    those before it are stopped, `main` is not called, and its error is raised. No service outlives the process, also if
+    the third signal ends it; only what ends Python without asking (SIGKILL, a crash) leaves them behind.
 
     The exit code of a program that a signal ended is 0 if everything was finished in time, and 128 + the signal's
     number if something was cancelled, killed, left behind or hurried. What does not end by `timeout` and the graces is
@@ -194,7 +191,7 @@ class _Life(Generic[R]):
         self._services = services
         self._timeout = timeout
         self._grace = grace
-        self._watch = SignalWatch(self._on_signal, before_exit=services.kill)
+        self._watch = SignalWatch(self._on_signal, before_exit=services.kill if services else None)
         # Who started the program listens to its main thread only: a run in another one is not the program.
         program = threading.current_thread() is threading.main_thread()
         self._notifier = Notifier(os.environ if program else {})
@@ -219,7 +216,8 @@ class _Life(Generic[R]):
         loop = self._roster.loop
         self._roster.begin()
         self._notifier.watch(loop)
-        self._reap()
+        if self._orphans is not None:
+            self._orphans.watch(loop)
         self._main = loop.create_task(self._body(), name=function_name(self._function))
         try:
             await asyncio.wait([self._main])
@@ -234,7 +232,7 @@ class _Life(Generic[R]):
 
     async def _body(self) -> R:
         if len(self._services):
-            self._notifier.tell(f"starting {len(self._services)} services")
+            self._notifier.tell(f"starting services: {len(self._services)}")
         await self._services.start()
         if self._pool is None:
             return await self._call()
@@ -259,18 +257,13 @@ class _Life(Generic[R]):
         fields = {"STOPPING": 1}
         if self._stopping is not None and self._timeout is not None:
             fields["EXTEND_TIMEOUT_USEC"] = int((self._timeout + _GRACES * self._grace + _CLOSING) * 1e6)
-        self._notifier.tell(f"{why}: finishing {jobs} jobs", **fields)
-
-    def _reap(self) -> None:
-        if self._orphans is not None:
-            self._orphans.look()
-            self._roster.loop.call_later(_REAP_EVERY, self._reap)
+        self._notifier.tell(f"{why}; jobs to finish: {jobs}", **fields)
 
     async def _stop_services(self) -> None:
         """Stop the services: in what is left of the time, and one grace at least."""
         if not self._services.running:
             return
-        self._notifier.tell(f"stopping {len(self._services)} services")
+        self._notifier.tell(f"stopping services: {len(self._services)}")
         timeout = self._timeout
         if self._forced:
             timeout = self._grace

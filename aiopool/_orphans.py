@@ -22,6 +22,7 @@ Invariant: no exit code is ever taken from whoever started a process.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -31,6 +32,9 @@ from typing import final
 from aiopool._process import Child, ProcessId, children
 
 __all__ = ["OrphanReaper", "is_init"]
+
+# Seconds between two looks: a zombie costs nothing but its place in the table.
+_EVERY = 1.0
 
 
 def is_init() -> bool:
@@ -59,6 +63,11 @@ class OrphanReaper:
     def _now(self) -> int:
         """The moment in the unit in which the system tells when a process began."""
         return int(time.clock_gettime(time.CLOCK_BOOTTIME) * self._tick)
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look once a second, for as long as the event loop turns."""
+        self.look()
+        loop.call_later(_EVERY, self.watch, loop)
 
     def look(self) -> int:
         """Reap the orphans that are over, and say how many that were."""

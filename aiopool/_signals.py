@@ -170,8 +170,10 @@ class _Desk:
 
     def _exit(self, code: int) -> None:
         last = [watch.before_exit for watch in self._watches if watch.before_exit is not None]
-        if self.count > 3 or not last:
+        if not last:
             os._exit(code)
+        if self.count > 3:  # somebody is impatient, and the exit is under way
+            return
         try:
             # Not threading.Thread: its start takes a lock that the interrupted main thread may be holding.
             _thread.start_new_thread(_exit_after, (code, last))

@@ -83,7 +83,7 @@ def test_ready_then_stopping(listener: Listener, loop: str):
         lines, code = rest(process)
     assert code == 0, lines
     assert stopping["STOPPING"] == "1"
-    assert stopping["STATUS"] == "told to end by signal 15: finishing 1 jobs"
+    assert stopping["STATUS"] == "told to end by signal 15; jobs to finish: 1"
     assert 20_000_000 <= int(stopping["EXTEND_TIMEOUT_USEC"]) <= 40_000_000
     assert [message for message in listener.rest() if "READY" in message or "STOPPING" in message] == [
         listener.heard[0],
@@ -115,13 +115,13 @@ def test_ready_comes_after_the_services(listener: Listener):
         environment={"NOTIFY_SOCKET": listener.name},
     ) as process:
         wait_for(process, "starting")
-        assert listener.next() == {"STATUS": "starting 1 services"}
+        assert listener.next() == {"STATUS": "starting services: 1"}
         assert listener.silent_for(0.1)
         process.stdin.write("go\n")
         process.stdin.flush()
         assert listener.next()["READY"] == "1"
-        assert listener.next() == {"STOPPING": "1", "STATUS": "main has ended: finishing 0 jobs"}
-        assert listener.next() == {"STATUS": "stopping 1 services"}
+        assert listener.next() == {"STOPPING": "1", "STATUS": "main has ended; jobs to finish: 0"}
+        assert listener.next() == {"STATUS": "stopping services: 1"}
         lines, code = rest(process)
     assert (lines, code) == ([], 0)
 

@@ -296,12 +296,42 @@ def test_the_third_signal_takes_them_along(blocks: str):
         found = two_pids(process)
         while process.stdout.readline() != "stuck\n":
             assert process.poll() is None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        # Whoever is impatient does not stop at three.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGTERM):
             process.send_signal(number)
-            time.sleep(0.2)
+            time.sleep(0.2 if process.poll() is None else 0)
         _, code = rest(process)
     assert code == 128 + signal.SIGTERM
     assert not any(running(pid) for pid in found)
+
+
+def test_handlers_of_the_registry_are_not_in_the_way():
+    """It was told to handle signals itself, by both ways: run() hears them first, and the exit code is run()'s."""
+    with program(
+        STUBBORN
+        + textwrap.dedent(
+            """
+            registry = ServiceRegistry(handle_signals=True)
+            registry.add("file", Command(["sleep", "600"]), name="watcher")
+            registry.install_handlers()
+
+            async def job():
+                say("started")
+                await asyncio.sleep(0.3)
+                say("alive", registry.status()["watcher"].alive)
+
+            async def main(pool):
+                await pool.submit(job)
+                await pool.wait_closed()
+
+            aiopool.run(main, pool=Pool(), services=registry)
+            """
+        )
+    ) as process:
+        wait_for(process, "started")
+        process.terminate()
+        lines, code = rest(process)
+    assert (code, lines[-1]) == (0, "alive True"), lines
 
 
 def test_a_main_that_will_not_end_is_left_without_them():
