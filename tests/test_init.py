@@ -174,6 +174,26 @@ aiopool.run(main)
     assert (lines, code) == (["reaped"], 0)
 
 
+def test_an_orphan_of_a_moment_is_known_by_its_session():
+    """As the page says: what a job starts in a session of its own leaves no zombie, however soon its parent ends."""
+    with program(
+        LOOKS
+        + """
+async def main():
+    done = subprocess.run(["sh", "-c", "sleep 0.2 & echo $!"], start_new_session=True,
+                          stdout=subprocess.PIPE, text=True)
+    orphan = int(done.stdout)
+    await until(lambda: not os.path.exists(f"/proc/{orphan}"))
+    say("reaped")
+
+aiopool.run(main)
+""",
+        before=UNSHARE,
+    ) as process:
+        lines, code = rest(process)
+    assert (lines, code) == (["reaped"], 0)
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_no_exit_code_is_stolen(loop: str):
     """Children that nobody has waited for yet are zombies for a while: theirs to reap who started them."""
