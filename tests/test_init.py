@@ -180,7 +180,7 @@ def test_an_orphan_of_a_moment_is_known_by_its_session():
         LOOKS
         + """
 async def main():
-    done = subprocess.run(["sh", "-c", "sleep 0.2 & echo $!"], start_new_session=True,
+    done = subprocess.run(["sh", "-c", "sleep 0.2 >&2 & echo $!"], start_new_session=True,
                           stdout=subprocess.PIPE, text=True)
     orphan = int(done.stdout)
     await until(lambda: not os.path.exists(f"/proc/{orphan}"))
