@@ -202,7 +202,6 @@ class _Life(Generic[R]):
         self._hurrying: set[asyncio.Task[None]] = set()
         self._patience: asyncio.Future[None] | None = None  # ends a wait for main early
         self._ends_at = math.inf  # when the time is up, once a signal has come
-        self._leaving = False  # whoever started the program has been told
         self._forced = False
         self._broken = False  # a callback failed on the way out
         self.exit_code: int | None = None
@@ -249,9 +248,8 @@ class _Life(Generic[R]):
                 self._tell_stopping("main has ended")
 
     def _tell_stopping(self, why: str) -> None:
-        if self._leaving or not self._notifier.listening:
+        if not self._notifier.listening:
             return
-        self._leaving = True
         places = [pool.statistics() for pool in self._open_pools()]
         jobs = sum(now.queued + now.scheduled + now.running for now in places)
         fields = {"STOPPING": 1}

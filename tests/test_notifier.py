@@ -72,6 +72,31 @@ def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listene
     listener.socket.close()
 
 
+def test_a_signal_after_main_has_ended_asks_for_time_all_the_same(listener: Listener):
+    """The jobs that main has left are finished first; systemd gives no time that nobody asked for."""
+    with program(
+        """
+        async def job():
+            say("started")
+            await asyncio.to_thread(sys.stdin.readline)
+
+        async def main(pool):
+            await pool.submit(job)
+
+        aiopool.run(main, pool=Pool(), timeout=20, grace=1)
+        """,
+        environment={"NOTIFY_SOCKET": listener.name},
+    ) as process:
+        wait_for(process, "started")
+        assert listener.until("STOPPING") == {"STOPPING": "1", "STATUS": "main has ended; jobs to finish: 1"}
+        process.terminate()
+        assert "EXTEND_TIMEOUT_USEC" in listener.until("STOPPING")
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        lines, code = rest(process)
+    assert (lines, code) == ([], 0)
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_ready_then_stopping(listener: Listener, loop: str):
     """READY once the pool is open, STOPPING with the first signal, and how long the end may take."""
