@@ -8,7 +8,8 @@ General layout, from the ground up; each file uses only what lies below it:
     the books         _engine, _statistics
     hands             _worker, _scope_worker, _supervisor
     the pool          _home, _map, _submitter, _group, _shutdown, _pool
-    the program       _lifecycle; companions: _services on _service_*, _process, _families, _pidfile
+    companions        _services on _service_*, _process, _families, _pidfile
+    the program       _lifecycle on _companions, _notifier, _orphans
     settings          settings on _settings_*
     doors             cli, testing, pytest_plugin
 
