@@ -20,7 +20,7 @@ import pytest
 
 from aiopool import JobStatus, Pool
 from aiopool import current_job as this
-from aiopool.testing import advance, settle
+from aiopool.testing import VirtualLoop, advance, settle
 
 try:
     import uvloop
@@ -29,12 +29,13 @@ except ImportError:  # not on every platform
 
 
 def eager_loop():
-    loop = asyncio.new_event_loop()
+    loop = VirtualLoop()
     loop.set_task_factory(asyncio.eager_task_factory)
     return loop
 
 
-LOOPS = {"asyncio": asyncio.new_event_loop}
+# Whole seconds are slept in these tests: in virtual time, which is asyncio's own loop with another clock; and on uvloop.
+LOOPS = {"asyncio": VirtualLoop}
 if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
 if sys.version_info >= (3, 12):
