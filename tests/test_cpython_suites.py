@@ -34,7 +34,7 @@ def eager_loop():
     return loop
 
 
-# Whole seconds are slept in these tests: in virtual time, which is asyncio's own loop with another clock; and on uvloop.
+# Whole seconds are slept in these tests: in virtual time, on asyncio's own loop with another clock; and on uvloop.
 LOOPS = {"asyncio": VirtualLoop}
 if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
