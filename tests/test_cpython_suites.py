@@ -17,6 +17,7 @@ import warnings
 import anyio
 import anyio.lowlevel
 import pytest
+from virtual import forever
 
 from aiopool import JobStatus, Pool
 from aiopool import current_job as this
@@ -130,10 +131,6 @@ def test_a_failing_test_fails_here(isolation, loop):
 
 everywhere = pytest.mark.loops("virtual", "real")
 virtual = pytest.mark.loops("virtual")
-
-
-async def forever():
-    await asyncio.get_running_loop().create_future()
 
 
 async def in_a_job(new_pool, function, *args):
