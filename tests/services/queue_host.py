@@ -22,7 +22,6 @@ from services.jobs import StubbornJob
 
 from aiopool._services import ServiceRegistry
 
-
 start_config = ProcessManagerConfig.__init__
 
 
