@@ -18,6 +18,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from virtual import now
 
 import aiopool
 from aiopool._bridge import ThreadBridge, _Thread
@@ -48,10 +49,6 @@ EAGER = pytest.param(True, marks=pytest.mark.skipif(sys.version_info < (3, 12), 
 def _no_seeds_from_outside(monkeypatch):
     """The self-tests need their own seeds."""
     monkeypatch.delenv("AIOPOOL_SEEDS", raising=False)
-
-
-def now():
-    return asyncio.get_running_loop().time()
 
 
 # -- the clock ---------------------------------------------------------------------------------------------
