@@ -2,13 +2,14 @@
 
 General layout, from the ground up; each file uses only what lies below it:
 
-    words and rules   errors, _status, _retry, _restart, _scope; tools: _runtime, _timetable, _bridge, _signals
+    words and rules   errors, _status, _retry, _restart, _scope; tools: _eager, _runtime, _timetable, _bridge, _signals
     about a job       _options, _plan, _job
     the line          _queue
     the books         _engine, _statistics
     hands             _worker, _scope_worker, _supervisor
     the pool          _home, _map, _submitter, _group, _shutdown, _pool
-    the program       _lifecycle; companions: _services on _service_*, _process, _families, _pidfile
+    companions        _services on _service_*, _process, _families, _pidfile
+    the program       _lifecycle on _companions, _notifier, _orphans
     settings          settings on _settings_*
     doors             cli, testing, pytest_plugin
 

@@ -32,7 +32,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final
 
 __all__ = ["ThreadBridge", "check_cancelled"]
@@ -40,7 +40,6 @@ __all__ = ["ThreadBridge", "check_cancelled"]
 T = TypeVar("T")
 
 _logger = logging.getLogger("aiopool.bridge")
-_NO_KWARGS: Mapping[str, Any] = {}
 
 
 def check_cancelled() -> None:
@@ -82,7 +81,6 @@ class _Call:
         "cancelled",
         "context",
         "fn",
-        "kwargs",
         "ok",
         "token",
         "value",
@@ -90,7 +88,6 @@ class _Call:
 
     fn: Callable[..., object]
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
     context: contextvars.Context
     token: Any
     ok: bool
@@ -102,10 +99,7 @@ class _Call:
     def run(self) -> None:
         """Run the function, and keep what it returned or raised."""
         try:
-            if self.kwargs:
-                self.value = self.context.run(self.fn, *self.args, **self.kwargs)
-            else:  # a fifth cheaper
-                self.value = self.context.run(self.fn, *self.args)
+            self.value = self.context.run(self.fn, *self.args)
             self.ok = True
         except BaseException as exc:  # SystemExit too: what it means is decided in the loop, not in a thread
             # Without the first entry, which is this frame and of no use to the reader.
@@ -246,7 +240,6 @@ class ThreadBridge(Generic[T]):
         context: contextvars.Context,
         fn: Callable[..., object],
         args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] = _NO_KWARGS,
     ) -> None:
         """Hand a call to a thread; it waits in line while `max_threads` calls are running.
 
@@ -254,8 +247,7 @@ class ThreadBridge(Generic[T]):
             token: under which the outcome is delivered; one token, one call at a time (by identity).
             context: the contextvars of the call; a copy that nobody else is running in.
             fn: the function.
-            args: its positional arguments.
-            kwargs: its keyword arguments.
+            args: its arguments.
 
         Raises:
             RuntimeError: the bridge is closed, the token is in use, or the very first thread cannot be
@@ -269,7 +261,6 @@ class ThreadBridge(Generic[T]):
             raise RuntimeError(f"{self!r} runs a call for {token!r}; give each attempt a token of its own")
         call.fn = fn
         call.args = args
-        call.kwargs = kwargs
         call.context = context
         call.token = token
         call.abandoned = call.cancelled = False

@@ -46,6 +46,8 @@ __all__ = ["SLICE", "Engine", "Hand"]
 
 logger = logging.getLogger("aiopool.job")
 
+new_job: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
+
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
 SLICE = 0.002
 
@@ -64,7 +66,7 @@ class Hand(Protocol):
     id: int
     job: Job[Any] | None
     alarm: float
-    alarm_for: tuple[int, int]
+    alarm_for: int
     busy: bool
 
     def offer(self) -> bool:
@@ -188,52 +190,38 @@ class Engine:
         limit = self.limit if free <= 0 else self.limit + free
         return bool(self.blocked) or self.queue._order.live + self.parked >= limit
 
-    def accept(
-        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], name: str, waiter: Claim | None = None
-    ) -> Job[Any] | None:
-        """Make a plain job and take it in; None if there is no room.
-
-        This is `make` and `enter` in one, for jobs with which nothing has to be arranged: nearly all of them.
-        """
-        if len(self.jobs) >= self.limit and self.full():  # with fewer jobs than may wait there is room
-            return None
-        if get_ident() != self.thread:
-            raise self.wrong_thread("submit")
-        sequence = self.next_job()
-        job: Job[Any] = Job(function, args, None, copy_context(), plan, self, sequence, self.now(), name)
-        job._waiters = waiter
-        self.counters.submitted += 1
-        self.jobs[sequence] = job
-        self.queue.push(job)
-        if self.idle and not self._nudged:
-            self.nudge()
-        if self.listeners:
-            self.listeners.submitted(job)
-        return job
-
     def make(
-        self,
-        plan: Plan,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        name: str,
+        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], claim: Claim | None = None
     ) -> Job[Any]:
-        """Make a job that has not entered yet."""
+        """Make a job; a plain one is taken in at once, if there is room: then it has a place (or an end already).
+
+        For nearly every job this is all, so it is done in line: the rest is `enter`, or to wait for room.
+        """
         if get_ident() != self.thread:
             raise self.wrong_thread("submit")
-        job: Job[Any] = Job(
-            function,
-            args,
-            kwargs or None,
-            copy_context(),
-            plan,
-            self,
-            self.next_job(),
-            self.now(),
-            plan.name or name,
-        )
-        job._place = None
+        job = new_job(Job)
+        job._function = function
+        job._args = args
+        job._context = copy_context()
+        job._plan = plan
+        job._owner = self
+        job.sequence = sequence = self.next_job()
+        job._submitted_at = self.now()
+        job._status = QUEUED
+        job._attempt = 0
+        job._finished_at = job._extra = None
+        job._waiters = claim
+        # With fewer jobs than may wait there is room.
+        if plan.plain and (len(self.jobs) < self.limit or not self.full()):
+            self.counters.submitted += 1
+            self.jobs[sequence] = job
+            self.queue.push(job)
+            if self.idle and not self._nudged:
+                self.nudge()
+            if self.listeners:
+                self.listeners.submitted(job)
+        else:
+            job._place = None
         return job
 
     def wrong_thread(self, what: str) -> RuntimeError:
@@ -568,7 +556,7 @@ class Engine:
     def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
         retry = job._plan.retry
         attempts = retry.attempts if retry is not None else 1
-        note = f"attempt {job._attempt} of {attempts}, job {job._name!r} id {job.id!r}"
+        note = f"attempt {job._attempt} of {attempts}, job {job._plan.name!r} id {job.id!r}"
         with contextlib.suppress(Exception):  # an exception may have ideas of its own about notes
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
@@ -584,7 +572,7 @@ class Engine:
         extra = job._extra
         reason = "" if extra is None or extra.lost is None else f": {extra.lost}"
         by_itself = ", by itself or by code outside of the pool" if cause is not None else ""
-        error = JobCancelledError(f"job {job._name!r} id {job.id!r} was cancelled{by_itself}{reason}")
+        error = JobCancelledError(f"job {job._plan.name!r} id {job.id!r} was cancelled{by_itself}{reason}")
         error.__cause__ = _without_locals(cause)
         self._finish(job, CANCELLED, (error, None), now)
 
@@ -645,7 +633,7 @@ class Engine:
             log_fault(
                 logger,
                 "job %.200r id %.200r failed, and nobody was awaiting it",
-                job._name,
+                job._plan.name,
                 job.id,
                 error=error,
                 fields=self.log_fields(job, worker),
@@ -655,7 +643,7 @@ class Engine:
         """Return what every line of the log about a job carries."""
         return {
             "job_id": job.id,
-            "job": job._name,
+            "job": job._plan.name,
             "kind": None,
             "attempt": job._attempt,
             "worker": worker,
@@ -777,7 +765,7 @@ class Engine:
         hand.alarm = when
         job = hand.job
         if job is not None:
-            hand.alarm_for = job.sequence, job._attempt
+            hand.alarm_for = job.sequence
         if when < self.timetable.sweep_at:
             self.timetable.watch(when)
 
@@ -794,7 +782,7 @@ class Engine:
         assert seconds is not None
         limit: Any = cause.value
         return JobTimeoutError(
-            f"job {job._name!r} id {job.id!r} {text} {seconds:g} s ({limit}={seconds:g})", limit, seconds
+            f"job {job._plan.name!r} id {job.id!r} {text} {seconds:g} s ({limit}={seconds:g})", limit, seconds
         )
 
     # -- what would not end --------------------------------------------------------------------------------------
@@ -825,7 +813,7 @@ class Engine:
         log_fault(
             logger,
             "job %.200r id %.200r was told to stop, and did not end within its grace: it leaked%s\n%s",
-            job._name,
+            job._plan.name,
             job.id,
             " and is replaced" if self.on_leak == "replace" else ", and holds its slot until it ends",
             stack,

@@ -136,6 +136,8 @@ class ExitHandlers:
         elif before == signal.SIG_DFL:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
+            if os.getpid() == 1:  # in a container, where the default action does nothing to the first process
+                os._exit(128 + signum)
 
     def _on_exit(self) -> None:
         if os.getpid() != self._pid:

@@ -16,8 +16,7 @@ import asyncio
 import contextvars
 import dataclasses
 from collections.abc import Callable, Generator
-from types import TracebackType
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, final
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
 
 from aiopool._plan import Plan
 from aiopool._retry import RetryAfter
@@ -45,9 +44,6 @@ SCHEDULED = JobStatus.SCHEDULED
 QUEUED = JobStatus.QUEUED
 RUNNING = JobStatus.RUNNING
 SUCCEEDED = JobStatus.SUCCEEDED
-
-# An iterator that is at its end: awaiting it yields nothing and gives None.
-_NOTHING: Generator[Any, None, Any] = cast("Generator[Any, None, Any]", iter(()))
 
 running_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar("aiopool_running_job", default=None)
 
@@ -205,8 +201,22 @@ class Job(Generic[T]):
         page = await job
     """
 
+    # `Engine.make` makes a job, and sets all of these but two, because every store is paid for by every job:
+    # `_started_at` comes with the first attempt, and `_value` with the end.
+    _function: Callable[..., Any] | None
+    _args: tuple[Any, ...]
+    _context: contextvars.Context | None
+    _plan: Plan
+    _owner: JobOwner
+    sequence: int
+    _status: JobStatus
+    _attempt: int
+    _submitted_at: float
     _started_at: float
-    _place: Any
+    _finished_at: float | None
+    _place: Any  # the bucket of the queue, then the worker; None in between, before and after
+    _waiters: Any  # None, one waiter, or a list: futures and claims
+    _extra: JobExtra | None
     _value: Any
 
     __slots__ = (
@@ -217,8 +227,6 @@ class Job(Generic[T]):
         "_extra",
         "_finished_at",
         "_function",
-        "_kwargs",
-        "_name",
         "_owner",
         "_place",
         "_plan",
@@ -230,35 +238,6 @@ class Job(Generic[T]):
         "sequence",
     )
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-        context: contextvars.Context,
-        plan: Plan,
-        owner: JobOwner,
-        sequence: int,
-        submitted_at: float,
-        name: str,
-    ) -> None:
-        self._function: Callable[..., Any] | None = function
-        self._args = args
-        self._kwargs = kwargs
-        self._context: contextvars.Context | None = context
-        self._plan = plan
-        self._owner = owner
-        self.sequence = sequence
-        self._submitted_at = submitted_at
-        self._name = name
-        self._status = QUEUED
-        self._attempt = 0
-        self._finished_at: float | None = None
-        self._waiters: Any = None  # None, one waiter, or a list: futures and claims
-        self._extra: JobExtra | None = None
-        # Not set here, because every store is paid for by every job: `_place` (where it is put sets it),
-        # `_started_at` (with the first attempt) and `_value` (at the end).
-
     # -- questions ---------------------------------------------------------------------------------------------
 
     @property
@@ -269,7 +248,7 @@ class Job(Generic[T]):
     @property
     def name(self) -> str:
         """What the job is called in logs: its option `name`, or the function's name."""
-        return self._name
+        return self._plan.name
 
     @property
     def status(self) -> JobStatus:
@@ -350,9 +329,10 @@ class Job(Generic[T]):
             JobPendingError: the job is not done.
         """
         if self._status is SUCCEEDED:
-            return cast("T", self._value)
+            value: T = self._value
+            return value
         self._require_done("result")
-        error, traceback = cast("tuple[BaseException, TracebackType | None]", self._value)
+        error, traceback = self._value
         try:
             # The first traceback each time, or it would grow with every awaiter.
             raise error.with_traceback(traceback)
@@ -368,7 +348,8 @@ class Job(Generic[T]):
         if self._status is SUCCEEDED:
             return None
         self._require_done("exception")
-        return cast("BaseException", self._value[0])
+        error: BaseException = self._value[0]
+        return error
 
     def outcome(self) -> JobResult[T]:
         """Return how the job ended, as a frozen record.
@@ -382,7 +363,7 @@ class Job(Generic[T]):
         started = self._started_at if self._attempt else self._finished_at
         return JobResult(
             id=self.id,
-            name=self._name,
+            name=self._plan.name,
             status=self._status,
             value=self._value if ok else None,
             error=None if ok else self._value[0],
@@ -401,13 +382,11 @@ class Job(Generic[T]):
     # -- waiting -----------------------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, T]:
-        if self._status is SUCCEEDED and self._value is None:
-            return _NOTHING  # a generator only to return None would cost more than the rest of this
-        return self._await()
-
-    def _await(self) -> Generator[Any, None, T]:
         if self._finished_at is None:
             yield from self._owner.wait(self, running_job.get())
+        if self._status is SUCCEEDED:
+            value: T = self._value
+            return value
         try:
             return self.result()
         finally:
@@ -502,7 +481,7 @@ class Job(Generic[T]):
         self._status = status
         self._value = value
         self._finished_at = now
-        self._function = self._context = self._kwargs = self._place = None
+        self._function = self._context = self._place = None
         self._args = ()
         waiters = self._waiters
         if waiters is not None:
@@ -518,7 +497,7 @@ class Job(Generic[T]):
 
     def __repr__(self) -> str:
         about = f"attempt {self._attempt}" if self._attempt else f"priority {self.priority}"
-        return f"<Job {self.id!r} {self._name} {self._status} {about}>"
+        return f"<Job {self.id!r} {self._plan.name} {self._status} {about}>"
 
 
 class _Wait:

@@ -3,11 +3,16 @@
     signal    first                    second               third
     pools     finish their jobs        cancel their jobs
     main      may use the results, then it is cancelled     the process exits
+    services  are stopped in reverse   have one more grace  are killed
 
 Every step has its time limit. Invariant: once a signal has come, the process ends within `timeout` plus a few graces,
-whatever the jobs and `main` do; what would not end is named in the log.
+whatever the jobs, `main` and the services do; what would not end is named in the log, and no service outlives it.
 
-This module knows signals, `main` and the pools that are open; how a pool ends is the pool's own affair.
+Who started the program is told how far it is (`_notifier`). As process 1 of a container it reaps the orphans that are
+given to it (`_orphans`).
+
+This module knows signals, `main` and the pools that are open. How a pool ends is its own affair, and how services end
+that of `_companions`.
 """
 
 from __future__ import annotations
@@ -15,14 +20,18 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import math
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, NoReturn, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final, overload
 
+from aiopool._companions import Companions
+from aiopool._notifier import Notifier
 from aiopool._options import check_seconds, function_name
+from aiopool._orphans import OrphanReaper, is_init
 from aiopool._pool import Pool
 from aiopool._scope import coroutine_frames
 from aiopool._shutdown import only
@@ -30,11 +39,18 @@ from aiopool._signals import Roster, SignalWatch
 from aiopool._status import PoolStatus
 from aiopool.errors import JobCancelledError, PoolClosedError
 
+if TYPE_CHECKING:  # large, and seldom used: whoever has one has imported it
+    from aiopool._services import ServiceRegistry
+
 __all__ = ["run"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("aiopool.run")
+
+# At most so many graces after `timeout`, and so many seconds to close the event loop: the time that systemd is told.
+_GRACES = 8
+_CLOSING = 2.0
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -44,6 +60,7 @@ def run(
     main: Callable[[], Coroutine[Any, Any, R]],
     *,
     pool: None = None,
+    services: ServiceRegistry | None = None,
     timeout: float | None = 30,
     grace: float = 2,
     loop_factory: LoopFactory | None = None,
@@ -54,6 +71,7 @@ def run(
     main: Callable[[Pool], Coroutine[Any, Any, R]],
     *,
     pool: Pool,
+    services: ServiceRegistry | None = None,
     timeout: float | None = 30,
     grace: float = 2,
     loop_factory: LoopFactory | None = None,
@@ -63,6 +81,7 @@ def run(
     main: Callable[..., Coroutine[Any, Any, R]],
     *,
     pool: Pool | None = None,
+    services: ServiceRegistry | None = None,
     # Kubernetes kills 30 s after its SIGTERM; Docker after 10 s: give less there.
     timeout: float | None = 30,
     grace: float = 2,
@@ -76,16 +95,26 @@ def run(
     has `grace` seconds to return; then it is cancelled. (One that has nothing else to wait for waits with `await
     pool.wait_closed()`, and returns at once.) The second signal cancels the jobs. The third exits at once.
 
+    Services are started one after the other before the pool is opened, and stopped in reverse after `main` has ended,
+    within what is left of `timeout`, and one `grace` at least; near its end they are killed. If one cannot be started,
+    those before it are stopped, `main` is not called, and its error is raised. No service outlives the process, also if
+    the third signal ends it; only what ends Python without asking (SIGKILL, a crash) leaves them behind.
+
     The exit code of a program that a signal ended is 0 if everything was finished in time, and 128 + the signal's
-    number if something was cancelled, left behind or hurried. What does not end by `timeout` and the graces is named
-    in the log, and the process is left without it. The signal handlers that were there before are put back. Outside
-    of the main thread there are no signals to handle: then it is `asyncio.run` with a pool.
+    number if something was cancelled, killed, left behind or hurried. What does not end by `timeout` and the graces is
+    named in the log, and the process is left without it. The signal handlers that were there before are put back.
+
+    Under systemd (`Type=notify`) it says when it is ready, stopping and alive. As process 1 of a container it reaps
+    orphans. Outside of the main thread there is none of this, and no signal to handle: then it is `asyncio.run` with a
+    pool and services.
 
     Args:
         main: an `async def`; called with the pool if you give one, without arguments if not.
         pool: opened before `main` and closed after it, as `async with pool` does. Pools that `main` opens by itself end
             in the same way.
-        timeout: seconds for the jobs to finish after the first signal; None: as long as they take.
+        services: run while `main` does. Its own `handle_signals` is not needed, and has no effect here.
+        timeout: seconds for the jobs to finish after the first signal, and for the services to end; None: as long as
+            the jobs take, and for the services the `stop_timeout` of their registry.
         grace: seconds for each later step: cancelled jobs to end; `main` to return; `main` to end after a cancel; what
             is left in the event loop to end.
         loop_factory: makes the event loop, as in `asyncio.Runner`; `uvloop.new_event_loop`, for example.
@@ -97,7 +126,7 @@ def run(
     Raises:
         BaseException: what `main` raises.
         SystemExit: a signal ended the program before `main` returned.
-        TypeError: `main` is no function.
+        TypeError: `main` is no function, or `services` no `ServiceRegistry`.
         RuntimeError: an event loop runs in this thread.
 
     Example:
@@ -107,8 +136,8 @@ def run(
 
         aiopool.run(main, pool=Pool(size=8), timeout=20)
     """
-    _check(main, timeout, grace)
-    life = _Life(main, pool, timeout, grace)
+    _check(main, services, timeout, grace)
+    life = _Life(main, pool, Companions(services), timeout, grace)
     runner = asyncio.Runner(debug=debug, loop_factory=loop_factory)
     try:
         life.watch(runner.get_loop())
@@ -120,13 +149,18 @@ def run(
     return result  # type: ignore[return-value]  # None goes with an exit code
 
 
-def _check(main: object, timeout: float | None, grace: float) -> None:
+def _check(main: object, services: object, timeout: float | None, grace: float) -> None:
     if asyncio.iscoroutine(main):
         name = getattr(main, "__name__", "main")
         main.close()
         raise TypeError(f"run() was given a coroutine, not a function: write aiopool.run({name}), without calling it")
     if not callable(main):
         raise TypeError(f"run() takes an async function, not {main!r}: write aiopool.run(main)")
+    if services is not None and not hasattr(services, "stop_all"):
+        raise TypeError(
+            f"run() takes a registry of services, not {services!r}: write registry = aiopool.ServiceRegistry(), "
+            "registry.add(type, service) for each, and aiopool.run(main, services=registry)"
+        )
     if timeout is not None:
         check_seconds("timeout", timeout)
     check_seconds("grace", grace)
@@ -145,18 +179,29 @@ class _Life(Generic[R]):
     """One run. Its mutable state: `main`'s task, how far the end has come, and with which code to exit."""
 
     def __init__(
-        self, main: Callable[..., Coroutine[Any, Any, R]], pool: Pool | None, timeout: float | None, grace: float
+        self,
+        main: Callable[..., Coroutine[Any, Any, R]],
+        pool: Pool | None,
+        services: Companions,
+        timeout: float | None,
+        grace: float,
     ) -> None:
         self._function = main
         self._pool = pool
+        self._services = services
         self._timeout = timeout
         self._grace = grace
-        self._watch = SignalWatch(self._on_signal)
+        self._watch = SignalWatch(self._on_signal, before_exit=services.kill if services else None)
+        # Who started the program listens to its main thread only: a run in another one is not the program.
+        program = threading.current_thread() is threading.main_thread()
+        self._notifier = Notifier(os.environ if program else {})
+        self._orphans = OrphanReaper() if program and is_init() else None
         self._roster: Roster
         self._main: asyncio.Task[R]
         self._stopping: asyncio.Task[None] | None = None
         self._hurrying: set[asyncio.Task[None]] = set()
         self._patience: asyncio.Future[None] | None = None  # ends a wait for main early
+        self._ends_at = math.inf  # when the time is up, once a signal has come
         self._forced = False
         self._broken = False  # a callback failed on the way out
         self.exit_code: int | None = None
@@ -169,21 +214,61 @@ class _Life(Generic[R]):
     async def run(self) -> R | None:
         loop = self._roster.loop
         self._roster.begin()
+        self._notifier.watch(loop)
+        if self._orphans is not None:
+            self._orphans.watch(loop)
         self._main = loop.create_task(self._body(), name=function_name(self._function))
         try:
             await asyncio.wait([self._main])
         finally:  # cancelled: by KeyboardInterrupt or SystemExit out of a job
             self._main.cancel()
+        if self._stopping is not None:
+            await self._stopping
+        await self._stop_services()
         if self._stopping is None:
             return self._main.result()
-        await self._stopping
         return self._outcome()
 
     async def _body(self) -> R:
+        if len(self._services):
+            self._notifier.tell(f"starting services: {len(self._services)}")
+        await self._services.start()
         if self._pool is None:
-            return await self._function()
+            return await self._call()
         async with self._pool:
-            return await self._function(self._pool)
+            return await self._call(self._pool)
+
+    async def _call(self, *arguments: Pool) -> R:
+        if self._stopping is None:
+            self._notifier.tell("running", READY=1)
+        try:
+            return await self._function(*arguments)
+        finally:
+            if self._stopping is None:  # by itself: its pool will finish the jobs, and take the time that they need
+                self._tell_stopping("main has ended")
+
+    def _tell_stopping(self, why: str) -> None:
+        if not self._notifier.listening:
+            return
+        places = [pool.statistics() for pool in self._open_pools()]
+        jobs = sum(now.queued + now.scheduled + now.running for now in places)
+        fields = {"STOPPING": 1}
+        if self._stopping is not None and self._timeout is not None:
+            fields["EXTEND_TIMEOUT_USEC"] = int((self._timeout + _GRACES * self._grace + _CLOSING) * 1e6)
+        self._notifier.tell(f"{why}; jobs to finish: {jobs}", **fields)
+
+    async def _stop_services(self) -> None:
+        """Stop the services: in what is left of the time, and one grace at least."""
+        if not self._services.running:
+            return
+        self._notifier.tell(f"stopping services: {len(self._services)}")
+        timeout = self._timeout
+        if self._forced:
+            timeout = self._grace
+        elif self._stopping is not None and timeout is not None:
+            timeout = max(self._grace, self._ends_at - self._roster.loop.time())
+        clean = await self._services.stop(timeout)
+        self._forced |= not clean
 
     # -- being told to end -------------------------------------------------------------------------------------------
 
@@ -191,10 +276,15 @@ class _Life(Generic[R]):
         loop = self._roster.loop
         if count == 1:
             logger.info("told to end by signal %s: finishing the jobs", self._watch.last)
+            if self._timeout is not None:
+                self._ends_at = loop.time() + self._timeout
             self._stopping = loop.create_task(self._stop(), name="aiopool-run-stop")
+            self._tell_stopping(f"told to end by signal {self._watch.last}")
             return
         logger.warning("told to end again by signal %s: cancelling the jobs", self._watch.last)
+        self._notifier.tell(f"told to end again by signal {self._watch.last}: cancelling the jobs")
         self._forced = True
+        self._services.hurry(self._grace)
         for pool in self._open_pools():
             task = loop.create_task(self._shut_down(pool, 0, cancel_pending=True), name="aiopool-run-cancel")
             self._hurrying.add(task)
@@ -265,10 +355,13 @@ class _Life(Generic[R]):
         try:
             if self._stopping is not None:
                 # For what Python waits for without a limit, such as a thread of the loop's executor.
-                watchdog = threading.Timer(2 * self._grace + 1, self._leave, ["the event loop could not be closed"])
+                limit = 3 * self._grace + _CLOSING
+                watchdog = threading.Timer(limit, self._leave, ["the event loop could not be closed"])
                 watchdog.daemon = True
                 watchdog.start()
             stuck = self._cancel_rest(loop)
+            if self._services.running:  # an exit out of a job, say, which nobody in the loop could wait for
+                loop.run_until_complete(self._services.stop(self._grace))
             self._watch.leave_loop()
             for task in stuck:
                 logger.error("a task did not end, and is left behind: %s", _where(task))
@@ -284,6 +377,7 @@ class _Life(Generic[R]):
         finally:
             if watchdog is not None:
                 watchdog.cancel()
+            self._notifier.close()
             self._watch.restore()
 
     def _cancel_rest(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
@@ -294,6 +388,7 @@ class _Life(Generic[R]):
 
     def _leave(self, why: str) -> NoReturn:
         logger.error("leaving the process at once: %s", why)
+        self._services.kill()
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()

@@ -347,7 +347,7 @@ class Listeners:
         return {
             "pool": self.pool,
             "job_id": job.sequence if plan.id is None else plan.id,
-            "name": job._name,
+            "name": job._plan.name,
             "kind": None,
             "attempt": job._attempt,
             "priority": plan.priority,

@@ -21,7 +21,6 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast, final
 from aiopool._engine import Engine
 from aiopool._home import Home
 from aiopool._job import Claim, Job
-from aiopool._options import function_name
 from aiopool._plan import Plan
 from aiopool._runtime import shield
 from aiopool._status import JobStatus
@@ -78,7 +77,6 @@ class MapStream(Claim, Generic[R_co]):
         "_inputs",
         "_line",
         "_low",
-        "_name",
         "_ordered",
         "_plan",
         "_room",
@@ -102,7 +100,6 @@ class MapStream(Claim, Generic[R_co]):
         self._home = home
         self._plan = plan
         self._function = function
-        self._name = function_name(function)
         self._ordered = ordered
         self._ahead = ahead
         self._yields = errors == "yield"
@@ -208,9 +205,8 @@ class MapStream(Claim, Generic[R_co]):
         source = self._source
         if isinstance(source, AsyncIterator):
             return False
-        accept, plan, function, name = engine.accept, self._plan, self._function, self._name
+        make, plan, function = engine.make, self._plan, self._function
         line = self._line.append if self._ordered else None
-        job: Job[Any] | None
         for _ in range(self._ahead - self._between):
             if len(engine.jobs) >= engine.limit and engine.full():
                 return self._between > 0
@@ -222,9 +218,9 @@ class MapStream(Claim, Generic[R_co]):
             except BaseException as error:
                 self._source_failed(error)
                 return True
-            if not plan.plain or (job := accept(plan, function, (item,), name, self)) is None:
-                engine.enter(self._job(engine, item))
-                continue
+            job = make(plan, function, (item,), self)
+            if job._place is None and job._finished_at is None:
+                engine.enter(job)
             self._under_way += 1
             self._between += 1
             if line is not None:
@@ -239,7 +235,7 @@ class MapStream(Claim, Generic[R_co]):
             await self._enter_when_room(engine, self._source)
         elif self._feeder is None:
             self._feeder = engine.runtime.loop.create_task(
-                self._feed_from(engine, self._source), name=f"{self._home.name}-map-{self._name}"
+                self._feed_from(engine, self._source), name=f"{self._home.name}-map-{self._plan.name}"
             )
 
     async def _enter_when_room(self, engine: Engine, source: Iterator[Any]) -> None:
@@ -256,6 +252,8 @@ class MapStream(Claim, Generic[R_co]):
         await self._queue_up(engine, self._job(engine, item))
 
     async def _queue_up(self, engine: Engine, job: Job[Any]) -> None:
+        if job._place is not None or job._finished_at is not None:
+            return  # it is in
         self._home.check_accepting(job)
         if not engine.full():
             engine.enter(job)
@@ -306,14 +304,15 @@ class MapStream(Claim, Generic[R_co]):
             await _close(source)
 
     def _job(self, engine: Engine, item: Any) -> Job[Any]:
-        job = engine.make(self._plan, self._function, (item,), {}, self._name)
-        job._waiters = self
+        job = engine.make(self._plan, self._function, (item,), self)
         self._under_way += 1
         self._between += 1
         if self._ordered:
             self._line.append(job)
         if self._yields:
             self._inputs[job] = item
+        if job._finished_at is not None:
+            self._wake()  # a listener has cancelled it already
         return job
 
     def _forget(self, job: Job[Any]) -> None:
@@ -341,7 +340,7 @@ class MapStream(Claim, Generic[R_co]):
             return  # nobody hears it here: its failure is reported like that of any job
         if not self._ordered:
             self._line.append(job)
-        if self._wakeup is not None and (not self._ordered or self._line[0]._finished_at is not None):
+        if self._wakeup is not None and (not self._ordered or (self._line and self._line[0]._finished_at is not None)):
             self._wake()
 
     def _wake(self) -> None:

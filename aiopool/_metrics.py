@@ -168,7 +168,7 @@ class Meter:
     def started(self, job: Job[Any]) -> None:
         """An attempt begins."""
         if job._attempt == 1:
-            row = self.rows.get(job._name) or self._row(job._name)
+            row = self.rows.get(job._plan.name) or self._row(job._plan.name)
             waited = job._started_at - job._submitted_at
             delay = job._plan.delay
             if delay is not None:
@@ -178,7 +178,7 @@ class Meter:
 
     def ended(self, job: Job[Any], ran: bool, now: float) -> None:
         """A job is done; `ran`: an attempt ended with it."""
-        row = self.rows.get(job._name) or self._row(job._name)
+        row = self.rows.get(job._plan.name) or self._row(job._plan.name)
         row.outcomes[job._status] += 1
         if ran:
             seconds = now - job._started_at
@@ -187,7 +187,7 @@ class Meter:
 
     def retrying(self, job: Job[Any], now: float) -> None:
         """An attempt ended, and there will be another."""
-        row = self.rows.get(job._name) or self._row(job._name)
+        row = self.rows.get(job._plan.name) or self._row(job._plan.name)
         row.retries += 1
         seconds = now - job._started_at
         row.run[bisect_left(self._run_bounds, seconds)] += 1

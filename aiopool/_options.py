@@ -217,12 +217,11 @@ def check_function(function: object) -> bool:
     Raises:
         TypeError: it cannot be run as a job; the text shows the line to write instead.
     """
-    if type(function) is FunctionType or type(function) is BuiltinFunctionType:
-        plain: object = function
-    else:
-        plain = function
-        while isinstance(plain, functools.partial):
-            plain = plain.func
+    if type(function) is FunctionType and function.__code__.co_flags & inspect.CO_COROUTINE:
+        return True  # nearly every one
+    plain: object = function
+    while isinstance(plain, functools.partial):
+        plain = plain.func
     if inspect.iscoroutine(function) or isinstance(function, asyncio.Future):
         if inspect.iscoroutine(function):
             name = function.__qualname__

@@ -1,6 +1,7 @@
-"""`Plan`: merged options, laid out for the hot path and shared by all jobs of the same kind.
+"""`Plan`: merged options, laid out for the hot path and shared by all jobs of one function.
 
-A view (`pool.with_options(...)`) makes its plan once; a job then carries one reference in place of nine options.
+A view (`pool.with_options(...)`) makes the plan of a function once; a job then carries one reference in place of its
+name and nine options.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ class Plan:
     """The options of a job, complete.
 
     Attributes:
+        name: what the job is called: the option, or the function's name.
         offload: the function is a plain one and runs in a thread.
         plain: nothing has to be arranged at submission: no id, group, delay, or limit that runs from then on.
-        swift: nothing has to be arranged at the start of an attempt: no time limit, retry or thread.
+        swift: nothing but a time limit has to be arranged at the start of an attempt: no retry and no thread.
     """
 
     __slots__ = (
@@ -38,7 +40,8 @@ class Plan:
         "total_timeout",
     )
 
-    def __init__(self, options: JobOptions, *, offload: bool) -> None:
+    def __init__(self, options: JobOptions, function: str, *, offload: bool) -> None:
+        """`options` are complete; `function` is its name."""
         # Any: a complete set of options holds no UNSET, which the type of a field cannot say.
         complete: Any = options
         self.priority: int = int(complete.priority)
@@ -48,7 +51,7 @@ class Plan:
         self.retry: Retry | None = complete.retry
         self.delay: float | None = complete.delay
         self.id: int | str | None = complete.id
-        self.name: str | None = complete.name
+        self.name: str = function if complete.name is None else complete.name
         self.group: str | None = complete.group
         self.offload = offload
         self.plain = (
@@ -58,8 +61,7 @@ class Plan:
             and self.queue_timeout is None
             and self.total_timeout is None
         )
-
-        self.swift = self.timeout is None and self.retry is None and not offload
+        self.swift = self.retry is None and not offload
 
     def with_priority(self, priority: int) -> Plan:
         """Return a copy with another priority."""

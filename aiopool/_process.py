@@ -31,7 +31,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import final
 
-__all__ = ["ExitWatch", "ProcessId", "ProcessTable", "alive", "ancestors", "identify", "send", "system_id"]
+__all__ = [
+    "Child",
+    "ExitWatch",
+    "ProcessId",
+    "ProcessTable",
+    "alive",
+    "ancestors",
+    "children",
+    "identify",
+    "send",
+    "system_id",
+]
 
 _LINUX = sys.platform.startswith("linux")
 
@@ -52,6 +63,22 @@ class ProcessId:
 
     pid: int
     started: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child at one moment.
+
+    Attributes:
+        process: which one.
+        session: the session that it is in; 0 for one outside of this pid namespace.
+        zombie: it is over, and its parent has not asked for its exit code.
+    """
+
+    process: ProcessId
+    session: int
+    zombie: bool
 
 
 @final
@@ -143,6 +170,19 @@ def ancestors(pid: int) -> list[int]:
         pid = entry.parent
         line.append(pid)
     return line
+
+
+def children(pid: int) -> list[Child]:
+    """The children of a process, whichever of its threads has started them, zombies included.
+
+    Complete: who is its child all the time while we look is found.
+    """
+    entries = (entry for number in _all_pids() if (entry := _read(number)) is not None)
+    return [
+        Child(ProcessId(entry.pid, entry.started), entry.session, entry.zombie)
+        for entry in entries
+        if entry.parent == pid
+    ]
 
 
 def _open_pidfd(pid: int) -> int | None:

@@ -17,10 +17,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, final
 
-__all__ = ["EAGER", "Runtime", "in_loop", "shield"]
+from aiopool._eager import task_starter
 
-EAGER = sys.version_info >= (3, 12)
-"""Whether a task can run up to its first suspension while it is made (3.12+)."""
+__all__ = ["Runtime", "in_loop", "shield"]
 
 # A loop clock this near the system's monotonic clock *is* that clock. uvloop caches its reading for a whole
 # turn, to the millisecond, so the distance is not zero.
@@ -36,18 +35,20 @@ class Runtime:
         now: seconds on the loop's clock. Where that is the system's monotonic clock it is read directly: cheaper,
             and true inside a long turn of uvloop.
         virtual: the clock is somebody else's (a simulation): it stands still while code runs.
+        start_task: makes a task in a given context that takes its first step at once.
         random: the pool's random numbers (jitter).
         next_job, next_worker: 1, 2, 3 …
         context: an empty context for everything that is not a job, so that no submitter's context variables are
             kept alive by the pool.
     """
 
-    __slots__ = ("context", "loop", "next_job", "next_worker", "now", "random", "thread", "virtual")
+    __slots__ = ("context", "loop", "next_job", "next_worker", "now", "random", "start_task", "thread", "virtual")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seed: int | None = None) -> None:
         self.loop = loop
         self.virtual = abs(loop.time() - time.monotonic()) > _SAME_CLOCK
         self.now: Callable[[], float] = loop.time if self.virtual else time.monotonic
+        self.start_task = task_starter(loop)
         self.random = random.Random(seed)  # noqa: S311 - jitter is no secret
         self.next_job: Callable[[], int] = itertools.count(1).__next__
         self.next_worker: Callable[[], int] = itertools.count(1).__next__

@@ -10,9 +10,11 @@ What nobody can see is an `asyncio.timeout` that a job has entered and not left:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import types
 from collections.abc import Generator
 from contextvars import Context
+from types import CoroutineType
 from typing import Any, final
 
 import anyio
@@ -25,56 +27,78 @@ from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
 from aiopool._job import Job, running_job
 from aiopool._runtime import in_loop
-from aiopool._scope import StopRequest
+from aiopool._scope import StopRequest, coroutine_frames
 from aiopool._worker import Worker
 
 __all__ = ["ScopeWorker"]
 
 
-def _begin(job: Job[Any]) -> tuple[Any, Any]:
-    """Make the coroutine of a job and take its first step; raises StopIteration if that was the last one too."""
-    running_job.set(job)
-    function, args, kwargs = job._function, job._args, job._kwargs
-    assert function is not None
-    del job  # an error refers to this frame (`f_back`), and the job to the error
-    coroutine = function(*args) if kwargs is None else function(*args, **kwargs)
-    return coroutine, coroutine.send(None)
+# What a lane yields when its job has ended.
+_ENDED = object()
 
 
 @types.coroutine
-def _drive(coroutine: Any, context: Context, yielded: Any) -> Generator[Any, Any, Any]:
-    """Go on with a coroutine that has suspended, each step inside its own context."""
-    run, send, throw = context.run, coroutine.send, coroutine.throw
-    try:
-        while True:
-            try:
-                sent = yield yielded
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:
-                yielded = run(throw, error)
-            else:
-                yielded = run(send, sent)
-    except StopIteration as stop:
-        return stop.value
-    except BaseException:
-        del run, send, throw, context, coroutine  # as above: the context refers to the job
-        raise
+def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
+    """Run the jobs that are sent in, one after the other; yield what they wait for, and `_ENDED` after each.
+
+    One generator for all jobs of a worker: to drive each coroutine from outside would cost an exception
+    (`StopIteration`) for each. Every step is sent inside the context of the job.
+    """
+    job = yield _ENDED
+    while True:
+        try:
+            running_job.set(job)
+            function, args = job._function, job._args
+            del job  # an error refers to this frame (`f_back`), and the job to the error
+            call = function(*args)
+            if type(call) is not CoroutineType:
+                call = call.__await__()
+            worker.value = yield from call
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and not worker.engine.runtime.loop.is_running():
+                raise  # the loop is gone, and this generator with it
+            trace = error.__traceback__
+            if trace is not None and trace.tb_next is not None:
+                error.__traceback__ = trace.tb_next  # without this frame
+            worker.error = error
+            trace = None
+        function = args = call = None
+        job = yield _ENDED
+
+
+@types.coroutine
+def _drive(lane: Generator[Any, Any, None], context: Context, yielded: Any) -> Generator[Any, Any, None]:
+    """Go on with a job that has suspended, each step inside its own context, to its end."""
+    run, send, throw = context.run, lane.send, lane.throw
+    while yielded is not _ENDED:
+        try:
+            sent = yield yielded
+        except GeneratorExit:
+            with contextlib.suppress(RuntimeError):  # the job had something to say to the end of the world
+                lane.close()
+            raise
+        except BaseException as error:
+            yielded = run(throw, error)
+        else:
+            yielded = run(send, sent)
 
 
 @final
 class ScopeWorker(Worker):
     """Runs jobs in its own task, under a cancel scope that is re-used while it is clean."""
 
-    __slots__ = ("_bell", "_coroutine", "_host", "_scope", "_state", "_used")
+    __slots__ = ("_bell", "_host", "_lane", "_scope", "_state", "_used", "error", "value")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         super().__init__(engine, bridge)
         self._bell: asyncio.Future[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._used = False  # the scope was cancelled: it serves no other job
-        self._coroutine: Any = None
+        # What came of the job that the lane has run.
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._lane: Generator[Any, Any, None] = _lane(self)
+        next(self._lane)
         self._host: asyncio.Task[Any] | None = None
         self._state: Any = None
 
@@ -111,7 +135,7 @@ class ScopeWorker(Worker):
 
     async def _serve(self, scope: anyio.CancelScope) -> None:
         """Take job after job, until the scope is used up or the worker has to end."""
-        engine, host, state = self.engine, self._host, self._state
+        engine, host, state, lane = self.engine, self._host, self._state, self._lane
         assert host is not None
         context: Any
         while not self.end.done():
@@ -128,8 +152,9 @@ class ScopeWorker(Worker):
             while (job := engine.next(self, now)) is not None:
                 plan, suspended = job._plan, False
                 context = job._context
+                if plan.timeout is not None:
+                    engine.watch(self, now + plan.timeout)
                 if not plan.swift:
-                    self.arm(job, now)
                     if plan.offload:
                         self.offload(job)
                         if engine.idle and engine.queue._order.live:
@@ -139,28 +164,18 @@ class ScopeWorker(Worker):
                 if engine.listeners:
                     engine.listeners.begin(job, self.id, context)
                 # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
-                try:
-                    try:
-                        self._coroutine, yielded = context.run(_begin, job)
-                    except StopIteration as stop:
-                        value = stop.value
-                    else:
-                        suspended = True
-                        if engine.idle and engine.queue._order.live:
-                            engine.nudge()
-                        value = await _drive(self._coroutine, context, yielded)
-                        self._coroutine = None
-                except BaseException as error:
-                    if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
-                        raise
-                    _strip(error)
-                    now = engine.now()
-                    self._coroutine = None
-                    engine.conclude(self, job, None, error, now)
+                yielded = context.run(lane.send, job)
+                if yielded is not _ENDED:
+                    suspended = True
+                    if engine.idle and engine.queue._order.live:
+                        engine.nudge()
+                    await _drive(lane, context, yielded)
+                now = engine.now()
+                if self.error is None:
+                    engine.returned(self, job, self.value, now)
                 else:
-                    now = engine.now()
-                    engine.returned(self, job, value, now)
-                value = self.job = None
+                    self._failed(job, now)
+                self.value = self.job = None
                 if state.cancel_scope is not scope or self._used or host.cancelling():
                     self.clean = state.cancel_scope is not scope
                     context = job = None
@@ -171,6 +186,13 @@ class ScopeWorker(Worker):
                     engine.rest(self)
                     engine.nudge()
                     break
+
+    def _failed(self, job: Job[Any], now: float) -> None:
+        error, self.error = self.error, None
+        try:
+            self.engine.conclude(self, job, None, error, now)
+        finally:
+            del job, error  # the error refers to this frame, and the job to the error
 
     async def _rest(self) -> None:
         """Wait for an offer of work, or for a thread that comes back."""
@@ -224,21 +246,4 @@ class ScopeWorker(Worker):
                 scope.cancel(stop.reason)
 
     def frames(self) -> list[Any]:
-        frames, coroutine = [], self._coroutine
-        while coroutine is not None:
-            frame = getattr(coroutine, "cr_frame", None)
-            if frame is not None:
-                frames.append(frame)
-            coroutine = getattr(coroutine, "cr_await", None)
-        return frames
-
-
-_OURS = frozenset(function.__code__ for function in (_begin, _drive, ScopeWorker._serve))
-
-
-def _strip(error: BaseException) -> None:
-    """Take our own frames off the head of a traceback: they refer to the job, and the job to the error."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code in _OURS and trace.tb_next is not None:
-        trace = trace.tb_next
-    error.__traceback__ = trace
+        return coroutine_frames(self._lane)[1:]  # without the lane, which is ours

@@ -239,7 +239,7 @@ class Shutdown:
                 engine.mark_leaked(worker, job)
             else:
                 engine.leave_behind(worker, job, leaked=True, now=engine.now())
-        return tuple(LeakedJob(_job(w).id, _job(w)._name, w.stack()) for w in self._busy())
+        return tuple(LeakedJob(_job(w).id, _job(w).name, w.stack()) for w in self._busy())
 
     def _busy(self) -> list[Worker]:
         return [worker for worker in self._supervisor.busy() if worker.job not in self.callers]

@@ -2,7 +2,9 @@
 
 Any number of watches hear the same signals; the handlers stand while there is at least one watch. The handler itself
 only counts and wakes the event loop; what is to be done is done there, so nothing is ever raised into a job. It is a
-handler of Python's, not of the loop's, so that the third signal ends the program also while a job blocks the loop.
+handler of Python's, not of the loop's, so that the third signal ends the program also while a job blocks the loop. What
+has to be done before it (`before_exit`: services are killed) is done by a thread, because a handler that waits would
+wait inside whatever the main thread was doing, with its locks held.
 
 What is ignored stays ignored. A forked child that inherits the handlers acts as if they were not there.
 
@@ -13,11 +15,14 @@ The mutable state is `_Desk`: who watches, how many signals have come, and the h
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextvars
+import logging
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from types import FrameType
@@ -27,18 +32,28 @@ __all__ = ["Roster", "SignalWatch", "enlist"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+logger = logging.getLogger("aiopool.run")
+
+# For what is done before the third signal exits. Killing services takes a half second, and has its own limit.
+_LAST_MOMENTS = 3.0
+
 
 @final
 class SignalWatch:
     """Calls `on_signal(count)` in the event loop at the first and at the second signal; the third exits at once.
 
     The exit code of the third is 128 + its number.
+
+    Args:
+        on_signal: hears how many signals there were.
+        before_exit: called at the third signal, in a thread, before the exit; bounded by three seconds.
     """
 
-    __slots__ = ("_context", "_loop", "_on_signal", "_told")
+    __slots__ = ("_context", "_loop", "_on_signal", "_told", "before_exit")
 
-    def __init__(self, on_signal: Callable[[int], object]) -> None:
+    def __init__(self, on_signal: Callable[[int], object], before_exit: Callable[[], object] | None = None) -> None:
         self._on_signal = on_signal
+        self.before_exit = before_exit
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: contextvars.Context | None = None
         self._told = 0
@@ -148,9 +163,38 @@ class _Desk:
         self.count += 1
         self.last = number
         if self.count >= 3:
-            os._exit(128 + number)
+            self._exit(128 + number)
+            return
         for watch in tuple(self._watches):
             watch.wake()
+
+    def _exit(self, code: int) -> None:
+        last = [watch.before_exit for watch in self._watches if watch.before_exit is not None]
+        if not last:
+            os._exit(code)
+        if self.count > 3:  # somebody is impatient, and the exit is under way
+            return
+        try:
+            # Not threading.Thread: its start takes a lock that the interrupted main thread may be holding.
+            _thread.start_new_thread(_exit_after, (code, last))
+            _thread.start_new_thread(_exit_later, (code,))
+        except RuntimeError:  # the interpreter is going down, or there is no thread left
+            _exit_after(code, last)
+
+
+def _exit_after(code: int, calls: list[Callable[[], object]]) -> None:
+    try:
+        for call in calls:
+            call()
+    except BaseException:
+        logger.exception("the last call before the exit failed")
+    finally:
+        os._exit(code)
+
+
+def _exit_later(code: int) -> None:
+    time.sleep(_LAST_MOMENTS)
+    os._exit(code)
 
 
 def _nothing() -> None:

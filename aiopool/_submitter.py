@@ -9,6 +9,7 @@ A view is cheap: it holds its options and a `Plan` for each kind of function, ma
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
@@ -20,6 +21,7 @@ from aiopool._home import Home
 from aiopool._job import Job
 from aiopool._map import MapResult, MapStream
 from aiopool._options import (
+    DEFAULTS,
     UNSET,
     JobOptions,
     Unset,
@@ -39,10 +41,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-_CO_COROUTINE = inspect.CO_COROUTINE
 _OPTION_NAMES = frozenset(
     ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group")
 )
+_NO_PLAN = Plan(DEFAULTS, "", offload=False)
+# A view keeps no more plans than this: functions may have names that are made up as they go.
+MAX_PLANS = 256
 
 
 class Block(Protocol):
@@ -60,12 +64,9 @@ class Submitter:
         "_block",
         "_home",
         "_known",
-        "_known_name",
         "_known_plan",
-        "_merged",
         "_options",
-        "_plan",
-        "_thread_plan",
+        "_plans",
     )
 
     def __init__(self, home: Home, options: JobOptions, base: JobOptions) -> None:
@@ -74,13 +75,11 @@ class Submitter:
         self._options = options
         self._base = base
         self._block: Block | None = None
-        # The last plain function, and what was looked up for it.
+        # The last function, and its plan.
         self._known: Callable[[], object] = _nothing
-        self._known_name = ""
-        self._plan = Plan(options.over(base), offload=False)
-        self._known_plan = self._plan
-        self._thread_plan: Plan | None = None
-        self._merged: dict[int, tuple[JobOptions, Plan]] = {}
+        self._known_plan: Plan = _NO_PLAN
+        # By name, kind and own options; these are kept with the plan, so that their id cannot be taken by others.
+        self._plans: dict[tuple[str, bool, int], tuple[JobOptions | None, Plan]] = {}
 
     # -- handing in ------------------------------------------------------------------------------------------------
 
@@ -112,16 +111,15 @@ class Submitter:
             job = await pool.submit(fetch, url)
             page = await job
         """
+        plan = self._known_plan if function is self._known() else self._look_up(function)
+        if kwargs:
+            function = _bind(function, args, kwargs)
         engine = self._home.engine
-        if function is self._known() and not kwargs and engine is not None:
-            # The function of the last call, and nothing to arrange: straight in.
-            job = engine.accept(self._known_plan, function, args, self._known_name)
-            if job is not None:
-                return job
-        plan, name = self._look_up(function, args, kwargs)
         if engine is None:
             raise self._home.not_open("submit")
-        job = engine.make(plan, function, args, kwargs, name)
+        job = engine.make(plan, function, args)
+        if job._place is not None or job._finished_at is not None:
+            return job  # it is in; a listener may have cancelled it already
         if plan.id is not None:
             _check_id(engine, plan.id)
         if self._block is not None:
@@ -149,15 +147,15 @@ class Submitter:
         Example:
             job = pool.submit_nowait(fetch, url)
         """
+        plan = self._known_plan if function is self._known() else self._look_up(function)
+        if kwargs:
+            function = _bind(function, args, kwargs)
         engine = self._home.engine
-        if function is self._known() and not kwargs and engine is not None:
-            job = engine.accept(self._known_plan, function, args, self._known_name)
-            if job is not None:
-                return job
-        plan, name = self._look_up(function, args, kwargs)
         if engine is None:
             raise self._home.not_open("submit_nowait")
-        job = engine.make(plan, function, args, kwargs, name)
+        job = engine.make(plan, function, args)
+        if job._place is not None or job._finished_at is not None:
+            return job  # it is in; a listener may have cancelled it already
         if plan.id is not None:
             _check_id(engine, plan.id)
         if engine.full():
@@ -278,7 +276,7 @@ class Submitter:
             raise TypeError(f"map() takes an iterable or an async iterable, not {items!r} ({type(items).__name__})")
         return MapStream(
             self._home,
-            self._plan_for(function, (), {}),
+            self._look_up(function),
             function,
             items,
             ordered=ordered,
@@ -339,36 +337,26 @@ class Submitter:
         view._block = self._block
         return view
 
-    def _look_up(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Plan, str]:
-        """Return the plan and the name for a call, and remember them if the next one may skip this."""
-        plan, name = self._plan_for(function, args, kwargs), function_name(function)
-        if plan.plain and self._block is None and type(function) is FunctionType:
-            # Weakly: a pool keeps no function alive.
-            self._known, self._known_plan, self._known_name = weakref.ref(function), plan, plan.name or name
-        return plan, name
-
-    def _plan_for(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
-        """Return the plan for a function, checked."""
+    def _look_up(self, function: Callable[..., Any]) -> Plan:
+        """Return the plan for a function, checked; and remember it, for the next call is likely to be for the same."""
         offload = not check_function(function)
-        if kwargs and not _OPTION_NAMES.isdisjoint(kwargs):
-            _check_misplaced(function, args, kwargs)
-        options = function_options(function)
-        if options is not None:
-            return self._plan_with(options, offload=offload)
-        if not offload:
-            return self._plan
-        if self._thread_plan is None:
-            self._thread_plan = Plan(self._options.over(self._base), offload=True)
-        return self._thread_plan
-
-    def _plan_with(self, options: JobOptions, *, offload: bool) -> Plan:
-        """Return the plan for a function with options of its own: those of this view over the function's."""
-        known = self._merged.get(id(options))
-        if known is None or known[0] is not options:
-            complete = self._options.over(options).over(self._base)
-            # The options are kept with their plan, so that their id cannot be taken by others.
-            known = self._merged[id(options)] = options, Plan(complete, offload=offload)
-        return known[1]
+        name, own = function_name(function), function_options(function)
+        key = name, offload, id(own)
+        known = self._plans.get(key)
+        if known is None or known[0] is not own:
+            options = self._options if own is None else self._options.over(own)
+            plan = Plan(options.over(self._base), name, offload=offload)
+            if self._block is not None:
+                plan.plain = False  # the block is to be asked
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = own, plan
+        else:
+            plan = known[1]
+        if type(function) is FunctionType:
+            # Weakly: a pool keeps no function alive.
+            self._known, self._known_plan = weakref.ref(function), plan
+        return plan
 
     # -- room --------------------------------------------------------------------------------------------------------
 
@@ -420,6 +408,13 @@ class Submitter:
 def _nothing() -> object:
     """No function is known yet; and no function is this one."""
     return _nothing
+
+
+def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+    """Return a function with its keyword arguments, checked."""
+    if not _OPTION_NAMES.isdisjoint(kwargs):
+        _check_misplaced(function, args, kwargs)
+    return functools.partial(function, **kwargs)
 
 
 def _check_id(engine: Engine, id: int | str) -> None:

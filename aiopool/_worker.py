@@ -26,16 +26,12 @@ from typing import Any, final
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine, Hand
 from aiopool._job import Job, running_job
-from aiopool._runtime import EAGER
 from aiopool._scope import StopCause, StopRequest, coroutine_frames
 from aiopool._status import WorkerStatus
 
 __all__ = ["TaskWorker", "Worker"]
 
 INF = math.inf
-Task = asyncio.Task
-# A coroutine that was made, or ended before it began (one that suspended is neither).
-_NOT_BEGUN = (inspect.CORO_CREATED, inspect.CORO_CLOSED)
 # A leaked job is told again this often, in seconds, or once a grace if that is longer.
 SLOW_BEAT = 1.0
 
@@ -55,7 +51,7 @@ class Worker(Hand, ABC):
         self.id = engine.runtime.next_worker()
         self.job: Job[Any] | None = None
         self.alarm = INF
-        self.alarm_for = (0, 0)  # which attempt the alarm was set for: it means nothing to the next one
+        self.alarm_for = 0  # which job the alarm was set for: it means nothing to the next one
         self.busy = False
         self.retiring = False
         # Whether its end, if it comes by itself, is nobody's fault: a job left it dirty.
@@ -108,12 +104,6 @@ class Worker(Hand, ABC):
             if not self.end.done():
                 self.end.set_exception(fault)
 
-    def arm(self, job: Job[Any], now: float) -> None:
-        """Note when the attempt that begins has to end."""
-        timeout = job._plan.timeout
-        if timeout is not None:
-            self.engine.watch(self, now + timeout)
-
     def context(self, job: Job[Any]) -> Context:
         """Return the context for an attempt: the submitter's, and a fresh copy if there may be another attempt."""
         context = job._context
@@ -137,7 +127,7 @@ class Worker(Hand, ABC):
             # Told once the call is in place and the worker at rest: a listener may cancel it.
             self.engine.listeners.begin(job, self.id, context, inside=True)
         try:
-            self.bridge.start(self, context, function, job._args, job._kwargs or {})
+            self.bridge.start(self, context, function, job._args)
         except RuntimeError as error:  # the system gives no more threads: this job fails, the worker is well
             self.thread_done(False, error)
 
@@ -193,7 +183,7 @@ class Worker(Hand, ABC):
         """The alarm: a time limit is over, or a job that was told to stop is still there."""
         job, engine = self.job, self.engine
         self.alarm = INF
-        if job is None or self.alarm_for != (job.sequence, job._attempt):
+        if job is None or self.alarm_for != job.sequence:
             return
         extra = job._extra
         stop = None if extra is None else extra.stop
@@ -231,21 +221,21 @@ def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
         outcome.close()
     kind = type(outcome).__name__
     return TypeError(
-        f"{job._name} is a plain function, so it ran in a thread, and it returned an awaitable "
+        f"{job._plan.name} is a plain function, so it ran in a thread, and it returned an awaitable "
         f"({kind}). Submit the async function itself: submit(function, ...), not submit(lambda: function(...))"
     )
 
 
 @final
 class TaskWorker(Worker):
-    """Runs each attempt in an asyncio task of its own, started eagerly where Python can (3.12+)."""
+    """Runs each attempt in an asyncio task of its own, started eagerly."""
 
-    __slots__ = ("_inline", "_loop", "_task")
+    __slots__ = ("_inline", "_start", "_task")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         super().__init__(engine, bridge)
-        self._inline = False
-        self._loop = engine.runtime.loop
+        self._inline = False  # an attempt takes its first step, inside of ours
+        self._start = engine.runtime.start_task
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -255,7 +245,6 @@ class TaskWorker(Worker):
         finally:
             # Cancelled by foreign code: a job in hand goes on in its own task, and gives the slot back.
             self.retiring = True
-            self._look_for_stillbirth()
 
     def offer(self) -> bool:
         self.engine.take_slot(self)
@@ -265,35 +254,43 @@ class TaskWorker(Worker):
     def go_on(self, now: float) -> None:
         self._pull(now)
 
-    def _pull(self, now: float) -> None:
-        """Run jobs until one suspends, or none may start.
+    def _pull(self, now: float, job: Job[Any] | None = None) -> None:
+        """Run jobs, perhaps a given one first, until one suspends, or none may start.
 
         When it returns it refers to no job: an error's frames refer to this one, too (`f_back`).
         """
-        engine, loop = self.engine, self._loop
+        engine = self.engine
+        context: Any
         task: asyncio.Task[None] | None
         try:
-            while not self.retiring:
-                job = engine.next(self, now)
+            while job is not None or not self.retiring:
                 if job is None:
-                    task = None
-                    return
-                if EAGER and job._plan.swift:
-                    # As `_run` does it, in line: this is nearly every job.
-                    if engine.listeners:
-                        engine.listeners.begin(job, self.id, job._context)
-                    self._inline = True
-                    task = Task(self._attempt(job), loop=loop, name=job._name, context=job._context, eager_start=True)
-                    self._inline = False
-                    if not task.done():
-                        self._suspended(job, task)
-                        job = task = None
+                    job = engine.next(self, now)
+                    if job is None:
+                        context = task = None
                         return
-                elif not self._run(job, now):
+                plan, context = job._plan, job._context
+                if plan.timeout is not None:
+                    engine.watch(self, now + plan.timeout)
+                if not plan.swift:
+                    if plan.offload:
+                        self.offload(job)
+                        job = context = task = None
+                        return
+                    context = self.context(job)
+                if engine.listeners:
+                    engine.listeners.begin(job, self.id, context)
+                self._inline = True
+                task = self._start(self._attempt(job), name=plan.name, context=context)
+                self._inline = False
+                if not task.done():
+                    self._suspended(job, task)
+                    job = context = task = None
                     return
                 now = job._finished_at or engine.now()
+                job = None
                 if now >= engine.slice_ends and not self.retiring:
-                    job = task = None
+                    context = task = None
                     engine.rest(self)
                     engine.nudge()
                     return
@@ -306,35 +303,12 @@ class TaskWorker(Worker):
             self._inline = False
             self.crash(fault)
 
-    def _run(self, job: Job[Any], now: float) -> bool:
-        """Start an attempt; whether it has ended already."""
-        plan, context = job._plan, job._context
-        if not plan.swift:
-            self.arm(job, now)
-            if plan.offload:
-                self.offload(job)
-                return False
-            context = self.context(job)
-        if self.engine.listeners:
-            self.engine.listeners.begin(job, self.id, context)
-        if not EAGER:
-            self._suspended(job, Task(self._attempt(job), loop=self._loop, name=job._name, context=context))
-            return False
-        self._inline = True
-        task = Task(self._attempt(job), loop=self._loop, name=job._name, context=context, eager_start=True)
-        self._inline = False
-        if task.done():
-            del job, task, context  # as in `_pull`
-            return True
-        self._suspended(job, task)
-        return False
-
     def _suspended(self, job: Job[Any], task: asyncio.Task[None]) -> None:
-        """An attempt has a task: its first step is over, and there is more; or it is still to come (3.11)."""
+        """The first step of an attempt is over, and there is more."""
         self._task = task
         extra = job._extra
         if extra is not None and extra.stop is not None and not extra.stop.told:
-            self.tell(extra.stop)  # it was told before it had a task
+            self.tell(extra.stop)  # it was told in its first step
 
     def host(self, job: Job[Any]) -> None:
         """Run one job beyond the size of the pool, and end."""
@@ -344,19 +318,15 @@ class TaskWorker(Worker):
         engine.active += 1
         job._start(self, now)
         self.job = job
-        if self._run(job, now):
-            self._pull(now)
+        self._pull(now, job)
 
     async def _attempt(self, job: Job[Any]) -> None:
         """The task of one attempt. What the job raises ends here; what follows the job follows in its tail."""
         running_job.set(job)
         engine = self.engine
-        function, kwargs = job._function, job._kwargs
+        function = job._function
         try:
-            if kwargs is None:
-                value = await function(*job._args)  # type: ignore[misc]
-            else:
-                value = await function(*job._args, **kwargs)  # type: ignore[misc]
+            value = await function(*job._args)  # type: ignore[misc]
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this coroutine with it
@@ -370,7 +340,7 @@ class TaskWorker(Worker):
                 self.crash(fault)
                 return
             # The frames of the error refer to this one all the same (`f_back`): it must not refer to the job.
-            del job, function, kwargs
+            del job, function
         else:
             now = engine.now()
             try:
@@ -388,23 +358,6 @@ class TaskWorker(Worker):
             stop.told += 1
             assert job is not None
             task.cancel(stop.reason)
-            self._look_for_stillbirth()
-
-    def _look_for_stillbirth(self) -> None:
-        """Where tasks do not start eagerly, a cancel may come before the first step: then `_attempt` never runs."""
-        task = self._task
-        if EAGER or task is None or not task.cancelling():
-            return
-        if inspect.getcoroutinestate(task.get_coro()) in _NOT_BEGUN:  # type: ignore[arg-type]
-            self.engine.runtime.soon(self._never_began, task)
-
-    def _never_began(self, task: asyncio.Task[None]) -> None:
-        job = self.job
-        if self._task is task and job is not None:  # else it ran, and has gone on from there
-            now = self.engine.now()
-            self.engine.conclude(self, job, None, asyncio.CancelledError(), now)
-            self._task = None
-            self._pull(now)
 
     def frames(self) -> list[Any]:
         # `Task.get_stack` tells only the outermost frame of a task that waits: here `_attempt`, which is ours.

@@ -16,6 +16,7 @@ import asyncio
 import functools
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -66,6 +67,10 @@ LOOPS = _factories()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", 'loops(*kinds): run on each loop of these kinds: "virtual", "real", "uvloop"')
     config.addinivalue_line("markers", "leaves_behind(reason): no check for leaks after this test")
+    # A shell's background jobs inherit that SIGINT is ignored, and so would each program that a test starts: those that
+    # wait to be interrupted would wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

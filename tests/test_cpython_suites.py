@@ -17,10 +17,11 @@ import warnings
 import anyio
 import anyio.lowlevel
 import pytest
+from virtual import forever
 
 from aiopool import JobStatus, Pool
 from aiopool import current_job as this
-from aiopool.testing import advance, settle
+from aiopool.testing import VirtualLoop, advance, settle
 
 try:
     import uvloop
@@ -29,12 +30,13 @@ except ImportError:  # not on every platform
 
 
 def eager_loop():
-    loop = asyncio.new_event_loop()
+    loop = VirtualLoop()
     loop.set_task_factory(asyncio.eager_task_factory)
     return loop
 
 
-LOOPS = {"asyncio": asyncio.new_event_loop}
+# Whole seconds are slept in these tests: in virtual time, on asyncio's own loop with another clock; and on uvloop.
+LOOPS = {"asyncio": VirtualLoop}
 if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
 if sys.version_info >= (3, 12):
@@ -129,10 +131,6 @@ def test_a_failing_test_fails_here(isolation, loop):
 
 everywhere = pytest.mark.loops("virtual", "real")
 virtual = pytest.mark.loops("virtual")
-
-
-async def forever():
-    await asyncio.get_running_loop().create_future()
 
 
 async def in_a_job(new_pool, function, *args):

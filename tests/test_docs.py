@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import dataclasses
 import difflib
-import importlib.metadata
 import inspect
 import io
 import os
@@ -31,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 # Whole programs and processes: `test_services_docs.py` runs that one.
 OTHERS = {ROOT / "docs/how-to/services.md"}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(set((ROOT / "docs").rglob("*.md")) - OTHERS)]
+# To find and load all that are installed would take two seconds a page.
+PLUGINS = ["-p", "pytest_asyncio.plugin", "-p", "anyio.pytest_plugin", "-p", "aiopool.pytest_plugin"]
 FENCE = re.compile(
     r"(?P<mark><!-- run -->\n+)?^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
@@ -139,12 +140,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
 
 
-def plugin() -> list[str]:
-    """Our pytest plugin, where this checkout is not installed."""
-    names = {entry.name for entry in importlib.metadata.entry_points(group="pytest11")}
-    return [] if "aiopool" in names else ["-p", "aiopool.pytest_plugin"]
-
-
 def pages() -> list[Path]:
     return [page for page in PAGES if page.exists()]
 
@@ -180,12 +175,10 @@ else:
                     "-q",
                     "-p",
                     "no:cacheprovider",
-                    "-p",
-                    "no:xdist",
-                    *plugin(),
+                    *PLUGINS,
                     "test_page.py",
                 ],
-                env={**environment(), "PYTHONWARNINGS": ""},
+                env={**environment(), "PYTHONWARNINGS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,

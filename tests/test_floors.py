@@ -17,11 +17,11 @@ PACKAGE = Path(aiopool.__file__).parent
 # A new module gets a place here: as low as its imports allow.
 FLOORS = [
     # words, rules and tools: they import nothing of ours
-    "errors _status _retry _restart _runtime _queue _statistics _bridge _signals _faults",
-    "_calls _process _die_with_parent _service_status _settings_files _settings_text _settings_layer",
+    "errors _status _retry _restart _eager _queue _statistics _bridge _signals _notifier _faults",
+    "_runtime _calls _process _die_with_parent _service_status _settings_files _settings_text _settings_layer",
     # what can be said about a job
     "events _options _scope _timetable from_thread",
-    "_plan _health",
+    "_plan _health _orphans",
     "_settings_kinds",
     "_job _settings_sources",
     "_metrics",
@@ -49,6 +49,7 @@ FLOORS = [
     "_service_leftovers",
     "_services",
     # the program
+    "_companions",
     "_lifecycle",
     # the face
     "aiopool",

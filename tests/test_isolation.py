@@ -15,6 +15,7 @@ import weakref
 
 import anyio
 import pytest
+from virtual import double, forever
 
 from aiopool import JobStatus, Pool, PoolStatus, Restart
 from aiopool.testing import explore, wait_until
@@ -23,18 +24,6 @@ both = pytest.mark.loops("virtual", "uvloop")
 real = pytest.mark.loops("real")
 
 variable = contextvars.ContextVar("variable", default="nobody's")
-
-
-def now():
-    return asyncio.get_running_loop().time()
-
-
-async def forever():
-    await asyncio.get_running_loop().create_future()
-
-
-async def double(x):
-    return 2 * x
 
 
 # -- what a job may do to the task in which it runs --------------------------------------------------------------

@@ -18,6 +18,7 @@ from unittest.mock import AsyncMock
 
 import anyio
 import pytest
+from virtual import double, forever
 
 from aiopool import (
     JobCancelledError,
@@ -32,14 +33,6 @@ from aiopool.testing import DELAYS, advance, explore, settle, wait_until
 
 virtual = pytest.mark.loops("virtual")
 real = pytest.mark.loops("real")
-
-
-async def double(x):
-    return 2 * x
-
-
-async def forever():
-    await asyncio.get_running_loop().create_future()
 
 
 async def fail(error):

@@ -8,6 +8,7 @@ import math
 import os
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from aiopool._metrics import MAX_LABEL, OTHER, label_text
 from aiopool.instrumentation.prometheus import PoolCollector, SystemCollector
 from aiopool.testing import run_virtual
 
-PROMTOOL = "/usr/bin/promtool"
+PROMTOOL = shutil.which("promtool")
 
 
 def registry(*pools, **options):
@@ -401,9 +402,7 @@ async def test_a_worker_that_is_being_replaced_is_said_to_be(isolation):
         assert pool.metrics().workers == {"idle": 3, "busy": 0, "restarting": 0}
 
 
-@pytest.mark.skipif(
-    not os.path.exists(PROMTOOL), reason="promtool is not installed (Debian: apt-get install prometheus)"
-)
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: apt-get install prometheus)")
 def test_promtool_finds_nothing_to_improve():
     """Prometheus' own linter reads the scrape: names, suffixes, help texts."""
 
@@ -518,7 +517,7 @@ def test_hostile_names_are_harmless():
             counts = {key[1]: value for key, value in rows.items() if key[0] == "aiopool_job_outcomes_total" and value}
             assert sum(counts.values()) == len(HOSTILE)
             assert all(len(name) <= 10 * MAX_LABEL and name.isprintable() for name in counts)
-            if os.path.exists(PROMTOOL):
+            if PROMTOOL is not None:
                 done = subprocess.run([PROMTOOL, "check", "metrics"], input=text.encode(), capture_output=True)
                 assert done.returncode == 0, done.stderr
 

@@ -125,9 +125,11 @@ class Uncomparable:
 
 
 def new_job(sequence, priority=5, at=0.0):
-    plan = Plan(JobOptions(priority=priority).over(DEFAULTS), offload=False)
-    payload = Uncomparable()
-    return Job(lambda: payload, (payload,), {"x": payload}, None, plan, None, sequence, at, "job")
+    job = Job()
+    job._plan = Plan(JobOptions(priority=priority).over(DEFAULTS), "job", offload=False)
+    job._args = (Uncomparable(),)
+    job.sequence, job._submitted_at = sequence, at
+    return job
 
 
 def drain(queue):

@@ -3,65 +3,15 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
+from programs import program, rest, wait_for
 
 import aiopool
 from aiopool import Pool
-
-PREFACE = """
-import asyncio, multiprocessing, os, signal, sys, threading, time
-import aiopool
-from aiopool import Pool
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
-
-def say(*words):
-    print(*words, flush=True)
-"""
-
-
-@contextmanager
-def program(body: str, loop: str = "asyncio") -> Iterator[subprocess.Popen[str]]:
-    """Start a program; its standard error goes to its standard output."""
-    factory = "None" if loop == "asyncio" else "__import__('uvloop').new_event_loop"
-    code = PREFACE + f"loop_factory = {factory}\n" + textwrap.dedent(body)
-    with subprocess.Popen(
-        [sys.executable, "-X", "dev", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        watchdog = threading.Timer(60, process.kill)
-        watchdog.start()
-        try:
-            yield process
-        finally:
-            watchdog.cancel()
-            process.kill()
-
-
-def wait_for(process: subprocess.Popen[str], line: str) -> list[str]:
-    """Read until a line, and return all lines read."""
-    assert process.stdout is not None
-    lines = []
-    for text in process.stdout:
-        lines.append(text.rstrip("\n"))
-        if lines[-1] == line:
-            return lines
-    raise AssertionError(f"the program never said {line!r}, but:\n" + "\n".join(lines))
-
-
-def rest(process: subprocess.Popen[str]) -> tuple[list[str], int]:
-    """Read to the end, and return the lines and the exit code."""
-    assert process.stdout is not None
-    lines = process.stdout.read().splitlines()
-    return lines, process.wait()
-
 
 both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 both_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -120,6 +120,28 @@ async def ca2_a_submitter_is_cancelled_as_it_gets_in(world, chance, *, size=1, q
 
 
 @kernel
+async def ca2_a_submitter_is_cancelled_when_it_has_just_got_in(world, chance, *, size=1, queue_size=1):
+    """CA2: its job has the freed place, and it has not woken yet: the job goes again, and never starts."""
+    _, submitting = plain(world, "ok", 1.0)
+    await submitting
+    await settle()
+    before, submitting = plain(world)
+    await submitting
+    record, submitting = plain(world, chance.choice(["ok", "instant"]), chance.choice(DELAYS))
+    task = world.spawn(submitting)
+    await asyncio.sleep(chance.choice(DELAYS[:-1]))
+    await settle()
+    world.cancel(before)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await settle()
+    assert len(world.pool.jobs()) == 1
+    await world.pool.join()
+    assert not record.starts
+
+
+@kernel
 async def ca3_one_of_several_waiters_is_cancelled(world, chance, *, size=1):
     """CA3, pitfall 21: the job and the other waiters do not notice."""
     record, submitting = plain(world, "ok", 1.0)
@@ -246,6 +268,92 @@ async def rs6_a_worker_is_let_go_as_it_is_handed_a_job(world, chance, *, size=3)
     assert all(record.starts == 1 for record, _ in rows)
     await settle()
     assert len(world.pool._home.supervisor.workers()) == world.pool.size
+
+
+@kernel
+async def equals_start_as_they_came(world, chance, *, size=1):
+    """I7: by priority, and equals in the order in which they came, although one that waits goes away."""
+    _, submitting = plain(world, "ok", 3.0)
+    await submitting
+    rows = [plain(world, "ok", chance.choice([0.25, 0.5]), priority=chance.choice([1, 5, 5])) for _ in range(8)]
+    for _, submitting in rows:
+        await submitting
+        await asyncio.sleep(chance.choice([0, 0, 0.25]))
+    world.cancel(chance.choice(rows)[0])
+    await world.pool.join()
+    began = sorted((record for record, _ in rows if record.starts), key=lambda record: record.began)
+    assert [record.number for record in began] == [
+        record.number for record in sorted(began, key=lambda record: (record.job.priority, record.job.sequence))
+    ]
+
+
+@kernel
+async def a_retried_job_keeps_its_place(world, chance, *, size=1):
+    """I7: whoever is tried again goes ahead of all that came after it, and not to the end of the line."""
+    delay = chance.choice([0, 0.25, 0.5])
+    first, submitting = plain(
+        world, "flaky", chance.choice([0.25, 0.5]), retry=Retry(attempts=2, delay=delay, jitter=0)
+    )
+    await submitting
+    rows = [plain(world, "ok", 1.0) for _ in range(3)]
+    for _, submitting in rows:
+        world.spawn(submitting)
+        await settle()
+    await world.pool.join()
+    assert first.starts == 2
+    # It is due while the one after it runs, at the latest.
+    assert first.began <= rows[0][0].began + 1.0
+    assert all(first.began < record.began for record, _ in rows[1:])
+
+
+@kernel
+async def a_paused_pool_starts_nothing(world, chance, *, size=2):
+    """I3: what runs goes on and ends; nothing starts before the pool is resumed, and then all of it does."""
+    rows = [plain(world, chance.choice(["ok", "instant"]), 0.5) for _ in range(6)]
+    early = chance.randrange(4)
+    for _, submitting in rows[:early]:
+        await submitting
+    await asyncio.sleep(chance.choice([0, 0.25, 0.5]))
+    world.pause(True)
+    chosen = [record for record, _ in rows[:early] if record.job.status is not JobStatus.QUEUED]
+    for _, submitting in rows[early:]:
+        await submitting
+        await asyncio.sleep(chance.choice(DELAYS))
+    await asyncio.sleep(1.0)
+    await settle()
+    assert all(record.starts == (record in chosen) for record, _ in rows)
+    world.pause(False)
+    await world.pool.join()
+    assert all(record.starts == 1 for record, _ in rows)
+
+
+@kernel
+async def one_context_each(world, chance, *, size=1):
+    """I17: one job after the other, and each sees what its own submitter saw."""
+    for _ in range(3):
+        _, submitting = plain(world, chance.choice(["ok", "instant"]), chance.choice(DELAYS))
+        world.spawn(submitting)
+        await settle()
+    await world.pool.join()
+
+
+@kernel
+async def rs6_a_pool_that_grows_has_its_workers_at_once(world, chance, *, size=1):
+    """RS6: after any change, and while jobs run, there is a worker for each new slot in the moment it is there."""
+    for before in chance.choice([(), (2, 1), (0, 1), (3, 0, 1)]):
+        await world.resize(before)
+        if chance.random() < 0.5:
+            await settle()
+    _, submitting = plain(world, "ok", 1.0)
+    await submitting
+    await asyncio.sleep(chance.choice([0, 0.25]))
+    await world.resize(3)
+    rows = [plain(world, "ok", 1.0) for _ in range(2)]
+    for _, submitting in rows:
+        await submitting
+    await settle()
+    assert all(record.inside for record in world.records)
+    assert len(world.pool._home.supervisor.workers()) == 3
 
 
 @kernel
@@ -480,43 +588,49 @@ def nothing_async(original):
     return call
 
 
-# A fault, how it is planted, and the scenario that must find it within that many schedules.
+# A fault, how it is planted, and the scenario that must find it within that many schedules: a kernel in which it shows
+# under every second seed at least, or `mixed` where a third of them find it on every Python. (On 3.11 the world cannot
+# look at order and pause as a job begins, see `World.exact`: so these have kernels that look afterwards.)
 FAULTS = {
-    "first come, last served": (fifo_reversed, mixed, 10),
-    "one slot more than the size": (one_slot_more, mixed, 10),
+    "first come, last served": (fifo_reversed, "equals", 10),
+    "one slot more than the size": (one_slot_more, mixed, 30),
     "queued jobs are forgotten at the end": (
         wrap(Shutdown, "_cancel_waiting", lambda original: lambda self: 0),
         mixed,
-        20,
+        60,
     ),
-    "a waiter that gives up cancels the job": (wrap(Engine, "wait", waiter_cancels_the_job), "ca3", 10),
+    "a waiter that gives up cancels the job": (wrap(Engine, "wait", waiter_cancels_the_job), "ca3", 30),
     "a cancel is lost on its way": (cancel_is_lost, "ca6", 10),
-    "the time limit never strikes": (wrap(Engine, "attempt_expired", nothing), mixed, 20),
+    "the time limit never strikes": (wrap(Engine, "attempt_expired", nothing), mixed, 60),
     "a finished job keeps its arguments": (wrap(Job, "_finish", arguments_are_kept), "nothing_is_kept", 5),
     "an exception is replaced by a copy": (
         wrap(Engine, "_failure", lambda original: lambda self, *args: copy.copy(original(self, *args))),
         mixed,
-        20,
+        60,
     ),
-    "a job runs although its submit was cancelled": (wrap(Home, "stop", nothing_async), "ca2", 30),
-    "all jobs share a context": (one_context_for_all, mixed, 10),
+    "a job runs although its submit was cancelled": (
+        wrap(Home, "stop", nothing_async),
+        "ca2_a_submitter_is_cancelled_when",
+        10,
+    ),
+    "all jobs share a context": (one_context_for_all, "one_context", 10),
     "a retried job goes to the end of the line": (
         wrap(JobQueue, "push_in_order", lambda original: lambda self, job: self.push(job)),
-        mixed,
-        60,
+        "a_retried",
+        10,
     ),
     "a freed place wakes nobody": (wrap(Engine, "admit", nothing), "ca1", 10),
     "blocked submitters get in last come first": (wrap(Engine, "admit", last_come_first_let_in), "ca1", 10),
     "a cancel is counted twice": (wrap(Engine, "_finish", counted_twice), "ca5", 10),
     "a cancel is retried": (cancel_is_a_failure, "ca6", 10),
-    "a pause does not hold": (wrap(Engine, "set_slots", pause_is_ignored), mixed, 30),
+    "a pause does not hold": (wrap(Engine, "set_slots", pause_is_ignored), "a_paused", 10),
     "a lent slot does not come free": (wrap(Engine, "_lend", lambda original: lambda self, extra: None), "slots", 10),
-    "a slot is not taken back": (wrap(Engine, "_end_loan", nothing), "slots", 10),
-    "the deadline of a shutdown is ignored": (wrap(Shutdown, "hurry", nothing), mixed, 30),
+    "a slot is not taken back": (wrap(Engine, "_end_loan", nothing), "slots", 30),
+    "the deadline of a shutdown is ignored": (wrap(Shutdown, "hurry", nothing), mixed, 60),
     "a group is left before its jobs are done": (wrap(Group, "__aexit__", left_early), mixed, 60),
     "a worker that is let go is not replaced": (
         wrap(Supervisor, "ensure", lambda original: lambda self: None if self._tasks else original(self)),
-        "rs6",
+        "rs6_a_pool",
         10,
     ),
 }

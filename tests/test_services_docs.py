@@ -20,11 +20,6 @@ import aiopool
 
 PAGE = (ROOT / "docs" / "how-to" / "services.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-FACE = ("Command", "ServiceRegistry")
-
-pytestmark = pytest.mark.skipif(
-    not all(hasattr(aiopool, name) for name in FACE), reason="the face does not export the services yet"
-)
 
 
 def block(text: str) -> str:

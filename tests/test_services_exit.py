@@ -243,7 +243,7 @@ def test_children_die_with_their_parent_even_when_a_helper_thread_started_them()
         "input()\n"
     )
     program = subprocess.Popen(
-        ["python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     )
     assert program.stdin is not None
     assert program.stdout is not None

@@ -10,6 +10,7 @@ import threading
 
 import anyio
 import pytest
+from virtual import double, forever, now
 
 from aiopool import (
     JobCancelledError,
@@ -25,18 +26,6 @@ from aiopool.testing import DELAYS, advance, explore, settle, wait_until
 
 virtual = pytest.mark.loops("virtual")
 real = pytest.mark.loops("real")
-
-
-def now():
-    return asyncio.get_running_loop().time()
-
-
-async def forever():
-    await asyncio.get_running_loop().create_future()
-
-
-async def double(x):
-    return 2 * x
 
 
 async def tidy(seconds, steps=None):

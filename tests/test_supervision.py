@@ -10,6 +10,7 @@ import logging
 import math
 
 import pytest
+from virtual import double, forever, now
 
 from aiopool import JobCancelledError, JobStatus, Pool, PoolClosedError, PoolStatus, Restart, RestartLimitError, Retry
 from aiopool._engine import Engine
@@ -21,18 +22,6 @@ from aiopool.testing import advance, explore, run_virtual, settle, wait_until
 virtual = pytest.mark.loops("virtual")
 real = pytest.mark.loops("real")
 both = pytest.mark.loops("virtual", "uvloop")
-
-
-def now():
-    return asyncio.get_running_loop().time()
-
-
-async def forever():
-    await asyncio.get_running_loop().create_future()
-
-
-async def double(x):
-    return 2 * x
 
 
 # -- what a job may raise --------------------------------------------------------------------------------------
@@ -316,7 +305,7 @@ MACHINERY = {
         (Engine, "returned"),
         (Engine, "conclude"),
         (_Buckets, "pop"),
-        (TaskWorker, "arm"),
+        (Engine, "watch"),
         (TaskWorker, "context"),
         (TaskWorker, "offload"),
     ],
@@ -325,7 +314,7 @@ MACHINERY = {
         (Engine, "returned"),
         (Engine, "conclude"),
         (_Buckets, "pop"),
-        (ScopeWorker, "arm"),
+        (Engine, "watch"),
         (ScopeWorker, "context"),
         (ScopeWorker, "offload"),
         (ScopeWorker, "_rest"),

@@ -12,14 +12,16 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
+from virtual import now
 
 import aiopool
-from aiopool._bridge import ThreadBridge
+from aiopool._bridge import ThreadBridge, _Thread
 from aiopool.testing import (
     DELAYS,
     DeadlockError,
@@ -36,6 +38,7 @@ from aiopool.testing import (
     settle,
     wait_until,
 )
+from aiopool.testing._threads import _works_for
 
 _ROOT = Path(aiopool.__file__).parents[1]
 MODES = ("fifo", "tasks", "chaos")
@@ -46,10 +49,6 @@ EAGER = pytest.param(True, marks=pytest.mark.skipif(sys.version_info < (3, 12), 
 def _no_seeds_from_outside(monkeypatch):
     """The self-tests need their own seeds."""
     monkeypatch.delenv("AIOPOOL_SEEDS", raising=False)
-
-
-def now():
-    return asyncio.get_running_loop().time()
 
 
 # -- the clock ---------------------------------------------------------------------------------------------
@@ -1235,3 +1234,13 @@ def test_the_error_of_the_block_stays():
         assert "timer, due in 1000 s: print" in caught.value.__notes__[0]
 
     run_virtual(main)
+
+
+def test_a_thread_in_its_last_line_works_for_nobody():
+    """It is alive still, and has let go of its bridge."""
+    thread = _Thread(bridge := types.SimpleNamespace(loop=(loop := object()), _calls={}), "last")
+    assert not _works_for(thread, loop)
+    bridge._calls[1] = types.SimpleNamespace(abandoned=False)
+    assert _works_for(thread, loop)
+    del thread.bridge
+    assert not _works_for(thread, loop)

@@ -17,6 +17,7 @@ import time
 import traceback
 
 import pytest
+from virtual import double
 
 from aiopool import (
     JobCancelledError,
@@ -32,10 +33,6 @@ from aiopool.testing import wait_until
 
 real = pytest.mark.loops("real")
 HOUR = 3600
-
-
-async def double(x):
-    return 2 * x
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import time
 
 import anyio
 import pytest
+from virtual import double, forever, now
 
 from aiopool import JobCancelledError, JobStatus, JobTimeoutError, Pool, Retry
 from aiopool import current_job as this
@@ -14,18 +15,6 @@ from aiopool.testing import DELAYS, advance, explore, settle
 
 virtual = pytest.mark.loops("virtual")
 real = pytest.mark.loops("real")
-
-
-def now():
-    return asyncio.get_running_loop().time()
-
-
-async def forever():
-    await asyncio.get_running_loop().create_future()
-
-
-async def double(x):
-    return 2 * x
 
 
 # -- one attempt ---------------------------------------------------------------------------------------------

@@ -70,6 +70,16 @@ async def nap(seconds=1.0, value=None):
     return value
 
 
+async def double(x):
+    """Return twice as much, at once."""
+    return 2 * x
+
+
+async def forever():
+    """Wait for what never comes."""
+    await asyncio.get_running_loop().create_future()
+
+
 async def fail(error=ValueError):
     """Raise at once."""
     raise error

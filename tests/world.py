@@ -23,7 +23,6 @@ long run (`test_soak.py`). It knows the public face of the pool only, so that it
 import asyncio
 import contextvars
 import dataclasses
-import sys
 from typing import Any
 
 import anyio
@@ -43,7 +42,6 @@ from aiopool import (
     events,
 )
 
-EAGER = sys.version_info >= (3, 12)
 FINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.TIMED_OUT, JobStatus.CANCELLED}
 KINDS = ("ok", "instant", "fail", "flaky", "stubborn", "cleanup", "self_cancel", "raise_cancel", "nested")
 # They end at once when they are told to.
@@ -89,8 +87,6 @@ class World:
         options.setdefault("on_error", lambda job, error: None)
         options.setdefault("cancel_grace", 0.5)
         self.pool = Pool(**options)
-        # On 3.11 an attempt's task begins one turn after its job was chosen.
-        self.exact = EAGER or options.get("isolation") == "scope"
         # Who pushes another job out takes its place, ahead of the streams, which wait for room even then.
         self.drops = str(options.get("overflow", "")).startswith("drop")
         self.paused = False
@@ -131,10 +127,7 @@ class World:
         if record.inside:
             self.fault(f"I4: two attempts of {record!r} overlap")
         record.starts += 1
-        # On 3.11 an attempt can be over before its first step.
-        if record.starts > record.attempts or (
-            record.starts != me.attempt if self.exact else record.starts > me.attempt
-        ):
+        if record.starts > record.attempts or record.starts != me.attempt:
             self.fault(f"I4: attempt {me.attempt} of {record.attempts}, start {record.starts} of {record!r}")
         task = asyncio.current_task()
         assert task is not None
@@ -146,16 +139,15 @@ class World:
         holding = sum(other.inside and not other.lent for other in self.records)
         if holding >= self.allowed():
             self.fault(f"I3: {record!r} began while {holding} ran with size {self.pool.size}")
-        if self.exact:
-            if self.paused and self.pool.status is PoolStatus.OPEN:
-                self.fault(f"I3: {record!r} began in a paused pool")
-            # A blocked submitter gets in with the job that goes: so what came in this moment may have come after it.
-            early = now() if self.pool._queue_size is not None else float("inf")
-            queued = self.pool.jobs(JobStatus.QUEUED)
-            line = [job for job in queued if job.waits_for == "slot" and job.submitted_at < early]
-            best = min(line, key=_place, default=me)
-            if _place(best) < _place(me) and not self.drops:
-                self.fault(f"I7: {record!r} began before {best!r}")
+        if self.paused and self.pool.status is PoolStatus.OPEN:
+            self.fault(f"I3: {record!r} began in a paused pool")
+        # A blocked submitter gets in with the job that goes: so what came in this moment may have come after it.
+        early = now() if self.pool._queue_size is not None else float("inf")
+        queued = self.pool.jobs(JobStatus.QUEUED)
+        line = [job for job in queued if job.waits_for == "slot" and job.submitted_at < early]
+        best = min(line, key=_place, default=me)
+        if _place(best) < _place(me) and not self.drops:
+            self.fault(f"I7: {record!r} began before {best!r}")
         record.inside, record.lent, record.began = True, False, now()
 
     def _leave(self, record: Record) -> None:

@@ -53,7 +53,8 @@ def _works_for(thread: threading.Thread, loop: asyncio.AbstractEventLoop) -> boo
     if kind == _ANYIO:
         return its.loop is loop and its.queue.unfinished_tasks > 0
     if kind == _BRIDGE:
-        return its.bridge.loop is loop and any(not call.abandoned for call in its.bridge._calls.values())
+        bridge = getattr(its, "bridge", None)  # let go of in the thread's last line
+        return bridge is not None and bridge.loop is loop and any(not c.abandoned for c in bridge._calls.values())
     return False
 
 

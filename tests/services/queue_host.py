@@ -16,10 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from queuemgr.async_simple_api import AsyncQueueSystem
+from queuemgr.process_config import ProcessManagerConfig
 from services.helpers import running
 from services.jobs import StubbornJob
 
 from aiopool._services import ServiceRegistry
+
+start_config = ProcessManagerConfig.__init__
+
+
+def patient(self: Any, **options: Any) -> None:
+    start_config(self, **{"startup_timeout": 25.0, **options})
+
+
+# Its manager has 10 s to start, which a loaded machine may not keep; `AsyncQueueSystem` has no parameter for that.
+ProcessManagerConfig.__init__ = patient
 
 
 def queue_system(directory: str) -> Any:

@@ -206,6 +206,7 @@ def programs() -> None:
 
     assert_type(aiopool.run(main), int)
     assert_type(aiopool.run(with_pool, pool=Pool()), str)
+    assert_type(aiopool.run(with_pool, pool=Pool(), services=aiopool.ServiceRegistry()), str)
 
 
 def decorators() -> None:

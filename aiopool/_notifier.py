@@ -1,0 +1,114 @@
+"""`Notifier`: what systemd is told about this program (`Type=notify`), or whoever else has set `NOTIFY_SOCKET`.
+
+    READY=1              its services run, its pool is open: `systemctl start` returns
+    STATUS=…             one line for `systemctl status`
+    WATCHDOG=1           the event loop turns; at half of the time that `WatchdogSec=` allows
+    STOPPING=1           it is on its way out
+    EXTEND_TIMEOUT_USEC  how long that may take: systemd kills no sooner, whatever `TimeoutStopSec=` says
+
+The pings hang on a timer of the event loop, and on nothing else: a loop that a job holds up sends none, and systemd
+does what the unit says. The protocol is a datagram for each message, so no library is needed for it.
+
+What this module refuses to know: pools, services, signals.
+
+Invariant: nothing here ever raises or holds up the program for long. A message that cannot be sent is told once, in
+the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from typing import final
+
+__all__ = ["Notifier"]
+
+logger = logging.getLogger("aiopool.run")
+
+# A datagram waits only while the reader's queue is full; systemd's is long, and it reads at once.
+_PATIENCE = 0.2
+
+
+@final
+class Notifier:
+    """Tells one listener how the program is; silent, if the environment names none.
+
+    Args:
+        environment: where `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are looked for. It is left as it is:
+            children inherit it, and systemd does not listen to them (`NotifyAccess=main`).
+    """
+
+    # The mutable state of a notifier is its socket, the timer of the next ping, and whether it has complained.
+    __slots__ = ("_address", "_complained", "_interval", "_socket", "_timer")
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._complained = False
+        self._address = self._find(environment.get("NOTIFY_SOCKET", ""))
+        self._interval = _interval(environment) if self._address is not None else None
+        self._socket: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def _find(self, name: str) -> str | None:
+        if not name:
+            return None
+        if name[0] not in "/@" or len(name) < 2 or not hasattr(socket, "AF_UNIX"):
+            self._complain(f"NOTIFY_SOCKET={name!r} is neither a path nor an abstract socket (@name)")
+            return None
+        return "\0" + name[1:] if name[0] == "@" else name
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody is told."""
+        return self._address is not None
+
+    def tell(self, status: str | None = None, **fields: int) -> None:
+        """Send one message: a line for `systemctl status`, and fields such as `READY=1`."""
+        if self._address is None:
+            return
+        lines = [f"{name}={value}" for name, value in fields.items()]
+        if status is not None:
+            lines.append("STATUS=" + " ".join(status.split()))  # a line feed would begin another field
+        try:
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._socket.settimeout(_PATIENCE)
+            self._socket.sendto("\n".join(lines).encode(), self._address)
+        except OSError as error:
+            self._complain(f"could not tell NOTIFY_SOCKET={self._address!r} {lines[0]}: {error}")
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ping the watchdog from now on, if there is one, for as long as the event loop turns."""
+        if self._interval is not None:
+            self._ping(loop, self._interval)
+
+    def _ping(self, loop: asyncio.AbstractEventLoop, interval: float) -> None:
+        self.tell(WATCHDOG=1)
+        self._timer = loop.call_later(interval, self._ping, loop, interval)
+
+    def close(self) -> None:
+        """Say no more."""
+        self._address = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _complain(self, text: str) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.warning("%s", text)
+
+
+def _interval(environment: Mapping[str, str]) -> float | None:
+    """Seconds between two pings: half of what is allowed; None if the watchdog watches nobody, or somebody else."""
+    try:
+        allowed = int(environment.get("WATCHDOG_USEC", "0"))
+        whom = int(environment.get("WATCHDOG_PID", os.getpid()))
+    except ValueError:
+        return None
+    return allowed / 2_000_000 if allowed > 0 and whom == os.getpid() else None
