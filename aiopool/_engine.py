@@ -24,13 +24,12 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Generator
-from contextvars import copy_context
 from threading import get_ident
 from traceback import clear_frames
 from typing import Any, Literal, Protocol, final
 
 from aiopool._faults import log_fault
-from aiopool._job import AttemptRecord, Claim, Job, JobExtra, Label, running_job
+from aiopool._job import AttemptRecord, Claim, Job, JobExtra, Label, make_job, running_job
 from aiopool._listeners import Listeners
 from aiopool._plan import Plan
 from aiopool._queue import JobQueue
@@ -46,7 +45,6 @@ __all__ = ["SLICE", "Engine", "Hand"]
 
 logger = logging.getLogger("aiopool.job")
 
-new_job: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
 
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
 SLICE = 0.002
@@ -199,18 +197,8 @@ class Engine:
         """
         if get_ident() != self.thread:
             raise self.wrong_thread("submit")
-        job = new_job(Job)
-        job._function = function
-        job._args = args
-        job._context = copy_context()
-        job._plan = plan
-        job._owner = self
-        job.sequence = sequence = self.next_job()
-        job._submitted_at = self.now()
-        job._status = QUEUED
-        job._attempt = 0
-        job._finished_at = job._extra = None
-        job._waiters = claim
+        sequence = self.next_job()
+        job = make_job(function, args, plan, self, sequence, self.now(), claim)
         # With fewer jobs than may wait there is room.
         if plan.plain and (len(self.jobs) < self.limit or not self.full()):
             self.counters.submitted += 1

@@ -16,6 +16,7 @@ import asyncio
 import contextvars
 import dataclasses
 from collections.abc import Callable, Generator
+from contextvars import copy_context
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
 
 from aiopool._plan import Plan
@@ -33,6 +34,7 @@ __all__ = [
     "JobResult",
     "Label",
     "current_job",
+    "make_job",
     "running_job",
 ]
 
@@ -201,8 +203,8 @@ class Job(Generic[T]):
         page = await job
     """
 
-    # `Engine.make` makes a job, and sets all of these but two, because every store is paid for by every job:
-    # `_started_at` comes with the first attempt, and `_value` with the end.
+    # `make_job` sets all of these but three, because every store is paid for by every job: `_place` comes with the
+    # place, `_started_at` with the first attempt, and `_value` with the end.
     _function: Callable[..., Any] | None
     _args: tuple[Any, ...]
     _context: contextvars.Context | None
@@ -498,6 +500,37 @@ class Job(Generic[T]):
     def __repr__(self) -> str:
         about = f"attempt {self._attempt}" if self._attempt else f"priority {self.priority}"
         return f"<Job {self.id!r} {self._plan.name} {self._status} {about}>"
+
+
+_new: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
+
+
+def make_job(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    plan: Plan,
+    owner: JobOwner,
+    sequence: int,
+    now: float,
+    claim: Claim | None,
+) -> Job[Any]:
+    """submit: make a job that is about to be queued, in a copy of the caller's context.
+
+    A function, for a class with an `__init__` is called in a third more time (3.11).
+    """
+    job = _new(Job)
+    job._function = function
+    job._args = args
+    job._context = copy_context()
+    job._plan = plan
+    job._owner = owner
+    job.sequence = sequence
+    job._submitted_at = now
+    job._status = QUEUED
+    job._attempt = 0
+    job._finished_at = job._extra = None
+    job._waiters = claim
+    return job
 
 
 class _Wait:

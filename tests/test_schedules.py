@@ -526,7 +526,7 @@ def one_context_for_all(monkeypatch):
         def __call__(self):
             return shared
 
-    monkeypatch.setattr("aiopool._engine.copy_context", Borrowed())
+    monkeypatch.setattr("aiopool._job.copy_context", Borrowed())
 
 
 def counted_twice(original):
