@@ -25,9 +25,8 @@ from services.helpers import (
 )
 
 from aiopool import Pool, PoolClosedError
-from aiopool._command import Command
 from aiopool._restart import Restart
-from aiopool._services import ServiceRegistry
+from aiopool.services import Command, ServiceRegistry
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 

@@ -19,7 +19,7 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry
 
 
 def started(mode: str) -> "tuple[subprocess.Popen[str], int]":
@@ -138,7 +138,7 @@ def test_at_exit_ours_comes_first_even_if_multiprocessing_is_used_later() -> Non
     """Its exit function is registered when it is first used, and the last one registered runs first."""
     code = (
         "import sys\n"
-        "from aiopool._services import ServiceRegistry\n"
+        "from aiopool.services import ServiceRegistry\n"
         "registry = ServiceRegistry()\n"
         "registry.install_handlers(timeout=0.5)\n"
         "import multiprocessing, signal, time\n"
@@ -230,8 +230,8 @@ def test_children_die_with_their_parent_even_when_a_helper_thread_started_them()
     """The kernel's *parent* is a thread; ours lives as long as the program."""
     code = (
         "import asyncio, os, threading\n"
-        "from aiopool._command import Command\n"
-        "from aiopool._services import ServiceRegistry\n"
+        "from aiopool.services import Command\n"
+        "from aiopool.services import ServiceRegistry\n"
         "registry = ServiceRegistry()\n"
         "registry.add('a', Command(['sleep', '600'], die_with_parent=True), name='x')\n"
         "thread = threading.Thread(target=lambda: asyncio.run(registry.start()))\n"
@@ -279,7 +279,7 @@ def test_a_multiprocessing_target_can_die_with_its_parent() -> None:
 
 def test_a_parent_that_died_first_takes_the_child_along() -> None:
     """The wish comes too late if the parent is gone already; the wrapper looks after it has asked."""
-    from aiopool import _die_with_parent
+    from aiopool.services import _die_with_parent
 
     gone = subprocess.Popen(["true"])
     gone.wait()

@@ -16,14 +16,13 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool import RestartLimitError, _service_monitor
-from aiopool._process import ProcessId
+from aiopool import RestartLimitError
 from aiopool._restart import Restart, RestartHistory
-from aiopool._service import Service
-from aiopool._service_kind import Ended
-from aiopool._service_monitor import decide
-from aiopool._service_status import ServiceStatus
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry, ServiceStatus, _monitor
+from aiopool.services._kind import Ended
+from aiopool.services._monitor import decide
+from aiopool.services._process import ProcessId
+from aiopool.services._service import Service
 
 FAST = Restart(max_restarts=3, within=60, delay=0.01, max_delay=0.02)
 
@@ -301,7 +300,7 @@ async def test_what_is_added_while_it_runs_is_watched_too() -> None:
 async def test_an_end_between_the_question_and_the_watch_is_not_lost(monkeypatch) -> None:
     """The service says that it runs, dies, and only then is to be watched; and there is no beat to help."""
     child = subprocess.Popen(["sleep", "600"])
-    roots = _service_monitor._roots
+    roots = _monitor._roots
     calls = 0
 
     def dies_meanwhile(service: Service) -> tuple[ProcessId, ...]:
@@ -313,7 +312,7 @@ async def test_an_end_between_the_question_and_the_watch_is_not_lost(monkeypatch
             wait_until(lambda: not running(child.pid))
         return found
 
-    monkeypatch.setattr(_service_monitor, "_roots", dies_meanwhile)
+    monkeypatch.setattr(_monitor, "_roots", dies_meanwhile)
     registry = ServiceRegistry(check_every=600)
     registry.add("a", child, name="child")
     await registry.start()

@@ -19,9 +19,9 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool._pidfile import PidFile, PidRecord, leftovers
-from aiopool._process import ProcessId, identify, system_id
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry
+from aiopool.services._pidfile import PidFile, PidRecord, leftovers
+from aiopool.services._process import ProcessId, identify, system_id
 
 
 def kill(server: "subprocess.Popen[str]") -> None:

@@ -22,10 +22,10 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool._families import Family, end_families
-from aiopool._process import ProcessTable, identify
-from aiopool._service_stop import Deadlines, _ask, _verdict
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry
+from aiopool.services._families import Family, end_families
+from aiopool.services._process import ProcessTable, identify
+from aiopool.services._stop import Deadlines, _ask, _verdict
 
 SECONDS = {"601", "602", "603"}
 

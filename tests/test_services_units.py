@@ -17,10 +17,10 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool import _process
-from aiopool._calls import call_at, in_thread, run_to_end
-from aiopool._families import MARK, Family, end_families, refresh_families
-from aiopool._process import ExitWatch, ProcessId, ProcessTable, alive, ancestors, identify, send
+from aiopool.services import _process
+from aiopool.services._calls import call_at, in_thread, run_to_end
+from aiopool.services._families import MARK, Family, end_families, refresh_families
+from aiopool.services._process import ExitWatch, ProcessId, ProcessTable, alive, ancestors, identify, send
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from queuemgr.process_config import ProcessManagerConfig
 from services.helpers import running
 from services.jobs import StubbornJob
 
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry
 
 start_config = ProcessManagerConfig.__init__
 

@@ -18,7 +18,7 @@ import time
 from services import targets
 from services.helpers import stubborn
 
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry
 
 
 def say(*words: object) -> None:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any, final
 
-from aiopool._process import ProcessId
-from aiopool._service_kind import Ended, accepted
+from aiopool.services._kind import Ended, accepted
+from aiopool.services._process import ProcessId
 
 __all__ = ["ContextKind", "CoroutineKind"]
 

@@ -1,8 +1,8 @@
 """ServiceRegistry: the long-lived companions of a program, started, watched and stopped in one place.
 
 A registry is a table of services, and the order in which things are asked of them. How each kind is started
-and asked to end is the business of its adapter (`_service_kinds`), how they are stopped together that of
-`_service_stop`, how they are kept alive that of `_service_monitor`.
+and asked to end is the business of its adapter (`_adapt`), how they are stopped together that of
+`_stop`, how they are kept alive that of `_monitor`.
 
 It can be used from several event loops, from other threads and without any loop, so the table has a lock;
 nobody ever waits while holding it, and a status is therefore told at any moment. Time here is real time:
@@ -24,16 +24,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
-from aiopool._calls import in_thread, run_to_end, running_loop
-from aiopool._exit_handlers import ExitHandlers
 from aiopool._restart import Restart
-from aiopool._service import RestartPolicy, Service
-from aiopool._service_kinds import adapt
-from aiopool._service_leftovers import end_leftovers
-from aiopool._service_monitor import Monitor
-from aiopool._service_status import RegistryStatus, ServiceStatus, StopReport
-from aiopool._service_stop import Deadlines, Outcome, report, stop_services
-from aiopool._service_table import ServiceTable
+from aiopool.services._adapt import adapt
+from aiopool.services._calls import in_thread, run_to_end, running_loop
+from aiopool.services._exit_handlers import ExitHandlers
+from aiopool.services._leftovers import end_leftovers
+from aiopool.services._monitor import Monitor
+from aiopool.services._service import RestartPolicy, Service
+from aiopool.services._status import RegistryStatus, ServiceStatus, StopReport
+from aiopool.services._stop import Deadlines, Outcome, report, stop_services
+from aiopool.services._table import ServiceTable
 
 __all__ = ["ServiceRegistry"]
 

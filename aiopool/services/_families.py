@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import final
 
-from aiopool._process import ExitWatch, ProcessId, ProcessTable, alive, send
+from aiopool.services._process import ExitWatch, ProcessId, ProcessTable, alive, send
 
 __all__ = ["MARK", "Family", "end_families", "refresh_families"]
 

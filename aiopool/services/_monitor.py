@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import final
 
-from aiopool._calls import in_thread
-from aiopool._families import end_families, refresh_families
-from aiopool._process import ProcessId, alive
 from aiopool._restart import RestartHistory
-from aiopool._service import RestartPolicy, Service
-from aiopool._service_kind import Ended
 from aiopool.errors import RestartLimitError
+from aiopool.services._calls import in_thread
+from aiopool.services._families import end_families, refresh_families
+from aiopool.services._kind import Ended
+from aiopool.services._process import ProcessId, alive
+from aiopool.services._service import RestartPolicy, Service
 
 __all__ = ["Monitor", "decide"]
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiopool._families import Family, end_families
-from aiopool._pidfile import Leftover, PidRecord, leftovers
-from aiopool._service_status import StopReport
-from aiopool._service_stop import Deadlines, Outcome, report
+from aiopool.services._families import Family, end_families
+from aiopool.services._pidfile import Leftover, PidRecord, leftovers
+from aiopool.services._status import StopReport
+from aiopool.services._stop import Deadlines, Outcome, report
 
 __all__ = ["end_leftovers"]
 

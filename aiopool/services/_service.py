@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, final
 
-from aiopool._families import Family
-from aiopool._pidfile import PidRecord
 from aiopool._restart import Restart, RestartHistory
-from aiopool._service_kind import ServiceKind
-from aiopool._service_status import ServiceState, ServiceStatus
+from aiopool.services._families import Family
+from aiopool.services._kind import ServiceKind
+from aiopool.services._pidfile import PidRecord
+from aiopool.services._status import ServiceState, ServiceStatus
 
 __all__ = ["RestartPolicy", "Service"]
 

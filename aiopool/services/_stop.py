@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from aiopool._calls import call_at, in_thread
-from aiopool._families import Family, end_families, refresh_families
-from aiopool._service import Service
-from aiopool._service_status import StopReport, TypeReport
+from aiopool.services._calls import call_at, in_thread
+from aiopool.services._families import Family, end_families, refresh_families
+from aiopool.services._service import Service
+from aiopool.services._status import StopReport, TypeReport
 
 __all__ = ["Deadlines", "Outcome", "report", "stop_services"]
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, final
 
-from aiopool._command import Command, launch
-from aiopool._process import ProcessId, alive, ancestors, identify
-from aiopool._service_kind import Ended
+from aiopool.services._command import Command, launch
+from aiopool.services._kind import Ended
+from aiopool.services._process import ProcessId, alive, ancestors, identify
 
 __all__ = ["CommandKind", "HandleKind", "PidKind"]
 
