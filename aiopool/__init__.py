@@ -32,7 +32,8 @@ from aiopool._options import JobOptions, Priority, job
 from aiopool._pool import CancelReport, Pool
 from aiopool._queue import JobQueue
 from aiopool._restart import Restart
-from aiopool._retry import Retry, RetryAfter, RetryBudget
+from aiopool._retry import Retry, RetryAfter
+from aiopool._retry_budget import RetryBudget
 from aiopool._shutdown import LeakedJob, ShutdownReport
 from aiopool._statistics import Statistics
 from aiopool._status import JobStatus, PoolStatus, WorkerStatus

@@ -17,9 +17,12 @@ PACKAGE = Path(aiopool.__file__).parent
 # A new module gets a place here: as low as its imports allow.
 FLOORS = [
     # words, rules and tools: they import nothing of ours
-    "errors _status _retry _restart _eager _queue _statistics _bridge _signals _notifier _faults",
-    "_runtime services._calls services._process services._die_with_parent services._status",
+    "errors _status _numbers _eager _queue _statistics _bridge _signals _notifier _faults",
+    "_restart _retry_budget _runtime services._calls services._process services._die_with_parent services._status",
     "settings._files settings._text settings._layer",
+    "_retry",
+    "settings._files settings._text settings._layer",
+    "_retry",
     # what can be said about a job
     "events _options _scope _timetable from_thread",
     "_plan _health _orphans",
@@ -47,7 +50,8 @@ FLOORS = [
     "services._families services._pidfile services._exit_handlers",
     "services._command services._kind",
     "services._service services._object_kind services._task_kinds services._process_kinds",
-    "services._adapt services._monitor services._stop services._table",
+    "services._adapt services._stop services._table",
+    "services._monitor",
     "services._leftovers",
     "services._registry",
     "services",

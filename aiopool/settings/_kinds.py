@@ -25,7 +25,8 @@ from pydantic_core import CoreSchema, core_schema
 from aiopool._health import HealthLimits
 from aiopool._options import Priority
 from aiopool._restart import Restart
-from aiopool._retry import Retry, RetryBudget
+from aiopool._retry import Retry
+from aiopool._retry_budget import RetryBudget
 from aiopool.settings._text import duration_of, exception_of, imported, named, number_of, whole_of
 
 __all__ = [
