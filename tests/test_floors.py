@@ -21,8 +21,6 @@ FLOORS = [
     "_restart _retry_budget _runtime services._calls services._process services._die_with_parent services._status",
     "settings._files settings._text settings._layer",
     "_retry",
-    "settings._files settings._text settings._layer",
-    "_retry",
     # what can be said about a job
     "events _options _scope _timetable from_thread",
     "_plan _health _orphans",
