@@ -460,8 +460,8 @@ class ServiceRegistry:
                     # Whoever is told to hurry (a second Ctrl-C) hurries, but leaves nobody behind.
                     await self.stop_all(timeout=0)
                     raise
-            if not outcome.success:
-                _log.error("registry %r: %s", self.name, outcome.message)
+                if not outcome.success:
+                    _log.error("registry %r: %s", self.name, outcome.message)
         finally:
             if self._handle_signals:
                 self.uninstall_handlers()
