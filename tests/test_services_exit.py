@@ -1,10 +1,12 @@
 """The way out: signals and exit stop everything, are never swallowed, and leave the right exit code."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
+import uuid
 
 import pytest
 from services.helpers import (
@@ -18,7 +20,8 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool.services import ServiceRegistry
+from aiopool.services import Command, ServiceRegistry
+from aiopool.services._command import launch
 
 
 def started(mode: str) -> "tuple[subprocess.Popen[str], int]":
@@ -260,6 +263,40 @@ def test_children_die_with_their_parent_even_when_a_helper_thread_started_them()
     wait_until(lambda: not running(child), what="the death of the child")
     program.stdin.close()
     program.stdout.close()
+
+
+async def test_a_start_that_is_given_up_leaves_no_program() -> None:
+    """The thread that starts programs goes on when its caller was cancelled, and undoes what nobody knows of."""
+    mark = uuid.uuid4().hex
+    starting = asyncio.create_task(launch(Command(["sleep", "600"], die_with_parent=True), mark))
+    await asyncio.sleep(0)  # it has asked the thread
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    # One thread, one after the other: when this one runs, that one was dealt with.
+    (await launch(Command(["true"], die_with_parent=True), "other")).wait()
+    assert marked(mark) == []
+
+
+def test_a_forked_child_starts_programs_by_a_thread_of_its_own() -> None:
+    """The one of its parent was not forked with it, and a request to it would wait for ever."""
+    code = (
+        "import asyncio, os, sys\n"
+        "from aiopool import Command, ServiceRegistry\n"
+        "async def main():\n"
+        "    registry = ServiceRegistry()\n"
+        "    registry.add('a', Command(['sleep', '600'], die_with_parent=True), name='x')\n"
+        "    async with registry:\n"
+        "        return registry.status()['x'].alive\n"
+        "assert asyncio.run(main())\n"
+        "if (pid := os.fork()) == 0:\n"
+        "    os._exit(7 if asyncio.run(main()) else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    program = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True, env=environment(), timeout=60
+    )
+    assert program.stdout == "7\n"
 
 
 def test_a_multiprocessing_target_can_die_with_its_parent() -> None:
