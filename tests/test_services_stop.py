@@ -165,6 +165,26 @@ async def test_stubborn_tasks_objects_and_processes_share_one_deadline() -> None
     assert (await registry.stop_all(timeout=2)).success
 
 
+async def test_a_task_that_swallows_its_cancel_is_told_again_and_again() -> None:
+    """Once, as asyncio has it; from the beginning of force on at a beat, for a library may have swallowed a few."""
+    told = 0
+
+    async def deaf() -> None:
+        nonlocal told
+        while told < 4:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                told += 1
+
+    registry = ServiceRegistry()
+    registry.add("task", deaf, name="deaf")
+    await registry.start()
+    await asyncio.sleep(0)
+    assert (await registry.stop_all(timeout=2)).success
+    assert told == 4
+
+
 async def test_a_failing_stop_is_reported_and_stays_registered() -> None:
     """With its text; nothing is dropped (B3.7, B4)."""
 
