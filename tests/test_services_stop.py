@@ -26,8 +26,8 @@ from services.helpers import (
 )
 
 from aiopool import Pool
-from aiopool.services import ServiceRegistry
-from aiopool.services._families import Family, end_families
+from aiopool.services import Command, ServiceRegistry
+from aiopool.services._families import MARK, Family, end_families
 from aiopool.services._process import ProcessTable, identify
 from aiopool.services._stop import Deadlines, _ask, _verdict
 
@@ -314,6 +314,19 @@ async def test_a_command_is_ended_with_its_daemons() -> None:
     assert report.killed == ()  # everybody was asked, and nobody had to be killed
     assert not any(map(running, pids))
     assert marked(mark) == []
+
+
+async def test_a_command_of_a_command_is_known_to_both_registries() -> None:
+    """A program with a registry of its own, started by one: what the inner one starts can be ended by the outer one."""
+    registry = ServiceRegistry()
+    registry.add("inner", Command(PATIENT, env={**os.environ, MARK: "outer"}), name="inner")
+    await registry.start()
+    (service,) = registry._table.select("inner")
+    assert psutil.Process(service.pid()).environ()[MARK] == f"outer,{service.kind.mark}"
+    family = Family([], mark="outer")
+    family.refresh(ProcessTable())
+    assert {process.pid for process in family.members} == {service.pid()}
+    assert (await registry.stop_all(timeout=5)).success
 
 
 async def test_a_command_is_ended_with_what_has_lost_its_parent_and_its_environment() -> None:
