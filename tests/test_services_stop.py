@@ -683,7 +683,7 @@ def test_no_descendants_are_left_when_a_program_ends() -> None:
     assert all(running(int(pid)) for pid in pids)
     assert server.wait(30) == 0, server.stderr.read() if server.stderr else ""
     wait_until(lambda: not any(running(int(pid)) for pid in pids))
-    assert marked(mark) == []
+    wait_until(lambda: marked(mark) == [])  # the helpers of multiprocessing end a moment after their program
     server.communicate()
 
 
