@@ -213,4 +213,4 @@ def test_a_child_that_dies_with_its_parent_starts_quickly():
         "print(*sorted({m for m in set(sys.modules) - before if 'ctypes' not in m}))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
-    assert run.stdout.split() == ["aiopool.services", "aiopool.services._die_with_parent"]
+    assert run.stdout.split() == ["aiopool.services._die_with_parent"]
