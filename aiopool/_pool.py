@@ -446,7 +446,7 @@ class Pool(Submitter):
             self._home.status = PoolStatus.CLOSING
             _open.add(self)
         caller = running_job.get()
-        if caller is not None and caller._owner is engine and caller._finished_at is None:
+        if caller is not None and caller._plan.owner is self._home and caller._finished_at is None:
             self._shutdown.called_by(caller)
         self._shutdown.hurry(timeout, grace)
         if self._closing is None:
