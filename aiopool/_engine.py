@@ -50,7 +50,8 @@ logger = logging.getLogger("aiopool.job")
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
 SLICE = 0.002
 
-# Jobs submitted within so many seconds share one moment: a number of its own would be 32 bytes more for each.
+# Jobs submitted within so many seconds share one moment, while nobody listens: a number of its own would be 32 bytes
+# more for each.
 MOMENT = 0.0001
 
 SCHEDULED, QUEUED, RUNNING = JobStatus.SCHEDULED, JobStatus.QUEUED, JobStatus.RUNNING
@@ -207,7 +208,7 @@ class Engine:
             raise self.wrong_thread("submit")
         sequence = self.next_job()
         now = self.now()
-        if now - self.moment > MOMENT:
+        if now - self.moment > MOMENT or self.listeners:
             self.moment = now
         job = make_job(function, args, plan, sequence, self.moment, claim)
         job._place = None
