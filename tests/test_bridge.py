@@ -368,7 +368,7 @@ async def test_a_limit_that_changes_all_the_time_loses_nothing() -> None:
                     await asyncio.gather(*tokens)
             assert await asyncio.gather(*tokens) == [(True, n * n) for n in range(3000)]
             await until(lambda: harness.bridge.threads <= harness.bridge.max_threads)
-            assert harness.bridge._arriving == 0
+            assert harness.bridge._arriving == set()
 
 
 async def test_calls_begin_first_come_first_served() -> None:
@@ -762,7 +762,7 @@ async def test_nothing_of_a_call_is_kept_after_its_delivery(fails: bool) -> None
         fn = thing.fail if fails else thing.method
         seen += [weakref.ref(one) for one in (thing, argument, keyword, token)]
         context = contextvars.copy_context()
-        bridge.start(token, context, fn, (argument,), {"keyword": keyword})
+        bridge.start(token, context, functools.partial(fn, keyword=keyword), (argument,))
         del thing, argument, keyword, token, fn, context
         await arrived.wait()
         await until(lambda: bridge._idle)
@@ -928,7 +928,7 @@ async def test_nothing_is_lost_and_nothing_is_told_twice(threads: int, idle_seco
             assert value == n
     await until(lambda: bridge.threads == 0)
     assert (bridge.waiting, bridge.busy, bridge.abandoned, len(bridge._calls)) == (0, 0, 0, 0)
-    assert bridge._arriving == 0
+    assert bridge._arriving == set()
     assert bridge._idle == []
 
 
