@@ -201,8 +201,8 @@ class ThreadBridge(Generic[T]):
     #   _idle      threads that sleep; the last one in is the first one out, so that the others can end
     #   _arriving  threads that were created, woken or freed and have not looked for a call yet
     #   _closed    no new calls, and no thread goes to sleep any more
-    # – all but `_calls` under `_lock`, save that a thread says without it that it is about to look: that is true at any
-    # moment – and, without a lock:
+    # – all but `_calls` under `_lock`, save that a call is added without it, and that a thread says without it that it is
+    # about to look – and, without a lock:
     #   _done      outcomes that were not delivered; _notified  whether the loop was told of them.
     #
     # Invariant, whenever the lock is free: as many threads exist as may, or every waiting call has a thread
@@ -291,18 +291,18 @@ class ThreadBridge(Generic[T]):
         call.context = context
         call.token = token
         call.abandoned = call.cancelled = False
-        thread: _Thread | None = None
+        self._waiting[key] = call
+        arriving, threads = self._arriving, self._threads
+        if arriving and len(threads) >= self._max_threads:
+            return  # without the lock: whoever arrives is struck off first and looks second, so it sees this call
         with self._lock:
-            waiting = self._waiting
-            waiting[key] = call
-            arriving = self._arriving
-            if len(waiting) > len(arriving) + len(self._idle):
-                if len(self._threads) < self._max_threads:
-                    thread = self._recruit()
-            elif not arriving:
+            if self._idle and not arriving:
                 self._wake_one()
-        if thread is not None:
-            self._create(thread, key)
+                return
+            if len(threads) >= self._max_threads or len(self._waiting) <= len(arriving) + len(self._idle):
+                return
+            thread = self._recruit()
+        self._create(thread, key)
 
     def withdraw(self, token: T) -> bool:
         """Take back a call that no thread has begun.
@@ -495,9 +495,11 @@ class ThreadBridge(Generic[T]):
                 thread.wake.acquire()
                 return False
             self._idle.remove(thread)
-            if self._waiting:
-                return False
+            # First struck off, then a look: `start` adds a call first and counts threads second.
             self._threads.discard(thread)
+            if self._waiting:
+                self._threads.add(thread)
+                return False
             return True
 
     def _wake_one(self) -> None:
