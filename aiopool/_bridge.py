@@ -201,8 +201,8 @@ class ThreadBridge(Generic[T]):
     #   _idle      threads that sleep; the last one in is the first one out, so that the others can end
     #   _arriving  threads that were created, woken or freed and have not looked for a call yet
     #   _closed    no new calls, and no thread goes to sleep any more
-    # – all but `_calls` under `_lock`, save that a call is added without it, and that a thread says without it that it is
-    # about to look – and, without a lock:
+    # – all but `_calls` under `_lock`, save that a call is added without it, and that a thread says without it that
+    # it is about to look – and, without a lock:
     #   _done      outcomes that were not delivered; _notified  whether the loop was told of them.
     #
     # Invariant, whenever the lock is free: as many threads exist as may, or every waiting call has a thread
@@ -439,6 +439,7 @@ class ThreadBridge(Generic[T]):
         # way the two meet, either this round sees its call or another round is on its way.
         self._notified = False
         done, calls, on_done = self._done, self._calls, self._on_done
+        token: Any
         try:
             # Not `while done`: calls that end while we deliver wait for the next turn of the loop, as others
             # do.
