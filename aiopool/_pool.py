@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -890,7 +891,7 @@ class Pool(Submitter):
 
     def __del__(self) -> None:
         home = getattr(self, "_home", None)
-        if _open is None:  # the interpreter is going down, and has emptied this module
+        if _open is None or sys.is_finalizing():  # the interpreter is going down, and may have emptied this module
             return
         if home is not None and home.status is PoolStatus.OPEN:
             try:
