@@ -9,9 +9,9 @@ General layout, from the ground up; each file uses only what lies below it:
     the books         _engine, _statistics
     hands             _worker, _scope_worker, _supervisor
     the pool          _home, _map, _submitter, _group, _shutdown, _pool; a look at it: _survey on _health, _health_watch
-    companions        _services on _service_*, _process, _families, _pidfile
+    settings          settings
+    companions        services
     the program       _lifecycle on _companions, _notifier, _orphans
-    settings          settings on _settings_*
     doors             cli, testing, pytest_plugin
 
 Read `_job` → `_queue` → `_engine` → `_worker` → `_supervisor` → `_pool` and you know the machine.
@@ -29,7 +29,8 @@ from aiopool._options import JobOptions, Priority, job
 from aiopool._pool import CancelReport, Pool
 from aiopool._queue import JobQueue
 from aiopool._restart import Restart
-from aiopool._retry import Retry, RetryAfter, RetryBudget
+from aiopool._retry import Retry, RetryAfter
+from aiopool._retry_budget import RetryBudget
 from aiopool._shutdown import LeakedJob, ShutdownReport
 from aiopool._statistics import Statistics
 from aiopool._status import JobStatus, PoolStatus, WorkerStatus
@@ -49,14 +50,19 @@ from aiopool.errors import (
 
 if _typing.TYPE_CHECKING:
     from aiopool import events as events
-    from aiopool._command import Command
-    from aiopool._die_with_parent import die_with_parent
     from aiopool._health import Finding, HealthLimits, HealthReport, HealthStatus
     from aiopool._lifecycle import run
     from aiopool._logs import configure_logging
     from aiopool._metrics import HistogramCounts, JobMetrics, Metrics
-    from aiopool._service_status import RegistryStatus, ServiceStatus, StopReport, TypeReport
-    from aiopool._services import ServiceRegistry
+    from aiopool.services import (
+        Command,
+        RegistryStatus,
+        ServiceRegistry,
+        ServiceStatus,
+        StopReport,
+        TypeReport,
+        die_with_parent,
+    )
 
 __all__ = [
     "AttemptRecord",
@@ -117,7 +123,7 @@ __all__ = [
 # What stands on other libraries, or takes long to make and is not needed to run jobs, is imported when it is first
 # asked for. (A frozen class takes a millisecond or two, and there are twenty kinds of events.)
 _LATER = {
-    "Command": "_command",
+    "Command": "services",
     "Finding": "_health",
     "HealthLimits": "_health",
     "HealthReport": "_health",
@@ -125,13 +131,13 @@ _LATER = {
     "HistogramCounts": "_metrics",
     "JobMetrics": "_metrics",
     "Metrics": "_metrics",
-    "RegistryStatus": "_service_status",
-    "ServiceRegistry": "_services",
-    "ServiceStatus": "_service_status",
-    "StopReport": "_service_status",
-    "TypeReport": "_service_status",
+    "RegistryStatus": "services",
+    "ServiceRegistry": "services",
+    "ServiceStatus": "services",
+    "StopReport": "services",
+    "TypeReport": "services",
     "configure_logging": "_logs",
-    "die_with_parent": "_die_with_parent",
+    "die_with_parent": "services",
     "events": "events",
     "run": "_lifecycle",
 }

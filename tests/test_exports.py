@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import aiopool
-from aiopool import events, testing
+from aiopool import events, services, testing
 from aiopool.errors import JobTimeoutError
 
 PACKAGE = Path(aiopool.__file__).parent
@@ -20,9 +20,9 @@ NAMES = [name for name in aiopool.__all__ if not isinstance(getattr(aiopool, nam
 
 
 def inner_modules():
-    for path in sorted(PACKAGE.glob("_*.py")):
+    for path in sorted([*PACKAGE.glob("_*.py"), *PACKAGE.glob("services/_*.py")]):
         if path.stem not in ("__init__", "__main__"):
-            yield importlib.import_module(f"aiopool.{path.stem}")
+            yield importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
 
 
 def test_the_list_is_sorted_and_has_no_doubles():
@@ -39,6 +39,7 @@ def test_nothing_public_is_missing_in_the_list():
     }
     modules = set(aiopool.__all__) - set(NAMES)
     assert public | set(aiopool._LATER) - modules == set(NAMES)
+    assert set(services.__all__) == set(services._HOMES) <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
