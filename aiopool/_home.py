@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from aiopool._engine import Engine
 from aiopool._job import Job
 from aiopool._listeners import Listeners
-from aiopool._metrics import LoopLag, Meter
+from aiopool._loop_lag import LoopLag
 from aiopool._options import JobOptions
 from aiopool._status import PoolStatus
 from aiopool._supervisor import Supervisor
 from aiopool.errors import PoolClosedError
-from aiopool.events import PoolClosed, PoolOpened
+
+if TYPE_CHECKING:  # it comes with whoever measures
+    from aiopool._metrics import Meter
 
 __all__ = ["Home", "Overflow"]
 
@@ -62,7 +64,7 @@ class Home:
         engine.owner = self
         self.listeners.attach(engine, engine.runtime)
         self._start_lag()
-        self.listeners.pool_event(PoolOpened, size=engine.size)
+        self.listeners.opened(engine.size)
 
     def closed(self, leaked: int) -> None:
         """Be closed, and tell."""
@@ -71,7 +73,7 @@ class Home:
             self.lag.stop()
             self.lag = None
         self.tell_closed()
-        self.listeners.pool_event(PoolClosed, leaked=leaked)
+        self.listeners.closed(leaked)
         self.listeners.detach()
 
     def measure(self, meter: Meter) -> None:
