@@ -24,6 +24,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Generator
+from contextvars import Context
 from threading import get_ident
 from traceback import clear_frames
 from typing import Any, Literal, Protocol, final
@@ -587,8 +588,8 @@ class Engine:
         job._finish(status, value, now)
         if extra is not None and extra.callbacks is not None:
             callbacks, extra.callbacks = extra.callbacks, None
-            for callback in callbacks:
-                self.call_user(callback, job)
+            for callback, context in callbacks:
+                self.call_user(context, callback, job)
         if self.joiners and len(self.jobs) <= self.spectators:
             self._wake_joiners()
         if listeners:
@@ -606,17 +607,18 @@ class Engine:
                 future.set_result(None)
         extra.ended = None
 
-    def call_user(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a callback of the user's; its failure is logged and hurts nobody."""
+    def call_user(self, context: Context, function: Callable[..., object], *args: Any) -> None:
+        """Call a callback of the user's, in nobody's job; its failure is logged and hurts nobody."""
         try:
-            function(*args)
+            context.run(function, *args)
         except Exception as error:
             log_fault(logger, "a callback of the pool failed: %r", function, error=error)
 
     def report(self, job: Job[Any], error: BaseException, worker: int | None = None) -> None:
         """Hand a failure that nobody awaits to the error sink: `on_error`, or the log."""
         if self.on_error is not None:
-            self.call_user(self.on_error, job, error)
+            # A copy: the one of the runtime may be entered.
+            self.call_user(self.runtime.context.copy(), self.on_error, job, error)
         else:
             log_fault(
                 logger,

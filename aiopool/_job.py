@@ -171,7 +171,7 @@ class JobExtra:
     def __init__(self) -> None:
         self.label: Label | None = None
         self.stop: StopRequest | None = None
-        self.callbacks: list[Callable[[Job[Any]], object]] | None = None
+        self.callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
         self.entries: list[Any] | None = None  # in the timetable
         self.due: float | None = None  # when a scheduled job enters the queue
         self.history: list[AttemptRecord] | None = None
@@ -414,7 +414,8 @@ class Job(Generic[T]):
     def add_done_callback(self, callback: Callable[[Job[T]], object]) -> None:
         """Call `callback(job)` when the job is done; at once, if it is.
 
-        It runs in the loop, before the awaiters go on. If it raises, that is logged and hurts nobody.
+        It runs in the loop, before the awaiters go on, in the context of whoever added it, as with a future of asyncio.
+        If it raises, that is logged and hurts nobody.
         """
         if self._finished_at is not None:
             callback(self)
@@ -422,7 +423,7 @@ class Job(Generic[T]):
         extra = self._more()
         if extra.callbacks is None:
             extra.callbacks = []
-        extra.callbacks.append(callback)
+        extra.callbacks.append((callback, copy_context()))
 
     # -- acting ------------------------------------------------------------------------------------------------
 
