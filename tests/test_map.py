@@ -449,6 +449,16 @@ async def test_options_hold_for_the_jobs_of_a_stream(isolation):
 
 
 @virtual
+async def test_an_id_names_one_job(isolation):
+    """Many jobs of one id would push each other out of the books: refused where it is written, and nothing is taken."""
+    async with Pool(2, isolation=isolation) as pool:
+        with pytest.raises(ValueError, match=r"with_options\(group='x'\)"):
+            pool.with_options(id="x").map(double, iter(range(3)))
+        assert pool.statistics().submitted == 0
+        assert await pool.with_options(id="x").run(double, 2) == 4
+
+
+@virtual
 async def test_wrong_arguments():
     """What cannot work is refused at the call."""
     async with Pool(1) as pool:
