@@ -413,7 +413,7 @@ async def test_who_waits_for_another_pool_keeps_the_slot(isolation):
 
 @virtual
 async def test_two_pools_in_a_ring(isolation):
-    """RE4, pitfall 10: two pools whose jobs wait for each other stand still; a time limit ends that, and one sees it."""
+    """RE4, pitfall 10: two pools that wait for each other stand still; a time limit ends that, and one can see it."""
     async with Pool(1, isolation=isolation, name="a") as a, Pool(1, isolation=isolation, name="b") as b:
 
         async def first():
