@@ -8,9 +8,9 @@ General layout, from the ground up; each file uses only what lies below it:
     the books         _engine, _statistics
     hands             _worker, _scope_worker, _supervisor
     the pool          _home, _map, _submitter, _group, _shutdown, _pool
-    companions        _services on _service_*, _process, _families, _pidfile
+    settings          settings
+    companions        services
     the program       _lifecycle on _companions, _notifier, _orphans
-    settings          settings on _settings_*
     doors             cli, testing, pytest_plugin
 
 Read `_job` → `_queue` → `_engine` → `_worker` → `_supervisor` → `_pool` and you know the machine.
@@ -32,7 +32,8 @@ from aiopool._options import JobOptions, Priority, job
 from aiopool._pool import CancelReport, Pool
 from aiopool._queue import JobQueue
 from aiopool._restart import Restart
-from aiopool._retry import Retry, RetryAfter, RetryBudget
+from aiopool._retry import Retry, RetryAfter
+from aiopool._retry_budget import RetryBudget
 from aiopool._shutdown import LeakedJob, ShutdownReport
 from aiopool._statistics import Statistics
 from aiopool._status import JobStatus, PoolStatus, WorkerStatus
@@ -51,10 +52,15 @@ from aiopool.errors import (
 )
 
 if _typing.TYPE_CHECKING:
-    from aiopool._command import Command
-    from aiopool._die_with_parent import die_with_parent
-    from aiopool._service_status import RegistryStatus, ServiceStatus, StopReport, TypeReport
-    from aiopool._services import ServiceRegistry
+    from aiopool.services import (
+        Command,
+        RegistryStatus,
+        ServiceRegistry,
+        ServiceStatus,
+        StopReport,
+        TypeReport,
+        die_with_parent,
+    )
 
 __all__ = [
     "AttemptRecord",
@@ -113,13 +119,13 @@ __all__ = [
 
 # What stands on other libraries, or is large and seldom used, is imported when it is first asked for.
 _LATER = {
-    "Command": "_command",
-    "RegistryStatus": "_service_status",
-    "ServiceRegistry": "_services",
-    "ServiceStatus": "_service_status",
-    "StopReport": "_service_status",
-    "TypeReport": "_service_status",
-    "die_with_parent": "_die_with_parent",
+    "Command": "services",
+    "RegistryStatus": "services",
+    "ServiceRegistry": "services",
+    "ServiceStatus": "services",
+    "StopReport": "services",
+    "TypeReport": "services",
+    "die_with_parent": "services",
 }
 
 
@@ -127,8 +133,6 @@ def __getattr__(name: str) -> _typing.Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(_importlib.import_module(f"aiopool.{_LATER[name]}"), name)
-    if getattr(found, "__module__", "").startswith("aiopool._"):
-        found.__module__ = "aiopool"
     globals()[name] = found
     return found
 

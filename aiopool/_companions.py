@@ -19,8 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:  # the registry is imported by whoever makes one, not by `import aiopool`
-    from aiopool._service_status import StopReport
-    from aiopool._services import ServiceRegistry
+    from aiopool.services import ServiceRegistry, StopReport
 
 __all__ = ["Companions"]
 

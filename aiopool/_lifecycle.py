@@ -40,7 +40,7 @@ from aiopool._status import PoolStatus
 from aiopool.errors import JobCancelledError, PoolClosedError
 
 if TYPE_CHECKING:  # large, and seldom used: whoever has one has imported it
-    from aiopool._services import ServiceRegistry
+    from aiopool.services._registry import ServiceRegistry
 
 __all__ = ["run"]
 

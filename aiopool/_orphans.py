@@ -29,7 +29,7 @@ import time
 from contextlib import suppress
 from typing import final
 
-from aiopool._process import Child, ProcessId, children
+from aiopool.services._process import Child, ProcessId, children
 
 __all__ = ["OrphanReaper", "is_init"]
 

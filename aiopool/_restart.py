@@ -11,11 +11,12 @@ Pure: times are arguments, nothing sleeps, nothing is started here. The supervis
 Invariant: in any period of `within` seconds there are at most `max_restarts` restarts.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
+
+from aiopool._numbers import number_given
 
 __all__ = ["Restart", "RestartHistory"]
 
@@ -60,11 +61,7 @@ class Restart:
         if self.max_restarts < 0:
             raise ValueError(f"Restart: max_restarts must be 0 or more, got {self.max_restarts}; 0 never restarts")
         for name in ("within", "delay", "max_delay"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"Restart: {name} must be a number of seconds, got {value!r}")
-            if not 0 <= value < math.inf:
-                raise ValueError(f"Restart: {name} must be a finite number of seconds, 0 or more, got {value!r}")
+            number_given("Restart", name, getattr(self, name), "seconds")
         if self.within == 0:
             raise ValueError("Restart: within must be above 0 seconds, got 0: no crash would ever count")
         if self.delay > self.max_delay:

@@ -10,11 +10,10 @@ attempt holds no worker.
     attempt 3 …
                                              └──None──▶ the job fails with its own error
 
-The one thing with a memory is `RetryBudget`, which many jobs and pools may share. `Retry.next_delay` does not
-touch it, so that it stays pure: the pool calls `deposit` when a job begins and `withdraw` before it retries.
+`Retry.next_delay` does not touch the budget, so that it stays pure: the pool calls `deposit` when a job begins and
+`withdraw` before it retries.
 
-Invariant: a delay is a finite number, never negative, and never above `max_delay` – unless the job, its error
-    or the
+Invariant: a delay is a finite number, never negative, and never above `max_delay` – unless the job, its error or the
 predicate named the number of seconds itself.
 """
 
@@ -23,13 +22,15 @@ import inspect
 import math
 import random
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, TypeAlias, final
 
-__all__ = ["Backoff", "Match", "Retry", "RetryAfter", "RetryBudget"]
+from aiopool._numbers import as_float, number_given
+from aiopool._retry_budget import RetryBudget
+
+__all__ = ["Backoff", "Match", "Retry", "RetryAfter"]
 
 Match: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool | float]
 """Which errors: a class, a tuple of classes, or a predicate (`True`, `False`, or the delay in seconds)."""
@@ -73,7 +74,7 @@ class RetryAfter(Exception):  # noqa: N818 - read aloud in the job: `raise Retry
     """
 
     def __init__(self, seconds: float, message: str = "") -> None:
-        self.retry_after = _number("RetryAfter", "seconds", seconds)
+        self.retry_after = number_given("RetryAfter", "seconds", seconds)
         super().__init__(message or f"asked to be tried again after {self.retry_after:g} s")
 
     @property
@@ -83,113 +84,6 @@ class RetryAfter(Exception):  # noqa: N818 - read aloud in the job: `raise Retry
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.retry_after, self.args[0])
-
-
-@final
-class RetryBudget:
-    """Stop a storm of retries: allow them only as a share of the work that is going on.
-
-    When a service is down, every job fails and every job retries: three attempts make three times the load,
-    on a service that is already down. A budget gives each new job `ratio` of a retry, and `min_per_second`
-    retries on top, so that a quiet pool can retry too. What is not used within `within` seconds is gone. A
-    job that finds the budget empty fails with its own error. Share one budget between all pools that call the
-    same service.
-
-    Guarantees: among the retries of any `within` seconds there are never more than `min_per_second * within`
-    plus `ratio` for each job that began in the `1.1 * within` seconds before the last of them. (The past is
-    kept in eleven buckets, not as single events: memory and cost do not grow with the load.) Safe to use from
-    many threads. As in tower's `TpsBudget`, from which it is learned.
-
-    Args:
-        ratio: retries allowed for each job; 0.1 is one retry for ten jobs, 0 leaves `min_per_second` alone.
-        min_per_second: retries per second that are always allowed; 0 leaves `ratio` alone.
-        within: for how many seconds jobs and retries are remembered.
-
-    Raises:
-        TypeError: an argument is not a number.
-        ValueError: an argument is negative, infinite or nan, or `within` is 0.
-
-    Example:
-        >>> budget = RetryBudget(ratio=0.5, min_per_second=0, within=10)
-        >>> budget.deposit(now=0.0), budget.deposit(now=0.1)
-        (None, None)
-        >>> budget.withdraw(now=1.0), budget.withdraw(now=1.0)
-        (True, False)
-    """
-
-    # The mutable state of a budget is `_jobs` and `_retries` (a count for each bucket of time) and `_last`,
-    # the number of the newest bucket.
-    __slots__ = ("_jobs", "_last", "_lock", "_retries", "min_per_second", "ratio", "within")
-
-    # Ten buckets and the one that is being filled: together they always reach back `within` seconds or more.
-    _BUCKETS = 11
-
-    def __init__(self, ratio: float = 0.1, min_per_second: float = 1.0, within: float = 10.0) -> None:
-        self.ratio = _number("RetryBudget", "ratio", ratio)
-        self.min_per_second = _number("RetryBudget", "min_per_second", min_per_second)
-        self.within = _number("RetryBudget", "within", within)
-        if self.within == 0:
-            raise ValueError("RetryBudget: within must be above 0 seconds, got 0")
-        self._jobs = [0] * self._BUCKETS
-        self._retries = [0] * self._BUCKETS
-        self._last: int | None = None
-        # Pools in several threads may share a budget; both methods read and write several counts.
-        self._lock = threading.Lock()
-
-    def deposit(self, *, now: float) -> None:
-        """Count one job that begins (its first attempt, not its retries).
-
-        Args:
-            now: monotonic seconds, of one clock for all who share the budget.
-        """
-        with self._lock:
-            self._jobs[self._bucket(now)] += 1
-
-    def withdraw(self, *, now: float) -> bool:
-        """Take one retry out of the budget, if there is one.
-
-        Args:
-            now: monotonic seconds, of one clock for all who share the budget.
-
-        Returns:
-            Whether the retry is allowed. If so, it is counted.
-        """
-        with self._lock:
-            bucket = self._bucket(now)
-            # The tiny difference lets ten jobs at 0.1 make one whole retry in binary fractions as well.
-            if self._balance() < 1.0 - 1e-9:
-                return False
-            self._retries[bucket] += 1
-            return True
-
-    def available(self, *, now: float) -> float:
-        """Tell how many retries the budget would allow now, and take none."""
-        with self._lock:
-            self._bucket(now)
-            return max(0.0, self._balance())
-
-    def __repr__(self) -> str:
-        jobs, retries = sum(self._jobs), sum(self._retries)
-        return (
-            f"<RetryBudget ratio={self.ratio:g} min_per_second={self.min_per_second:g} "
-            f"within={self.within:g}: {retries} retries for {jobs} jobs of late>"
-        )
-
-    def _balance(self) -> float:
-        allowed = self.min_per_second * self.within + self.ratio * sum(self._jobs)
-        return allowed - sum(self._retries)
-
-    def _bucket(self, now: float) -> int:
-        """Forget what is too old, and give the index of the bucket for `now`."""
-        number = math.floor(now * (self._BUCKETS - 1) / self.within)
-        if self._last is None:
-            self._last = number
-        # A clock that steps back (two loops, one budget) counts into the newest bucket: nothing is forgotten.
-        number = max(number, self._last)
-        for stale in range(max(self._last + 1, number - self._BUCKETS + 1), number + 1):
-            self._jobs[stale % self._BUCKETS] = self._retries[stale % self._BUCKETS] = 0
-        self._last = number
-        return number % self._BUCKETS
 
 
 @final
@@ -257,7 +151,7 @@ class Retry:
         _check_backoff(self.backoff)
         for name in ("delay", "factor", "max_delay", "jitter"):
             # Frozen: an int that was given is kept as a float by the one door that is left.
-            object.__setattr__(self, name, _number("Retry", name, getattr(self, name)))
+            object.__setattr__(self, name, number_given("Retry", name, getattr(self, name)))
         if self.factor < 1:
             raise ValueError(f"Retry: factor must be at least 1, got {self.factor:g}: a backoff never shrinks")
         if self.jitter > 1:
@@ -268,7 +162,7 @@ class Retry:
                 f"write Retry(delay={self.delay:g}, max_delay={self.delay:g}) if you mean it"
             )
         if self.max_elapsed is not None:
-            object.__setattr__(self, "max_elapsed", _number("Retry", "max_elapsed", self.max_elapsed))
+            object.__setattr__(self, "max_elapsed", number_given("Retry", "max_elapsed", self.max_elapsed))
         if self.budget is not None and not isinstance(self.budget, RetryBudget):
             raise TypeError(f"Retry: budget must be a RetryBudget or None, got {self.budget!r}")
 
@@ -421,7 +315,7 @@ def _retry_after(error: BaseException) -> float | None:
         told = told.total_seconds()
     if isinstance(told, bool) or not isinstance(told, (int, float)):
         return None
-    seconds = _float(told)
+    seconds = as_float(told)
     return seconds if 0 <= seconds < math.inf else None
 
 
@@ -438,7 +332,7 @@ def _seconds(name: str, function: object, answer: object, error: BaseException |
     """Check the number that a function of the user returned."""
     if isinstance(answer, bool) or not isinstance(answer, (int, float)):
         raise _wrong_type(name, function, answer, allowed) from error
-    seconds = _float(answer)
+    seconds = as_float(answer)
     if not 0 <= seconds < math.inf:
         raise ValueError(
             f"Retry: the function given as {name}={function!r} returned {answer!r}; "
@@ -451,23 +345,6 @@ def _wrong_type(name: str, function: object, answer: object, allowed: str) -> Ty
     if inspect.iscoroutine(answer):
         answer.close()  # else Python adds a warning about a coroutine that was never awaited
     return TypeError(f"Retry: the function given as {name}={function!r} returned {answer!r}; expected {allowed}")
-
-
-def _number(owner: str, name: str, value: object) -> float:
-    """Check a finite number of 0 or more that the user wrote down."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
-    number = _float(value)
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{owner}: {name} must be a finite number, 0 or more, got {value!r}")
-    return number
-
-
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an int with 400 digits
-        return math.inf if value > 0 else -math.inf
 
 
 def _check_match(name: str, match: object) -> None:

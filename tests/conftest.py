@@ -36,6 +36,10 @@ try:
 except ImportError:  # not on every platform
     uvloop = None
 
+# A shell lets what it runs in the background ignore SIGINT, and so would every program that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 EAGER = sys.version_info >= (3, 12)
 ROOT = Path(aiopool.__file__).parents[1]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]

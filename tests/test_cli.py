@@ -704,8 +704,9 @@ def test_second_signal_cancels(here: Path):
     assert "1 succeeded, 1 failed" in done.lines[-1]
 
 
-def test_second_signal_ends_in_bounded_time(here: Path):
-    """Also when a function swallows its cancel: what was done is there, the process goes."""
+@contextlib.contextmanager
+def interrupted(here: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command whose function never ends, and which has heard a first SIGINT."""
     with started(here, "map", "targets:never", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.write(b"a\n")
@@ -713,6 +714,12 @@ def test_second_signal_ends_in_bounded_time(here: Path):
         wait_for(process, "started a")
         process.send_signal(signal.SIGINT)
         wait_for(process, "interrupted")
+        yield process
+
+
+def test_second_signal_ends_in_bounded_time(here: Path):
+    """Also when a function swallows its cancel: what was done is there, the process goes."""
+    with interrupted(here) as process:
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         assert process.stderr is not None
@@ -722,13 +729,7 @@ def test_second_signal_ends_in_bounded_time(here: Path):
 
 
 def test_third_signal_leaves_at_once(here: Path):
-    with started(here, "map", "targets:never", stdin=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        process.stdin.write(b"a\n")
-        process.stdin.flush()
-        wait_for(process, "started a")
-        process.send_signal(signal.SIGINT)
-        wait_for(process, "interrupted")
+    with interrupted(here) as process:
         process.send_signal(signal.SIGINT)
         wait_for(process, "cancelling")
         process.send_signal(signal.SIGINT)

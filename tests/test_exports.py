@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import aiopool
-from aiopool import events, testing
+from aiopool import events, services, testing
 from aiopool.errors import JobTimeoutError
 
 PACKAGE = Path(aiopool.__file__).parent
@@ -18,9 +18,9 @@ NAMES = [name for name in aiopool.__all__ if not isinstance(getattr(aiopool, nam
 
 
 def inner_modules():
-    for path in sorted(PACKAGE.glob("_*.py")):
+    for path in sorted([*PACKAGE.glob("_*.py"), *PACKAGE.glob("services/_*.py")]):
         if path.stem not in ("__init__", "__main__"):
-            yield importlib.import_module(f"aiopool.{path.stem}")
+            yield importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
 
 
 def test_the_list_is_sorted_and_has_no_doubles():
@@ -36,6 +36,7 @@ def test_nothing_public_is_missing_in_the_list():
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
     assert public | set(aiopool._LATER) == set(NAMES)
+    assert set(services.__all__) == set(services._HOMES) <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

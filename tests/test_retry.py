@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiopool._retry import Retry, RetryAfter, RetryBudget
+from aiopool._retry import Retry, RetryAfter
+from aiopool._retry_budget import RetryBudget
 
 INF, NAN = math.inf, math.nan
 BACKOFFS = ["exponential", "linear", "fixed", "random", "decorrelated"]

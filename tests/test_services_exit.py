@@ -1,11 +1,12 @@
 """The way out: signals and exit stop everything, are never swallowed, and leave the right exit code."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
+import uuid
 
 import pytest
 from services.helpers import (
@@ -19,7 +20,8 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool._services import ServiceRegistry
+from aiopool.services import Command, ServiceRegistry
+from aiopool.services._command import launch
 
 
 def started(mode: str) -> "tuple[subprocess.Popen[str], int]":
@@ -110,13 +112,19 @@ def test_a_handler_on_the_loop_hears_the_signal_once() -> None:
 
 def test_a_second_signal_stops_by_force() -> None:
     """The first one waits for the stubborn child, the second one does not."""
-    program, child = started("plain")
-    began = time.monotonic()
+    program, child = started("patient")
     program.send_signal(signal.SIGTERM)
-    time.sleep(0.1)  # two signals at the same moment would be one
+    assert line(program) == ["stopping"]
     program.send_signal(signal.SIGTERM)
     assert end(program)[0] == -signal.SIGTERM
-    assert time.monotonic() - began < 10
+    assert not running(child)
+
+
+def test_a_program_that_ends_meanwhile_still_ends_of_the_signal() -> None:
+    """Whoever has sent the signal looks at the exit code; it would have been this one without us."""
+    program, child = started("ends_meanwhile")
+    program.send_signal(signal.SIGTERM)
+    assert end(program)[0] == -signal.SIGTERM
     assert not running(child)
 
 
@@ -138,7 +146,7 @@ def test_at_exit_ours_comes_first_even_if_multiprocessing_is_used_later() -> Non
     """Its exit function is registered when it is first used, and the last one registered runs first."""
     code = (
         "import sys\n"
-        "from aiopool._services import ServiceRegistry\n"
+        "from aiopool.services import ServiceRegistry\n"
         "registry = ServiceRegistry()\n"
         "registry.install_handlers(timeout=0.5)\n"
         "import multiprocessing, signal, time\n"
@@ -230,8 +238,8 @@ def test_children_die_with_their_parent_even_when_a_helper_thread_started_them()
     """The kernel's *parent* is a thread; ours lives as long as the program."""
     code = (
         "import asyncio, os, threading\n"
-        "from aiopool._command import Command\n"
-        "from aiopool._services import ServiceRegistry\n"
+        "from aiopool.services import Command\n"
+        "from aiopool.services import ServiceRegistry\n"
         "registry = ServiceRegistry()\n"
         "registry.add('a', Command(['sleep', '600'], die_with_parent=True), name='x')\n"
         "thread = threading.Thread(target=lambda: asyncio.run(registry.start()))\n"
@@ -257,6 +265,40 @@ def test_children_die_with_their_parent_even_when_a_helper_thread_started_them()
     program.stdout.close()
 
 
+async def test_a_start_that_is_given_up_leaves_no_program() -> None:
+    """The thread that starts programs goes on when its caller was cancelled, and undoes what nobody knows of."""
+    mark = uuid.uuid4().hex
+    starting = asyncio.create_task(launch(Command(["sleep", "600"], die_with_parent=True), mark))
+    await asyncio.sleep(0)  # it has asked the thread
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    # One thread, one after the other: when this one runs, that one was dealt with.
+    (await launch(Command(["true"], die_with_parent=True), "other")).wait()
+    assert marked(mark) == []
+
+
+def test_a_forked_child_starts_programs_by_a_thread_of_its_own() -> None:
+    """The one of its parent was not forked with it, and a request to it would wait for ever."""
+    code = (
+        "import asyncio, os, sys\n"
+        "from aiopool import Command, ServiceRegistry\n"
+        "async def main():\n"
+        "    registry = ServiceRegistry()\n"
+        "    registry.add('a', Command(['sleep', '600'], die_with_parent=True), name='x')\n"
+        "    async with registry:\n"
+        "        return registry.status()['x'].alive\n"
+        "assert asyncio.run(main())\n"
+        "if (pid := os.fork()) == 0:\n"
+        "    os._exit(7 if asyncio.run(main()) else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    program = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True, env=environment(), timeout=60
+    )
+    assert program.stdout == "7\n"
+
+
 def test_a_multiprocessing_target_can_die_with_its_parent() -> None:
     """By calling `die_with_parent()` first thing."""
     code = (
@@ -279,7 +321,7 @@ def test_a_multiprocessing_target_can_die_with_its_parent() -> None:
 
 def test_a_parent_that_died_first_takes_the_child_along() -> None:
     """The wish comes too late if the parent is gone already; the wrapper looks after it has asked."""
-    from aiopool import _die_with_parent
+    from aiopool.services import _die_with_parent
 
     gone = subprocess.Popen(["true"])
     gone.wait()

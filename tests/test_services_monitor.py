@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -16,14 +17,13 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool import RestartLimitError, _service_monitor
-from aiopool._process import ProcessId
+from aiopool import RestartLimitError
 from aiopool._restart import Restart, RestartHistory
-from aiopool._service import Service
-from aiopool._service_kind import Ended
-from aiopool._service_monitor import decide
-from aiopool._service_status import ServiceStatus
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry, ServiceStatus, _monitor
+from aiopool.services._kind import Ended
+from aiopool.services._monitor import decide
+from aiopool.services._process import ProcessId
+from aiopool.services._service import Service
 
 FAST = Restart(max_restarts=3, within=60, delay=0.01, max_delay=0.02)
 
@@ -201,8 +201,9 @@ async def test_an_object_whose_liveness_cannot_be_asked_counts_as_ended(caplog) 
     assert "cannot be asked whether it runs" in caplog.text
 
 
-async def test_a_stop_wins_over_a_restart() -> None:
-    """A service that waits for its next start is not started after it was stopped."""
+@pytest.mark.parametrize("end", ["stop", "remove"])
+async def test_who_is_stopped_or_forgotten_is_not_started_again(end) -> None:
+    """A service waits for its next start; then it is stopped, or forgotten and nobody's business any more."""
     runs = 0
 
     async def crash() -> None:
@@ -214,33 +215,47 @@ async def test_a_stop_wins_over_a_restart() -> None:
     registry.add("a", crash, name="crash", restart="always")
     await registry.start()
     await until(lambda: registry.status()["crash"].status == "restarting")
-    assert (await registry.stop("crash", timeout=5)).success
+    if end == "stop":
+        assert (await registry.stop("crash", timeout=5)).success
+    else:
+        registry.remove("crash")
     before = runs
     # Not a sleep for luck: the restart that must not come would have come after 0.3 s.
     await asyncio.sleep(0.5)
     assert runs == before
-    assert registry.status()["crash"].status == "stopped"
+    assert [service.status for service in registry.status().services] == (["stopped"] if end == "stop" else [])
     await registry.stop_all(timeout=5)
 
 
-async def test_a_removed_service_is_not_started_again() -> None:
-    """What was forgotten is nobody's business any more."""
-    runs = 0
+async def test_a_service_is_started_again_on_its_own_loop() -> None:
+    """The monitor lives on the loop that started first; what a coroutine talks to lives on the loop that started it."""
+    registry = ServiceRegistry(restart=Restart(delay=0))
+    loops: list[asyncio.AbstractEventLoop] = []
+    crash, end = threading.Event(), threading.Event()
 
-    async def crash() -> None:
-        nonlocal runs
-        runs += 1
-        raise ValueError
+    async def body() -> None:
+        loops.append(asyncio.get_running_loop())
+        await until(crash.is_set)
+        if len(loops) == 1:
+            raise ValueError("once")
+        await asyncio.Event().wait()
 
-    registry = ServiceRegistry(restart=Restart(max_restarts=100, delay=0.2, max_delay=0.2))
-    registry.add("a", crash, name="crash", restart="always")
+    async def other() -> None:
+        await registry.start("second")
+        await until(end.is_set)
+
+    registry.add("a", ["sleep", "600"], name="first")
     await registry.start()
-    await until(lambda: registry.status()["crash"].status == "restarting")
-    registry.remove("crash")
-    before = runs
-    await asyncio.sleep(0.4)  # the restart that must not come would have come after 0.2 s
-    assert runs == before
-    await registry.stop_all(timeout=1)
+    registry.add("b", body, name="second", restart="always")
+    thread = threading.Thread(target=lambda: asyncio.run(other()))
+    thread.start()
+    await until(lambda: loops)
+    crash.set()
+    await until(lambda: len(loops) == 2)
+    assert loops[0] is loops[1]
+    assert (await registry.stop_all(timeout=10)).success
+    end.set()
+    thread.join()
 
 
 async def test_a_factory_makes_a_new_process_each_time() -> None:
@@ -301,7 +316,7 @@ async def test_what_is_added_while_it_runs_is_watched_too() -> None:
 async def test_an_end_between_the_question_and_the_watch_is_not_lost(monkeypatch) -> None:
     """The service says that it runs, dies, and only then is to be watched; and there is no beat to help."""
     child = subprocess.Popen(["sleep", "600"])
-    roots = _service_monitor._roots
+    roots = _monitor._roots
     calls = 0
 
     def dies_meanwhile(service: Service) -> tuple[ProcessId, ...]:
@@ -313,7 +328,7 @@ async def test_an_end_between_the_question_and_the_watch_is_not_lost(monkeypatch
             wait_until(lambda: not running(child.pid))
         return found
 
-    monkeypatch.setattr(_service_monitor, "_roots", dies_meanwhile)
+    monkeypatch.setattr(_monitor, "_roots", dies_meanwhile)
     registry = ServiceRegistry(check_every=600)
     registry.add("a", child, name="child")
     await registry.start()

@@ -3,14 +3,18 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
+import sys
+import uuid
 from pathlib import Path
 
 import pytest
 from services.helpers import (
     PATIENT,
     STUBBORN,
+    environment,
     line,
     marked,
     nothing_left,  # noqa: F401 - a check around every test of this module
@@ -19,9 +23,10 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool._pidfile import PidFile, PidRecord, leftovers
-from aiopool._process import ProcessId, identify, system_id
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry
+from aiopool.services._families import MARK
+from aiopool.services._pidfile import PidFile, PidRecord, leftovers
+from aiopool.services._process import ProcessId, identify, system_id
 
 
 def kill(server: "subprocess.Popen[str]") -> None:
@@ -109,6 +114,36 @@ def test_a_stranger_with_the_same_pid_is_left_alone(tmp_path) -> None:
     write(tmp_path, record(process))
     assert ServiceRegistry(pid_dir=tmp_path).end_leftovers_sync(timeout=5).stopped == 1
     assert stranger.wait(10) == -signal.SIGTERM
+
+
+def test_a_run_that_was_started_within_what_the_last_one_left_ends_neither_itself_nor_its_own(tmp_path) -> None:
+    """A killed run has left a terminal, marked and in a session of its own; the program is started anew in it."""
+    mark = uuid.uuid4().hex
+    program = (
+        "import json, os, subprocess, sys\n"
+        "from pathlib import Path\n"
+        "from aiopool.services import ServiceRegistry\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        "registry = ServiceRegistry(pid_dir=sys.argv[1])\n"
+        "registry.add('a', child)\n"
+        "report = registry.end_leftovers_sync(timeout=1)\n"
+        "print(report.stopped, child.poll(), flush=True)\n"
+        "registry.stop_all_sync(timeout=5)\n"
+    )
+    terminal = subprocess.Popen(
+        ["sh", "-c", 'read go; "$@"; echo still here', "sh", sys.executable, "-c", program, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**environment(), MARK: mark},
+    )
+    process = identify(terminal.pid)
+    assert process is not None
+    write(tmp_path, record(process, mark=mark))
+    told, _ = terminal.communicate("go\n", timeout=60)
+    assert told.splitlines() == ["0 None", "still here"]
+    assert terminal.returncode == 0
 
 
 def started(child: "subprocess.Popen[bytes]") -> float:
@@ -235,6 +270,25 @@ def test_the_file_is_private_complete_and_gone_at_the_end(tmp_path) -> None:
     assert leftovers(directory) == []  # its owner runs
     registry.stop_all_sync(timeout=5)
     assert list(directory.iterdir()) == []
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path) -> None:
+    """A full disk: the next run finds what was written before, and not the half of what came after."""
+    me = identify(os.getpid())
+    assert me is not None
+    file = PidFile(tmp_path, "r", "key")
+    file.write([PidRecord("t", "old", (me,), (me,), False, None)])
+    before = file.path.read_text()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            file.write([PidRecord("t", "new", (me,), (me,), False, None)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.path.read_text() == before
+    file.write([PidRecord("t", "new", (me,), (me,), False, None)])
+    assert '"new"' in file.path.read_text()
 
 
 def test_a_record_survives_the_round_trip(tmp_path) -> None:

@@ -45,9 +45,9 @@ def test_a_queue_system_is_stopped_when_the_call_returns(mode, tmp_path) -> None
 
 
 def test_a_queue_system_with_a_stubborn_job_keeps_the_deadline(tmp_path) -> None:
-    """Its own stop() would take 10 s and leave three processes; ours takes three seconds, and leaves none (B3.4)."""
+    """Its own stop() would take 60 s and leave three processes; ours takes three seconds, and leaves none (B3.4)."""
     told = host("stubborn", tmp_path)
-    assert told["took"] < 9, told
+    assert told["took"] < 30, told
     assert told["left"] == []
     assert told["running"] is False
     assert told["killed"] == ["queue"]

@@ -17,10 +17,10 @@ from services.helpers import (
     wait_until,
 )
 
-from aiopool import _process
-from aiopool._calls import call_at, in_thread, run_to_end
-from aiopool._families import MARK, Family, end_families, refresh_families
-from aiopool._process import ExitWatch, ProcessId, ProcessTable, alive, ancestors, identify, send
+from aiopool.services import _families, _process
+from aiopool.services._calls import call_at, in_thread, run_to_end
+from aiopool.services._families import MARK, Family, end_families, refresh_families
+from aiopool.services._process import ExitWatch, ProcessId, ProcessTable, alive, ancestors, identify, send
 
 
 @pytest.fixture
@@ -177,6 +177,21 @@ def test_a_family_never_holds_ourselves() -> None:
     child.wait()
 
 
+def test_a_trace_that_leads_to_ourselves_is_not_followed(monkeypatch) -> None:
+    """A mark in our own environment, a root that is ourselves: our own children are no leftovers of somebody else."""
+    me = identify(os.getpid())
+    assert me is not None
+    child = subprocess.Popen(PATIENT, env={**os.environ, MARK: "outer"})
+    family = Family([me], mark="outer")
+    monkeypatch.setattr(
+        ProcessTable, "marked", lambda table, name: {"outer": {me, *table.children_of(me)}} if name == MARK else {}
+    )
+    family.refresh(ProcessTable())
+    assert family.members == set()
+    child.kill()
+    child.wait()
+
+
 def test_members_that_come_while_killing_are_found() -> None:
     """Processes that fork on and on are held still before they are killed, so that no newborn is lost."""
     bomb = 'trap "" TERM; echo; i=0; while [ $i -lt 400 ]; do sleep 620 & i=$((i+1)); sleep 0.002; done; wait'
@@ -191,6 +206,25 @@ def test_members_that_come_while_killing_are_found() -> None:
     assert not any(family.living() for family in families)
     assert [child.wait(10) for child in children] == [-signal.SIGKILL] * 4
     assert [found for found in psutil.process_iter(["cmdline"]) if found.info["cmdline"] == ["sleep", "620"]] == []
+
+
+def test_whoever_is_killed_was_held_before(monkeypatch) -> None:
+    """Who is killed in the middle of a fork leaves a child that nobody can trace: all stand still before."""
+    sent: list[tuple[int, int]] = []
+
+    def noted(process: ProcessId, signum: int) -> bool:
+        sent.append((process.pid, signum))
+        return send(process, signum)
+
+    monkeypatch.setattr(_families, "send", noted)
+    children = [stubborn() for _ in range(3)]
+    families = [Family([known(child)]) for child in children]
+    now = time.monotonic()
+    end_families(families, force_at=now, deadline=now + 10)
+    assert [child.wait(10) for child in children] == [-signal.SIGKILL] * 3
+    held = {pid for pid, signum in sent[:3] if signum == signal.SIGSTOP}
+    assert held == {child.pid for child in children}
+    assert {signum for _, signum in sent[3:]} == {signal.SIGKILL}
 
 
 def test_someone_elses_process_is_an_error_text(monkeypatch, child) -> None:

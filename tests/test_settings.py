@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 import aiopool
 from aiopool import HealthLimits, Pool, Priority, Restart, Retry, RetryBudget
-from aiopool._settings_kinds import Kind, Nested
-from aiopool._settings_sources import RESERVED
 from aiopool.settings import PoolSettings, SettingsError, SettingsProblem
+from aiopool.settings._kinds import Kind, Nested
+from aiopool.settings._sources import RESERVED
 
 ROOT = Path(aiopool.__file__).parents[1]
 SCHEMA = PoolSettings._schema
@@ -661,7 +661,7 @@ def test_variables_of_ours_that_are_no_settings(monkeypatch):
         if "settings" not in path.name
         for name in re.findall(r'"(AIOPOOL_\w+)"', path.read_text(encoding="utf-8"))
     } - {"AIOPOOL_FILE", "AIOPOOL_POOL"}
-    assert mentioned == RESERVED, "RESERVED in aiopool/_settings_sources.py lists the variables that are no settings"
+    assert mentioned == RESERVED, "RESERVED in aiopool/settings/_sources.py lists the variables that are no settings"
     for name in RESERVED:
         monkeypatch.setenv(name, "7")
     assert PoolSettings() == PoolSettings.from_dict({})

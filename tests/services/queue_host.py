@@ -20,7 +20,7 @@ from queuemgr.process_config import ProcessManagerConfig
 from services.helpers import running
 from services.jobs import StubbornJob
 
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry
 
 start_config = ProcessManagerConfig.__init__
 
@@ -34,7 +34,7 @@ ProcessManagerConfig.__init__ = patient
 
 
 def queue_system(directory: str) -> Any:
-    return AsyncQueueSystem(registry_path=f"{directory}/jobs.jsonl", shutdown_timeout=10.0)
+    return AsyncQueueSystem(registry_path=f"{directory}/jobs.jsonl", shutdown_timeout=60.0)
 
 
 def tell(registry: ServiceRegistry, report: Any, queue: Any, **more: object) -> None:
@@ -91,16 +91,21 @@ def outside(directory: str) -> None:
     tell(registry, registry.stop_all_sync(timeout=10), queue, was=alive)
 
 
-async def stubborn(directory: str) -> None:
-    """Stop while a job ignores it: queuemgr needs its whole timeout and leaves processes behind."""
-    registry, queue = started(directory)
-    await registry.start()
+async def stubborn_job(queue: AsyncQueueSystem, directory: str) -> int:
+    """Start a job that ignores its stop flag; returns its pid when it runs."""
     path = Path(directory) / "pid"
     await queue.add_job(StubbornJob, "one", {"path": str(path)})
     await queue.start_job_background("one")
     while not (path.exists() and path.read_text()):
         await asyncio.sleep(0.02)
-    job = int(path.read_text())
+    return int(path.read_text())
+
+
+async def stubborn(directory: str) -> None:
+    """Stop while a job ignores it: queuemgr needs its whole timeout and leaves processes behind."""
+    registry, queue = started(directory)
+    await registry.start()
+    job = await stubborn_job(queue, directory)
     turns = 0
 
     async def turn() -> None:
@@ -123,12 +128,7 @@ async def killed(directory: str) -> None:
     registry, queue = ServiceRegistry(check_every=0.1), queue_system(directory)
     registry.add("sqlite_queue", queue, name="queue", restart="on_failure")
     await registry.start()
-    path = Path(directory) / "pid"
-    await queue.add_job(StubbornJob, "one", {"path": str(path)})
-    await queue.start_job_background("one")
-    while not (path.exists() and path.read_text()):
-        await asyncio.sleep(0.02)
-    job = int(path.read_text())
+    job = await stubborn_job(queue, directory)
     while job not in registry.status()["queue"].pids:
         await asyncio.sleep(0.02)
     manager = registry.status()["queue"].pid

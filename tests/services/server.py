@@ -16,8 +16,7 @@ import uuid
 from services import targets
 from services.helpers import STUBBORN
 
-from aiopool._command import Command
-from aiopool._services import ServiceRegistry
+from aiopool.services import Command, ServiceRegistry
 
 
 async def main(mode: str, directory: str | None) -> None:

@@ -18,17 +18,17 @@ import time
 from services import targets
 from services.helpers import stubborn
 
-from aiopool._services import ServiceRegistry
+from aiopool.services import ServiceRegistry
 
 
 def say(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
-def registry_with_child(**options: object) -> ServiceRegistry:
+def registry_with_child(timeout: float = 0.5) -> ServiceRegistry:
     registry = ServiceRegistry()
     registry.add("a", stubborn(), name="child")
-    registry.install_handlers(timeout=0.5, **options)  # type: ignore[arg-type]
+    registry.install_handlers(timeout=timeout)
     return registry
 
 
@@ -47,6 +47,25 @@ def blocked() -> None:
     """The main thread waits in a system call."""
     ready(registry_with_child())
     os.read(os.pipe()[0], 1)
+
+
+def patient() -> None:
+    """The first signal waits for the stubborn child, and waits."""
+    until_stopping(registry_with_child(timeout=600))
+    say("stopping")
+    while True:
+        time.sleep(0.01)
+
+
+def ends_meanwhile() -> None:
+    """The program comes to its end by itself, while the services are being stopped for a signal."""
+    until_stopping(registry_with_child())
+
+
+def until_stopping(registry: ServiceRegistry) -> None:
+    ready(registry)
+    while registry.status()["child"].status != "stopping":
+        time.sleep(0.01)
 
 
 def handler() -> None:

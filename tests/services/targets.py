@@ -6,7 +6,7 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from aiopool._die_with_parent import die_with_parent
+from aiopool.services import die_with_parent
 
 
 def serve(ready: Connection) -> None:

@@ -11,12 +11,12 @@ import subprocess
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
-from aiopool._command import Command
-from aiopool._process import ProcessId
-from aiopool._service_kind import Ended, ServiceKind
-from aiopool._service_objects import ObjectKind
-from aiopool._service_processes import CommandKind, HandleKind, PidKind
-from aiopool._service_tasks import ContextKind, CoroutineKind
+from aiopool.services._command import Command
+from aiopool.services._kind import Ended, ServiceKind
+from aiopool.services._object_kind import ObjectKind
+from aiopool.services._process import ProcessId
+from aiopool.services._process_kinds import CommandKind, HandleKind, PidKind
+from aiopool.services._task_kinds import ContextKind, CoroutineKind
 
 __all__ = ["FactoryKind", "adapt"]
 

@@ -5,18 +5,22 @@ when that loop is closed, it is over.
 """
 
 import asyncio
+import contextlib
 import inspect
 import time
 from collections.abc import Callable
 from typing import Any, final
 
-from aiopool._process import ProcessId
-from aiopool._service_kind import Ended, accepted
+from aiopool.services._kind import Ended, accepted
+from aiopool.services._process import ProcessId
 
 __all__ = ["ContextKind", "CoroutineKind"]
 
 # A task that ignored its cancellation is told again at this beat, until the deadline.
 _TELL_AGAIN = 0.1
+
+# What a function under `@asynccontextmanager` returns can be entered once. Its class has no public name.
+_ONCE = contextlib._AsyncGeneratorContextManager
 
 
 class _InTask:
@@ -107,6 +111,7 @@ class ContextKind(_InTask):
 
     def __init__(self, manager: Any) -> None:
         super().__init__()
+        self.restartable = not isinstance(manager, _ONCE)
         self._manager = manager
         self._leave: asyncio.Event | None = None
         self._until = (0.0, 0.0)

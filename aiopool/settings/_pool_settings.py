@@ -9,10 +9,8 @@ by field:
 A file may hold several pools: settings at its top are for all, those under `pools: {mail: …}` for one, which is chosen
 by name. Loading either gives settings that a pool accepts, or one `SettingsError` that lists all that is wrong.
 
-How it works: `_settings_sources.py` makes a layer of each source, pydantic-settings lays them over one another,
-pydantic runs the kinds of `_settings_kinds.py` on the result; `_settings_files.py` reads and writes files.
-
-This module is not imported by `import aiopool`; `Pool.from_settings` imports it.
+How it works: `_sources` makes a layer of each source, pydantic-settings lays them over one another, pydantic runs the
+kinds of `_kinds` on the result; `_files` reads and writes files.
 """
 
 from __future__ import annotations
@@ -26,17 +24,17 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 from pydantic import PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aiopool import _settings_kinds as kinds
 from aiopool._engine import OnError
 from aiopool._health import HealthLimits
 from aiopool._home import Overflow
 from aiopool._options import Priority
 from aiopool._restart import Restart
 from aiopool._retry import Retry
-from aiopool._settings_files import Unreadable, suffix_of, written
-from aiopool._settings_layer import DEFAULT, PREFIX, Layer, LayerSource, shown
-from aiopool._settings_sources import Schema, Sources
 from aiopool.errors import SettingsError, SettingsProblem
+from aiopool.settings import _kinds as kinds
+from aiopool.settings._files import Unreadable, suffix_of, written
+from aiopool.settings._layer import DEFAULT, PREFIX, Layer, LayerSource, shown
+from aiopool.settings._sources import Schema, Sources
 
 __all__ = ["PoolSettings", "SettingsError", "SettingsProblem"]
 

@@ -1,8 +1,7 @@
 """What every kind of service has to answer, whatever it is made of.
 
 Five questions: start, are you alive, which processes are you, stop, how did you end. The adapters that answer
-them are in `_service_processes`, `_service_tasks` and `_service_objects`; `_service_kinds` chooses between
-them.
+them are in `_process_kinds`, `_task_kinds` and `_object_kind`; `_adapt` chooses between them.
 
 What an adapter refuses to know: names, types, restarts, other services, what the registry does with the
 answers. It knows how to *ask* its own kind to end; ending processes by force is the same for all, and done in
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
-from aiopool._process import ProcessId
+from aiopool.services._process import ProcessId
 
 __all__ = ["Ended", "ServiceKind", "accepted"]
 

@@ -49,6 +49,9 @@ _LINUX = sys.platform.startswith("linux")
 # Only where a process can be watched by no event at all (no pidfds): how often it is looked at.
 _POLL = 0.02
 
+# A poll takes no more milliseconds than a C int holds, which is 24 days.
+_LONGEST_POLL = 86400.0
+
 
 @final
 @dataclass(frozen=True, slots=True, order=True)
@@ -278,6 +281,14 @@ class ProcessTable:
             todo.extend(self._children.get(pid, ()))
         return found
 
+    def lineage(self, pid: int) -> set[ProcessId]:
+        """That process, and all that it descends from."""
+        line: set[ProcessId] = set()
+        while (entry := self._entries.get(pid)) is not None and (one := ProcessId(pid, entry.started)) not in line:
+            line.add(one)
+            pid = entry.parent
+        return line
+
     def session(self, session: int) -> set[ProcessId]:
         """The running processes of one session."""
         return {
@@ -383,7 +394,7 @@ class ExitWatch:
             over = {process for process in self._plain if not alive(process)}
             self._plain -= over
             left = 0.0 if over else max(0.0, deadline - time.monotonic())
-            nap = min(left, _POLL) if self._plain else left
+            nap = min(left, _POLL if self._plain else _LONGEST_POLL)
             # Rounded up: a poll that wakes a fraction of a millisecond early would spin until the deadline.
             for descriptor, _ in self._poll.poll(-int(-nap * 1000 // 1)):
                 over.add(self._descriptors.pop(descriptor))

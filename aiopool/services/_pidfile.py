@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from aiopool._process import ProcessId, alive, identify, system_id
+from aiopool.services._process import ProcessId, alive, identify, system_id
 
 __all__ = ["Leftover", "PidFile", "PidRecord", "leftovers"]
 

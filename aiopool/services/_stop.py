@@ -16,22 +16,24 @@ import asyncio
 import concurrent.futures
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from aiopool._calls import call_at, in_thread
-from aiopool._families import Family, end_families, refresh_families
-from aiopool._service import Service
-from aiopool._service_status import StopReport, TypeReport
+from aiopool.services._calls import call_at, in_thread, run_to_end, running_loop
+from aiopool.services._families import Family, end_families, refresh_families
+from aiopool.services._service import Service
+from aiopool.services._status import StopReport, TypeReport
 
-__all__ = ["Deadlines", "Outcome", "report", "stop_services"]
+__all__ = ["Deadlines", "Outcome", "Stops", "end_in_thread", "report", "stop_services"]
 
 _log = logging.getLogger("aiopool.services")
 
 # The share of the time that is kept for force, and its upper bound in seconds: killing is quick.
 _FORCE_SHARE = 0.2
 _FORCE_MOST = 1.0
+# Infinity cannot be subtracted from itself; nobody will see the difference.
+_FOR_EVER = 10.0 * 365 * 86400
 # However short the time: SIGKILL and a cancelled task need a moment to take effect.
 _LEAST = 0.5
 # What a service left behind after it was stopped has nobody any more to wait for.
@@ -39,6 +41,10 @@ _LEFT_GRACE = 1.0
 # forkserver tells of an end a moment after it, and so does asyncio's child watcher.
 _CODE_LAG = 0.3
 _LOOK_AGAIN = 0.01
+
+_NOTHING = "nothing to stop"
+
+Choice = Callable[[], Sequence[Service]]
 
 
 @final
@@ -63,8 +69,11 @@ class Deadlines:
         Raises:
             ValueError: the timeout is negative or not a number.
         """
-        if not timeout >= 0:
-            raise ValueError(f"timeout must be 0 or more seconds, got {timeout!r}; 0 kills at once")
+        if timeout is None or not timeout >= 0:
+            raise ValueError(
+                f"timeout must be 0 or more seconds, got {timeout!r}; 0 kills at once, math.inf never gives up"
+            )
+        timeout = min(timeout, _FOR_EVER)
         total = max(timeout, _LEAST)
         reserve = min(_FORCE_MOST, _FORCE_SHARE * total)
         return cls(now + max(0.0, timeout - reserve), now + total - reserve, now + total)
@@ -80,6 +89,73 @@ class Outcome:
     stopped: bool
     killed: bool
     errors: tuple[str, ...]
+
+
+@final
+class Stops:
+    """The stops of one registry, from coroutines and from plain code.
+
+    A stop goes on to its deadline, whatever becomes of the caller.
+
+    Args:
+        settled: called with the services that a stop has dealt with.
+    """
+
+    # The mutable state is the stops under way, so that they live until they are done.
+    __slots__ = ("_settled", "_under_way")
+
+    def __init__(self, settled: Callable[[Sequence[Service]], None]) -> None:
+        self._settled = settled
+        self._under_way: set[asyncio.Task[list[Outcome]]] = set()
+
+    async def run(self, choose: Choice, timeout: float, nothing: str = _NOTHING) -> StopReport:
+        """Stop whom `choose` gives, asked again until it names nobody new: some come while others go.
+
+        Args:
+            choose: gives the services.
+            timeout: in total, in seconds.
+            nothing: what the report says if there are none.
+        """
+        began = time.monotonic()
+        Deadlines.within(timeout, now=began)
+        task = asyncio.get_running_loop().create_task(self._run(choose, timeout))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        outcomes = await asyncio.shield(task)
+        return report(outcomes, seconds=time.monotonic() - began, nothing=nothing)
+
+    async def _run(self, choose: Choice, timeout: float) -> list[Outcome]:
+        ends = time.monotonic() + timeout
+        outcomes: list[Outcome] = []
+        seen: set[Service] = set()
+        while services := [service for service in choose() if service not in seen]:
+            seen.update(services)
+            outcomes += await stop_services(services, max(0.0, ends - time.monotonic()))
+            self._settled(services)
+            if time.monotonic() > ends + _LEAST:
+                break  # who adds without end is not waited for without end
+        return outcomes
+
+    def run_to_end(self, choose: Choice, timeout: float, nothing: str = _NOTHING) -> StopReport:
+        """Do what `run` does, from plain code; it blocks until it is done."""
+        return run_to_end(lambda: self.run(choose, timeout, nothing))
+
+    def run_blocking(self, choose: Choice, timeout: float, nothing: str = _NOTHING) -> StopReport:
+        """Do what `run_to_end` does, but refuse what would wait for itself.
+
+        Raises:
+            RuntimeError: a service lives on the event loop of this very thread.
+        """
+        Deadlines.within(timeout, now=0.0)
+        here = running_loop()
+        mine = [service.name for service in choose() if here is not None and service.kind.home() is here]
+        if mine:
+            raise RuntimeError(
+                f"cannot wait here for {', '.join(map(repr, mine))}: they live on the event loop that this "
+                "thread runs, and waiting would hold it up. Write "
+                f"`await registry.stop_all(timeout={timeout:g})`"
+            )
+        return self.run_to_end(choose, timeout, nothing)
 
 
 async def stop_services(services: Sequence[Service], timeout: float) -> list[Outcome]:
@@ -101,7 +177,8 @@ async def stop_services(services: Sequence[Service], timeout: float) -> list[Out
     if families := _families(asked):
         # Before anybody is asked: a manager that ends takes with it the trace of what it leaves behind.
         await in_thread(lambda: refresh_families(families), name="aiopool-services-look")
-    errors = await asyncio.gather(*(_ask(service, times) for service in asked), _end_plain(plain, times))
+    ending = end_in_thread(_families(plain), force_at=times.force_at, deadline=times.deadline)
+    errors = await asyncio.gather(*(_ask(service, times) for service in asked), ending)
     by_name = {service.name: text for service, text in zip(asked, errors, strict=False)}
     verdicts = (_verdict(service, times, by_name.get(service.name)) for service in services)
     return [*done, *await asyncio.gather(*verdicts)]
@@ -124,11 +201,11 @@ async def _end_start(service: Service, times: Deadlines) -> None:
     await asyncio.wait({asyncio.wrap_future(done)}, timeout=max(0.0, times.insist_at - time.monotonic()))
 
 
-async def _end_plain(services: Sequence[Service], times: Deadlines) -> None:
-    if families := _families(services):
+async def end_in_thread(families: Sequence[Family], *, force_at: float, deadline: float) -> None:
+    """End families of processes without holding up the event loop."""
+    if families:
         await in_thread(
-            lambda: end_families(families, force_at=times.force_at, deadline=times.deadline),
-            name="aiopool-services-end",
+            lambda: end_families(families, force_at=force_at, deadline=deadline), name="aiopool-services-end"
         )
 
 
@@ -163,10 +240,7 @@ async def _ask(service: Service, times: Deadlines) -> str | None:
             mine.set_result(None)
     if (family := service.family) is not None:
         force_at = min(times.insist_at, time.monotonic() + _LEFT_GRACE)
-        await in_thread(
-            lambda: end_families([family], force_at=force_at, deadline=times.deadline),
-            name="aiopool-services-end",
-        )
+        await end_in_thread([family], force_at=force_at, deadline=times.deadline)
     return text
 
 
@@ -213,7 +287,7 @@ def _says(service: Service) -> bool | None:
         return None
 
 
-def report(outcomes: Sequence[Outcome], *, seconds: float, nothing: str = "nothing to stop") -> StopReport:
+def report(outcomes: Sequence[Outcome], *, seconds: float, nothing: str = _NOTHING) -> StopReport:
     """Add up what became of all."""
     by_type: dict[str, TypeReport] = {}
     for outcome in outcomes:

@@ -25,8 +25,9 @@ from pydantic_core import CoreSchema, core_schema
 from aiopool._health import HealthLimits
 from aiopool._options import Priority
 from aiopool._restart import Restart
-from aiopool._retry import Retry, RetryBudget
-from aiopool._settings_text import duration_of, exception_of, imported, named, number_of, whole_of
+from aiopool._retry import Retry
+from aiopool._retry_budget import RetryBudget
+from aiopool.settings._text import duration_of, exception_of, imported, named, number_of, whole_of
 
 __all__ = [
     "Kind",

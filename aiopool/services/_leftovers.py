@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiopool._families import Family, end_families
-from aiopool._pidfile import Leftover, PidRecord, leftovers
-from aiopool._service_status import StopReport
-from aiopool._service_stop import Deadlines, Outcome, report
+from aiopool.services._families import Family, end_families, refresh_families
+from aiopool.services._pidfile import Leftover, PidRecord, leftovers
+from aiopool.services._status import StopReport
+from aiopool.services._stop import Deadlines, Outcome, report
 
 __all__ = ["end_leftovers"]
 
@@ -28,6 +28,7 @@ def end_leftovers(directory: Path, timeout: float) -> StopReport:
     times = Deadlines.within(timeout, now=began)
     found = [(leftover, [_family(record) for record in leftover.records]) for leftover in leftovers(directory)]
     everybody = [family for _, families in found for family in families]
+    refresh_families(everybody)
     present = {id(family) for family in everybody if family.living()}
     if everybody:
         end_families(everybody, force_at=times.force_at, deadline=times.deadline)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, final
 
-from aiopool._calls import running_loop
+from aiopool.services._calls import running_loop
 
 __all__ = ["ExitHandlers"]
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
-from aiopool._calls import call_at, in_thread, running_loop
-from aiopool._process import ProcessId, identify
-from aiopool._service_kind import Ended, accepted
+from aiopool.services._calls import call_at, in_thread, running_loop
+from aiopool.services._kind import Ended, accepted
+from aiopool.services._process import ProcessId, identify
 
 __all__ = ["ObjectKind"]
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, final
 
-from aiopool import _die_with_parent
-from aiopool._families import MARK
+from aiopool.services import _die_with_parent
+from aiopool.services._families import MARK
 
 __all__ = ["Command", "launch"]
 

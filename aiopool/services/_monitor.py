@@ -12,20 +12,24 @@ Invariant: a stop wins. Between any two waits the monitor asks whether the servi
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import final
 
-from aiopool._calls import in_thread
-from aiopool._families import end_families, refresh_families
-from aiopool._process import ProcessId, alive
 from aiopool._restart import RestartHistory
-from aiopool._service import RestartPolicy, Service
-from aiopool._service_kind import Ended
 from aiopool.errors import RestartLimitError
+from aiopool.services._calls import call_at, in_thread, running_loop
+from aiopool.services._families import refresh_families
+from aiopool.services._kind import Ended
+from aiopool.services._process import ProcessId, alive
+from aiopool.services._service import RestartPolicy, Service
+from aiopool.services._stop import end_in_thread
+from aiopool.services._table import ServiceTable
 
-__all__ = ["Monitor", "decide"]
+__all__ = ["Monitor", "Watch", "decide"]
 
 _log = logging.getLogger("aiopool.services")
 
@@ -60,27 +64,60 @@ def decide(policy: RestartPolicy, ended: Ended, history: RestartHistory, *, now:
 
 
 @final
+class Watch:
+    """Who watches a registry: one monitor at most, on the loop on which services were last started.
+
+    Args: as for `Monitor`.
+    """
+
+    # The mutable state of a watch is its monitor.
+    __slots__ = ("_check_every", "_monitor", "_on_error", "_table")
+
+    def __init__(self, table: ServiceTable, on_error: Callable[[Service, Exception], None], check_every: float) -> None:
+        self._table = table
+        self._on_error = on_error
+        self._check_every = check_every
+        self._monitor: Monitor | None = None
+
+    def here(self) -> "Monitor":
+        """The monitor; on the running loop, if there is none whose own loop runs."""
+        with self._table.lock:
+            monitor = self._monitor
+            if monitor is None or not monitor.usable() or not monitor.loop.is_running():
+                monitor = self._monitor = Monitor(self._table, self._on_error, self._check_every)
+            return monitor
+
+    def wake(self) -> None:
+        """Look now, if anybody does."""
+        if (monitor := self._monitor) is not None:
+            monitor.wake()
+
+    def end(self) -> "Monitor | None":
+        """Watch no longer; from any thread. Returns who is to end, so that it can be awaited on its loop."""
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None and monitor.usable():
+            if monitor.loop is running_loop():
+                monitor.close()
+            else:
+                with suppress(RuntimeError):  # closed since, and nothing is watched any more
+                    monitor.loop.call_soon_threadsafe(monitor.close)
+        return monitor
+
+
+@final
 class Monitor:
     """Watch services on the running event loop, until closed.
 
     Args:
-        services: gives the services to watch.
-        changed: called when processes came or went.
+        table: the services, and their pid file.
         on_error: called with a service and what went wrong with it.
         check_every: the beat, in seconds.
     """
 
     # The mutable state of a monitor is its own task, one task per service that it deals with, one pidfd per
     # process whose end it waits for, and the roots that it has seen to be gone.
-    def __init__(
-        self,
-        services: Callable[[], Sequence[Service]],
-        changed: Callable[[], None],
-        on_error: Callable[[Service, Exception], None],
-        check_every: float,
-    ) -> None:
-        self._services = services
-        self._changed = changed
+    def __init__(self, table: ServiceTable, on_error: Callable[[Service, Exception], None], check_every: float) -> None:
+        self._table = table
         self._on_error = on_error
         self._check_every = check_every
         self.loop = asyncio.get_running_loop()
@@ -125,7 +162,7 @@ class Monitor:
             while True:
                 self._woken.clear()
                 running: list[Service] = []
-                for service in self._services():
+                for service in self._table.select():
                     if service.status != "running" or service in self._busy:
                         continue
                     if service.alive():
@@ -147,7 +184,7 @@ class Monitor:
         families = [family for service in services if (family := service.look()) is not None]
         if families:
             await in_thread(lambda: refresh_families(families), name="aiopool-services-look")
-            self._changed()
+            self._table.note_pids()
 
     def _watch(self, services: Sequence[Service]) -> None:
         """Be woken when a process ends."""
@@ -218,28 +255,34 @@ class Monitor:
                 return
             service.restarts += 1
             try:
-                await service.start(self.wake)
+                await self._start(service)
             except Exception as error:
                 ended = Ended(False, f"failed to start: {type(error).__name__}: {error}", error)
                 generation = service.generation if service.status == "failed" else generation
             else:
-                self._changed()
+                self._table.note_pids()
                 return
+
+    async def _start(self, service: Service) -> None:
+        """Start it on its own loop: what it talks to lives there."""
+        home = service.loop
+        if home is None or home is self.loop or not home.is_running():
+            await service.start(self.wake)
+        else:
+            name = f"restart of service {service.name!r}"
+            await call_at(home, lambda: service.start(self.wake), until=math.inf, name=name)
 
     async def _clear(self, service: Service) -> None:
         family = service.family
         if family is None:
             return
         now = time.monotonic()
-        await in_thread(
-            lambda: end_families([family], force_at=now + _LEFT_GRACE, deadline=now + 2 * _LEFT_GRACE),
-            name="aiopool-services-end",
-        )
+        await end_in_thread([family], force_at=now + _LEFT_GRACE, deadline=now + 2 * _LEFT_GRACE)
         if left := family.living():
             pids = sorted(process.pid for process in left)
             _log.error("service %r left processes behind that cannot be ended: %s", service.name, pids)
         family.forced = False
-        self._changed()
+        self._table.note_pids()
 
     def _tell(self, service: Service, error: Exception) -> None:
         _log.error("%s", error, exc_info=error.__cause__)

@@ -13,6 +13,9 @@ Politeness: a process that looks after children of its own is asked first and th
 would start them anew. A family with its own session is asked as a whole, as a terminal or systemd would do
 it: a shell that waits for its child cannot answer before that child is over.
 
+Invariant: this process, and what it descends from, belongs to no family, and no trace is followed that leads
+to them: a program may be started anew from within what its last run has left.
+
 What this module refuses to know: what a service is, event loops, who reaps whom.
 """
 
@@ -22,7 +25,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import final
 
-from aiopool._process import ExitWatch, ProcessId, ProcessTable, alive, send
+from aiopool.services._process import ExitWatch, ProcessId, ProcessTable, alive, send
 
 __all__ = ["MARK", "Family", "end_families", "refresh_families"]
 
@@ -70,20 +73,21 @@ class Family:
 
     def refresh(self, table: ProcessTable) -> None:
         """Add what has come, and forget who is gone."""
+        mine = table.lineage(os.getpid())
+        known = self.members - mine
         found: set[ProcessId] = set()
-        for process in self.members:
+        for process in known:
             found |= table.children_of(process)
+        traces: list[set[ProcessId]] = []
         if self.own_session:
-            for root in self.roots:
-                # The number of a session is not given out again while it has a member. So if one that we
-                # know is in it still, it is the session that we started, even after its leader is gone.
-                if any(table.session_of(process) == root.pid for process in self.members | found):
-                    found |= table.session(root.pid)
+            # The number of a session is not given out again while it has a member. So if one that we know is in
+            # it still, it is the session that we started, even after its leader is gone.
+            ours = {table.session_of(process) for process in known | found}
+            traces += [table.session(root.pid) for root in self.roots if root.pid in ours]
         if self.mark is not None:
-            found |= table.marked(MARK).get(self.mark, set())
-        mine = os.getpid()
-        kept = {process for process in self.members if process in table}
-        self.members = {process for process in kept | found if process.pid != mine}
+            traces.append(table.marked(MARK).get(self.mark, set()))
+        kept = {process for process in known if process in table}
+        self.members = kept.union(found, *(trace for trace in traces if trace.isdisjoint(mine)))
 
     def living(self) -> set[ProcessId]:
         """The members that run now."""

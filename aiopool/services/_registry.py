@@ -1,8 +1,8 @@
 """ServiceRegistry: the long-lived companions of a program, started, watched and stopped in one place.
 
 A registry is a table of services, and the order in which things are asked of them. How each kind is started
-and asked to end is the business of its adapter (`_service_kinds`), how they are stopped together that of
-`_service_stop`, how they are kept alive that of `_service_monitor`.
+and asked to end is the business of its adapter (`_adapt`), how they are stopped together that of
+`_stop`, how they are kept alive that of `_monitor`.
 
 It can be used from several event loops, from other threads and without any loop, so the table has a lock;
 nobody ever waits while holding it, and a status is therefore told at any moment. Time here is real time:
@@ -18,22 +18,23 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
-from aiopool._calls import in_thread, run_to_end, running_loop
-from aiopool._exit_handlers import ExitHandlers
+import anyio
+
 from aiopool._restart import Restart
-from aiopool._service import RestartPolicy, Service
-from aiopool._service_kinds import adapt
-from aiopool._service_leftovers import end_leftovers
-from aiopool._service_monitor import Monitor
-from aiopool._service_status import RegistryStatus, ServiceStatus, StopReport
-from aiopool._service_stop import Deadlines, Outcome, report, stop_services
-from aiopool._service_table import ServiceTable
+from aiopool.services._adapt import adapt
+from aiopool.services._calls import in_thread
+from aiopool.services._exit_handlers import ExitHandlers
+from aiopool.services._leftovers import end_leftovers
+from aiopool.services._monitor import Watch
+from aiopool.services._service import RestartPolicy, Service
+from aiopool.services._status import RegistryStatus, ServiceStatus, StopReport
+from aiopool.services._stop import Deadlines, Stops
+from aiopool.services._table import ServiceTable
 
 __all__ = ["ServiceRegistry"]
 
@@ -47,8 +48,9 @@ _HANDLES = ("process", "queue_system", "worker", "pid")
 class ServiceRegistry:
     """Start, watch, report and stop the long-lived companions of a program.
 
-    As an async context manager it starts everything on the way in and stops everything on the way out. It
-    needs no `async with`, though, and for services that are plain processes not even an event loop.
+    As an async context manager it starts everything on the way in and stops everything on the way out; if it is
+    cancelled while it does, it stops by force before it leaves. It needs no `async with`, though, and for services
+    that are plain processes not even an event loop.
 
     Args:
         name: for the log, the repr and the pid file.
@@ -72,7 +74,7 @@ class ServiceRegistry:
         ...         await serve()
     """
 
-    # The mutable state of a registry is its table of services, its monitor and its exit handlers.
+    # The mutable state of a registry is its table of services, who watches them, its stops and its exit handlers.
     _shared: "ServiceRegistry | None" = None
     _shared_lock = threading.Lock()
 
@@ -100,9 +102,9 @@ class ServiceRegistry:
         self._directory = None if pid_dir is None else Path(pid_dir).absolute()
         self._table = ServiceTable(name, self._directory)
         self._looked_back = False
-        self._monitor: Monitor | None = None
+        self._watch = Watch(self._table, self._told, check_every)
+        self._stops = Stops(self._settle)
         self._handlers: ExitHandlers | None = None
-        self._stopping: set[asyncio.Task[list[Outcome]]] = set()  # so that they live until they are done
 
     @classmethod
     def shared(cls) -> "ServiceRegistry":
@@ -180,9 +182,9 @@ class ServiceRegistry:
         kind = adapt(target, pids=pids)
         if restart != "never" and not kind.restartable:
             raise ValueError(
-                f"restart={restart!r}: {target!r} runs once and cannot be started again; register what makes "
-                f"a new one: registry.add({type!r}, lambda: multiprocessing.Process(target=...), "
-                f'restart={restart!r}), or registry.add({type!r}, Command(["program"]), restart={restart!r})'
+                f"restart={restart!r}: {target!r} runs once and cannot be started again; register the function that "
+                f"makes it: registry.add({type!r}, lambda: multiprocessing.Process(target=...), restart={restart!r}); "
+                f"or what is run anew each time: registry.add({type!r}, Command([...]), restart={restart!r})"
             )
         with self._table.lock:
             service = Service(
@@ -198,8 +200,7 @@ class ServiceRegistry:
             if started or (started is None and kind.alive() is True):
                 service.apply("adopt")
             self._table.insert(service)
-        if self._monitor is not None:
-            self._monitor.wake()
+        self._watch.wake()
         return service.name
 
     def register(self, type: str, info: Mapping[str, Any]) -> str:
@@ -292,31 +293,16 @@ class ServiceRegistry:
         if self._directory is not None and not self._looked_back:
             self._looked_back = True
             await self.end_leftovers()
-        monitor = self._watch()
+        monitor = self._watch.here()
         for service in self._table.select(name, type):
             done = service.status == "ended" and not service.kind.restartable and name is None
             if done or service.status in ("starting", "running", "stopping") or service.alive():
                 continue
-            await self._start(service, monitor, timeout)
-
-    async def _start(self, service: Service, monitor: Monitor, timeout: float) -> None:
-        service.history.clear()
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                await service.start(monitor.wake)
-        except BaseException as error:
-            if isinstance(error, TimeoutError) and limit.expired():
-                raise TimeoutError(
-                    f"service {service.name!r} was not started within {timeout:g} s. (A function that "
-                    "returns a coroutine is taken for a factory and awaited: register the coroutine "
-                    "function itself.)"
-                ) from error
-            error.add_note(f"while starting service {service.name!r} ({service.type})")
-            raise
-        finally:
-            self._table.note_pids()
-            monitor.wake()
+            try:
+                await service.start_within(timeout, monitor.wake)
+            finally:
+                self._table.note_pids()
+                monitor.wake()
 
     async def end_leftovers(self, *, timeout: float = 3.0) -> StopReport:
         """End what runs that are over have left behind, according to their pid files.
@@ -362,10 +348,11 @@ class ServiceRegistry:
         Raises:
             TypeError: neither name nor type was given.
         """
-        return await self._stop(self._chosen(name, type), timeout, _nothing(name, type))
+        chosen = self._chosen(name, type)
+        return await self._stops.run(lambda: chosen, timeout, _nothing(name, type))
 
     async def stop_all(self, *, timeout: float = 30.0) -> StopReport:
-        """Stop everything, all at the same time, and watch no longer.
+        """Stop everything, all at the same time, and watch no longer; what is added meanwhile is stopped, too.
 
         As `stop`, which see. May be called again, also while another stop is under way: the earlier deadline
         holds.
@@ -374,9 +361,9 @@ class ServiceRegistry:
             timeout: for everything together, in seconds.
         """
         try:
-            return await self._stop(self._chosen_all(), timeout, "nothing to stop")
+            return await self._stops.run(self._chosen_all, timeout)
         finally:
-            if (monitor := self._unwatch()) is not None and monitor.loop is asyncio.get_running_loop():
+            if (monitor := self._watch.end()) is not None and monitor.loop is asyncio.get_running_loop():
                 await monitor.closed()
 
     def stop_sync(self, name: str | None = None, *, type: str | None = None, timeout: float = 10.0) -> StopReport:
@@ -389,41 +376,19 @@ class ServiceRegistry:
             RuntimeError: a service lives on the event loop of this very thread, so that waiting for it here
                 would stop it from ever ending. Nothing was stopped.
         """
-        return self._stop_blocking(self._chosen(name, type), timeout, _nothing(name, type))
+        chosen = self._chosen(name, type)
+        return self._stops.run_blocking(lambda: chosen, timeout, _nothing(name, type))
 
     def stop_all_sync(self, *, timeout: float = 30.0) -> StopReport:
         """Do what `stop_all` does, from plain code; see `stop_sync`."""
         try:
-            return self._stop_blocking(self._chosen_all(), timeout, "nothing to stop")
+            return self._stops.run_blocking(self._chosen_all, timeout)
         finally:
-            self._unwatch()
+            self._watch.end()
 
-    def _stop_blocking(self, services: Sequence[Service], timeout: float, nothing: str) -> StopReport:
-        Deadlines.within(timeout, now=0.0)
-        here = running_loop()
-        mine = [service.name for service in services if here is not None and service.kind.home() is here]
-        if mine:
-            raise RuntimeError(
-                f"cannot wait here for {', '.join(map(repr, mine))}: they live on the event loop that this "
-                "thread runs, and waiting would hold it up. Write "
-                f"`await registry.stop_all(timeout={timeout:g})`"
-            )
-        return run_to_end(lambda: self._stop(services, timeout, nothing))
-
-    async def _stop(self, services: Sequence[Service], timeout: float, nothing: str) -> StopReport:
-        began = time.monotonic()
-        Deadlines.within(timeout, now=began)
-        task = asyncio.get_running_loop().create_task(self._stop_and_note(services, timeout))
-        self._stopping.add(task)
-        task.add_done_callback(self._stopping.discard)
-        outcomes = await asyncio.shield(task)
-        return report(outcomes, seconds=time.monotonic() - began, nothing=nothing)
-
-    async def _stop_and_note(self, services: Sequence[Service], timeout: float) -> list[Outcome]:
-        outcomes = await stop_services(services, timeout) if services else []
+    def _settle(self, services: Sequence[Service]) -> None:
         # What was handed over running, and cannot be started again, has nothing left to be known for.
         self._table.drop([s for s in services if s.status == "stopped" and not s.kind.restartable])
-        return outcomes
 
     # -- exit --------------------------------------------------------------------------------------
 
@@ -463,7 +428,7 @@ class ServiceRegistry:
             self._handlers = None
 
     def _stop_at_exit(self, timeout: float) -> None:
-        outcome = run_to_end(lambda: self._stop(self._chosen_all(), timeout, "nothing to stop"))
+        outcome = self._stops.run_to_end(self._chosen_all, timeout)
         if not outcome.success:
             _log.error("services could not be stopped on the way out: %s", outcome.message)
 
@@ -486,9 +451,17 @@ class ServiceRegistry:
 
     async def _leave(self) -> None:
         try:
-            outcome = await self.stop_all(timeout=self._stop_timeout)
-            if not outcome.success:
-                _log.error("registry %r: %s", self.name, outcome.message)
+            # A scope of anyio that is cancelled would cancel this wait as well, and the program could end before its
+            # services.
+            with anyio.CancelScope(shield=True):
+                try:
+                    outcome = await self.stop_all(timeout=self._stop_timeout)
+                except asyncio.CancelledError:
+                    # Whoever is told to hurry (a second Ctrl-C) hurries, but leaves nobody behind.
+                    await self.stop_all(timeout=0)
+                    raise
+                if not outcome.success:
+                    _log.error("registry %r: %s", self.name, outcome.message)
         finally:
             if self._handle_signals:
                 self.uninstall_handlers()
@@ -512,23 +485,6 @@ class ServiceRegistry:
     def _chosen_all(self) -> list[Service]:
         self._check_owner()
         return self._table.select()
-
-    def _watch(self) -> Monitor:
-        with self._table.lock:
-            monitor = self._monitor
-            if monitor is not None and monitor.usable() and monitor.loop.is_running():
-                return monitor
-            self._monitor = Monitor(self._table.select, self._table.note_pids, self._told, self._check_every)
-            return self._monitor
-
-    def _unwatch(self) -> Monitor | None:
-        monitor, self._monitor = self._monitor, None
-        if monitor is not None and monitor.usable():
-            if monitor.loop is running_loop():
-                monitor.close()
-            else:
-                monitor.loop.call_soon_threadsafe(monitor.close)
-        return monitor
 
     def _told(self, service: Service, error: Exception) -> None:
         if self._on_error is not None:

@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import final
 
-from aiopool._pidfile import PidFile
-from aiopool._service import Service
-from aiopool._service_objects import ObjectKind
-from aiopool._service_processes import HandleKind
-from aiopool._service_tasks import ContextKind
+from aiopool.services._object_kind import ObjectKind
+from aiopool.services._pidfile import PidFile
+from aiopool.services._process_kinds import HandleKind
+from aiopool.services._service import Service
+from aiopool.services._task_kinds import ContextKind
 
 __all__ = ["ServiceTable"]
 

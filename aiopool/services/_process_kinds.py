@@ -7,16 +7,15 @@ back.
 import asyncio
 import multiprocessing.process
 import os
-import subprocess
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, final
 
-from aiopool._command import Command, launch
-from aiopool._process import ProcessId, alive, ancestors, identify
-from aiopool._service_kind import Ended
+from aiopool.services._command import Command, launch
+from aiopool.services._kind import Ended
+from aiopool.services._process import ProcessId, alive, ancestors, identify
 
 __all__ = ["CommandKind", "HandleKind", "PidKind"]
 
@@ -65,9 +64,9 @@ class HandleKind(_NoAsking):
         """The exit code, `None` while it runs or was never started. Reaps it, through its own handle."""
         if isinstance(self._handle, multiprocessing.process.BaseProcess):
             return self._handle.exitcode
-        if isinstance(self._handle, subprocess.Popen):
-            return self._handle.poll()
-        code: int | None = self._handle.returncode
+        # subprocess and psutil find out when they are polled; asyncio and anyio are told, and have no such method.
+        poll = getattr(self._handle, "poll", None)
+        code: int | None = self._handle.returncode if poll is None else poll()
         return code
 
     async def start(self, wake: Callable[[], None]) -> None:

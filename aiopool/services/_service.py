@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, final
 
-from aiopool._families import Family
-from aiopool._pidfile import PidRecord
 from aiopool._restart import Restart, RestartHistory
-from aiopool._service_kind import ServiceKind
-from aiopool._service_status import ServiceState, ServiceStatus
+from aiopool.services._families import Family
+from aiopool.services._kind import ServiceKind
+from aiopool.services._pidfile import PidRecord
+from aiopool.services._status import ServiceState, ServiceStatus
 
 __all__ = ["RestartPolicy", "Service"]
 
@@ -72,6 +72,7 @@ class Service:
         "history",
         "kind",
         "lock",
+        "loop",
         "name",
         "registered_at",
         "restart",
@@ -110,6 +111,7 @@ class Service:
         self.starting: tuple[Callable[[], None], concurrent.futures.Future[None]] | None = None
         self.asking: concurrent.futures.Future[None] | None = None
         self.lock = lock
+        self.loop: asyncio.AbstractEventLoop | None = None  # where it was last started
 
     def __repr__(self) -> str:
         return f"<Service {self.name!r} ({self.type}) {self.status}>"
@@ -156,7 +158,7 @@ class Service:
         """
         if not self.apply("start"):
             return
-        loop = asyncio.get_running_loop()
+        loop = self.loop = asyncio.get_running_loop()
         # A Task, and not loop.create_task: an eager task factory would run it before a stop could find it here.
         task = asyncio.Task(self.kind.start(wake), loop=loop, name=f"start of service {self.name}")
         done: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -181,6 +183,28 @@ class Service:
             self.look()
             self.starting = None
             done.set_result(None)
+
+    async def start_within(self, timeout: float, wake: Callable[[], None]) -> None:
+        """Start it by hand: what it has failed at before is forgotten.
+
+        Raises:
+            TimeoutError: it was not started in time.
+            Exception: as `start` does, with a note that names the service.
+        """
+        self.history.clear()
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                await self.start(wake)
+        except BaseException as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                raise TimeoutError(
+                    f"service {self.name!r} was not started within {timeout:g} s. (A function that "
+                    "returns a coroutine is taken for a factory and awaited: register the coroutine "
+                    "function itself.)"
+                ) from error
+            error.add_note(f"while starting service {self.name!r} ({self.type})")
+            raise
 
     def pid(self) -> int | None:
         """Its (first) process."""

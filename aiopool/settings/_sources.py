@@ -24,11 +24,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
-from aiopool._settings_files import Unreadable, content_of, read_file
-from aiopool._settings_kinds import Kind, Nested
-from aiopool._settings_layer import PREFIX, Layer, Tree, Where, shown, slug
-from aiopool._settings_text import did_you_mean, names_code
 from aiopool.errors import SettingsProblem
+from aiopool.settings._files import Unreadable, content_of, read_file
+from aiopool.settings._kinds import Kind, Nested
+from aiopool.settings._layer import PREFIX, Layer, Tree, Where, shown, slug
+from aiopool.settings._text import did_you_mean, names_code
 
 __all__ = ["Schema", "Sources"]
 
