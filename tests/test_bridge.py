@@ -762,7 +762,7 @@ async def test_nothing_of_a_call_is_kept_after_its_delivery(fails: bool) -> None
         fn = thing.fail if fails else thing.method
         seen += [weakref.ref(one) for one in (thing, argument, keyword, token)]
         context = contextvars.copy_context()
-        bridge.start(token, context, fn, (argument,), {"keyword": keyword})
+        bridge.start(token, context, functools.partial(fn, keyword=keyword), (argument,))
         del thing, argument, keyword, token, fn, context
         await arrived.wait()
         await until(lambda: bridge._idle)
