@@ -49,6 +49,8 @@ logger = logging.getLogger("aiopool.job")
 
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
 SLICE = 0.002
+# So many turns of the loop it takes, at most, until a free worker begins a job; one after the other.
+TURNS = 4
 
 SCHEDULED, QUEUED, RUNNING = JobStatus.SCHEDULED, JobStatus.QUEUED, JobStatus.RUNNING
 SUCCEEDED, FAILED = JobStatus.SUCCEEDED, JobStatus.FAILED
@@ -709,8 +711,16 @@ class Engine:
             self.queue.push_in_order(job)
         return True
 
-    def _queue_expired(self, job: Job[Any]) -> None:
-        if job._attempt == 0 and job._finished_at is None:
+    def _queue_expired(self, job: Job[Any], turns: int | None = None) -> None:
+        if job._attempt or job._finished_at is not None:
+            return
+        free = self.slots - self.active
+        if turns is None:
+            turns = TURNS * free
+        if free > 0 and turns > 0:
+            # A worker is on its way. This matters to a limit of 0: the job of an idle pool waits for nobody.
+            self.runtime.soon(self._queue_expired, job, turns - 1)
+        else:
             self._expire(job, StopCause.QUEUE_TIMEOUT)
 
     def _total_expired(self, job: Job[Any]) -> None:

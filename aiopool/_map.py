@@ -404,6 +404,8 @@ class MapStream(Claim, Generic[R_co]):
         self._wake()
         if self._feeder is not None:
             self._feeder.cancel()
+        elif not isinstance(self._source, AsyncIterator):
+            self._source = iter(())  # let go of it: a generator that nobody else holds ends now
         line, self._line = self._line, deque()
         self._inputs.clear()
         for job in line:
