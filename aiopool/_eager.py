@@ -11,9 +11,8 @@ Invariant: outside of a call of the starter the loop is as it was.
 from __future__ import annotations
 
 import asyncio
-import functools
 import sys
-from asyncio.tasks import _enter_task, _leave_task, current_task
+from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Protocol, final
@@ -29,20 +28,29 @@ class Start(Protocol):
 
 def task_starter(loop: asyncio.AbstractEventLoop) -> Start:
     """Return what starts tasks on a loop; it may be called in another task's step, or outside of any."""
-    if sys.version_info >= (3, 12):
-        start: Start = functools.partial(asyncio.Task, loop=loop, eager_start=True)
-        return start
-    return _Starter(loop)
+    if sys.version_info < (3, 12):
+        return _Starter(loop)
+    new_task = asyncio.Task
+
+    # No `functools.partial`: it would make a dictionary of the keywords for each task.
+    def start(coroutine: Coroutine[Any, Any, Any], *, name: str, context: Context) -> asyncio.Task[Any]:
+        try:
+            return new_task(coroutine, loop=loop, name=name, context=context, eager_start=True)
+        finally:
+            del coroutine, context  # an error's frames refer to this one (`f_back`), and the context to its job
+
+    return start
 
 
 @final
 class _Starter:
-    """`eager_start` for Python 3.11."""
+    """`eager_start` for Python 3.11, whose insides change no more."""
 
-    __slots__ = ("_loop", "_step", "_take_down")
+    __slots__ = ("_attributes", "_loop", "_step", "_take_down")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop: Any = loop
+        self._loop = loop
+        self._attributes = loop.__dict__
         self._step: Callable[[], object] | None = None
 
         def take_down(step: Callable[[], object], *, context: Context | None = None) -> None:
@@ -51,26 +59,24 @@ class _Starter:
         self._take_down = take_down
 
     def __call__(self, coroutine: Coroutine[Any, Any, Any], *, name: str, context: Context) -> asyncio.Task[Any]:
-        loop = self._loop
-        before = loop.__dict__.get("call_soon")  # somebody may have put one of his own there
-        loop.call_soon = self._take_down
+        loop, attributes = self._loop, self._attributes
+        before = attributes.get("call_soon")  # somebody may have put one of his own there
+        attributes["call_soon"] = self._take_down
         try:
             task = asyncio.Task(coroutine, loop=loop, name=name, context=context)
         finally:
             if before is None:
-                del loop.call_soon
+                del attributes["call_soon"]
             else:
-                loop.call_soon = before
+                attributes["call_soon"] = before
         step, self._step = self._step, None
         assert step is not None
-        outer = current_task(loop)
-        if outer is None:
-            context.run(step)
-            return task
         # As `asyncio` does it from 3.12 on: one task steps aside for another, and comes back.
-        _leave_task(loop, outer)
+        outer = _current_tasks.pop(loop, None)
         try:
             context.run(step)
         finally:
-            _enter_task(loop, outer)
+            if outer is not None:
+                _current_tasks[loop] = outer
+            del coroutine, context, step, outer  # an error's frames refer to this one (`f_back`), these to its job
         return task

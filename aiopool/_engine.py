@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextvars import Context
 from threading import get_ident
 from traceback import clear_frames
@@ -214,6 +215,35 @@ class Engine:
         else:
             job._place = None
         return job
+
+    def make_all(
+        self,
+        plan: Plan,
+        function: Callable[..., Any],
+        source: Iterator[Any],
+        count: int,
+        claim: Claim,
+        made: list[Job[Any]],
+    ) -> None:
+        """Make a job for each of the next `count` items and take it in, all in one moment; plain jobs, with room.
+
+        `make` in a row, without what is the same for all. Raises what the source raises: the jobs before that are in.
+        """
+        if get_ident() != self.thread:
+            raise self.wrong_thread("map")
+        next_job, now, jobs, queue = self.next_job, self.now(), self.jobs, self.queue
+        before = len(made)
+        try:
+            for item in itertools.islice(source, count):
+                sequence = next_job()
+                job = make_job(function, (item,), plan, self, sequence, now, claim)
+                jobs[sequence] = job
+                queue.push(job)
+                made.append(job)
+        finally:
+            self.counters.submitted += len(made) - before
+            if self.idle and not self._nudged:
+                self.nudge()
 
     def wrong_thread(self, what: str) -> RuntimeError:
         """Return the error for a call from another thread than the event loop's."""

@@ -165,9 +165,9 @@ class MapStream(Claim, Generic[R_co]):
                     failure, self._failure = self._failure, None
                     raise failure
                 raise StopAsyncIteration
-            self._wakeup = engine.runtime.loop.create_future()
+            self._wakeup = wakeup = engine.runtime.loop.create_future()
             try:
-                await engine.wait_for(self._wakeup)
+                await engine.wait_for(wakeup)
             finally:
                 self._wakeup = None
         raise StopAsyncIteration
@@ -206,8 +206,16 @@ class MapStream(Claim, Generic[R_co]):
         Example:
             pages = await pool.map(fetch, urls).collect()
         """
+        results: list[R_co] = []
         async with self:
-            return [result async for result in self]
+            async for result in self:
+                results.append(result)
+                # What is there already is taken without a coroutine for each: as `__anext__`, in a row.
+                line = self._line
+                while self._between > self._low and line and line[0]._status is SUCCEEDED and not self._careful:
+                    self._between -= 1
+                    results.append(line.popleft()._value)
+        return results
 
     # -- the source's side -----------------------------------------------------------------------------------------
 
@@ -219,7 +227,11 @@ class MapStream(Claim, Generic[R_co]):
             return False
         make, plan, function = engine.make, self._plan, self._function
         line = self._line.append if self._ordered else None
-        for _ in range(self._ahead - self._between):
+        place = self._ahead - self._between
+        if plan.plain and not (self._yields or engine.listeners) and len(engine.jobs) + place <= engine.limit:
+            self._fill_at_once(engine, source, place)
+            return True
+        for _ in range(place):
             if len(engine.jobs) >= engine.limit and engine.full():
                 return self._between > 0
             try:
@@ -242,6 +254,20 @@ class MapStream(Claim, Generic[R_co]):
             if self._yields:
                 self._inputs[job] = item
         return True
+
+    def _fill_at_once(self, engine: Engine, source: Iterator[Any], place: int) -> None:
+        """Take the next items where nobody has to be asked about each: this is nearly every stream."""
+        made: list[Job[Any]] = []
+        try:
+            engine.make_all(self._plan, self._function, source, place, self, made)
+        except BaseException as error:
+            self._source_failed(error)
+        else:
+            self._exhausted = len(made) < place
+        self._under_way += len(made)
+        self._between += len(made)
+        if self._ordered:
+            self._line.extend(made)
 
     async def _feed(self, engine: Engine) -> None:
         """Take items where that has to wait: for an asynchronous source, or for room in the pool."""
@@ -362,8 +388,9 @@ class MapStream(Claim, Generic[R_co]):
             self._wake()
 
     def _wake(self) -> None:
-        if self._wakeup is not None and not self._wakeup.done():
-            self._wakeup.set_result(None)
+        wakeup, self._wakeup = self._wakeup, None  # once: what settles next need not look again
+        if wakeup is not None and not wakeup.done():
+            wakeup.set_result(None)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

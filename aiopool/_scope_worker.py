@@ -25,7 +25,7 @@ from anyio._backends._asyncio import _task_states
 
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
-from aiopool._job import Job, running_job
+from aiopool._job import running_job
 from aiopool._runtime import in_loop
 from aiopool._scope import StopRequest, coroutine_frames
 from aiopool._worker import Worker
@@ -42,27 +42,30 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
     """Run the jobs that are sent in, one after the other; yield what they wait for, and `_ENDED` after each.
 
     One generator for all jobs of a worker: to drive each coroutine from outside would cost an exception
-    (`StopIteration`) for each. Every step is sent inside the context of the job.
+    (`StopIteration`) for each. Every step is sent inside the context of the job. What the job raises ends here; what
+    the engine raises ends the lane, and the worker with it.
     """
+    engine = worker.engine
     job = yield _ENDED
     while True:
+        running_job.set(job)
         try:
-            running_job.set(job)
-            function, args = job._function, job._args
-            del job  # an error refers to this frame (`f_back`), and the job to the error
-            call = function(*args)
+            call = job._function(*job._args)
             if type(call) is not CoroutineType:
                 call = call.__await__()
-            worker.value = yield from call
+            value = yield from call
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and not worker.engine.runtime.loop.is_running():
+            if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this generator with it
             trace = error.__traceback__
             if trace is not None and trace.tb_next is not None:
                 error.__traceback__ = trace.tb_next  # without this frame
-            worker.error = error
             trace = None
-        function = args = call = None
+            engine.conclude(worker, job, None, error, engine.now())
+        else:
+            engine.returned(worker, job, value, engine.now())
+        # The frames of an error refer to this one (`f_back`): it must not refer to the job, which refers to the error.
+        job = call = value = None
         job = yield _ENDED
 
 
@@ -70,33 +73,33 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
 def _drive(lane: Generator[Any, Any, None], context: Context, yielded: Any) -> Generator[Any, Any, None]:
     """Go on with a job that has suspended, each step inside its own context, to its end."""
     run, send, throw = context.run, lane.send, lane.throw
-    while yielded is not _ENDED:
-        try:
-            sent = yield yielded
-        except GeneratorExit:
-            with contextlib.suppress(RuntimeError):  # the job had something to say to the end of the world
-                lane.close()
-            raise
-        except BaseException as error:
-            yielded = run(throw, error)
-        else:
-            yielded = run(send, sent)
+    try:
+        while yielded is not _ENDED:
+            try:
+                sent = yield yielded
+            except GeneratorExit:
+                with contextlib.suppress(RuntimeError):  # the job had something to say to the end of the world
+                    lane.close()
+                raise
+            except BaseException as error:
+                yielded = run(throw, error)
+            else:
+                yielded = run(send, sent)
+    finally:
+        del run, send, throw, context, lane  # an error's frames refer to this one, too, and the context to its job
 
 
 @final
 class ScopeWorker(Worker):
     """Runs jobs in its own task, under a cancel scope that is re-used while it is clean."""
 
-    __slots__ = ("_bell", "_host", "_lane", "_scope", "_state", "_used", "error", "value")
+    __slots__ = ("_bell", "_host", "_lane", "_scope", "_state", "_used")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         super().__init__(engine, bridge)
         self._bell: asyncio.Future[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._used = False  # the scope was cancelled: it serves no other job
-        # What came of the job that the lane has run.
-        self.value: Any = None
-        self.error: BaseException | None = None
         self._lane: Generator[Any, Any, None] = _lane(self)
         next(self._lane)
         self._host: asyncio.Task[Any] | None = None
@@ -137,6 +140,7 @@ class ScopeWorker(Worker):
         """Take job after job, until the scope is used up or the worker has to end."""
         engine, host, state, lane = self.engine, self._host, self._state, self._lane
         assert host is not None
+        send, cancelling = lane.send, host.cancelling
         context: Any
         while not self.end.done():
             if not self.busy or self.job is not None:
@@ -164,35 +168,24 @@ class ScopeWorker(Worker):
                 if engine.listeners:
                     engine.listeners.begin(job, self.id, context)
                 # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
-                yielded = context.run(lane.send, job)
+                yielded = context.run(send, job)
                 if yielded is not _ENDED:
                     suspended = True
                     if engine.idle and engine.queue._order.live:
                         engine.nudge()
                     await _drive(lane, context, yielded)
-                now = engine.now()
-                if self.error is None:
-                    engine.returned(self, job, self.value, now)
-                else:
-                    self._failed(job, now)
-                self.value = self.job = None
-                if state.cancel_scope is not scope or self._used or host.cancelling():
+                self.job = None
+                if state.cancel_scope is not scope or self._used or cancelling():
                     self.clean = state.cancel_scope is not scope
                     context = job = None
                     return  # used up; whether the task itself is clean shows once the scope is left
                 if self.retiring:
                     break
+                now = job._finished_at or engine.now()
                 if not suspended and now >= engine.slice_ends:
                     engine.rest(self)
                     engine.nudge()
                     break
-
-    def _failed(self, job: Job[Any], now: float) -> None:
-        error, self.error = self.error, None
-        try:
-            self.engine.conclude(self, job, None, error, now)
-        finally:
-            del job, error  # the error refers to this frame, and the job to the error
 
     async def _rest(self) -> None:
         """Wait for an offer of work, or for a thread that comes back."""
