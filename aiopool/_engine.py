@@ -25,6 +25,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextvars import Context
 from threading import get_ident
 from traceback import clear_frames
 from typing import Any, Literal, Protocol, final
@@ -49,6 +50,8 @@ logger = logging.getLogger("aiopool.job")
 
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
 SLICE = 0.002
+# So many turns of the loop it takes, at most, until a free worker begins a job; one after the other.
+TURNS = 4
 
 # Jobs submitted within so many seconds share one moment, while nobody listens: a number of its own would be 32 bytes
 # more for each.
@@ -650,8 +653,8 @@ class Engine:
         job._finish(status, value, now)
         if extra is not None and extra.callbacks is not None:
             callbacks, extra.callbacks = extra.callbacks, None
-            for callback in callbacks:
-                self.call_user(callback, job)
+            for callback, context in callbacks:
+                self.call_user(context, callback, job)
         if self.joiners and len(self.jobs) <= self.spectators:
             self._wake_joiners()
         if listeners:
@@ -669,17 +672,18 @@ class Engine:
                 future.set_result(None)
         extra.ended = None
 
-    def call_user(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a callback of the user's; its failure is logged and hurts nobody."""
+    def call_user(self, context: Context, function: Callable[..., object], *args: Any) -> None:
+        """Call a callback of the user's, in nobody's job; its failure is logged and hurts nobody."""
         try:
-            function(*args)
+            context.run(function, *args)
         except Exception as error:
             log_fault(logger, "a callback of the pool failed: %r", function, error=error)
 
     def report(self, job: Job[Any], error: BaseException, worker: int | None = None) -> None:
         """Hand a failure that nobody awaits to the error sink: `on_error`, or the log."""
         if self.on_error is not None:
-            self.call_user(self.on_error, job, error)
+            # A copy: the one of the runtime may be entered.
+            self.call_user(self.runtime.context.copy(), self.on_error, job, error)
         else:
             log_fault(
                 logger,
@@ -770,8 +774,16 @@ class Engine:
             self.queue.push_in_order(job)
         return True
 
-    def _queue_expired(self, job: Job[Any]) -> None:
-        if job._attempt == 0 and job._finished_at is None:
+    def _queue_expired(self, job: Job[Any], turns: int | None = None) -> None:
+        if job._attempt or job._finished_at is not None:
+            return
+        free = self.slots - self.active
+        if turns is None:
+            turns = TURNS * free
+        if free > 0 and turns > 0:
+            # A worker is on its way. This matters to a limit of 0: the job of an idle pool waits for nobody.
+            self.runtime.soon(self._queue_expired, job, turns - 1)
+        else:
             self._expire(job, StopCause.QUEUE_TIMEOUT)
 
     def _total_expired(self, job: Job[Any]) -> None:

@@ -142,7 +142,7 @@ class JobExtra:
 
     label: Label | None = None
     stop: StopRequest | None = None
-    callbacks: list[Callable[[Job[Any]], object]] | None = None
+    callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
     entries: list[Any] | None = None  # in the timetable
     due: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None
@@ -383,7 +383,8 @@ class Job(Generic[T]):
     def add_done_callback(self, callback: Callable[[Job[T]], object]) -> None:
         """Call `callback(job)` when the job is done; at once, if it is.
 
-        It runs in the loop, before the awaiters go on. If it raises, that is logged and hurts nobody.
+        It runs in the loop, before the awaiters go on, in the context of whoever added it, as with a future of asyncio.
+        If it raises, that is logged and hurts nobody.
         """
         if self._finished_at is not None:
             callback(self)
@@ -391,7 +392,7 @@ class Job(Generic[T]):
         extra = self._more()
         if extra.callbacks is None:
             extra.callbacks = []
-        extra.callbacks.append(callback)
+        extra.callbacks.append((callback, copy_context()))
 
     # -- acting ------------------------------------------------------------------------------------------------
 

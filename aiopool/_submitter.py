@@ -12,14 +12,14 @@ import asyncio
 import functools
 import inspect
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from types import FunctionType
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from aiopool._engine import Engine
 from aiopool._home import Home
 from aiopool._job import Job
-from aiopool._map import MapResult, MapStream
+from aiopool._map import Block, MapResult, MapStream
 from aiopool._options import (
     UNSET,
     JobOptions,
@@ -45,13 +45,6 @@ _OPTION_NAMES = frozenset(
 )
 # A view keeps no more plans than this: functions may have names that are made up as they go.
 MAX_PLANS = 256
-
-
-class Block(Protocol):
-    """A group that wants to know of its jobs before they are taken in."""
-
-    def adopt_nowait(self, job: Job[Any]) -> None: ...
-    async def adopt(self, job: Job[Any], entering: Coroutine[Any, Any, None]) -> None: ...
 
 
 class Submitter:
@@ -246,7 +239,9 @@ class Submitter:
         """Apply a function to every item, and stream the results.
 
         Lazy and bounded: an item is taken from `items` when there is place for its job, and no more than `ahead` jobs
-        are between the input and the consumer.
+        are between the input and the consumer. If the queue is full it waits for room, whatever `overflow` says.
+
+        In a group, its jobs are waited for and cancelled with the block; their failures are the consumer's.
 
         Args:
             function: an `async def` or a plain function of one argument.
@@ -260,6 +255,9 @@ class Submitter:
             A stream: `async with … as results: async for result in results`, or a bare `async for`, or
             `await ….collect()` for a list. `async with` cancels what is left over when the block is left.
 
+        Raises:
+            ValueError, TypeError: an argument that it cannot have; an option `id`, which only one job can have.
+
         If the consumer is cancelled, `async with` cancels the jobs and waits for their end.
 
         Example:
@@ -272,9 +270,16 @@ class Submitter:
             check_count("ahead", ahead, least=1)
         if not isinstance(items, (AsyncIterable, Iterable)):
             raise TypeError(f"map() takes an iterable or an async iterable, not {items!r} ({type(items).__name__})")
+        plan = self._look_up(function)
+        if plan.id is not None:
+            raise ValueError(
+                f"map() makes many jobs, and id={plan.id!r} is the name of one: write with_options(group={plan.id!r}) "
+                "to find them all, or submit() each with an id of its own"
+            )
         return MapStream(
             self._home,
-            self._look_up(function),
+            self._block,
+            plan,
             function,
             items,
             ordered=ordered,
