@@ -115,11 +115,7 @@ class Group(Submitter, Claim):
 
     def adopt_nowait(self, job: Job[Any]) -> None:
         """Take a job into the block; before it is taken in by the pool, so that it cannot end unseen."""
-        if self._left:
-            raise _left(self.name)
-        if self._ending:
-            raise RuntimeError(f"group {self.name!r} takes no more jobs: it is ending, for {self._ending}")
-        self._live[job] = None
+        self._welcome(job)
         waiters = job._waiters
         job._waiters = self if waiters is None else [self, *(waiters if type(waiters) is list else (waiters,))]
 
@@ -137,18 +133,34 @@ class Group(Submitter, Claim):
                 self._live.pop(job, None)
             raise
 
+    def accompany(self, job: Job[Any]) -> None:
+        """Take a job of a stream into the block: waited for and cancelled with it; its outcome is the stream's."""
+        self._welcome(job)
+        job._waiters = [job._waiters, _Companion(self)]
+
+    def _welcome(self, job: Job[Any]) -> None:
+        if self._left:
+            raise _left(self.name)
+        if self._ending:
+            raise RuntimeError(f"group {self.name!r} takes no more jobs: it is ending, for {self._ending}")
+        self._live[job] = None
+
     def hears(self) -> bool:
         return not self._left
 
     def settled(self, job: Job[Any]) -> None:
         """A job of the group is done."""
-        self._live.pop(job, None)
         if job._status is not JobStatus.SUCCEEDED:
             error = job._value[0]
             if not isinstance(error, JobCancelledError):
                 self._errors.append(error)
                 if self._on_error == "cancel":
                     self._fail()
+        self.let_go(job)
+
+    def let_go(self, job: Job[Any]) -> None:
+        """Be done with a job of the block."""
+        self._live.pop(job, None)
         if not self._live and self._done is not None and not self._done.done():
             self._done.set_result(None)
 
@@ -243,6 +255,22 @@ class Group(Submitter, Claim):
 
 
 @final
+class _Companion(Claim):
+    """What a block knows of a job of a stream: only when it is done."""
+
+    __slots__ = ("_group",)
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    def hears(self) -> bool:
+        return False
+
+    def settled(self, job: Job[Any]) -> None:
+        self._group.let_go(job)
+
+
+@final
 class _Left:
     """The block of a group that was left: it takes nothing, and does not keep the group."""
 
@@ -257,6 +285,12 @@ class _Left:
     async def adopt(self, job: Job[Any], entering: Coroutine[Any, Any, None]) -> None:
         entering.close()
         raise _left(self._name)
+
+    def accompany(self, job: Job[Any]) -> None:
+        raise _left(self._name)
+
+    def let_go(self, job: Job[Any]) -> None:
+        """It has taken none."""
 
 
 def _left(name: str) -> RuntimeError:

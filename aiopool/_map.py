@@ -14,9 +14,9 @@ import dataclasses
 import itertools
 import math
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, cast, final
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast, final
 
 from aiopool._engine import Engine
 from aiopool._home import Home
@@ -26,12 +26,21 @@ from aiopool._runtime import shield
 from aiopool._status import JobStatus
 from aiopool.errors import PoolError
 
-__all__ = ["MapResult", "MapStream"]
+__all__ = ["Block", "MapResult", "MapStream"]
 
 T_co = TypeVar("T_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 SUCCEEDED = JobStatus.SUCCEEDED
+
+
+class Block(Protocol):
+    """A group that wants to know of its jobs before they are taken in."""
+
+    def adopt_nowait(self, job: Job[Any]) -> None: ...
+    async def adopt(self, job: Job[Any], entering: Coroutine[Any, Any, None]) -> None: ...
+    def accompany(self, job: Job[Any]) -> None: ...
+    def let_go(self, job: Job[Any]) -> None: ...
 
 
 @final
@@ -67,6 +76,7 @@ class MapStream(Claim, Generic[R_co]):
         "__weakref__",
         "_ahead",
         "_between",
+        "_block",
         "_careful",
         "_closed",
         "_exhausted",
@@ -89,6 +99,7 @@ class MapStream(Claim, Generic[R_co]):
     def __init__(
         self,
         home: Home,
+        block: Block | None,
         plan: Plan,
         function: Callable[[Any], Any],
         items: Iterable[Any] | AsyncIterable[Any],
@@ -98,6 +109,7 @@ class MapStream(Claim, Generic[R_co]):
         errors: Literal["raise", "yield"],
     ) -> None:
         self._home = home
+        self._block = block
         self._plan = plan
         self._function = function
         self._ordered = ordered
@@ -216,7 +228,12 @@ class MapStream(Claim, Generic[R_co]):
         make, plan, function = engine.make, self._plan, self._function
         line = self._line.append if self._ordered else None
         place = self._ahead - self._between
-        if plan.plain and not (self._yields or engine.listeners) and len(engine.jobs) + place <= engine.limit:
+        if (
+            plan.plain
+            and plan.direct
+            and not (self._yields or engine.listeners)
+            and len(engine.jobs) + place <= engine.limit
+        ):
             self._fill_at_once(engine, source, place)
             return True
         for _ in range(place):
@@ -232,6 +249,8 @@ class MapStream(Claim, Generic[R_co]):
                 return True
             job = make(plan, function, (item,), self)
             if job._place is None and job._finished_at is None:
+                if self._block is not None:
+                    self._block.accompany(job)
                 engine.enter(job)
             self._under_way += 1
             self._between += 1
@@ -331,6 +350,8 @@ class MapStream(Claim, Generic[R_co]):
 
     def _job(self, engine: Engine, item: Any) -> Job[Any]:
         job = engine.make(self._plan, self._function, (item,), self)
+        if self._block is not None:
+            self._block.accompany(job)
         self._under_way += 1
         self._between += 1
         if self._ordered:
@@ -344,6 +365,8 @@ class MapStream(Claim, Generic[R_co]):
     def _forget(self, job: Job[Any]) -> None:
         """Take back a job that did not get in."""
         job._waiters = None
+        if self._block is not None:
+            self._block.let_go(job)
         self._under_way -= 1
         self._between -= 1
         if job in self._line:
@@ -413,6 +436,8 @@ class MapStream(Claim, Generic[R_co]):
         self._wake()
         if self._feeder is not None:
             self._feeder.cancel()
+        elif not isinstance(self._source, AsyncIterator):
+            self._source = iter(())  # let go of it: a generator that nobody else holds ends now
         line, self._line = self._line, deque()
         self._inputs.clear()
         for job in line:

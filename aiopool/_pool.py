@@ -99,7 +99,7 @@ class Pool(Submitter):
     Args:
         size: how many jobs may run at once.
         queue_size: how many more may wait; None: any number; 0: none, a job is handed to a free worker or waits
-            outside.
+            outside. A job that comes back for another attempt, or after its delay, needs no room.
         name: what the pool is called in logs.
         priority, timeout, queue_timeout, total_timeout, retry: options of all jobs; see `with_options`.
         isolation: `"task"`: each attempt is a task of its own, and harms only itself. `"scope"`: the fast lane; the
@@ -451,7 +451,7 @@ class Pool(Submitter):
             self._home.status = PoolStatus.CLOSING
             _open.add(self)
         caller = running_job.get()
-        if caller is not None and caller._owner is engine and caller._finished_at is None:
+        if caller is not None and caller._plan.owner is self._home and caller._finished_at is None:
             self._shutdown.called_by(caller)
         self._shutdown.hurry(timeout, grace)
         if self._closing is None:

@@ -12,16 +12,15 @@ import asyncio
 import functools
 import inspect
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from types import FunctionType
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from aiopool._engine import Engine
 from aiopool._home import Home
 from aiopool._job import Job
-from aiopool._map import MapResult, MapStream
+from aiopool._map import Block, MapResult, MapStream
 from aiopool._options import (
-    DEFAULTS,
     UNSET,
     JobOptions,
     Unset,
@@ -44,16 +43,8 @@ T = TypeVar("T")
 _OPTION_NAMES = frozenset(
     ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group")
 )
-_NO_PLAN = Plan(DEFAULTS, "", offload=False)
 # A view keeps no more plans than this: functions may have names that are made up as they go.
 MAX_PLANS = 256
-
-
-class Block(Protocol):
-    """A group that wants to know of its jobs before they are taken in."""
-
-    def adopt_nowait(self, job: Job[Any]) -> None: ...
-    async def adopt(self, job: Job[Any], entering: Coroutine[Any, Any, None]) -> None: ...
 
 
 class Submitter:
@@ -77,7 +68,7 @@ class Submitter:
         self._block: Block | None = None
         # The last function, and its plan.
         self._known: Callable[[], object] = _nothing
-        self._known_plan: Plan = _NO_PLAN
+        self._known_plan: Plan
         # By name, kind and own options; these are kept with the plan, so that their id cannot be taken by others.
         self._plans: dict[tuple[str, bool, int], tuple[JobOptions | None, Plan]] = {}
 
@@ -121,7 +112,7 @@ class Submitter:
         if job._place is not None or job._finished_at is not None:
             return job  # it is in; a listener may have cancelled it already
         if plan.id is not None:
-            _check_id(engine, plan.id)
+            engine.check_id(plan.id)
         if self._block is not None:
             await self._block.adopt(job, self._enter_when_room(engine, job))
         elif engine.full():
@@ -157,7 +148,7 @@ class Submitter:
         if job._place is not None or job._finished_at is not None:
             return job  # it is in; a listener may have cancelled it already
         if plan.id is not None:
-            _check_id(engine, plan.id)
+            engine.check_id(plan.id)
         if engine.full():
             self._make_room(engine, job, nowait=True)
         if self._block is not None:
@@ -248,7 +239,9 @@ class Submitter:
         """Apply a function to every item, and stream the results.
 
         Lazy and bounded: an item is taken from `items` when there is place for its job, and no more than `ahead` jobs
-        are between the input and the consumer.
+        are between the input and the consumer. If the queue is full it waits for room, whatever `overflow` says.
+
+        In a group, its jobs are waited for and cancelled with the block; their failures are the consumer's.
 
         Args:
             function: an `async def` or a plain function of one argument.
@@ -262,6 +255,9 @@ class Submitter:
             A stream: `async with … as results: async for result in results`, or a bare `async for`, or
             `await ….collect()` for a list. `async with` cancels what is left over when the block is left.
 
+        Raises:
+            ValueError, TypeError: an argument that it cannot have; an option `id`, which only one job can have.
+
         If the consumer is cancelled, `async with` cancels the jobs and waits for their end.
 
         Example:
@@ -274,9 +270,16 @@ class Submitter:
             check_count("ahead", ahead, least=1)
         if not isinstance(items, (AsyncIterable, Iterable)):
             raise TypeError(f"map() takes an iterable or an async iterable, not {items!r} ({type(items).__name__})")
+        plan = self._look_up(function)
+        if plan.id is not None:
+            raise ValueError(
+                f"map() makes many jobs, and id={plan.id!r} is the name of one: write with_options(group={plan.id!r}) "
+                "to find them all, or submit() each with an id of its own"
+            )
         return MapStream(
             self._home,
-            self._look_up(function),
+            self._block,
+            plan,
             function,
             items,
             ordered=ordered,
@@ -345,9 +348,7 @@ class Submitter:
         known = self._plans.get(key)
         if known is None or known[0] is not own:
             options = self._options if own is None else self._options.over(own)
-            plan = Plan(options.over(self._base), name, offload=offload)
-            if self._block is not None:
-                plan.plain = False  # the block is to be asked
+            plan = Plan(options.over(self._base), name, self._home, offload=offload, direct=self._block is None)
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             self._plans[key] = own, plan
@@ -415,14 +416,6 @@ def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     if not _OPTION_NAMES.isdisjoint(kwargs):
         _check_misplaced(function, args, kwargs)
     return functools.partial(function, **kwargs)
-
-
-def _check_id(engine: Engine, id: int | str) -> None:
-    other = engine.names.get(id)
-    if other is not None or any(job._plan.id == id for job, _ in engine.blocked):
-        raise ValueError(
-            f"id={id!r} is taken by a live job ({other!r}): cancel or await that one first, or choose another id"
-        )
 
 
 def _check_misplaced(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -534,7 +534,46 @@ def _feed(stdin: Any) -> None:
 def test_a_full_disk(here: Path):
     done = run(here, "map", "targets:same", "-o", "/dev/full", stdin="a\n" * 1000)
     assert done.code == 1
-    assert done.lines[0].startswith("/dev/full cannot be written: No space left on device")
+    assert done.lines[0] == "/dev/full cannot be written: No space left on device; it has 0 complete results"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("how", ["--output", ">", ">>"])
+def test_a_disk_that_fills_up_in_the_middle_of_a_line(here: Path, how: str):
+    """What is in the file is complete, and the summary says how much that is."""
+    (here / "items").write_text("item\n" * 1000)
+    (here / "out").write_text("a heading that stays where the file is appended to\n")
+    limited = (
+        "import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); os.execv({0!r}, {1!r})"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "aiopool",
+        "map",
+        "targets:same",
+        "items",
+        *(["-o", "out"] if how == "--output" else []),
+    ]
+    with (here / "out").open("ab" if how == ">>" else "r+b") as out:
+        if how != "--output":
+            out.truncate(0 if how == ">" else None)
+        done = subprocess.run(
+            [sys.executable, "-c", limited.format(sys.executable, command)],
+            cwd=here,
+            env=environment(),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    lines = (here / "out").read_text().splitlines()
+    if how == ">>":
+        assert lines.pop(0).startswith("a heading")
+    assert lines
+    assert all(json.loads(line)["input"] == "item" for line in lines)
+    assert done.returncode == 1
+    name = "out" if how == "--output" else "standard output"
+    assert f"{name} cannot be written: File too large; it has {len(lines)} complete results\n" in done.stderr
 
 
 def test_nobody_reads_standard_error(here: Path):

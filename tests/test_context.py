@@ -300,8 +300,8 @@ async def test_each_attempt_has_a_fresh_copy(new_pool, suspends, offload):
 
 
 @real
-async def test_the_hooks_of_a_pool_see_no_other_job(new_pool):
-    """CV4: what a job's end calls sees that job at most, never another one; a shutdown callback sees none."""
+async def test_the_hooks_of_a_pool_see_no_job(new_pool):
+    """CV4: what a job's end calls is in nobody's job: not in the one that ended, nor in the one that cancelled it."""
     seen = []
 
     def look(job=None, *_):
@@ -315,15 +315,44 @@ async def test_the_hooks_of_a_pool_see_no_other_job(new_pool):
         await asyncio.sleep(0)
         raise LookupError
 
+    async def cancel(victim):
+        victim.cancel()
+
     async with new_pool(size=2, on_error=look) as pool:
         pool.on_shutdown(look)
         jobs = [await pool.submit(wrong, n) for n in range(6)]
+        jobs.append(await pool.with_options(priority=1).submit(cancel, jobs[5]))
         for job in jobs:
             job.add_done_callback(look)
         await pool.join()
+        assert jobs[5].cancelled()
+        assert jobs[5].attempt == 0
     assert seen.pop() == (None, None)
-    assert sorted(job.id for job, _ in seen) == sorted([1, 2, 3, 4, 5, 6] * 2)
-    assert all(own in (None, job) for job, own in seen)
+    assert sorted(job.id for job, _ in seen) == sorted([1, 2, 3, 4, 5] * 2 + [6, 7])
+    assert {own for _, own in seen} == {None}
+
+
+@real
+async def test_a_done_callback_runs_in_the_context_of_who_added_it(new_pool):
+    """CV4: as those of asyncio's futures do, whatever the job has set, and whoever cancels it."""
+    seen = []
+
+    def look(job):
+        seen.append(request_id.get(None))
+
+    async def work():
+        request_id.set("job's")
+
+    async with new_pool(size=1) as pool:
+        request_id.set("submitter's")
+        ran, dropped = await pool.submit(work), await pool.with_options(delay=9).submit(work)
+        for job in (ran, dropped):
+            request_id.set("adder's")
+            job.add_done_callback(look)
+            request_id.set("later")
+        await ran
+        dropped.cancel()
+    assert seen == ["adder's", "adder's"]
 
 
 @real

@@ -421,6 +421,89 @@ async def test_an_error_of_run_inside_the_block(isolation):
 
 
 @virtual
+async def test_a_map_in_a_block_is_waited_for(isolation):
+    """CA29: what a bare loop left under way has ended when the block is left; so has what no loop took."""
+    ends = []
+
+    async def work(n):
+        await asyncio.sleep(n)
+        ends.append((now(), n))
+
+    async def numbers():
+        for n in (1, 2, 3):
+            yield n
+
+    for source in ((1, 2, 3), numbers()):
+        async with Pool(3, isolation=isolation) as pool:
+            began = now()
+            async with pool.group() as group:
+                async for _ in group.map(work, source):
+                    break
+                await settle()
+                assert [job.name for job in group.jobs] == [f"{work.__qualname__}"] * 2
+            assert now() == began + 3
+            assert [n for _, n in ends] == [1, 2, 3]
+        ends.clear()
+
+
+@virtual
+async def test_a_map_in_a_block_is_cancelled_with_it(isolation):
+    """CA29: by a failing body, by a failing member, by the time limit of the block, and by `group.cancel`."""
+    async with Pool(2, 0, isolation=isolation) as pool:
+        for how in ("body", "member", "limit", "cancel", "room"):
+            began = now()
+            with pytest.raises((BaseExceptionGroup, TimeoutError, JobCancelledError)):
+                async with pool.group(timeout=1 if how == "limit" else None) as group:
+                    if how == "member":
+                        await group.submit(nap_and_fail, 1)
+                    elif how == "room":
+                        # The map itself waits for room, where the failure finds it.
+                        await pool.submit(nap, 9)
+                        await group.submit(nap_and_fail, 1)
+                    elif how == "cancel":
+                        asyncio.get_running_loop().call_later(1, group.cancel)
+                    async for _ in group.map(nap, (1 if how == "body" else 100, 100, 100)):
+                        raise KeyError
+            assert now() == began + 1
+            await pool.cancel_all()
+            assert pool.statistics().running == 0
+
+
+@virtual
+async def test_failures_of_a_map_in_a_block_are_its_consumers(isolation):
+    """CA29, BP6: the block does not fail with what its maps yield, nor with what the body has caught."""
+    async with Pool(2, isolation=isolation) as pool:
+        async with pool.group() as group:
+            member = await group.submit(nap, 5)
+            results = [result async for result in group.map(nap_and_fail, (1, 2), errors="yield")]
+            assert [type(result.error) for result in results] == [ValueError, ValueError]
+            with pytest.raises(ValueError):
+                await group.map(nap_and_fail, (1, 9)).collect()
+        assert member.outcome().ok
+        assert group.errors == ()
+
+        with pytest.raises(BaseExceptionGroup) as info:
+            async with pool.group() as group:
+                member = await group.submit(nap, 5)
+                await group.map(nap_and_fail, (1,)).collect()
+        assert [type(error) for error in info.value.exceptions] == [ValueError]
+        assert member.cancelled()
+
+
+@virtual
+async def test_a_map_of_a_block_that_was_left(isolation):
+    """A stream that is read on after its block was left has no more jobs to offer, and says so."""
+    async with Pool(1, isolation=isolation) as pool:
+        async with pool.group() as group:
+            streams = [group.map(echo, range(9), ahead=1)]
+            assert await anext(streams[0]) == 0
+        streams.append(group.map(echo, range(9)))
+        for stream in streams:
+            with pytest.raises(RuntimeError, match="was left"):
+                await anext(stream)
+
+
+@virtual
 async def test_options_of_a_group(isolation):
     """The options of the group fill what neither a view nor the function says."""
     options = JobOptions(priority=1, retry=Retry(attempts=7), timeout=9)

@@ -159,6 +159,33 @@ def test_breaking_out(ordered, asynchronous):
         main(isolation)
 
 
+@virtual
+async def test_a_closed_stream_lets_go_of_its_source(isolation):
+    """BP4: a generator that nobody else holds ends with the block; one that is somebody's goes on where it was."""
+    closed = []
+
+    def source():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.append(True)
+
+    async with Pool(1, isolation=isolation) as pool:
+        async with pool.map(double, source(), ahead=2) as results:
+            assert await anext(results) == 0
+        assert closed == [True]
+        mine = source()
+        async with pool.map(double, mine, ahead=2) as results:
+            assert await anext(results) == 0
+        assert closed == [True]
+        assert next(mine) == 2
+        with pytest.raises(ValueError):
+            async for _ in pool.map(odd_fails, source()):
+                pass
+        del mine
+        assert closed == [True] * 3
+
+
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_consumer_that_is_cancelled_or_times_out(asynchronous):
     """BP4: a consumer that is cancelled, or runs into a time limit, leaves no job and no source behind."""
@@ -446,6 +473,16 @@ async def test_options_hold_for_the_jobs_of_a_stream(isolation):
         view = pool.with_options(retry=Retry(attempts=2, delay=1), group="stream")
         assert await view.map(once, range(5)).collect() == list(range(5))
         assert pool.statistics().retries == 5
+
+
+@virtual
+async def test_an_id_names_one_job(isolation):
+    """Many jobs of one id would push each other out of the books: refused where it is written, and nothing is taken."""
+    async with Pool(2, isolation=isolation) as pool:
+        with pytest.raises(ValueError, match=r"with_options\(group='x'\)"):
+            pool.with_options(id="x").map(double, iter(range(3)))
+        assert pool.statistics().submitted == 0
+        assert await pool.with_options(id="x").run(double, 2) == 4
 
 
 @virtual

@@ -388,21 +388,48 @@ async def test_never_suspending_jobs_that_beget_jobs(isolation):
         assert next(born) < 100
 
 
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="a job lends its slot to jobs of its own pool only")
-def test_two_pools_in_a_ring():
-    """RE4, pitfall 10: pool A waits for pool B, which waits for pool A, each of size 1."""
+@virtual
+async def test_who_waits_for_another_pool_keeps_the_slot(isolation):
+    """Claim 1: two documents at a time stay two, though their jobs wait for the pages, which another pool fetches."""
+    under_way, most = 0, 0
 
-    @virtual(leaks=False)
-    async def main(isolation="task"):
-        async with Pool(1) as a, Pool(1) as b:
+    async def document(pages):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        async with fetching.group() as group:
+            for _ in range(pages):
+                await group.submit(nap, 1)
+        await fetching.run(nap, 1)
+        await fetching.map(nap, (1, 1)).collect()
+        under_way -= 1
 
-            async def first():
-                return await b.run(second)
+    async with Pool(2, isolation=isolation) as reading, Pool(5, 0, isolation=isolation) as fetching:
+        for _ in range(10):
+            await reading.submit(document, 4)
+        await reading.join()
+    assert (under_way, most) == (0, 2)
 
-            async def second():
-                return await a.run(echo, "round")
 
-            async with asyncio.timeout(5):
-                assert await a.run(first) == "round"
+@virtual
+async def test_two_pools_in_a_ring(isolation):
+    """RE4, pitfall 10: two pools that wait for each other stand still; a time limit ends that, and one can see it."""
+    async with Pool(1, isolation=isolation, name="a") as a, Pool(1, isolation=isolation, name="b") as b:
 
-    main()
+        async def first():
+            return await b.run(second)
+
+        async def second():
+            return await a.with_options(total_timeout=5).run(echo, "round")
+
+        job = await a.submit(first)
+        await settle()
+        assert [(j.pool, j.name.rpartition(".")[2], j.waits_for) for p in (a, b) for j in p.jobs()] == [
+            ("a", "first", None),
+            ("a", "echo", "slot"),
+            ("b", "second", None),
+        ]
+        with pytest.raises(JobTimeoutError, match="total"):
+            await job
+        assert now() == 5
+        assert await a.run(echo, 1) == await b.run(echo, 1) == 1

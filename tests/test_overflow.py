@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from virtual import balanced, echo, nap, now, virtual
 
-from aiopool import JobCancelledError, JobDroppedError, Pool, PoolClosedError, QueueFullError
+from aiopool import JobCancelledError, JobDroppedError, Pool, PoolClosedError, QueueFullError, Retry
 from aiopool.testing import advance, settle
 
 
@@ -232,6 +232,54 @@ async def test_a_drop_that_nobody_awaits_is_reported(isolation):
         victim = await pool.submit(echo)
         await pool.submit(echo)
         assert [(job, type(error)) for job, error in seen] == [(victim, JobDroppedError)]
+
+
+@virtual
+async def test_a_job_that_comes_back_needs_no_room(isolation):
+    """I9: a job that was taken in is not put out: it comes back to a full queue; who waits for room waits longer."""
+    order = []
+
+    async def work(name):
+        order.append(name)
+        if order.count(name) == 1 and name == "again":
+            raise ValueError
+        await asyncio.sleep(1)
+
+    async with Pool(1, 1, isolation=isolation) as pool:
+        again = pool.with_options(retry=Retry(attempts=2, backoff="fixed", delay=0.5, jitter=0))
+        await again.submit(work, "again")
+        await pool.with_options(delay=0.5).submit(work, "delayed")
+        await settle()
+        await pool.submit(work, "runs")
+        await pool.submit(work, "queued")
+        outside = asyncio.create_task(pool.submit(work, "outside"))
+        await advance(0.5)
+        numbers = pool.statistics()
+        assert (numbers.queued, numbers.waiting) == (3, 1)
+        with pytest.raises(QueueFullError):
+            pool.submit_nowait(work, "refused")
+        await advance(1)
+        assert not outside.done()
+        await pool.join()
+    assert order == ["again", "runs", "again", "delayed", "queued", "outside"]
+
+
+@virtual
+async def test_a_newcomer_takes_the_place_of_whom_it_drops(isolation):
+    """BP2: a map waits for room under every policy; who drops a job has that job's room, not the one it waits for."""
+    for policy in ("drop_oldest", "drop_lowest"):
+        async with Pool(1, 1, isolation=isolation, overflow=policy, on_error=lambda job, error: None) as pool:
+            await pool.submit(nap, 1)
+            await settle()
+            first = await pool.with_options(priority=8).submit(echo, "first")
+            results = asyncio.create_task(pool.map(echo, "m").collect())
+            await settle()
+            assert pool.statistics().waiting == 1
+            second = await pool.submit(echo, "second")
+            assert first.cancelled()
+            assert pool.statistics().waiting == 1
+            await advance(1)
+            assert (await second, await results) == ("second", ["m"])
 
 
 @virtual

@@ -290,6 +290,22 @@ async def test_zero_for_the_queue_or_the_total(new_pool, zero):
         assert (now(), caught.value.limit) == (0, zero)
 
 
+@real
+async def test_no_time_in_the_queue_is_enough_for_an_idle_pool(new_pool):
+    """TO4, F-10: `queue_timeout=0` means "now or never": now, if a worker is free, also one that has just been made."""
+    async with new_pool(size=8) as pool:
+        at_once = pool.with_options(queue_timeout=0)
+        for _ in range(3):
+            assert await at_once.run(double, 1) == 2
+            assert await asyncio.gather(*(at_once.run(asyncio.sleep, 0.001, n) for n in range(8))) == list(range(8))
+        release = asyncio.Event()
+        for _ in range(8):
+            await pool.submit(release.wait)
+        with pytest.raises(JobTimeoutError):
+            await at_once.run(double, 1)
+        release.set()
+
+
 @virtual
 async def test_the_total_covers_everything(new_pool):
     """TO10: queue, delay, attempts and the delays between them, wherever the job is when it strikes."""

@@ -90,6 +90,9 @@ class Results:
         inputs: files that are read: one of them cannot be the output.
         show: instead of standard output, where it is a terminal with a progress bar on it; None writes as it is.
 
+    Attributes:
+        written: how many lines were written, all of each.
+
     Raises:
         Refusal: the file cannot be written.
     """
@@ -108,6 +111,7 @@ class Results:
         self._idle = threading.Event()  # no thread is writing
         self._idle.set()
         self._late: list[str] = []
+        self.written = 0
 
     @property
     def name(self) -> str:
@@ -138,12 +142,26 @@ class Results:
         self._late += lines
 
     def _put(self, data: bytes) -> None:
+        done = 0
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            with memoryview(data) as view:
+                while done < len(data):
+                    done += os.write(self._descriptor, view[done:])
+        except OSError:
+            self._take_back(done - data.rfind(b"\n", 0, done) - 1)
+            raise
         finally:
+            self.written += data.count(b"\n", 0, done)
             self._idle.set()
+
+    def _take_back(self, count: int) -> None:
+        """Take back the beginning of a line whose end found no place: what is in a file shall be complete."""
+        if self._may_wait or not count:
+            return
+        with contextlib.suppress(OSError):
+            end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+            if end == os.fstat(self._descriptor).st_size:  # else somebody else writes there, too
+                os.ftruncate(self._descriptor, end - count)
 
     def close(self) -> None:
         """Write what is left, however long nobody reads (an interrupt ends that), and close."""

@@ -250,11 +250,12 @@ class Work:
         if isinstance(broken, BrokenPipeError):
             return  # whoever read it has seen enough
         if broken is not None:
-            self._board.say(f"{self._results.name} cannot be written: {broken.strerror}; what it has is complete")
+            name, written = self._results.name, self._results.written
+            self._board.say(f"{name} cannot be written: {broken.strerror}; it has {written:,} complete results")
         retries = pool.statistics().retries
         words = [f"{meter.done - meter.failed:,} succeeded", f"{meter.failed:,} failed"]
         words += [f"{retries:,} retried"] if retries else []
         words += [f"{self._given_back:,} read but not started"] if self._given_back else []
         rate = f" ({meter.done / seconds:,.0f}/s)" if seconds > 0 else ""
-        where = f"; results in {self._results.path}" if self._results.path is not None else ""
+        where = f"; results in {self._results.path}" if self._results.path is not None and broken is None else ""
         self._board.say(f"{meter.done:,} done in {duration(seconds)}{rate}: {', '.join(words)}{where}")
