@@ -70,8 +70,9 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
 
 
 @types.coroutine
-def _drive(lane: Generator[Any, Any, None], context: Context, yielded: Any) -> Generator[Any, Any, None]:
+def _drive(worker: ScopeWorker, context: Context, yielded: Any) -> Generator[Any, Any, None]:
     """Go on with a job that has suspended, each step inside its own context, to its end."""
+    lane = worker.lane
     run, send, throw = context.run, lane.send, lane.throw
     try:
         while yielded is not _ENDED:
@@ -82,26 +83,49 @@ def _drive(lane: Generator[Any, Any, None], context: Context, yielded: Any) -> G
                     lane.close()
                 raise
             except BaseException as error:
+                if worker.calm is not None:
+                    worker.calm.shield = True  # it was told; once
+                elif worker.has_leaked():
+                    yield from _drive_calmly(worker, context, error)
+                    return
                 yielded = run(throw, error)
             else:
                 yielded = run(send, sent)
     finally:
-        del run, send, throw, context, lane  # an error's frames refer to this one, too, and the context to its job
+        # An error's frames refer to this one, too, and the context to its job.
+        del run, send, throw, context, lane, worker
+
+
+def _drive_calmly(worker: ScopeWorker, context: Context, error: BaseException) -> Generator[Any, Any, None]:
+    """Go on with a job that has leaked behind a shield, which `tell` opens, and what comes through closes.
+
+    Without it anyio would tell the job in every turn of the loop: that costs a processor.
+    """
+    try:
+        with contextlib.suppress(RuntimeError):  # the job left a scope open in there: this worker ends with it
+            with anyio.CancelScope(shield=True) as worker.calm:  # noqa: ASYNC100 - the job waits in it
+                yielded = context.run(worker.lane.throw, error)
+                del error
+                yield from _drive(worker, context, yielded)
+    finally:
+        worker.calm = None
+        del context, worker
 
 
 @final
 class ScopeWorker(Worker):
     """Runs jobs in its own task, under a cancel scope that is re-used while it is clean."""
 
-    __slots__ = ("_bell", "_host", "_lane", "_scope", "_state", "_used")
+    __slots__ = ("_bell", "_host", "_scope", "_state", "_used", "calm", "lane")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         super().__init__(engine, bridge)
         self._bell: asyncio.Future[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._used = False  # the scope was cancelled: it serves no other job
-        self._lane: Generator[Any, Any, None] = _lane(self)
-        next(self._lane)
+        self.lane: Generator[Any, Any, None] = _lane(self)
+        next(self.lane)
+        self.calm: anyio.CancelScope | None = None  # keeps anyio's cancels from a job that has leaked
         self._host: asyncio.Task[Any] | None = None
         self._state: Any = None
 
@@ -138,7 +162,7 @@ class ScopeWorker(Worker):
 
     async def _serve(self, scope: anyio.CancelScope) -> None:
         """Take job after job, until the scope is used up or the worker has to end."""
-        engine, host, state, lane = self.engine, self._host, self._state, self._lane
+        engine, host, state, lane = self.engine, self._host, self._state, self.lane
         assert host is not None
         send, cancelling = lane.send, host.cancelling
         context: Any
@@ -173,7 +197,7 @@ class ScopeWorker(Worker):
                     suspended = True
                     if engine.idle and engine.queue._order.live:
                         engine.nudge()
-                    await _drive(lane, context, yielded)
+                    await _drive(self, context, yielded)
                 self.job = None
                 if state.cancel_scope is not scope or self._used or cancelling():
                     self.clean = state.cancel_scope is not scope
@@ -230,6 +254,9 @@ class ScopeWorker(Worker):
     def tell(self, stop: StopRequest) -> None:
         stop.told += 1
         self._used = True
+        if self.calm is not None:
+            self.calm.shield = False
+            return
         # By level: a scope that was cancelled once goes on telling.
         scope = self._scope
         if scope is not None and not scope.cancel_called:
@@ -238,5 +265,9 @@ class ScopeWorker(Worker):
             else:
                 scope.cancel(stop.reason)
 
+    def has_leaked(self) -> bool:
+        """Whether the job has leaked, and stands in no scope of its own, which would be left in the wrong order."""
+        return self.job is not None and self.job.leaked and self._state.cancel_scope is self._scope
+
     def frames(self) -> list[Any]:
-        return coroutine_frames(self._lane)[1:]  # without the lane, which is ours
+        return coroutine_frames(self.lane)[1:]  # without the lane, which is ours

@@ -709,6 +709,67 @@ async def test_a_job_that_does_not_end_is_left_behind_by_name_and_holds_its_slot
         assert (pool.statistics().leaked, pool.statistics().busy) == (0, 0)
 
 
+@real
+async def test_a_leaked_job_costs_no_processor(new_pool):
+    """CA15, I20, pitfall 5: it is told at a slow beat only, by a scope of anyio too; when it ends, all is as before."""
+    release, told = asyncio.Event(), []
+
+    async def stubborn():
+        while not release.is_set():
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                told.append(True)
+
+    async with new_pool(size=1, cancel_grace=0.02) as pool:
+        job = await pool.submit(stubborn)
+        await wait_until(lambda: job.status == "running")
+        report = await pool.cancel(job.id)
+        assert (report.leaked, pool.statistics().busy) == (True, 1)
+        await asyncio.sleep(0.01)
+        before = len(told)
+        await asyncio.sleep(0.5)
+        assert len(told) - before < 10
+        await wait_until(lambda: len(told) > before)
+        release.set()
+        assert await pool.run(double, 2) == 4
+        assert (pool.statistics().leaked, pool.statistics().busy) == (0, 0)
+
+
+@pytest.mark.parametrize("leaves", ["as it was", "a scope open", "a scope entered late"])
+@real
+async def test_a_worker_goes_on_after_a_job_that_leaked(new_pool, leaves):
+    """CA15, I17: whatever it has done to the scopes, the next job finds a clean worker, and can be cancelled."""
+    told = []
+
+    async def stubborn():
+        scope = anyio.CancelScope()
+        if leaves == "a scope open":
+            scope.__enter__()
+        while len(told) < 3 or not release.is_set():
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                told.append(True)
+        if leaves == "a scope entered late":
+            scope.__enter__()
+
+    release = asyncio.Event()
+    async with new_pool(size=1, cancel_grace=0.02) as pool:
+        job = await pool.submit(stubborn)
+        await wait_until(lambda: job.status == "running")
+        assert (await pool.cancel(job.id)).leaked
+        release.set()
+        await pool.run(anyio.sleep, 0)
+        with anyio.move_on_after(0.01) as limit:
+            await pool.run(anyio.sleep, 1000)
+        assert limit.cancelled_caught
+        with pytest.raises(JobTimeoutError):
+            await pool.with_options(timeout=0.01).run(anyio.sleep, 1000)
+        assert await pool.run(double, 2) == 4
+        assert (pool.statistics().leaked, pool.statistics().busy) == (0, 0)
+
+
 @virtual
 async def test_on_leak_replace_gives_the_slot_away_and_takes_it_back():
     """CA15, I3: with `on_leak="replace"` another job runs in its stead; afterwards the books are right."""
