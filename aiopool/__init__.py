@@ -4,10 +4,11 @@ General layout, from the ground up; each file uses only what lies below it:
 
     words and rules   errors, _status, _retry, _restart, _scope; tools: _eager, _runtime, _timetable, _bridge, _signals
     about a job       _options, _plan, _job
+    who hears of it   _listeners; events by _teller, _logs; numbers by _metrics, _loop_lag
     the line          _queue
     the books         _engine, _statistics
     hands             _worker, _scope_worker, _supervisor
-    the pool          _home, _map, _submitter, _group, _shutdown, _pool
+    the pool          _home, _map, _submitter, _group, _shutdown, _pool; a look at it: _survey on _health, _health_watch
     settings          settings
     companions        services
     the program       _lifecycle on _companions, _notifier, _orphans
@@ -21,13 +22,9 @@ import typing as _typing
 
 from aiopool import from_thread as from_thread
 from aiopool._group import Group
-from aiopool._health import Finding, HealthLimits, HealthReport, HealthStatus
 from aiopool._job import AttemptRecord, Job, JobResult, current_job
-from aiopool._lifecycle import run
 from aiopool._listeners import Recorder
-from aiopool._logs import configure_logging
 from aiopool._map import MapResult, MapStream
-from aiopool._metrics import HistogramCounts, JobMetrics, Metrics
 from aiopool._options import JobOptions, Priority, job
 from aiopool._pool import CancelReport, Pool
 from aiopool._queue import JobQueue
@@ -52,6 +49,11 @@ from aiopool.errors import (
 )
 
 if _typing.TYPE_CHECKING:
+    from aiopool import events as events
+    from aiopool._health import Finding, HealthLimits, HealthReport, HealthStatus
+    from aiopool._lifecycle import run
+    from aiopool._logs import configure_logging
+    from aiopool._metrics import HistogramCounts, JobMetrics, Metrics
     from aiopool.services import (
         Command,
         RegistryStatus,
@@ -112,27 +114,42 @@ __all__ = [
     "configure_logging",
     "current_job",
     "die_with_parent",
+    "events",
     "from_thread",
     "job",
     "run",
 ]
 
-# What stands on other libraries, or is large and seldom used, is imported when it is first asked for.
+# What stands on other libraries, or takes long to make and is not needed to run jobs, is imported when it is first
+# asked for. (A frozen class takes a millisecond or two, and there are twenty kinds of events.)
 _LATER = {
     "Command": "services",
+    "Finding": "_health",
+    "HealthLimits": "_health",
+    "HealthReport": "_health",
+    "HealthStatus": "_health",
+    "HistogramCounts": "_metrics",
+    "JobMetrics": "_metrics",
+    "Metrics": "_metrics",
     "RegistryStatus": "services",
     "ServiceRegistry": "services",
     "ServiceStatus": "services",
     "StopReport": "services",
     "TypeReport": "services",
+    "configure_logging": "_logs",
     "die_with_parent": "services",
+    "events": "events",
+    "run": "_lifecycle",
 }
 
 
 def __getattr__(name: str) -> _typing.Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(_importlib.import_module(f"aiopool.{_LATER[name]}"), name)
+    module = _importlib.import_module(f"aiopool.{_LATER[name]}")
+    found = module if _LATER[name] == name else getattr(module, name)
+    if getattr(found, "__module__", "").startswith("aiopool._"):
+        found.__module__ = "aiopool"
     globals()[name] = found
     return found
 

@@ -13,21 +13,25 @@ of a line. Whoever needs the line to end must wait for the call before the loop 
 shutdown does.)
 
     loop thread                                     threads
-    start ──▶ _waiting (first come, first served) ──▶ _next ──▶ context.run(fn, …)
-                                                                     │
-    on_done ◀── _deliver ◀── one call_soon_threadsafe ◀── _done ◀────┘
+    start ──▶ _waiting (first come, first served) ──▶ _Thread.run ──▶ context.run(fn, …)
+                                                                          │
+    on_done ◀── _deliver ◀── one call_soon_threadsafe ◀── _done ◀─────────┘
 
 Invariants:
 - Never more than `max_threads` threads, abandoned calls included: a thread is taken until its call returns.
 - A call waits only while that many threads exist and are busy, or while a thread is on its way to it.
+- A thread that has ended a call takes the next one that waits, without a word to anybody. If none waits it makes way
+  for the loop, once, before it lies down: what it has just ended is often what the next call was waiting for.
 - At rest nothing wakes up: an idle thread sleeps on a lock of its own, and ends after `idle_seconds`.
 - When `on_done` returns, the bridge holds nothing of the call.
 """
 
 import asyncio
 import contextvars
+import functools
 import itertools
 import logging
+import os
 import sys
 import threading
 import time
@@ -71,46 +75,23 @@ def check_cancelled() -> None:
 
 
 class _Call:
-    """One call: what to run, and what came of it."""
+    """One call: what to run, and whether anybody still wants it."""
 
     # No __init__: one is made for each call, and bare stores are half the price.
-    __slots__ = (
-        "abandoned",
-        "args",
-        "cancel_args",
-        "cancelled",
-        "context",
-        "fn",
-        "ok",
-        "token",
-        "value",
-    )
+    __slots__ = ("abandoned", "args", "cancel_args", "cancelled", "context", "fn", "token")
 
     fn: Callable[..., object]
     args: tuple[Any, ...]
     context: contextvars.Context
     token: Any
-    ok: bool
-    value: object
     abandoned: bool
     cancelled: bool
     cancel_args: tuple[str, ...]
 
-    def run(self) -> None:
-        """Run the function, and keep what it returned or raised."""
-        try:
-            self.value = self.context.run(self.fn, *self.args)
-            self.ok = True
-        except BaseException as exc:  # SystemExit too: what it means is decided in the loop, not in a thread
-            # Without the first entry, which is this frame and of no use to the reader.
-            traceback = exc.__traceback__
-            self.value = exc.with_traceback(traceback.tb_next if traceback is not None else None)
-            self.ok = False
-            del traceback
-        finally:
-            # The frames in the traceback keep this one alive (`f_back`), and with it `self`, whose value is
-            # the exception: a circle that only the garbage collector could open, if it were not broken here.
-            del self
+
+# Lets go of the interpreter's lock, once, and asks for it again. `time.sleep(0)` may sleep for longer than a short
+# call takes: it is for systems that have nothing better.
+_make_way: Callable[[], object] = getattr(os, "sched_yield", functools.partial(time.sleep, 0))
 
 
 class _Thread(threading.Thread):
@@ -125,21 +106,66 @@ class _Thread(threading.Thread):
             super().__init__(name=name, daemon=True)
         self.bridge = bridge
         self.call: _Call | None = None  # what it runs now; check_cancelled and the gauges look here
-        self.arriving = True  # created or woken, and has not looked for a call yet; under the bridge's lock
         self.wake = threading.Lock()  # held while there is nothing to wake up for
         self.wake.acquire()
 
+    @property
+    def arriving(self) -> bool:
+        """Whether it was created, woken or freed, and has not looked for a call yet."""
+        bridge = getattr(self, "bridge", None)  # let go of in the thread's last line
+        return bridge is not None and self in bridge._arriving
+
     def run(self) -> None:
+        # In line, and with names for everything: this is the part of a call that every thread pays for while it
+        # holds the interpreter's lock.
         bridge = self.bridge
-        next_call, done, notify = bridge._next, bridge._done, bridge._notify
-        while (call := next_call(self)) is not None:
-            call.run()
-            self.call = None
-            done.append(call)
-            del call  # a thread that waits must not keep the last result alive
-            notify()
+        lock, waiting, threads, idle, arriving = (
+            bridge._lock,
+            bridge._waiting,
+            bridge._threads,
+            bridge._idle,
+            bridge._arriving,
+        )
+        arrive, arrived, take, done = arriving.add, arriving.discard, waiting.popitem, bridge._done.append
+        call: _Call | None
+        outcome: tuple[Any, bool, Any] | None
+        while True:
+            with lock:
+                arrived(self)
+                if waiting and len(threads) <= bridge._max_threads:
+                    call = self.call = take(False)[1]
+                    if waiting and idle and not arriving:
+                        bridge._wake_one()
+                elif bridge._dismiss(self):
+                    break
+                else:
+                    idle.append(self)
+                    call = None
+            if call is None:
+                if bridge._sleep(self):
+                    break
+                continue
+            try:
+                outcome = call.token, True, call.context.run(call.fn, *call.args)
+            except BaseException as exc:  # SystemExit too: what it means is decided in the loop, not in a thread
+                # Without the first entry, which is this frame and of no use to the reader.
+                traceback = exc.__traceback__
+                outcome = call.token, False, exc.with_traceback(traceback.tb_next if traceback is not None else None)
+                traceback = None
+            self.call = call = None
+            done(outcome)
+            # A thread that waits must not keep the last result alive. And if it is an exception: its frames refer to
+            # this one (`f_back`), a circle that only the garbage collector could open.
+            outcome = None
+            # From here on a call that comes in needs to wake nobody: this thread is about to look.
+            arrive(self)
+            if not bridge._notified:
+                bridge._notify()
+            elif not waiting:
+                _make_way()
+        bridge._drop_unheard()
         # An exception that was raised in this thread, and is kept by the user, keeps this frame and the thread.
-        del self.bridge, bridge, next_call, done, notify
+        del self.bridge, bridge, lock, waiting, threads, idle, arriving, arrive, arrived, take, done
 
 
 @final
@@ -173,13 +199,14 @@ class ThreadBridge(Generic[T]):
     #   _calls     every call that was started and not yet delivered or withdrawn, by the id of its token;
     # loop only   _threads   threads that exist, or are about to
     #   _idle      threads that sleep; the last one in is the first one out, so that the others can end
-    #   _arriving  how many threads were woken or created and have not looked for a call yet
+    #   _arriving  threads that were created, woken or freed and have not looked for a call yet
     #   _closed    no new calls, and no thread goes to sleep any more
-    # – all but `_calls` under `_lock` – and, without a lock:
-    #   _done      calls that ended and were not delivered; _notified  whether the loop was told of them.
+    # – all but `_calls` under `_lock`, save that a call is added without it, and that a thread says without it that
+    # it is about to look – and, without a lock:
+    #   _done      outcomes that were not delivered; _notified  whether the loop was told of them.
     #
     # Invariant, whenever the lock is free: as many threads exist as may, or every waiting call has a thread
-    # arriving or asleep: len(_waiting) <= _arriving + len(_idle). And if calls wait and threads sleep, one
+    # arriving or asleep: len(_waiting) <= len(_arriving) + len(_idle). And if calls wait and threads sleep, one
     # thread is arriving, and it will wake the next: under the GIL a chain of wake-ups is cheaper than a
     # stampede, and a thread that comes free on the way takes the call without any.
 
@@ -225,9 +252,9 @@ class ThreadBridge(Generic[T]):
         self._calls: dict[int, _Call] = {}
         self._threads: set[_Thread] = set()
         self._idle: list[_Thread] = []
-        self._arriving = 0
+        self._arriving: set[_Thread] = set()
         self._closed = False
-        self._done: deque[_Call] = deque()
+        self._done: deque[tuple[T, bool, Any]] = deque()
         self._notified = False
         self._numbers = itertools.count(1)
         # Reentrant: a finalizer, or a signal handler, that runs in the middle of `start` may call `start`
@@ -264,17 +291,18 @@ class ThreadBridge(Generic[T]):
         call.context = context
         call.token = token
         call.abandoned = call.cancelled = False
-        thread: _Thread | None = None
+        self._waiting[key] = call
+        arriving, threads = self._arriving, self._threads
+        if arriving and len(threads) >= self._max_threads:
+            return  # without the lock: whoever arrives is struck off first and looks second, so it sees this call
         with self._lock:
-            waiting = self._waiting
-            waiting[key] = call
-            if len(waiting) > self._arriving + len(self._idle):
-                if len(self._threads) < self._max_threads:
-                    thread = self._recruit()
-            elif not self._arriving:
+            if self._idle and not arriving:
                 self._wake_one()
-        if thread is not None:
-            self._create(thread, key)
+                return
+            if len(threads) >= self._max_threads or len(self._waiting) <= len(arriving) + len(self._idle):
+                return
+            thread = self._recruit()
+        self._create(thread, key)
 
     def withdraw(self, token: T) -> bool:
         """Take back a call that no thread has begun.
@@ -339,8 +367,7 @@ class ThreadBridge(Generic[T]):
             self._closed = True
             while self._waiting:
                 _, call = self._waiting.popitem(last=False)
-                call.ok, call.value = False, asyncio.CancelledError("closed before a thread came free")
-                self._done.append(call)
+                self._done.append((call.token, False, asyncio.CancelledError("closed before a thread came free")))
                 del call
             while self._idle:
                 self._wake_one()
@@ -369,7 +396,7 @@ class ThreadBridge(Generic[T]):
         recruits: list[_Thread] = []
         with self._lock:
             self._max_threads = max_threads
-            while len(self._waiting) > self._arriving + len(self._idle) and len(self._threads) < max_threads:
+            while len(self._waiting) > len(self._arriving) + len(self._idle) and len(self._threads) < max_threads:
                 recruits.append(self._recruit())
             for _ in range(min(len(self._idle), len(self._threads) - max_threads)):
                 self._wake_one()  # to see that it is one too many
@@ -412,13 +439,13 @@ class ThreadBridge(Generic[T]):
         # way the two meet, either this round sees its call or another round is on its way.
         self._notified = False
         done, calls, on_done = self._done, self._calls, self._on_done
+        token: Any
         try:
             # Not `while done`: calls that end while we deliver wait for the next turn of the loop, as others
             # do.
             for _ in range(len(done)):
-                call = done.popleft()
-                token, ok, value = call.token, call.ok, call.value
-                del calls[id(token)], call
+                token, ok, value = done.popleft()
+                del calls[id(token)]
                 on_done(token, ok, value)
         finally:
             token = value = None
@@ -429,7 +456,7 @@ class ThreadBridge(Generic[T]):
         """Count a new thread, which `_create` is to start. (With the lock held.)"""
         thread = _Thread(self, f"{self.name}-{next(self._numbers)}")
         self._threads.add(thread)
-        self._arriving += 1
+        self._arriving.add(thread)
         return thread
 
     def _create(self, thread: _Thread, key: int | None = None) -> None:
@@ -439,7 +466,7 @@ class ThreadBridge(Generic[T]):
         except RuntimeError as exc:
             with self._lock:
                 self._threads.discard(thread)
-                self._arriving -= 1
+                self._arriving.discard(thread)
                 if self._threads or key is None or self._waiting.pop(key, None) is None:
                     if self._waiting and self._idle and not self._arriving:
                         self._wake_one()
@@ -450,53 +477,41 @@ class ThreadBridge(Generic[T]):
 
     # ---- in the threads --------------------------------------------------------------------------------
 
-    def _next(self, thread: _Thread) -> _Call | None:
-        """Give the thread its next call, or None: it is to end. Sleeps until there is one or the other."""
-        while True:
-            with self._lock:
-                if thread.arriving:
-                    thread.arriving = False
-                    self._arriving -= 1
-                if self._waiting and len(self._threads) <= self._max_threads:
-                    _, call = self._waiting.popitem(last=False)
-                    thread.call = call
-                    if self._waiting and self._idle and not self._arriving:
-                        self._wake_one()
-                    return call
-                if self._closed or len(self._threads) > self._max_threads:
-                    self._threads.discard(thread)
-                    if self._waiting and self._idle and not self._arriving:
-                        self._wake_one()  # whoever leaves hands on what it may have been woken for
-                    return None
-                self._idle.append(thread)
-            if not thread.wake.acquire(True, self.idle_seconds) and self._retire(thread):
-                return None
+    def _dismiss(self, thread: _Thread) -> bool:
+        """Strike a thread off if it is not to go on; whether it is to end. (With the lock held.)"""
+        if not self._closed and len(self._threads) <= self._max_threads:
+            return False
+        self._threads.discard(thread)
+        if self._waiting and self._idle and not self._arriving:
+            self._wake_one()  # whoever leaves hands on what it may have been woken for
+        return True
 
-    def _retire(self, thread: _Thread) -> bool:
-        """End a thread that slept for too long – unless it is needed just now."""
+    def _sleep(self, thread: _Thread) -> bool:
+        """Sleep until there is something to look for, or for `idle_seconds`: whether the thread is to end."""
+        self._drop_unheard()
+        if thread.wake.acquire(True, self.idle_seconds):
+            return False
         with self._lock:
-            if thread.arriving:  # woken after it had given up waiting, and before we got here
+            if thread in self._arriving:  # woken after it had given up waiting, and before we got here
                 thread.wake.acquire()
                 return False
             self._idle.remove(thread)
-            if self._waiting:
-                return False
+            # First struck off, then a look: `start` adds a call first and counts threads second.
             self._threads.discard(thread)
+            if self._waiting:
+                self._threads.add(thread)
+                return False
             return True
 
     def _wake_one(self) -> None:
         """Wake the thread that fell asleep last. (With the lock held.)"""
         thread = self._idle.pop()
-        thread.arriving = True
-        self._arriving += 1
+        self._arriving.add(thread)
         thread.wake.release()
 
     def _notify(self) -> None:
         """Tell the loop that calls have ended, unless it has been told."""
         if self._notified:
-            # Told, and then closed before it listened? Then nobody will come for the outcomes.
-            if self.loop.is_closed():
-                self._drop()
             return
         self._notified = True
         try:
@@ -506,20 +521,25 @@ class ThreadBridge(Generic[T]):
                 raise
             self._drop()
 
+    def _drop_unheard(self) -> None:
+        """Let go of outcomes if the loop was told of them, and closed before it listened: nobody will come for them."""
+        if self._done and self.loop.is_closed():
+            self._drop()
+
     def _drop(self) -> None:
         """Let go of outcomes that nobody can be told of any more; an exception is at least logged."""
         while True:
             try:
-                call = self._done.popleft()
+                _, ok, value = self._done.popleft()
             except IndexError:
                 return
-            if not call.ok and not isinstance(call.value, asyncio.CancelledError):
-                assert isinstance(call.value, BaseException)
+            if not ok and not isinstance(value, asyncio.CancelledError):
+                assert isinstance(value, BaseException)
                 _logger.warning(
                     "a call in a thread of %r failed after its event loop was closed; nobody can be told: %r",
                     self.name,
-                    call.value,
-                    exc_info=call.value,
+                    value,
+                    exc_info=value,
                 )
 
 

@@ -33,7 +33,7 @@ from typing import Any, Literal, Protocol, final
 from aiopool._faults import log_fault
 from aiopool._job import AttemptRecord, Claim, Job, JobExtra, Label, make_job, running_job
 from aiopool._listeners import Listeners
-from aiopool._plan import Plan
+from aiopool._plan import JobOwner, Plan
 from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
 from aiopool._runtime import Runtime
@@ -52,6 +52,10 @@ logger = logging.getLogger("aiopool.job")
 SLICE = 0.002
 # So many turns of the loop it takes, at most, until a free worker begins a job; one after the other.
 TURNS = 4
+
+# Jobs submitted within so many seconds share one moment, while nobody listens: a number of its own would be 32 bytes
+# more for each.
+MOMENT = 0.0001
 
 SCHEDULED, QUEUED, RUNNING = JobStatus.SCHEDULED, JobStatus.QUEUED, JobStatus.RUNNING
 SUCCEEDED, FAILED = JobStatus.SUCCEEDED, JobStatus.FAILED
@@ -108,6 +112,7 @@ class Engine:
         "lent",
         "limit",
         "listeners",
+        "moment",
         "name",
         "names",
         "next_job",
@@ -116,6 +121,7 @@ class Engine:
         "on_fatal",
         "on_leak",
         "on_shortage",
+        "owner",
         "parked",
         "paused",
         "queue",
@@ -156,6 +162,7 @@ class Engine:
         self.jobs: dict[int, Job[Any]] = {}
         self.names: dict[int | str, Job[Any]] = {}
         self.labels: dict[str, Label] = {}
+        self.moment = -math.inf
         self.scheduled = 0
         self.parked = 0
         self.leaked = 0
@@ -183,6 +190,7 @@ class Engine:
         self.on_error = on_error
         self.on_fatal: Callable[[BaseException], object] = lambda error: None
         self.on_shortage: Callable[[], object] = lambda: None
+        self.owner: JobOwner | None = None  # whom the plans of its jobs name
 
     # -- entering ----------------------------------------------------------------------------------------------
 
@@ -195,16 +203,22 @@ class Engine:
     def make(
         self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], claim: Claim | None = None
     ) -> Job[Any]:
-        """Make a job; a plain one is taken in at once, if there is room: then it has a place (or an end already).
+        """Make a job, and take it in if there is room and nobody to ask: it has a place then (or an end already).
 
-        For nearly every job this is all, so it is done in line: the rest is `enter`, or to wait for room.
+        For nearly every job this is all, and a plain one is taken in here, in line, without `enter`.
         """
         if get_ident() != self.thread:
             raise self.wrong_thread("submit")
         sequence = self.next_job()
-        job = make_job(function, args, plan, self, sequence, self.now(), claim)
+        now = self.now()
+        if now - self.moment > MOMENT or self.listeners:
+            self.moment = now
+        job = make_job(function, args, plan, sequence, self.moment, claim)
+        job._place = None
         # With fewer jobs than may wait there is room.
-        if plan.plain and (len(self.jobs) < self.limit or not self.full()):
+        if not plan.direct or (len(self.jobs) >= self.limit and self.full()):
+            return job
+        if plan.plain:
             self.counters.submitted += 1
             self.jobs[sequence] = job
             self.queue.push(job)
@@ -213,7 +227,9 @@ class Engine:
             if self.listeners:
                 self.listeners.submitted(job)
         else:
-            job._place = None
+            if plan.id is not None:
+                self.check_id(plan.id)
+            self.enter(job)
         return job
 
     def make_all(
@@ -236,7 +252,7 @@ class Engine:
         try:
             for item in itertools.islice(source, count):
                 sequence = next_job()
-                job = make_job(function, (item,), plan, self, sequence, now, claim)
+                job = make_job(function, (item,), plan, sequence, now, claim)
                 jobs[sequence] = job
                 queue.push(job)
                 made.append(job)
@@ -279,13 +295,23 @@ class Engine:
         if plan.group is not None:
             extra.label = self.label(plan.group)
             extra.label.members[job] = None
-        entries = extra.entries = []
-        if plan.total_timeout is not None:
-            entries.append(self.timetable.add(now + plan.total_timeout, self._total_expired, job))
-        if plan.queue_timeout is not None:
-            entries.append(self.timetable.add(now + (plan.delay or 0) + plan.queue_timeout, self._queue_expired, job))
+        if plan.total_timeout is not None or plan.queue_timeout is not None:
+            entries = extra.entries = []
+            if plan.total_timeout is not None:
+                entries.append(self.timetable.add(now + plan.total_timeout, self._total_expired, job))
+            if plan.queue_timeout is not None:
+                due = now + (plan.delay or 0)
+                entries.append(self.timetable.add(due + plan.queue_timeout, self._queue_expired, job))
         if plan.delay:
             self._schedule(job, now + plan.delay)
+
+    def check_id(self, id: int | str) -> None:
+        """Raise if a live job, or one that waits for room, has this id."""
+        other = self.names.get(id)
+        if other is not None or any(job._plan.id == id for job, _ in self.blocked):
+            raise ValueError(
+                f"id={id!r} is taken by a live job ({other!r}): cancel or await that one first, or choose another id"
+            )
 
     def label(self, name: str) -> Label:
         """Return the label of a group name, made at its first job."""
@@ -483,6 +509,10 @@ class Engine:
                 self._wake_joiners()
             if self.listeners:
                 self.listeners.ended(job, hand.id, now)
+        elif job._extra.stop is None and job._finished_at is None:
+            self._finish(job, SUCCEEDED, value, now)
+            if job._extra.ended is not None:
+                self._tell_ended(job._extra)
         else:
             self.conclude(hand, job, value, None, now)
 
@@ -602,9 +632,12 @@ class Engine:
         listeners = self.listeners
         worker, awaited = (_worker_of(job), _is_awaited(job)) if listeners else (None, False)
         del self.jobs[job.sequence]
-        name = status.value
         counters = self.counters
-        setattr(counters, name, getattr(counters, name) + 1)
+        if status is SUCCEEDED:
+            counters.succeeded += 1
+        else:
+            name = status.value
+            setattr(counters, name, getattr(counters, name) + 1)
         extra = job._extra
         if extra is not None:
             if job._plan.id is not None:
@@ -877,7 +910,7 @@ class Engine:
         """Wait until a job is done; a waiter that is a running job of this pool lends its slot meanwhile."""
         if waiter is job:
             raise RuntimeError(f"{job!r} awaits itself: it would wait for ever")
-        if waiter is not None and waiter._owner is self and waiter._finished_at is None:
+        if waiter is not None and waiter._plan.owner is self.owner and waiter._finished_at is None:
             yield from self._wait_lent(job, waiter._more())
         else:
             future: asyncio.Future[None] = self.runtime.loop.create_future()
@@ -891,7 +924,7 @@ class Engine:
     async def wait_for_all(self) -> None:
         """Wait until there is no job, those aside that wait here themselves."""
         inside = running_job.get()
-        watches = inside is not None and inside._owner is self and inside._finished_at is None
+        watches = inside is not None and inside._plan.owner is self.owner and inside._finished_at is None
         self.spectators += watches
         try:
             # Whoever waits outside waits for the jobs that wait here, too.
@@ -909,7 +942,7 @@ class Engine:
     async def wait_for(self, future: asyncio.Future[Any]) -> None:
         """Wait for a future of the pool's; a caller that is a running job of this pool lends its slot meanwhile."""
         waiter = running_job.get()
-        if waiter is not None and waiter._owner is self and waiter._finished_at is None:
+        if waiter is not None and waiter._plan.owner is self.owner and waiter._finished_at is None:
             await _Awaitable(self.lending(waiter, future.__await__()))
         else:
             await future

@@ -1,9 +1,9 @@
 """`pool.health()`: healthy, degraded or failing, with reasons. Probes ask, so it is cheap; nothing runs between them.
 
-`assess` is pure: numbers of now, numbers of a while ago, and limits go in, findings come out. `HealthWatch` keeps the
-numbers of earlier probes (at most one a second, for one window), so growth and ratios are judged without a timer of our
-own; the first probe is judged against the opening of the pool. Only how late the event loop is needs a sampler
-(`LoopLag`); the first probe switches it on.
+`assess` is pure: numbers of now, numbers of a while ago, and limits go in, findings come out. `judge` is given the
+numbers of earlier probes, too, so growth and ratios are judged without a timer of our own; the first probe is judged
+against the opening of the pool. Only how late the event loop is needs a sampler (`LoopLag`); the first probe switches
+it on.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ import asyncio
 import dataclasses
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import final
 
-from aiopool._options import check_count, check_seconds, function_name, is_asynchronous
+from aiopool._options import check_count, check_seconds
 
-__all__ = ["Check", "Finding", "HealthLimits", "HealthReport", "HealthStatus", "HealthWatch", "Pulse", "assess"]
+__all__ = [
+    "Check",
+    "Finding",
+    "HealthLimits",
+    "HealthReport",
+    "HealthStatus",
+    "Pulse",
+    "ask",
+    "assess",
+    "judge",
+    "report",
+]
 
 
 class HealthStatus(enum.StrEnum):
@@ -60,6 +71,7 @@ class Finding:
 Check = Callable[[], "Finding | str | None"]
 
 _MAX_TEXT = 500  # of somebody else's words in a finding
+_SPACING = 1 / 60  # of the window: more probes than that are not kept
 # What only a new process heals.
 _DEADLY = frozenset(("given_up", "stuck", "leaked", "loop_lag"))
 
@@ -215,77 +227,38 @@ def assess(now: Pulse, before: Pulse, since: Pulse | None, limits: HealthLimits)
     return findings
 
 
-@final
-class HealthWatch:
-    """What is kept between probes: earlier numbers, and the user's own checks."""
+def judge(now: Pulse, pulses: deque[Pulse], opened_at: float, limits: HealthLimits) -> list[Finding]:
+    """Judge the numbers of now against those of one window ago, and keep them in `pulses`, the oldest first."""
+    window = limits.window
+    if not pulses:
+        pulses.append(Pulse(at=opened_at))
+    while len(pulses) > 1 and now.at - pulses[1].at >= window:
+        pulses.popleft()  # the next one is old enough, too
+    since = next((pulse for pulse in pulses if pulse.at > now.at - now.oldest_wait), None)
+    findings = assess(now, pulses[0], since, limits)
+    if now.at - pulses[-1].at >= window * _SPACING:
+        pulses.append(now)
+    return findings
 
-    __slots__ = ("_checks", "_pulses", "limits")
 
-    SPACING = 1 / 60  # of the window: more probes than that are not kept
-
-    def __init__(self, limits: HealthLimits) -> None:
-        self.limits = limits
-        self._checks: dict[str, Check] = {}
-        self._pulses: deque[Pulse] = deque()
-
-    def opened(self, at: float) -> None:
-        """Begin anew: the pool has opened."""
-        self._pulses.clear()
-        self._pulses.append(Pulse(at=at))
-
-    def judge(self, now: Pulse) -> list[Finding]:
-        """Judge the numbers of now against those of one window ago, and keep them."""
-        pulses, window = self._pulses, self.limits.window
-        while len(pulses) > 1 and now.at - pulses[1].at >= window:
-            pulses.popleft()  # the next one is old enough, too
-        since = next((pulse for pulse in pulses if pulse.at > now.at - now.oldest_wait), None)
-        findings = assess(now, pulses[0] if pulses else Pulse(at=now.at), since, self.limits)
-        if not pulses or now.at - pulses[-1].at >= window * self.SPACING:
-            pulses.append(now)
-        return findings
-
-    def add(self, check: Check, name: str | None) -> None:
-        """Add a check of the user's."""
-        if not callable(check):
-            raise TypeError(f"a health check is a function without arguments, not {check!r} ({type(check).__name__})")
-        if is_asynchronous(check):
-            raise TypeError(
-                f"{check!r} is asynchronous, and health() does not wait. Have a task of your own ask, keep its answer, "
-                "and add a plain function that returns it"
-            )
-        name = function_name(check) if name is None else name
-        if name in self._checks:
-            raise ValueError(f"there is a health check {name!r} already: give this one a name=")
-        self._checks[name] = check
-
-    def remove(self, check: Check) -> None:
-        """Remove a check of the user's, whatever its name."""
-        names = [name for name, known in self._checks.items() if known == check]
-        if not names:
-            raise ValueError(f"{check!r} is no health check of this pool")
-        for name in names:
-            del self._checks[name]
-
-    def ask(self) -> list[Finding]:
-        """Run the user's checks. One that raises is a finding: it cannot say that all is well."""
-        findings = []
-        for name, check in list(self._checks.items()):
-            try:
-                answer = check()
-            except (Exception, asyncio.CancelledError) as error:  # the latter is what a cancelled task answers
-                findings.append(
-                    Finding(name, FAILING, f"the check raised {type(error).__name__}: {_words(str, error)}")
-                )
-                continue
-            if isinstance(answer, Finding):
-                if answer.status is not HEALTHY:
-                    findings.append(answer)
-            elif isinstance(answer, str):
-                findings.append(Finding(name, DEGRADED, _words(str, answer)))
-            elif answer is not None:
-                text = f"the check returned {_words(repr, answer)}: return None if all is well, or a text, or a Finding"
-                findings.append(Finding(name, FAILING, text))
-        return findings
+def ask(checks: Mapping[str, Check]) -> list[Finding]:
+    """Run the user's checks. One that raises is a finding: it cannot say that all is well."""
+    findings = []
+    for name, check in list(checks.items()):
+        try:
+            answer = check()
+        except (Exception, asyncio.CancelledError) as error:  # the latter is what a cancelled task answers
+            findings.append(Finding(name, FAILING, f"the check raised {type(error).__name__}: {_words(str, error)}"))
+            continue
+        if isinstance(answer, Finding):
+            if answer.status is not HEALTHY:
+                findings.append(answer)
+        elif isinstance(answer, str):
+            findings.append(Finding(name, DEGRADED, _words(str, answer)))
+        elif answer is not None:
+            text = f"the check returned {_words(repr, answer)}: return None if all is well, or a text, or a Finding"
+            findings.append(Finding(name, FAILING, text))
+    return findings
 
 
 def _words(of: Callable[[object], str], value: object) -> str:
@@ -301,3 +274,8 @@ def report(pool: str, findings: list[Finding]) -> HealthReport:
     """Put findings together, the worst first."""
     findings.sort(key=lambda finding: finding.status is not FAILING)
     return HealthReport(pool, findings[0].status if findings else HEALTHY, tuple(findings))
+
+
+# Users may meet these before they ask the face for them: the address is public from the start.
+for _public in (Finding, HealthLimits, HealthReport, HealthStatus):
+    _public.__module__ = "aiopool"

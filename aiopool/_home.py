@@ -7,17 +7,20 @@ that a pool which is dropped without being closed can be noticed.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal, final
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from aiopool._engine import Engine
 from aiopool._job import Job
 from aiopool._listeners import Listeners
-from aiopool._metrics import LoopLag, Meter
+from aiopool._loop_lag import LoopLag
 from aiopool._options import JobOptions
 from aiopool._status import PoolStatus
 from aiopool._supervisor import Supervisor
 from aiopool.errors import PoolClosedError
-from aiopool.events import PoolClosed, PoolOpened
+
+if TYPE_CHECKING:  # it comes with whoever measures
+    from aiopool._metrics import Meter
 
 __all__ = ["Home", "Overflow"]
 
@@ -58,9 +61,10 @@ class Home:
     def opened(self, engine: Engine, supervisor: Supervisor) -> None:
         """Take jobs from now on, and tell."""
         self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
+        engine.owner = self
         self.listeners.attach(engine, engine.runtime)
         self._start_lag()
-        self.listeners.pool_event(PoolOpened, size=engine.size)
+        self.listeners.opened(engine.size)
 
     def closed(self, leaked: int) -> None:
         """Be closed, and tell."""
@@ -69,7 +73,7 @@ class Home:
             self.lag.stop()
             self.lag = None
         self.tell_closed()
-        self.listeners.pool_event(PoolClosed, leaked=leaked)
+        self.listeners.closed(leaked)
         self.listeners.detach()
 
     def measure(self, meter: Meter) -> None:
@@ -118,6 +122,28 @@ class Home:
         if self.engine.listeners:
             self.engine.listeners.submitted(job, inside=True)
         self.supervisor.host(job)
+
+    # -- what a job asks of its owner ----------------------------------------------------------------------------
+
+    def _books(self) -> Engine:
+        assert self.engine is not None  # there is a job
+        return self.engine
+
+    def cancel(self, job: Job[Any], reason: str | None) -> bool:
+        """See `Job.cancel`."""
+        return self._books().cancel(job, reason)
+
+    def set_timeout(self, job: Job[Any], seconds: float | None) -> None:
+        """See `Job.set_timeout`."""
+        self._books().set_timeout(job, seconds)
+
+    def waits_for(self, job: Job[Any]) -> str | None:
+        """See `Job.waits_for`."""
+        return self._books().waits_for(job)
+
+    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
+        """Wait until a job is done."""
+        return self._books().wait(job, waiter)
 
     async def stop(self, job: Job[Any], reason: str | None) -> None:
         """Cancel a job, and return when no line of it will run any more, or it leaked.

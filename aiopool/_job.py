@@ -1,8 +1,8 @@
 """`Job`: one submitted call, and the awaitable handle of it.
 
-A job does not know its pool: it has an owner with four verbs (`JobOwner`), and while it runs it has a place (the
-worker). This is the only module that assigns a job's status; each method that does is named after an event of
-the table in `_status.py`.
+A job does not know its pool: its plan names an owner with four verbs, and while it runs it has a place (the
+worker). This is the only module that assigns a job's status; each method that does is named after an event of the table
+in `_status.py`.
 
 The mutable state of a job is its status, the number of its attempt, four moments, its outcome, who waits for it, and
 its place: the bucket of the queue in which it lies, or the worker that runs it. Whatever few jobs have (a group, a
@@ -17,7 +17,7 @@ import contextvars
 import dataclasses
 from collections.abc import Callable, Generator
 from contextvars import copy_context
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
+from typing import Any, Generic, NoReturn, TypeVar, final
 
 from aiopool._plan import Plan
 from aiopool._retry import RetryAfter
@@ -30,7 +30,6 @@ __all__ = [
     "Claim",
     "Job",
     "JobExtra",
-    "JobOwner",
     "JobResult",
     "Label",
     "current_job",
@@ -48,17 +47,6 @@ RUNNING = JobStatus.RUNNING
 SUCCEEDED = JobStatus.SUCCEEDED
 
 running_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar("aiopool_running_job", default=None)
-
-
-class JobOwner(Protocol):
-    """What a job asks of whoever runs it."""
-
-    def cancel(self, job: Job[Any], reason: str | None) -> bool: ...
-    def set_timeout(self, job: Job[Any], seconds: float | None) -> None: ...
-    def waits_for(self, job: Job[Any]) -> str | None: ...
-    @property
-    def name(self) -> str: ...
-    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]: ...
 
 
 @final
@@ -150,38 +138,21 @@ class Label:
 
 
 class JobExtra:
-    """What few jobs have."""
+    """What few jobs have. Defaults of the class, not slots: most of it is never set, and unset it costs nothing."""
 
-    __slots__ = (
-        "callbacks",
-        "due",
-        "ended",
-        "entries",
-        "history",
-        "label",
-        "late",
-        "leaked",
-        "lent",
-        "lost",
-        "progress",
-        "stop",
-        "timeout",
-    )
-
-    def __init__(self) -> None:
-        self.label: Label | None = None
-        self.stop: StopRequest | None = None
-        self.callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
-        self.entries: list[Any] | None = None  # in the timetable
-        self.due: float | None = None  # when a scheduled job enters the queue
-        self.history: list[AttemptRecord] | None = None
-        self.lent = 0  # how many of its tasks wait for another job of the pool
-        self.leaked = False
-        self.late = False  # outlived its outcome: the code still runs
-        self.lost: str | None = None  # the reason given for a cancel
-        self.ended: list[asyncio.Future[None]] | None = None  # wait until no line of it runs
-        self.progress: tuple[float, str] | None = None
-        self.timeout: float | None = None  # seconds, of the limit that was changed by the running attempt
+    label: Label | None = None
+    stop: StopRequest | None = None
+    callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
+    entries: list[Any] | None = None  # in the timetable
+    due: float | None = None  # when a scheduled job enters the queue
+    history: list[AttemptRecord] | None = None
+    lent = 0  # how many of its tasks wait for another job of the pool
+    leaked = False
+    late = False  # outlived its outcome: the code still runs
+    lost: str | None = None  # the reason given for a cancel
+    ended: list[asyncio.Future[None]] | None = None  # wait until no line of it runs
+    progress: tuple[float, str] | None = None
+    timeout: float | None = None  # seconds, of the limit that was changed by the running attempt
 
 
 @final
@@ -209,7 +180,6 @@ class Job(Generic[T]):
     _args: tuple[Any, ...]
     _context: contextvars.Context | None
     _plan: Plan
-    _owner: JobOwner
     sequence: int
     _status: JobStatus
     _attempt: int
@@ -229,7 +199,6 @@ class Job(Generic[T]):
         "_extra",
         "_finished_at",
         "_function",
-        "_owner",
         "_place",
         "_plan",
         "_started_at",
@@ -275,7 +244,7 @@ class Job(Generic[T]):
     @property
     def pool(self) -> str:
         """The name of its pool."""
-        return self._owner.name
+        return self._plan.owner.name
 
     @property
     def worker(self) -> int | None:
@@ -285,7 +254,7 @@ class Job(Generic[T]):
 
     @property
     def submitted_at(self) -> float:
-        """When it was submitted, on the loop's clock (seconds)."""
+        """When it was submitted, on the loop's clock (seconds), to a tenth of a millisecond."""
         return self._submitted_at
 
     @property
@@ -314,7 +283,7 @@ class Job(Generic[T]):
 
         `"slot"`, `"room"` (its `submit` waits), `"delay"`, `"backoff"`, `"pool paused"` or `"group paused"`.
         """
-        return self._owner.waits_for(self)
+        return self._plan.owner.waits_for(self)
 
     def done(self) -> bool:
         """Whether the job has ended, in whichever way."""
@@ -385,7 +354,7 @@ class Job(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if self._finished_at is None:
-            yield from self._owner.wait(self, running_job.get())
+            yield from self._plan.owner.wait(self, running_job.get())
         if self._status is SUCCEEDED:
             value: T = self._value
             return value
@@ -437,7 +406,7 @@ class Job(Generic[T]):
             Whether this call asked: False if the job was done, or had been asked before. From another thread than
             the loop's: True if it was not done when asked.
         """
-        return self._owner.cancel(self, reason)
+        return self._plan.owner.cancel(self, reason)
 
     def report_progress(self, fraction: float, message: str = "") -> None:
         """Say how far the job is, for `job.progress`; meant for the job itself."""
@@ -453,7 +422,7 @@ class Job(Generic[T]):
 
     def set_timeout(self, seconds: float | None) -> None:
         """Give the running attempt `seconds` from now, in place of its time limit; None takes the limit away."""
-        self._owner.set_timeout(self, seconds)
+        self._plan.owner.set_timeout(self, seconds)
 
     def _more(self) -> JobExtra:
         if self._extra is None:
@@ -510,7 +479,6 @@ def make_job(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     plan: Plan,
-    owner: JobOwner,
     sequence: int,
     now: float,
     claim: Claim | None,
@@ -524,7 +492,6 @@ def make_job(
     job._args = args
     job._context = copy_context()
     job._plan = plan
-    job._owner = owner
     job.sequence = sequence
     job._submitted_at = now
     job._status = QUEUED
@@ -545,7 +512,7 @@ class _Wait:
     def __await__(self) -> Generator[Any, None, None]:
         job = self._job
         if job._finished_at is None:
-            yield from job._owner.wait(job, running_job.get())
+            yield from job._plan.owner.wait(job, running_job.get())
 
 
 def current_job() -> Job[Any]:

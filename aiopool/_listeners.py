@@ -1,56 +1,32 @@
 """`Listeners`: the hub between a pool and whoever hears of it. The core asks one thing before anything is built:
 `if self.listeners:`, which is None while nobody listens.
 
-Three kinds hear. A *listener* is a user's function and gets frozen events (`events.py`). A *recorder* is a door of ours
-(tracing): it is called before, with the live job, at the start of an attempt inside the job's context, and no event is
-built for it. The *meter* (`_metrics.py`) counts, and is called first.
+Three kinds hear. The *meter* (`_metrics.py`) counts, and is called first. A *recorder* is a door of ours (tracing): it
+is called next, with the live job, at the start of an attempt inside the job's context, and no event is built for it. A
+*listener* is a user's function: the *teller* (`_teller.py`) gives it frozen events (`events.py`).
 
-Three rules keep listeners from harming the pool:
+What seldom is there is loaded when it comes: the teller and the module of events with the first listener, the meter
+with whoever wants metrics. The hub itself is small, and every pool has one.
 
-1. *One after the other.* An event that happens while another is being told waits for it: every listener hears all
-   events in the order in which they happened, and a listener that submits or cancels jobs does not grow the stack.
-2. *Only where the books are closed.* An event that happens in the middle of a step of the engine is posted: told with
-   the next one, at the latest in the next turn of the loop.
-3. *Faults end at the hub.* A listener or recorder that raises is logged once and removed.
-
-Listeners run in one context of the hub's own: they see nobody's context variables, and leak none.
+Faults end here: a listener or recorder that raises is logged once and removed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import inspect
 import logging
 import weakref
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from aiopool._faults import log_fault
 from aiopool._job import Job
-from aiopool._metrics import Meter
-from aiopool._options import is_asynchronous
 from aiopool._runtime import Runtime
-from aiopool._status import JobStatus
-from aiopool.events import (
-    EventStream,
-    JobCancelled,
-    JobFailed,
-    JobLeaked,
-    JobRetrying,
-    JobStarted,
-    JobSubmitted,
-    JobSucceeded,
-    JobTimedOut,
-    Listener,
-    PoolClosed,
-    PoolEvent,
-    PoolPaused,
-    PoolResized,
-    PoolResumed,
-    WorkerEvent,
-)
+
+if TYPE_CHECKING:  # they come with the first who listens or measures
+    from aiopool._metrics import Meter
+    from aiopool._teller import Teller
+    from aiopool.events import EventStream, Listener, PoolEvent
 
 __all__ = ["Listeners", "Recorder", "listen_everywhere"]
 
@@ -78,71 +54,31 @@ class Seat(Protocol):
 
 @final
 class Listeners:
-    """Who hears of one pool. The mutable state is: the listeners, the recorders, and the events not told yet."""
+    """Who hears of one pool. The mutable state is: the meter, the recorders, the listeners and their teller."""
 
-    __slots__ = (
-        "__weakref__",
-        "_by_type",
-        "_context",
-        "_loop",
-        "_now",
-        "_posted",
-        "_queue",
-        "_recorders",
-        "_rows",
-        "_seat",
-        "_telling",
-        "meter",
-        "pool",
-    )
+    __slots__ = ("__weakref__", "_recorders", "_rows", "_runtime", "_seat", "_teller", "meter", "pool")
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
-        self._rows: tuple[Listener, ...] = ()
-        self._by_type: dict[type[PoolEvent], tuple[Listener, ...]] = {}
-        self._recorders: tuple[Recorder, ...] = ()
         self.meter: Meter | None = None
-        self._queue: deque[PoolEvent] = deque()
-        self._telling = False
-        self._posted = False
-        self._context = contextvars.Context()
+        self._recorders: tuple[Recorder, ...] = ()
+        self._rows: tuple[Listener, ...] = ()
+        self._teller: Teller | None = None  # from the first listener on
         self._seat: Seat | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._now: Callable[[], float] = float
+        self._runtime: Runtime | None = None  # while the pool is open
 
     # -- who hears ---------------------------------------------------------------------------------------------------
 
     def listen(self, function: Callable[[Any], object], types: tuple[type[PoolEvent], ...]) -> Listener:
         """Add a listener for some classes of events and their subclasses; for all, if none are named."""
-        if not callable(function):
-            raise TypeError(f"listen() takes a function, not {function!r} ({type(function).__name__})")
-        if is_asynchronous(function):
-            raise TypeError(
-                f"a listener is a plain function, told at once, and {function!r} is asynchronous. "
-                "Write `async for event in pool.events(): ...` in a task of your own"
-            )
-        listener = Listener(function, check_types("listen", types) or (PoolEvent,), self._forget)
+        listener = _tellers().listener(function, types, self._forget)
         self._rows += (listener,)
         self._changed()
         return listener
 
     def stream(self, types: tuple[type[PoolEvent], ...], buffer: int) -> EventStream:
         """Return a stream of events; the hub does not keep it alive."""
-        wanted = check_types("events", types) or (PoolEvent,)
-        stream = EventStream(self.pool, buffer)
-        weak = weakref.ref(stream)
-
-        def hear(event: PoolEvent) -> None:
-            live = weak()
-            if live is not None:
-                if isinstance(event, wanted):
-                    live.put(event)
-                if isinstance(event, PoolClosed):
-                    live.close()
-
-        listener = Listener(hear, (*wanted, PoolClosed), self._forget)
-        stream._forget = listener.remove
-        weakref.finalize(stream, listener.remove).atexit = False
+        stream, listener = _tellers().stream(self.pool, types, buffer, self._forget)
         self._rows += (listener,)
         self._changed()
         return stream
@@ -163,10 +99,14 @@ class Listeners:
         self._changed()
 
     def _changed(self) -> None:
-        self._by_type = {}
+        rows = (*self._rows, *_everywhere)
+        if self._teller is None and rows:
+            self._teller = _tellers()(self.pool)
+            self._teller.attach(self._runtime)
+        if self._teller is not None:
+            self._teller.tell_to(rows)
         if self._seat is not None:
-            wanted = self._rows or _everywhere or self._recorders or self.meter
-            self._seat.listeners = self if wanted else None
+            self._seat.listeners = self if rows or self._recorders or self.meter else None
 
     def measure(self, meter: Meter) -> None:
         """Count and time jobs from now on."""
@@ -175,9 +115,11 @@ class Listeners:
 
     def attach(self, seat: Seat, runtime: Runtime) -> None:
         """Hear of a pool that opens."""
-        self._seat, self._loop, self._now = seat, runtime.loop, runtime.now
+        self._seat, self._runtime = seat, runtime
         if self.meter is not None:
             self.meter.rows.clear()  # as the pool's own counters: they begin at its opening
+        if self._teller is not None:
+            self._teller.attach(runtime)
         _open_hubs.add(self)
         self._changed()
 
@@ -186,90 +128,9 @@ class Listeners:
         if self._seat is not None:
             self._seat.listeners = None
         _open_hubs.discard(self)
-        self._seat = self._loop = None
-        self._now = float
-
-    # -- telling -----------------------------------------------------------------------------------------------------
-
-    def hearers(self, kind: type[PoolEvent]) -> tuple[Listener, ...]:
-        """Return who hears a class of events."""
-        found = self._by_type.get(kind)
-        if found is None:
-            heard = (*self._rows, *_everywhere)
-            found = self._by_type[kind] = tuple(row for row in heard if issubclass(kind, row.types))
-        return found
-
-    def tell(self, event: PoolEvent) -> None:
-        """Tell of an event now, or after the one that is being told."""
-        self._queue.append(event)
-        if not self._telling:
-            self._deliver()
-
-    def post(self, event: PoolEvent) -> None:
-        """Tell of an event that happened in the middle of a step: with the next one, or in the next turn."""
-        self._queue.append(event)
-        if not self._telling and not self._posted and self._loop is not None:
-            self._posted = True
-            self._loop.call_soon(self._deliver_posted)
-
-    def pool_event(self, kind: type[PoolEvent], **values: Any) -> None:
-        """Tell of something that happened to the pool, if somebody hears it."""
-        if self.hearers(kind):
-            self.tell(kind(pool=self.pool, at=self._now(), **values))
-
-    def worker_event(self, kind: type[WorkerEvent], worker: int, **values: Any) -> None:
-        """Tell of something that happened to a worker, maybe inside of a step of the engine."""
-        if self.hearers(kind):
-            self.post(kind(pool=self.pool, at=self._now(), worker=worker, **values))
-
-    def slots_changed(self, before: tuple[int, bool], after: tuple[int, bool]) -> None:
-        """The size was set, or a pause begun or ended."""
-        if before[0] != after[0]:
-            self.pool_event(PoolResized, size=after[0], before=before[0])
-        if before[1] != after[1]:
-            self.pool_event(PoolPaused if after[1] else PoolResumed)
-
-    def _deliver_posted(self) -> None:
-        self._posted = False
-        if not self._telling:
-            self._deliver()
-
-    def _deliver(self) -> None:
-        self._telling = True
-        try:
-            self._context.run(self._drain)
-        finally:
-            self._telling = False
-
-    def _drain(self) -> None:
-        queue = self._queue
-        while queue:
-            event = queue.popleft()
-            for listener in self.hearers(type(event)):
-                if listener.active:
-                    try:
-                        answer = listener.function(event)
-                        if answer is not None and inspect.iscoroutine(answer):
-                            answer.close()
-                            raise TypeError(_NOT_AWAITED)
-                    except BaseException as error:
-                        self._faulty(listener, event, error)
-
-    def _faulty(self, listener: Listener, event: PoolEvent, error: BaseException) -> None:
-        """Remove a listener that raised, and say so, once."""
-        listener.error = error
-        listener.remove()
-        if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._loop is not None:
-            self._loop.call_soon(_leave, error)  # out of the event loop, as asyncio does with these two
-            return
-        log_fault(
-            logger,
-            "a listener of pool %.200r raised, and hears no more: %r, at %s. Catch what you expect inside of it",
-            self.pool,
-            listener.function,
-            type(event).__name__,
-            error=error,
-        )
+        self._seat = self._runtime = None
+        if self._teller is not None:
+            self._teller.attach(None)
 
     def _call_recorders(self, method: str, *args: Any) -> None:
         for recorder in self._recorders:
@@ -279,21 +140,49 @@ class Listeners:
                 self.unrecord(recorder)
                 log_fault(logger, "%r of pool %.200r failed, and records no more", recorder, self.pool, error=error)
 
+    # -- what happens to the pool and its workers --------------------------------------------------------------------
+
+    def opened(self, size: int) -> None:
+        """The pool takes jobs."""
+        if self._teller is not None:
+            self._teller.opened(size)
+
+    def closing(self, timeout: float | None) -> None:
+        """A shutdown has begun."""
+        if self._teller is not None:
+            self._teller.closing(timeout)
+
+    def closed(self, leaked: int) -> None:
+        """The pool is shut down."""
+        if self._teller is not None:
+            self._teller.closed(leaked)
+
+    def slots_changed(self, before: tuple[int, bool], after: tuple[int, bool]) -> None:
+        """The size was set, or a pause begun or ended."""
+        if self._teller is not None:
+            self._teller.slots_changed(before, after)
+
+    def worker_started(self, worker: int) -> None:
+        """A worker was started."""
+        if self._teller is not None:
+            self._teller.worker_started(worker)
+
+    def worker_stopped(self, worker: int) -> None:
+        """A worker ended, and was meant to."""
+        if self._teller is not None:
+            self._teller.worker_stopped(worker)
+
+    def worker_crashed(self, worker: int, error: BaseException, delay: float | None) -> None:
+        """A worker ended by a fault; it is replaced in `delay` seconds, or not at all."""
+        if self._teller is not None:
+            self._teller.worker_crashed(worker, error, delay)
+
     # -- what happens to jobs ----------------------------------------------------------------------------------------
 
     def submitted(self, job: Job[Any], *, inside: bool = False) -> None:
         """A job was taken in; `inside` of a step of the engine, or at its end."""
-        if self.hearers(JobSubmitted):
-            event = JobSubmitted(at=job._submitted_at, delay=job._plan.delay or 0.0, **self._about(job))
-            self.post(event) if inside else self.tell(event)
-
-    def starting(self, job: Job[Any], worker: int, context: contextvars.Context | None) -> None:
-        """An attempt is about to begin: it is counted, and the recorders look at it, in its context."""
-        if self.meter is not None:
-            self.meter.started(job)
-        if self._recorders:
-            assert context is not None
-            context.run(self._call_recorders, "started", job, worker)
+        if self._teller is not None:
+            self._teller.submitted(job, inside=inside)
 
     def begin(self, job: Job[Any], worker: int, context: contextvars.Context | None, *, inside: bool = False) -> None:
         """An attempt begins, before its first line; `inside` of a step of the engine, or at its end."""
@@ -302,10 +191,8 @@ class Listeners:
         if self._recorders:
             assert context is not None
             context.run(self._call_recorders, "started", job, worker)
-        if self.hearers(JobStarted):
-            at = job._started_at
-            event = JobStarted(at=at, worker=worker, waited=at - job._submitted_at, **self._about(job))
-            self.post(event) if inside else self.tell(event)
+        if self._teller is not None:
+            self._teller.begin(job, worker, inside=inside)
 
     def retrying(self, job: Job[Any], worker: int | None, error: BaseException, delay: float, now: float) -> None:
         """An attempt has ended, and there will be another."""
@@ -313,9 +200,8 @@ class Listeners:
             self.meter.retrying(job, now)
         if self._recorders:
             self._call_recorders("retrying", job, worker, error, delay, now)
-        if self.hearers(JobRetrying):
-            seconds = now - job._started_at
-            self.tell(JobRetrying(at=now, worker=worker, seconds=seconds, error=error, delay=delay, **self._about(job)))
+        if self._teller is not None:
+            self._teller.retrying(job, worker, error, delay, now)
 
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool = False) -> None:
         """A job is done; `worker` ran it at that moment, or nobody did."""
@@ -323,36 +209,20 @@ class Listeners:
             self.meter.ended(job, worker is not None, now)
         if self._recorders:
             self._call_recorders("ended", job, worker, now)
-        kind = _ENDS[job._status]
-        if not self.hearers(kind):
-            return
-        values = self._about(job)
-        values.update(at=now, worker=worker, seconds=now - job._started_at if job._attempt else 0.0)
-        if kind is not JobSucceeded:
-            values["error"] = job._value[0]
-            if kind is JobCancelled:
-                values["reason"] = None if job._extra is None else job._extra.lost
-            else:
-                values["awaited"] = awaited
-        self.tell(kind(**values))
+        if self._teller is not None:
+            self._teller.ended(job, worker, now, awaited=awaited)
 
     def leaked(self, job: Job[Any], worker: int | None, stack: str, now: float) -> None:
         """The code of a job would not end."""
-        if self.hearers(JobLeaked):
-            seconds = now - job._started_at
-            self.post(JobLeaked(at=now, worker=worker, seconds=seconds, stack=stack, **self._about(job)))
+        if self._teller is not None:
+            self._teller.leaked(job, worker, stack, now)
 
-    def _about(self, job: Job[Any]) -> dict[str, Any]:
-        plan = job._plan
-        return {
-            "pool": self.pool,
-            "job_id": job.sequence if plan.id is None else plan.id,
-            "name": job._plan.name,
-            "kind": None,
-            "attempt": job._attempt,
-            "priority": plan.priority,
-            "group": plan.group,
-        }
+
+def _tellers() -> type[Teller]:
+    """Return the class of tellers: the one door behind which the classes of events are."""
+    from aiopool._teller import Teller
+
+    return Teller
 
 
 # Who hears of every pool of the program, and the hubs of the pools that are open.
@@ -362,7 +232,7 @@ _open_hubs: weakref.WeakSet[Listeners] = weakref.WeakSet()
 
 def listen_everywhere(function: Callable[[Any], object], types: tuple[type[PoolEvent], ...]) -> Listener:
     """Add a listener that hears of every pool, of those that are open and of those to come."""
-    listener = Listener(function, types, _forget_everywhere)
+    listener = _tellers().listener(function, types, _forget_everywhere)
     _set_everywhere((*_everywhere, listener))
     return listener
 
@@ -376,30 +246,3 @@ def _set_everywhere(listeners: tuple[Listener, ...]) -> None:
     _everywhere = listeners
     for hub in list(_open_hubs):
         hub._changed()
-
-
-_NOT_AWAITED = (
-    "a listener is a plain function, and it returned a coroutine, which nobody awaits. Write "
-    "`async for event in pool.events(): ...` in a task of your own"
-)
-_ENDS: dict[JobStatus, type[PoolEvent]] = {
-    JobStatus.SUCCEEDED: JobSucceeded,
-    JobStatus.FAILED: JobFailed,
-    JobStatus.TIMED_OUT: JobTimedOut,
-    JobStatus.CANCELLED: JobCancelled,
-}
-
-
-def check_types(what: str, types: tuple[Any, ...]) -> tuple[type[PoolEvent], ...]:
-    """Return the classes of events, checked."""
-    for kind in types:
-        if not isinstance(kind, type) or not issubclass(kind, PoolEvent):
-            raise TypeError(
-                f"{what}() takes classes of events after the function, and {kind!r} is none: write "
-                f"pool.{what}({'function, ' if what == 'listen' else ''}aiopool.events.JobFailed)"
-            )
-    return types
-
-
-def _leave(error: BaseException) -> None:
-    raise error

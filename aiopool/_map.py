@@ -228,7 +228,12 @@ class MapStream(Claim, Generic[R_co]):
         make, plan, function = engine.make, self._plan, self._function
         line = self._line.append if self._ordered else None
         place = self._ahead - self._between
-        if plan.plain and not (self._yields or engine.listeners) and len(engine.jobs) + place <= engine.limit:
+        if (
+            plan.plain
+            and plan.direct
+            and not (self._yields or engine.listeners)
+            and len(engine.jobs) + place <= engine.limit
+        ):
             self._fill_at_once(engine, source, place)
             return True
         for _ in range(place):

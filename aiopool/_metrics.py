@@ -9,20 +9,17 @@ bounded, whatever users call their jobs: names beyond the bound are counted toge
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, final
 
 from aiopool._job import Job
-from aiopool._runtime import Runtime
 from aiopool._statistics import Statistics
 from aiopool._status import JobStatus
 
-__all__ = ["DEFAULT_BUCKETS", "OTHER", "HistogramCounts", "JobMetrics", "LoopLag", "Meter", "Metrics", "label_text"]
+__all__ = ["DEFAULT_BUCKETS", "OTHER", "HistogramCounts", "JobMetrics", "Meter", "Metrics", "label_text"]
 
 # From a coroutine that hardly waits to a job of ten minutes, three steps for each power of ten where most jobs are: a
 # quantile that is read off them is right within a factor of 2.5 there.
@@ -250,38 +247,6 @@ def label_text(text: str, limit: int = MAX_LABEL) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
-@final
-class LoopLag:
-    """By how much the event loop is late: twice a second it is asked to call back, and one sees when it did."""
-
-    __slots__ = ("_due", "_runtime", "_samples", "_timer")
-
-    # Whatever holds the loop for longer than this is seen, and less with luck. 15 s is how often most scrapers come.
-    INTERVAL = 0.5
-    SAMPLES = 30
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._samples: deque[float] = deque(maxlen=self.SAMPLES)
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
-        self._set()
-
-    def _set(self) -> None:
-        self._due = self._runtime.now() + self.INTERVAL
-        self._timer = self._runtime.later(self.INTERVAL, self._beat)
-
-    def _beat(self) -> None:
-        self._samples.append(max(0.0, self._runtime.now() - self._due))
-        self._set()
-
-    def worst(self) -> float:
-        """Return the worst of the last samples, in seconds; or what is late just now, if that is more."""
-        late = self._runtime.now() - self._due if self._timer is not None else 0.0
-        return max(0.0, late, *self._samples)
-
-    def stop(self) -> None:
-        """Measure no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+# Users may meet these before they ask the face for them: the address is public from the start.
+for _public in (HistogramCounts, JobMetrics, Metrics):
+    _public.__module__ = "aiopool"

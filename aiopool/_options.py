@@ -90,10 +90,15 @@ class JobOptions:
     group: str | Unset | None = UNSET
 
     def __post_init__(self) -> None:
-        for field in ("timeout", "queue_timeout", "total_timeout", "delay"):
-            value = getattr(self, field)
-            if value is not UNSET and value is not None:
-                check_seconds(field, value)
+        # One by one: a view may be made for each job, and most of this is not given.
+        if self.timeout is not UNSET and self.timeout is not None:
+            check_seconds("timeout", self.timeout)
+        if self.queue_timeout is not UNSET and self.queue_timeout is not None:
+            check_seconds("queue_timeout", self.queue_timeout)
+        if self.total_timeout is not UNSET and self.total_timeout is not None:
+            check_seconds("total_timeout", self.total_timeout)
+        if self.delay is not UNSET and self.delay is not None:
+            check_seconds("delay", self.delay)
         if self.priority is not UNSET and (not isinstance(self.priority, int) or isinstance(self.priority, bool)):
             raise TypeError(
                 f"priority={self.priority!r} is a {type(self.priority).__name__}: a priority is an int, lower first, "
@@ -109,19 +114,24 @@ class JobOptions:
             and (not isinstance(self.id, (str, int)) or isinstance(self.id, bool))
         ):
             raise TypeError(f"id={self.id!r} is a {type(self.id).__name__}: an id is a str or an int")
-        for field in ("name", "group"):
-            value = getattr(self, field)
-            if value is not UNSET and value is not None and not isinstance(value, str):
-                raise TypeError(f"{field}={value!r} is a {type(value).__name__}: it must be a str")
+        if self.name is not UNSET and self.name is not None and not isinstance(self.name, str):
+            raise TypeError(f"name={self.name!r} is a {type(self.name).__name__}: it must be a str")
+        if self.group is not UNSET and self.group is not None and not isinstance(self.group, str):
+            raise TypeError(f"group={self.group!r} is a {type(self.group).__name__}: it must be a str")
 
     def over(self, other: JobOptions) -> JobOptions:
         """Return these options with the gaps filled from `other`."""
-        return JobOptions(
-            **{f: mine if (mine := getattr(self, f)) is not UNSET else getattr(other, f) for f in _FIELDS}
-        )
+        merged = object.__new__(JobOptions)  # what it holds has been checked
+        for read, write in _FIELDS:
+            mine = read(self)
+            write(merged, mine if mine is not UNSET else read(other))
+        return merged
 
 
-_FIELDS: Final = tuple(field.name for field in dataclasses.fields(JobOptions))
+# How each field is read and written: by the slots themselves, for the class is frozen.
+_FIELDS: Final = tuple(
+    (slot.__get__, slot.__set__) for field in dataclasses.fields(JobOptions) for slot in [vars(JobOptions)[field.name]]
+)
 
 DEFAULTS: Final = JobOptions(
     priority=Priority.NORMAL.value,

@@ -6,12 +6,24 @@ name and nine options.
 
 from __future__ import annotations
 
-from typing import Any, final
+from collections.abc import Generator
+from typing import Any, Protocol, final
 
 from aiopool._options import JobOptions
 from aiopool._retry import Retry
 
-__all__ = ["Plan"]
+__all__ = ["JobOwner", "Plan"]
+
+
+class JobOwner(Protocol):
+    """Who runs the jobs of a plan, and what a job asks of it: a pool."""
+
+    @property
+    def name(self) -> str: ...
+    def cancel(self, job: Any, reason: str | None) -> bool: ...
+    def set_timeout(self, job: Any, seconds: float | None) -> None: ...
+    def waits_for(self, job: Any) -> str | None: ...
+    def wait(self, job: Any, waiter: Any) -> Generator[Any, None, None]: ...
 
 
 @final
@@ -21,16 +33,20 @@ class Plan:
     Attributes:
         name: what the job is called: the option, or the function's name.
         offload: the function is a plain one and runs in a thread.
+        owner: whose jobs they are.
         plain: nothing has to be arranged at submission: no id, group, delay, or limit that runs from then on.
+        direct: nobody has to be asked at submission: no block of a group.
         swift: nothing but a time limit has to be arranged at the start of an attempt: no retry and no thread.
     """
 
     __slots__ = (
         "delay",
+        "direct",
         "group",
         "id",
         "name",
         "offload",
+        "owner",
         "plain",
         "priority",
         "queue_timeout",
@@ -40,7 +56,7 @@ class Plan:
         "total_timeout",
     )
 
-    def __init__(self, options: JobOptions, function: str, *, offload: bool) -> None:
+    def __init__(self, options: JobOptions, function: str, owner: JobOwner, *, offload: bool, direct: bool) -> None:
         """`options` are complete; `function` is its name."""
         # Any: a complete set of options holds no UNSET, which the type of a field cannot say.
         complete: Any = options
@@ -53,7 +69,9 @@ class Plan:
         self.id: int | str | None = complete.id
         self.name: str = function if complete.name is None else complete.name
         self.group: str | None = complete.group
+        self.owner = owner
         self.offload = offload
+        self.direct = direct
         self.plain = (
             self.id is None
             and self.group is None

@@ -13,21 +13,20 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
 
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine, OnError
 from aiopool._group import Group
-from aiopool._health import Check, HealthLimits, HealthReport, HealthWatch
+from aiopool._health_watch import HealthWatch
 from aiopool._home import Home, Overflow
 from aiopool._job import Job, running_job
 from aiopool._listeners import Recorder
-from aiopool._logs import configure_logging
-from aiopool._metrics import Meter, Metrics
 from aiopool._options import DEFAULTS, JobOptions, Priority, check_count, check_seconds
 from aiopool._restart import Restart
 from aiopool._retry import Retry
@@ -38,10 +37,14 @@ from aiopool._statistics import Statistics
 from aiopool._status import JobStatus, PoolStatus
 from aiopool._submitter import Submitter
 from aiopool._supervisor import Supervisor
-from aiopool._survey import check_up, survey
 from aiopool._worker import Worker
 from aiopool.errors import PoolClosedError, RestartLimitError
-from aiopool.events import EventStream, Listener, PoolClosing, PoolEvent
+
+if TYPE_CHECKING:  # they come with whoever listens, measures or asks
+    from aiopool._health import Check, HealthLimits, HealthReport
+    from aiopool._metrics import Metrics
+    from aiopool._survey import Survey
+    from aiopool.events import EventStream, Listener, PoolEvent
 
 __all__ = ["CancelReport", "Pool"]
 
@@ -224,7 +227,7 @@ class Pool(Submitter):
         self._fatal: BaseException | None = None
         self._logs: Literal["silent", "console", "json"] = logs
         self._log_level = log_level
-        self._health = HealthWatch(health or HealthLimits())
+        self._health = HealthWatch(health)
         if metrics:
             self.measure()
 
@@ -276,6 +279,8 @@ class Pool(Submitter):
                 f"pool {home.name!r} is {home.status}: it is opened once at a time; make another Pool(...)"
             )
         if self._logs != "silent":
+            from aiopool._logs import configure_logging
+
             configure_logging(self._log_level, renderer=self._logs)
         runtime = Runtime(asyncio.get_running_loop(), self._seed)
         self._bridge = ThreadBridge(
@@ -446,11 +451,11 @@ class Pool(Submitter):
             self._home.status = PoolStatus.CLOSING
             _open.add(self)
         caller = running_job.get()
-        if caller is not None and caller._owner is engine and caller._finished_at is None:
+        if caller is not None and caller._plan.owner is self._home and caller._finished_at is None:
             self._shutdown.called_by(caller)
         self._shutdown.hurry(timeout, grace)
         if self._closing is None:
-            self._home.listeners.pool_event(PoolClosing, timeout=timeout)
+            self._home.listeners.closing(timeout)
             self._closing = engine.runtime.task(self._end(cancel_pending), f"{self._home.name}-shutdown")
         return self._closing
 
@@ -823,9 +828,7 @@ class Pool(Submitter):
         """
         if max_names is not None:
             check_count("max_names", max_names)
-        present = self._home.listeners.meter
-        wanted = Meter.like(present, wait_buckets=wait_buckets, run_buckets=run_buckets, max_names=max_names)
-        self._home.measure(wanted)
+        _survey(self._home).measure(wait_buckets=wait_buckets, run_buckets=run_buckets, max_names=max_names)
 
     def metrics(self) -> Metrics:
         """Return the pool in numbers and histograms, of one moment, as a frozen snapshot; from any thread.
@@ -839,7 +842,7 @@ class Pool(Submitter):
         self._engine("metrics")
         if self._home.listeners.meter is None:
             self.measure()
-        return survey(self._home, self.statistics)
+        return _survey(self._home).metrics(self.statistics)
 
     def health(self) -> HealthReport:
         """Return how the pool is, and why: healthy, degraded or failing; from any thread, in any state, at any time.
@@ -852,7 +855,7 @@ class Pool(Submitter):
             report = pool.health()
             return Response(str(report.status), status_code=200 if report.ready else 503)
         """
-        return check_up(self._home, self._health)
+        return _survey(self._home).health(self._health)
 
     def add_health_check(self, check: Check, /, *, name: str | None = None) -> Check:
         """Have `check()` called by each `health()`; usable as a decorator.
@@ -888,7 +891,7 @@ class Pool(Submitter):
 
     def __del__(self) -> None:
         home = getattr(self, "_home", None)
-        if _open is None:  # the interpreter is going down, and has emptied this module
+        if _open is None or sys.is_finalizing():  # the interpreter is going down, and may have emptied this module
             return
         if home is not None and home.status is PoolStatus.OPEN:
             try:
@@ -932,6 +935,13 @@ def _weak(method: Callable[[BaseException], object]) -> Callable[[BaseException]
 _READERS = frozenset(("find", "health", "jobs", "metrics", "statistics"))
 # Seconds for each callback of `on_shutdown`: half of a container's usual ten.
 CALLBACK_TIMEOUT = 5.0
+
+
+def _survey(home: Home) -> Survey:
+    """Return a look at a pool: the one door behind which metrics and health are."""
+    from aiopool._survey import Survey
+
+    return Survey(home)
 
 
 def _holds(job: Job[Any]) -> bool:

@@ -50,7 +50,7 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
     while True:
         running_job.set(job)
         try:
-            call = job._function(*job._args)
+            call: Any = job._function(*job._args)
             if type(call) is not CoroutineType:
                 call = call.__await__()
             value = yield from call

@@ -21,7 +21,6 @@ from aiopool._home import Home
 from aiopool._job import Job
 from aiopool._map import Block, MapResult, MapStream
 from aiopool._options import (
-    DEFAULTS,
     UNSET,
     JobOptions,
     Unset,
@@ -44,7 +43,6 @@ T = TypeVar("T")
 _OPTION_NAMES = frozenset(
     ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group")
 )
-_NO_PLAN = Plan(DEFAULTS, "", offload=False)
 # A view keeps no more plans than this: functions may have names that are made up as they go.
 MAX_PLANS = 256
 
@@ -70,7 +68,7 @@ class Submitter:
         self._block: Block | None = None
         # The last function, and its plan.
         self._known: Callable[[], object] = _nothing
-        self._known_plan: Plan = _NO_PLAN
+        self._known_plan: Plan
         # By name, kind and own options; these are kept with the plan, so that their id cannot be taken by others.
         self._plans: dict[tuple[str, bool, int], tuple[JobOptions | None, Plan]] = {}
 
@@ -114,7 +112,7 @@ class Submitter:
         if job._place is not None or job._finished_at is not None:
             return job  # it is in; a listener may have cancelled it already
         if plan.id is not None:
-            _check_id(engine, plan.id)
+            engine.check_id(plan.id)
         if self._block is not None:
             await self._block.adopt(job, self._enter_when_room(engine, job))
         elif engine.full():
@@ -150,7 +148,7 @@ class Submitter:
         if job._place is not None or job._finished_at is not None:
             return job  # it is in; a listener may have cancelled it already
         if plan.id is not None:
-            _check_id(engine, plan.id)
+            engine.check_id(plan.id)
         if engine.full():
             self._make_room(engine, job, nowait=True)
         if self._block is not None:
@@ -350,9 +348,7 @@ class Submitter:
         known = self._plans.get(key)
         if known is None or known[0] is not own:
             options = self._options if own is None else self._options.over(own)
-            plan = Plan(options.over(self._base), name, offload=offload)
-            if self._block is not None:
-                plan.plain = False  # the block is to be asked
+            plan = Plan(options.over(self._base), name, self._home, offload=offload, direct=self._block is None)
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             self._plans[key] = own, plan
@@ -420,14 +416,6 @@ def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     if not _OPTION_NAMES.isdisjoint(kwargs):
         _check_misplaced(function, args, kwargs)
     return functools.partial(function, **kwargs)
-
-
-def _check_id(engine: Engine, id: int | str) -> None:
-    other = engine.names.get(id)
-    if other is not None or any(job._plan.id == id for job, _ in engine.blocked):
-        raise ValueError(
-            f"id={id!r} is taken by a live job ({other!r}): cancel or await that one first, or choose another id"
-        )
 
 
 def _check_misplaced(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

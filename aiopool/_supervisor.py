@@ -22,7 +22,6 @@ from aiopool._faults import log_fault
 from aiopool._job import Job
 from aiopool._restart import Restart, RestartHistory
 from aiopool._worker import TaskWorker, Worker
-from aiopool.events import WorkerCrashed, WorkerStarted, WorkerStopped
 
 __all__ = ["Supervisor"]
 
@@ -106,7 +105,7 @@ class Supervisor:
         self._tasks[worker] = task
         task.add_done_callback(functools.partial(self._ended, worker), context=engine.runtime.context)
         if engine.listeners:
-            engine.listeners.worker_event(WorkerStarted, worker.id)
+            engine.listeners.worker_started(worker.id)
 
     def _ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
         del self._tasks[worker]
@@ -118,7 +117,7 @@ class Supervisor:
         fault: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
         listeners = engine.listeners
         if listeners and (fault is None or worker.clean or self.closing):
-            listeners.worker_event(WorkerStopped, worker.id)
+            listeners.worker_stopped(worker.id)
         if self.closing:
             return
         if worker.clean:
@@ -132,7 +131,7 @@ class Supervisor:
         history = self._history
         delay = history.policy.delay if task.cancelled() else history.crashed(now=engine.now())
         if listeners:
-            listeners.worker_event(WorkerCrashed, worker.id, error=fault, delay=delay)
+            listeners.worker_crashed(worker.id, fault, delay)
         if delay is None:
             text = "worker %s crashed, once more than the pool restarts workers"
             log_fault(logger, text, worker.id, error=fault, fields={"worker": worker.id, "pool": self._name})

@@ -1,24 +1,27 @@
-"""Looking at a pool as a whole, from any thread: `survey` makes the frozen `Metrics`, `check_up` the `HealthReport`.
+"""`Survey`: a look at a pool as a whole, from any thread. It makes the frozen `Metrics` and the `HealthReport`.
 
 It only reads. What it needs is counted where it happens; here it is put together.
+
+It comes with the first who measures or asks, and with it all of metrics and health.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar, final
 
 from aiopool._engine import Engine
-from aiopool._health import Finding, HealthReport, HealthStatus, HealthWatch, Pulse, report
+from aiopool._health import Finding, HealthLimits, HealthReport, HealthStatus, Pulse, ask, judge, report
+from aiopool._health_watch import HealthWatch
 from aiopool._home import Home
-from aiopool._metrics import Metrics, label_text
+from aiopool._metrics import Meter, Metrics, label_text
 from aiopool._runtime import Runtime
 from aiopool._statistics import Statistics
 from aiopool._status import PoolStatus
 
-__all__ = ["check_up", "in_loop", "oldest_wait", "survey"]
+__all__ = ["Survey", "in_loop", "oldest_wait"]
 
 T = TypeVar("T")
 
@@ -28,15 +31,52 @@ PATIENCE = 0.25
 TRIES = 100
 
 
-def survey(home: Home, statistics: Callable[[], Statistics]) -> Metrics:
-    """Return the metrics of a pool that was opened, consistent: all of one moment between two steps of the loop."""
-    engine = home.engine
-    assert engine is not None
-    busy = home.status is not PoolStatus.CLOSED
-    return in_loop(engine.runtime, lambda: _survey(home, engine, statistics()), busy=busy)
+@final
+class Survey:
+    """One pool, looked at."""
+
+    __slots__ = ("_home",)
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def measure(
+        self,
+        *,
+        wait_buckets: Sequence[float] | None = None,
+        run_buckets: Sequence[float] | None = None,
+        max_names: int | None = None,
+    ) -> None:
+        """Count and time jobs from now on; see `Pool.measure`."""
+        home = self._home
+        wanted = {"wait_buckets": wait_buckets, "run_buckets": run_buckets, "max_names": max_names}
+        home.measure(Meter.like(home.listeners.meter, **wanted))
+
+    def metrics(self, statistics: Callable[[], Statistics]) -> Metrics:
+        """Return the metrics of a pool that was opened, consistent: all of one moment between two steps of the loop."""
+        home, engine = self._home, self._home.engine
+        assert engine is not None
+        busy = home.status is not PoolStatus.CLOSED
+        return in_loop(engine.runtime, lambda: _metrics(home, engine, statistics()), busy=busy)
+
+    def health(self, watch: HealthWatch) -> HealthReport:
+        """Return how a pool is; the user's own checks run in the caller's thread."""
+        home, engine = self._home, self._home.engine
+        findings: list[Finding] = []
+        if home.failure is not None:
+            findings.append(Finding("given_up", HealthStatus.FAILING, str(home.failure)))
+        elif home.status is not PoolStatus.OPEN:
+            findings.append(Finding("state", HealthStatus.FAILING, f"the pool is {home.status}: it takes no jobs"))
+        if engine is not None and home.status is not PoolStatus.CLOSED:
+            home.watch_loop()
+            limits = watch.limits or HealthLimits()
+            findings += in_loop(
+                engine.runtime, lambda: judge(_pulse(home, engine), watch.pulses, watch.opened_at, limits)
+            )
+        return report(home.name, findings + ask(watch.checks))
 
 
-def _survey(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
+def _metrics(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
     assert home.supervisor is not None
     meter, lag = home.listeners.meter, home.lag
     workers = home.supervisor.workers()
@@ -53,20 +93,6 @@ def _survey(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
         loop_lag=0.0 if lag is None else lag.worst(),
         jobs={} if meter is None else meter.jobs(),
     )
-
-
-def check_up(home: Home, watch: HealthWatch) -> HealthReport:
-    """Return how a pool is; the user's own checks run in the caller's thread."""
-    engine = home.engine
-    findings: list[Finding] = []
-    if home.failure is not None:
-        findings.append(Finding("given_up", HealthStatus.FAILING, str(home.failure)))
-    elif home.status is not PoolStatus.OPEN:
-        findings.append(Finding("state", HealthStatus.FAILING, f"the pool is {home.status}: it takes no jobs"))
-    if engine is not None and home.status is not PoolStatus.CLOSED:
-        home.watch_loop()
-        findings += in_loop(engine.runtime, lambda: watch.judge(_pulse(home, engine)))
-    return report(home.name, findings + watch.ask())
 
 
 def _pulse(home: Home, engine: Engine) -> Pulse:

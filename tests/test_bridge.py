@@ -248,6 +248,29 @@ async def test_on_done_may_start_the_same_token_again() -> None:
 # ---- threads -------------------------------------------------------------------------------------------
 
 
+async def test_a_call_that_comes_in_while_a_thread_is_about_to_look_waits_for_that_thread() -> None:
+    """Between the end of its call and its next look a thread counts as on its way: no other is created or woken."""
+    async with open_bridge(max_threads=2) as harness:
+        go_on = threading.Event()
+        call_soon_threadsafe = harness.loop.call_soon_threadsafe
+
+        def held(*args: Any, **kwargs: Any) -> asyncio.Handle:
+            handle = call_soon_threadsafe(*args, **kwargs)
+            assert go_on.wait(30)
+            return handle
+
+        harness.loop.call_soon_threadsafe = held  # type: ignore[assignment, method-assign]
+        try:
+            assert await harness.start(int) == (True, 0)
+            second = harness.start(lambda: threading.current_thread().name)
+            assert (harness.bridge.threads, harness.bridge.busy, harness.bridge.waiting) == (1, 0, 1)
+        finally:
+            del harness.loop.call_soon_threadsafe
+            go_on.set()
+        assert await second == (True, "test-1")
+        assert harness.bridge.threads == 1
+
+
 async def test_threads_are_created_one_by_one_and_only_when_needed() -> None:
     """Calls one after the other share a thread; calls at once get one each, up to the limit."""
     async with open_bridge(max_threads=3) as harness:
@@ -368,7 +391,7 @@ async def test_a_limit_that_changes_all_the_time_loses_nothing() -> None:
                     await asyncio.gather(*tokens)
             assert await asyncio.gather(*tokens) == [(True, n * n) for n in range(3000)]
             await until(lambda: harness.bridge.threads <= harness.bridge.max_threads)
-            assert harness.bridge._arriving == 0
+            assert harness.bridge._arriving == set()
 
 
 async def test_calls_begin_first_come_first_served() -> None:
@@ -928,7 +951,7 @@ async def test_nothing_is_lost_and_nothing_is_told_twice(threads: int, idle_seco
             assert value == n
     await until(lambda: bridge.threads == 0)
     assert (bridge.waiting, bridge.busy, bridge.abandoned, len(bridge._calls)) == (0, 0, 0, 0)
-    assert bridge._arriving == 0
+    assert bridge._arriving == set()
     assert bridge._idle == []
 
 

@@ -18,7 +18,8 @@ import pytest
 from virtual import balanced, echo, fail, nap, stubborn, virtual
 
 import aiopool
-from aiopool import Pool, Priority, Retry, RetryAfter, events
+from aiopool import Pool, Priority, Retry, RetryAfter, _teller, events
+from aiopool._teller import Teller
 from aiopool.events import (
     EventsDropped,
     JobCancelled,
@@ -382,7 +383,6 @@ async def test_numbers_that_a_listener_sees_add_up(isolation):
 async def test_only_the_named_classes_are_heard_and_built(isolation, monkeypatch):
     """A listener for failures costs nothing else: no other event is made."""
     made = collections.Counter()
-    hub = aiopool._listeners
     for kind in (JobSubmitted, JobStarted, JobSucceeded, JobFailed):
 
         def make(_kind=kind, **values):
@@ -390,16 +390,15 @@ async def test_only_the_named_classes_are_heard_and_built(isolation, monkeypatch
             return _kind(**values)
 
         if kind is JobFailed:
-            monkeypatch.setitem(hub._ENDS, aiopool.JobStatus.FAILED, kind)
+            monkeypatch.setitem(_teller._ENDS, aiopool.JobStatus.FAILED, kind)
         else:
-            monkeypatch.setattr(hub, kind.__name__, kind)
+            monkeypatch.setattr(_teller, kind.__name__, kind)
     heard = []
     async with Pool(1, isolation=isolation, on_error=lambda job, error: None) as pool:
         pool.listen(heard.append, JobFailed)
-        listeners = pool._home.listeners
         told = []
-        original = type(listeners).tell
-        monkeypatch.setattr(type(listeners), "tell", lambda self, event: (told.append(event), original(self, event)))
+        original = Teller.tell
+        monkeypatch.setattr(Teller, "tell", lambda self, event: (told.append(event), original(self, event)))
         await pool.submit(echo)
         await pool.submit(fail)
         await pool.join()

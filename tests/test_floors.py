@@ -23,10 +23,12 @@ FLOORS = [
     "_retry",
     # what can be said about a job
     "events _options _scope _timetable from_thread",
-    "_plan _health _orphans",
+    "_plan _health _orphans _loop_lag",
+    "_health_watch",
     "settings._kinds",
     "_job settings._sources",
     "_metrics",
+    "_teller",
     "_listeners",
     "_logs",
     # the books
@@ -75,6 +77,9 @@ DOORS = ("testing", "cli", "instrumentation", "pytest_plugin", "__main__")
 
 # Imports of ours inside a function, each with its reason.
 LATE = {
+    ("_listeners", "_teller"): "the classes of events take long to make, and most programs have no listener",
+    ("_pool", "_logs"): "it names all classes of events, and logs are off until they are asked for",
+    ("_pool", "_survey"): "metrics and health are off until they are asked for",
     ("_pool", "settings"): "pydantic is not loaded by `import aiopool`",
     ("_supervisor", "_scope_worker"): "a pool of tasks does not need anyio's event loop backend",
 }
@@ -192,18 +197,62 @@ def test_every_way_to_write_an_import_is_seen(source, package, found):
     assert seen == ([] if found is None else [found])
 
 
-def test_the_import_is_light():
-    """Design §5, SC5: `import aiopool` loads the standard library and anyio, and starts nothing."""
-    script = (
-        "import sys, threading; before = set(sys.modules); import aiopool; "
-        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names)); "
-        "assert threading.active_count() == 1"
-    )
+# What `import aiopool` loads of ours: what a pool needs to run jobs, and nothing that only some programs use. A module
+# that is added here costs every program its time, and start-up is promised to be short (docs: what a job costs).
+LOADED = """
+    errors from_thread _bridge _eager _engine _faults _group _health_watch _home _job _listeners _loop_lag _map _numbers
+    _options _plan _pool _queue _restart _retry _retry_budget _runtime _scope _shutdown _signals _statistics _status
+    _submitter _supervisor _timetable _worker
+"""
+
+
+def run_alone(script: str) -> set[str]:
+    """Run a script in a fresh interpreter, and return the words that it prints."""
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent
     )
     assert run.returncode == 0, run.stderr
-    assert set(run.stdout.split()) <= {"aiopool", "anyio", "idna", "sniffio", "typing_extensions", "exceptiongroup"}
+    return set(run.stdout.split())
+
+
+def test_the_import_is_light():
+    """Design §5, SC5: `import aiopool` loads the standard library and anyio, and starts nothing."""
+    others = run_alone(
+        "import sys, threading; before = set(sys.modules); import aiopool; "
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names)); "
+        "assert threading.active_count() == 1"
+    )
+    assert others <= {"aiopool", "anyio", "idna", "sniffio", "typing_extensions", "exceptiongroup"}
+
+
+def test_the_import_loads_what_every_pool_needs_and_nothing_else():
+    """Events, metrics, health, logs and `run` come with their first use, and so does what stands on other libraries."""
+    ours = run_alone("import sys, aiopool; print(*(m for m in sys.modules if m.startswith('aiopool.')))")
+    assert {short(module) for module in ours} == set(LOADED.split())
+
+
+WHOLE_LIFE = """
+import asyncio, sys, time
+import aiopool
+
+async def main():
+    async with aiopool.Pool(2, retry=aiopool.Retry(attempts=2)) as pool:
+        await pool.map(asyncio.sleep, [0] * 10).collect()
+        await pool.run(time.sleep, 0)
+        await pool.submit(asyncio.sleep, 60)
+        await pool.resize(1)
+        pool.statistics()
+        await pool.cancel_all("enough")
+        await pool.shutdown(timeout=1)
+
+asyncio.run(main())
+print(*(m for m in sys.modules if m.startswith("aiopool.")))
+"""
+
+
+def test_the_life_of_a_pool_loads_nothing_more():
+    """Where nobody listens, measures or asks, a pool needs no more from its opening to its end than the import gave."""
+    assert {short(module) for module in run_alone(WHOLE_LIFE)} == set(LOADED.split())
 
 
 def test_a_child_that_dies_with_its_parent_starts_quickly():
@@ -213,4 +262,4 @@ def test_a_child_that_dies_with_its_parent_starts_quickly():
         "print(*sorted({m for m in set(sys.modules) - before if 'ctypes' not in m}))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
-    assert run.stdout.split() == ["aiopool.services._die_with_parent"]
+    assert run.stdout.split() == ["aiopool.services", "aiopool.services._die_with_parent"]

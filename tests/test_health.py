@@ -512,7 +512,7 @@ async def test_many_probes_keep_little(isolation):
                 report = pool.health()
         assert checks(report) == {"errors": "failing"}
         assert "of 60 jobs" in report.findings[0].text or "of 61 jobs" in report.findings[0].text
-        assert len(pool._health._pulses) <= 62
+        assert len(pool._health.pulses) <= 62
 
 
 def test_a_probe_is_cheap():

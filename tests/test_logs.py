@@ -208,10 +208,10 @@ async def test_what_is_not_written_is_not_told(isolation):
     """At INFO nobody hears of jobs that succeed: no event is built for a line that would be thrown away."""
     with console("INFO"):
         async with Pool(1, isolation=isolation) as pool:
-            hub = pool._home.engine.listeners
+            hearers = pool._home.engine.listeners._teller.hearers
             for kind in (events.JobSubmitted, events.JobStarted, events.JobSucceeded):
-                assert hub.hearers(kind) == ()
-            assert hub.hearers(events.JobFailed) != ()
+                assert hearers(kind) == ()
+            assert hearers(events.JobFailed) != ()
 
 
 def test_silent_by_default(child):

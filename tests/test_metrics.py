@@ -646,7 +646,7 @@ def test_a_scrape_of_a_blocked_loop_answers_and_says_so():
 
 def test_the_loop_lag_is_forgotten_after_a_while():
     """It is the worst of the last fifteen seconds."""
-    from aiopool._metrics import LoopLag
+    from aiopool._loop_lag import LoopLag
 
     async def main():
         async with Pool(1, metrics=True) as pool:

@@ -126,7 +126,7 @@ class Uncomparable:
 
 def new_job(sequence, priority=5, at=0.0):
     job = Job()
-    job._plan = Plan(JobOptions(priority=priority).over(DEFAULTS), "job", offload=False)
+    job._plan = Plan(JobOptions(priority=priority).over(DEFAULTS), "job", None, offload=False, direct=True)
     job._args = (Uncomparable(),)
     job.sequence, job._submitted_at = sequence, at
     return job
