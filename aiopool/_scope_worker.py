@@ -15,7 +15,7 @@ import types
 from collections.abc import Generator
 from contextvars import Context
 from types import CoroutineType
-from typing import Any, final
+from typing import Any, cast, final
 
 import anyio
 
@@ -53,7 +53,7 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
             call: Any = job._function(*job._args)
             if type(call) is not CoroutineType:
                 call = call.__await__()
-            value = yield from call
+            value = yield from call  # pyright: ignore[reportGeneralTypeIssues] - made iterable by types.coroutine
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this generator with it
@@ -106,9 +106,10 @@ def _drive_calmly(worker: ScopeWorker, context: Context, error: BaseException) -
             with anyio.CancelScope(shield=True) as worker.calm:  # noqa: ASYNC100 - the job waits in it
                 yielded = context.run(worker.lane.throw, error)
                 del error
-                yield from _drive(worker, context, yielded)
+                steps: Any = _drive(worker, context, yielded)
+                yield from steps
     finally:
-        worker.calm = None
+        worker.calm = steps = None
         del context, worker
 
 
@@ -123,7 +124,7 @@ class ScopeWorker(Worker):
         self._bell: asyncio.Future[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._used = False  # the scope was cancelled: it serves no other job
-        self.lane: Generator[Any, Any, None] = _lane(self)
+        self.lane: Generator[Any, Any, None] = cast("Generator[Any, Any, None]", _lane(self))
         next(self.lane)
         self.calm: anyio.CancelScope | None = None  # keeps anyio's cancels from a job that has leaked
         self._host: asyncio.Task[Any] | None = None
