@@ -311,6 +311,7 @@ def test_a_priority_that_is_none_fails_its_line(here: Path):
     done = run(here, "map", "targets:same", "--json", "--priority-field", "p", "--ordered", stdin=lines)
     assert done.code == 1
     assert [row["ok"] for row in done.rows] == [False, False, False, True]
+    assert [row["input"] for row in done.rows] == [{"p": "high"}, {"p": True}, 7, {"p": 1}], "to be tried again"
     assert "line 1" in done.rows[0]["error"]
     assert "not a whole number" in done.rows[0]["error"]
     assert "no field 'p'" in done.rows[2]["error"]

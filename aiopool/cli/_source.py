@@ -34,15 +34,13 @@ class Item:
     """One line of input.
 
     Attributes:
-        value: what the function is called with.
-        text: the line, as it was read.
+        value: what the function is called with; the line as it was read, if that is no JSON.
         size: how many bytes it took.
         place: the file and the number of the line.
         problem: why the line cannot be used; None if it can.
     """
 
     value: Any
-    text: str
     size: int
     place: str
     problem: str | None = None
@@ -98,15 +96,15 @@ class Source:
         # Names of files may be any bytes; they come out as they went in.
         text = line.decode("utf-8", "surrogateescape").rstrip("\r")
         if not self._as_json:
-            return Item(text, text, size, place)
+            return Item(text, size, place)
         if not text.strip():
             return None
         try:
-            return Item(json.loads(text), text, size, place)
+            return Item(json.loads(text), size, place)
         except ValueError as error:
-            return Item(None, text, size, place, f"{place}: this is not JSON: {error}")
+            return Item(text, size, place, f"{place}: this is not JSON: {error}")
         except RecursionError:
-            return Item(None, text, size, place, f"{place}: this JSON is nested too deeply")
+            return Item(text, size, place, f"{place}: this JSON is nested too deeply")
 
 
 async def _chunks_of_lines(descriptor: int) -> AsyncIterator[list[bytes]]:

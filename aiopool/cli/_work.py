@@ -190,7 +190,7 @@ class Work:
         item, job = entry.item, entry.job
         if job is None:
             self._count(item, item.problem)
-            return record(item.text, ok=False, outcome=item.problem, attempts=0, seconds=0.0)
+            return record(item.value, ok=False, outcome=item.problem, attempts=0, seconds=0.0)
         outcome = job.outcome()
         if outcome.attempts == 0 and outcome.status is JobStatus.CANCELLED:
             self._given_back += 1
