@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol, final
 
 from aiopool._job import Claim, Job, JobExtra, running_job
+from aiopool._plan import JobOwner
 from aiopool._runtime import Runtime
 
 __all__ = ["Loans", "Slots"]
@@ -26,13 +27,23 @@ __all__ = ["Loans", "Slots"]
 class Slots(Protocol):
     """The books of the slots, as the loans see them."""
 
-    __slots__ = ("active", "on_shortage", "owner", "runtime", "size")
-
     active: int
     size: int
-    runtime: Runtime
-    owner: Any
-    on_shortage: Callable[[], object]
+
+    @property
+    def runtime(self) -> Runtime:
+        """What the pool uses of the world."""
+        ...
+
+    @property
+    def owner(self) -> JobOwner | None:
+        """Whose jobs these are."""
+        ...
+
+    @property
+    def on_shortage(self) -> Callable[[], object]:
+        """To be called when there may be too few workers."""
+        ...
 
     def calm_down(self) -> None:
         """Slots or the wish for one have changed."""
