@@ -29,6 +29,7 @@ class Slots(Protocol):
 
     active: int
     size: int
+    on_shortage: Callable[[], object]  # to be called when there may be too few workers
 
     @property
     def runtime(self) -> Runtime:
@@ -38,11 +39,6 @@ class Slots(Protocol):
     @property
     def owner(self) -> JobOwner | None:
         """Whose jobs these are."""
-        ...
-
-    @property
-    def on_shortage(self) -> Callable[[], object]:
-        """To be called when there may be too few workers."""
         ...
 
     def calm_down(self) -> None:
