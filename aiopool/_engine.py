@@ -188,7 +188,7 @@ class Engine:
         self.on_leak = on_leak
         self.on_error = on_error
         self.on_fatal: Callable[[BaseException], object] = lambda error: None
-        self.on_shortage: Callable[[], object] = lambda: None
+        self.on_shortage: Callable[[], object] = _nothing
         self.owner: JobOwner | None = None  # whom the plans of its jobs name
 
     # -- entering ----------------------------------------------------------------------------------------------
@@ -952,6 +952,10 @@ class Engine:
             return
         job._more().timeout = seconds
         self.watch(job._place, math.inf if seconds is None else self.now() + seconds)
+
+
+def _nothing() -> None:
+    """Until the supervisor says what is to be done."""
 
 
 def _without_locals(error: BaseException | None) -> BaseException | None:

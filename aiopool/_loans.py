@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, Protocol, final
 
 from aiopool._job import Claim, Job, JobExtra, running_job
@@ -29,7 +29,7 @@ class Slots(Protocol):
 
     active: int
     size: int
-    on_shortage: Callable[[], object]  # to be called when there may be too few workers
+    on_shortage: Any  # to be called when there may be too few workers
 
     @property
     def runtime(self) -> Runtime:
@@ -46,7 +46,6 @@ class Slots(Protocol):
 
     def nudge(self) -> None:
         """There may be work to begin."""
-
 
 @final
 class Loans:

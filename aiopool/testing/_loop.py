@@ -225,9 +225,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Nothing is ready: wait for the outside, or let the clock jump, or give up."""
         holds = self._holding()
         if holds:
-            news = self._wait_outside()
+            news = self._wait_outside(held=True)
             if news is not None:
                 return news
+            holds = self._holding()
             if not all(hold.leap for hold in holds):
                 self._gave_up = True
                 reasons = [hold.reason for hold in holds]
@@ -250,16 +251,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise DeadlockError(deadlock_text(outside, self._patience, self._moment(), self._pending()))
         return news
 
-    def _wait_outside(self) -> Events | None:
-        """Wait in real time for I/O or a thread; None if nothing came."""
+    def _wait_outside(self, *, held: bool = False) -> Events | None:
+        """Wait in real time for I/O or a thread; None if nothing came, or the clock that was `held` is free."""
         end = time.monotonic() + self._patience
         while (left := end - time.monotonic()) > 0:
-            # What a thread has changed without telling the loop is seen by looking only.
-            events = self._seam.real.select(min(left, _LOOK) if self._watches else left)
+            # What a thread has changed without telling the loop is seen by looking only. So is that it has ended: it
+            # may hand over its outcome some lines before.
+            events = self._seam.real.select(min(left, _LOOK) if self._watches or held else left)
             if self._watches:
                 self._look()
             if events or self._ready:
                 return events
+            if held and not self._holding():
+                return None
         return None
 
     def _holding(self) -> list[Hold]:
