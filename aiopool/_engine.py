@@ -24,7 +24,7 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from threading import get_ident
 from traceback import clear_frames
@@ -33,6 +33,7 @@ from typing import Any, Literal, Protocol, final
 from aiopool._faults import log_fault
 from aiopool._job import AttemptRecord, Claim, Job, JobExtra, Label, make_job, running_job
 from aiopool._listeners import Listeners
+from aiopool._loans import Loans
 from aiopool._plan import JobOwner, Plan
 from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
@@ -109,9 +110,9 @@ class Engine:
         "labels",
         "last_attempts",
         "leaked",
-        "lent",
         "limit",
         "listeners",
+        "loans",
         "moment",
         "name",
         "names",
@@ -125,7 +126,6 @@ class Engine:
         "parked",
         "paused",
         "queue",
-        "returners",
         "runtime",
         "scheduled",
         "size",
@@ -166,7 +166,6 @@ class Engine:
         self.scheduled = 0
         self.parked = 0
         self.leaked = 0
-        self.lent = 0
         # Slots.
         self.size = self.slots = size
         self.limit: float = math.inf if queue_size is None else queue_size
@@ -178,9 +177,9 @@ class Engine:
         self.slice = 0.0 if runtime.virtual else SLICE
         self.slice_ends = 0.0
         self._nudged = False
-        # Who waits: for room, for a slot lent out, for the end of all work.
+        # Who waits: for a slot lent out, for room, for the end of all work.
+        self.loans = Loans(self)
         self.blocked: deque[tuple[Job[Any], asyncio.Future[None]]] = deque()
-        self.returners: deque[asyncio.Future[bool]] = deque()
         self.joiners: list[asyncio.Future[None]] = []
         self.spectators = 0  # jobs that wait for the end of all others
         self.last_attempts = False  # the pool is leaving: there will be no worker for another
@@ -371,8 +370,8 @@ class Engine:
     def _dispatch(self) -> None:
         self._nudged = False
         self.slice_ends = self.now() + self.slice
-        while self.active < self.size and self._give_back():
-            self.active += 1
+        while self.active < self.size and self.loans.grant():
+            pass
         if self.blocked:
             self.admit()  # a slot that was lent is room too
         hands = len(self.idle)
@@ -398,8 +397,8 @@ class Engine:
 
     def _next_or_rest(self, hand: Hand, now: float) -> Job[Any] | None:
         # Not `slots`: in a paused pool, what runs goes on.
-        if self.active <= self.size and self.returners and self._give_back():
-            self.active += 1  # the slot went with it, and `rest` counts it off for this hand
+        if self.active <= self.size and self.loans.returners and self.loans.grant():
+            pass  # the slot went with it, and `rest` counts it off for this hand
         elif self.active <= self.slots:
             while (job := self.queue.pop()) is not None:
                 if job._extra is None or self._may_start(job):
@@ -430,7 +429,7 @@ class Engine:
         hand.job = None
         hand.busy = False
         self.active -= 1
-        self._calm_down()
+        self.calm_down()
         if self.blocked:
             self.admit()
 
@@ -440,7 +439,7 @@ class Engine:
             hand.retire()
             return
         self.idle.append(hand)
-        if self.queue._order.live or self.returners:
+        if self.queue._order.live or self.loans.returners:
             self.nudge()
 
     def _may_start(self, job: Job[Any]) -> bool:
@@ -453,9 +452,9 @@ class Engine:
             return False
         return True
 
-    def _calm_down(self) -> None:
+    def calm_down(self) -> None:
         """Recompute whether a hand may go from job to job without a look at anything else."""
-        self.calm = self.active <= self.slots and not self.returners
+        self.calm = self.active <= self.slots and not self.loans.returners
 
     # -- size and pause ------------------------------------------------------------------------------------------
 
@@ -468,9 +467,9 @@ class Engine:
         if paused is not None:
             self.paused = paused and not closing
         self.slots = 0 if self.paused else self.size
-        self._calm_down()
+        self.calm_down()
         self.admit()
-        if self.queue._order.live or self.returners:
+        if self.queue._order.live or self.loans.returners:
             self.nudge()
         if self.listeners:
             self.listeners.slots_changed(before, (self.size, self.paused))
@@ -587,7 +586,7 @@ class Engine:
         self.counters.retries += 1
         self._schedule(job, now + delay)
         if extra.lent:
-            self._forget_loan(extra)
+            self.loans.end(extra)
         if self.listeners:
             self.listeners.retrying(job, worker, failure, delay, now)
 
@@ -649,7 +648,7 @@ class Engine:
                 extra.label.members.pop(job, None)
                 self._drop_label(extra.label)
             if extra.lent:
-                self._forget_loan(extra)
+                self.loans.end(extra)
         job._finish(status, value, now)
         if extra is not None and extra.callbacks is not None:
             callbacks, extra.callbacks = extra.callbacks, None
@@ -899,7 +898,7 @@ class Engine:
         )
         if self.on_leak == "replace":
             self.active -= 1
-            self._calm_down()
+            self.calm_down()
             self.on_shortage()
             self.nudge()
         self._tell_ended(extra)
@@ -914,27 +913,12 @@ class Engine:
             self.leaked -= 1
             if self.on_leak == "replace":
                 self.active += 1  # the hand gives it back in a moment
-                self._calm_down()
+                self.calm_down()
         self._tell_ended(extra)
         if error is not None and not isinstance(error, (asyncio.CancelledError, RetryAfter)):
             self.report(job, error)
 
-    # -- lending slots -------------------------------------------------------------------------------------------
-
-    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
-        """Wait until a job is done; a waiter that is a running job of this pool lends its slot meanwhile."""
-        if waiter is job:
-            raise RuntimeError(f"{job!r} awaits itself: it would wait for ever")
-        if waiter is not None and waiter._plan.owner is self.owner and waiter._finished_at is None:
-            yield from self._wait_lent(job, waiter._more())
-        else:
-            future: asyncio.Future[None] = self.runtime.loop.create_future()
-            _add_waiter(job, future)
-            try:
-                yield from future
-            finally:
-                if not future.done() or future.cancelled():
-                    _remove_waiter(job, future)
+    # -- what others ask -----------------------------------------------------------------------------------------
 
     async def wait_for_all(self) -> None:
         """Wait until there is no job, those aside that wait here themselves."""
@@ -947,139 +931,12 @@ class Engine:
                 future: asyncio.Future[None] = self.runtime.loop.create_future()
                 self.joiners.append(future)
                 try:
-                    await self.wait_for(future)
+                    await self.loans.wait_for(future)
                 finally:
                     if future in self.joiners:
                         self.joiners.remove(future)
         finally:
             self.spectators -= watches
-
-    async def wait_for(self, future: asyncio.Future[Any]) -> None:
-        """Wait for a future of the pool's; a caller that is a running job of this pool lends its slot meanwhile."""
-        waiter = running_job.get()
-        if waiter is not None and waiter._plan.owner is self.owner and waiter._finished_at is None:
-            await _Awaitable(self.lending(waiter, future.__await__()))
-        else:
-            await future
-
-    def lending(self, waiter: Job[Any], waiting: Generator[Any, None, None]) -> Generator[Any, None, None]:
-        """Lend the slot of a running job while `waiting` goes on; take one back before returning."""
-        extra = waiter._more()
-        self._lend(extra)
-        try:
-            yield from waiting
-        except BaseException as error:
-            yield from self._take_back_after(error, extra)
-            raise
-        yield from self._take_back(extra)
-
-    def _wait_lent(self, job: Job[Any], extra: JobExtra) -> Generator[Any, None, None]:
-        """Wait for a job without a slot. At its end the slot is asked for in the same turn: ahead of the line."""
-        future: asyncio.Future[bool] = self.runtime.loop.create_future()
-        waiter = _Returner(self, extra, future)
-        _add_waiter(job, waiter)
-        self._lend(extra)
-        try:
-            granted = yield from future
-        except BaseException as error:
-            if not self._refuse_slot(future):
-                _remove_waiter(job, waiter)
-            yield from self._take_back_after(error, extra)
-            raise
-        if granted:
-            self._accept_slot(extra)
-        else:
-            yield from self._take_back(extra)
-
-    def _lend(self, extra: JobExtra) -> None:
-        extra.lent += 1
-        if extra.lent == 1:
-            self.lent += 1
-            self.active -= 1
-            self._calm_down()
-            self.on_shortage()
-            self.nudge()
-
-    def want_back(self, future: asyncio.Future[bool]) -> None:
-        """Give a slot to a job that had lent its own, now or ahead of the line: the future is set to True with it."""
-        if self.active < self.size and not self.returners:
-            self.active += 1
-            future.set_result(True)
-        else:
-            self.returners.append(future)
-            self.calm = False
-
-    def _take_back_after(self, error: BaseException, extra: JobExtra) -> Generator[Any, None, None]:
-        if extra.stop is not None or isinstance(error, GeneratorExit):
-            # Told to stop: its clean-up does not wait for a slot. Nothing *starts* beyond the limit.
-            self._leave_loan(extra)
-        else:
-            yield from self._take_back(extra)
-
-    def _leave_loan(self, extra: JobExtra) -> bool:
-        """One task of the job waits no more; whether others do, or the loan is over anyway."""
-        if extra.lent > 1:
-            extra.lent -= 1
-            return True
-        self._end_loan(extra)
-        return False
-
-    def _take_back(self, extra: JobExtra) -> Generator[Any, None, None]:
-        if extra.lent != 1:
-            self._leave_loan(extra)
-            return
-        future: asyncio.Future[bool] = self.runtime.loop.create_future()
-        self.want_back(future)
-        try:
-            if not future.done():
-                yield from future
-        except BaseException:
-            # Cancelled: as above.
-            self._refuse_slot(future)
-            self._leave_loan(extra)
-            raise
-        self._accept_slot(extra)
-
-    def _accept_slot(self, extra: JobExtra) -> None:
-        self.active -= 1  # counted by whoever gave it; the end of the loan counts it again
-        if self._leave_loan(extra):
-            self.nudge()  # other tasks of the job lend it still
-
-    def _refuse_slot(self, future: asyncio.Future[bool]) -> bool:
-        """Undo `want_back`; whether the job that was waited for is done."""
-        if future.done() and not future.cancelled():
-            if future.result():
-                self.active -= 1
-                self.nudge()
-            return True
-        if future in self.returners:
-            self.returners.remove(future)
-            self._calm_down()
-            return True
-        return False
-
-    def _end_loan(self, extra: JobExtra) -> None:
-        if extra.lent:
-            extra.lent = 0
-            self.lent -= 1
-            self.active += 1
-            self._calm_down()
-
-    # A job that ends while a task of it still waits has nothing to give back.
-    _forget_loan = _end_loan
-
-    def _give_back(self) -> bool:
-        """Hand a slot to the first job that wants its own back; whether there was one."""
-        while self.returners:
-            future = self.returners.popleft()
-            if not future.done():
-                future.set_result(True)
-                self._calm_down()
-                return True
-        self._calm_down()
-        return False
-
-    # -- what others ask -----------------------------------------------------------------------------------------
 
     def queued(self) -> int:
         """How many jobs wait for a worker."""
@@ -1112,18 +969,6 @@ class Engine:
         self.watch(job._place, math.inf if seconds is None else self.now() + seconds)
 
 
-class _Awaitable:
-    """A generator of the event loop's kind, to be awaited."""
-
-    __slots__ = ("_steps",)
-
-    def __init__(self, steps: Generator[Any, None, None]) -> None:
-        self._steps = steps
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._steps
-
-
 def _without_locals(error: BaseException | None) -> BaseException | None:
     """Clear the frames of a cancel: they tell where it struck, and keep nothing.
 
@@ -1132,30 +977,6 @@ def _without_locals(error: BaseException | None) -> BaseException | None:
     if error is not None:
         clear_frames(error.__traceback__)
     return error
-
-
-@final
-class _Returner(Claim):
-    """A task of a job that waits for another job, and has lent the slot."""
-
-    __slots__ = ("engine", "extra", "future")
-
-    def __init__(self, engine: Engine, extra: JobExtra, future: asyncio.Future[bool]) -> None:
-        self.engine = engine
-        self.extra = extra
-        self.future = future
-
-    def hears(self) -> bool:
-        return not self.future.done()
-
-    def settled(self, job: Job[Any]) -> None:
-        """Ask for the slot before the worker of that job takes its next one; unless other tasks lend it still."""
-        if self.future.done():
-            return
-        if self.extra.lent == 1:
-            self.engine.want_back(self.future)
-        else:
-            self.future.set_result(False)
 
 
 def _worker_of(job: Job[Any]) -> int | None:
@@ -1171,24 +992,3 @@ def _is_awaited(job: Job[Any]) -> bool:
         return False
     waiting = waiters if type(waiters) is list else (waiters,)
     return any(waiter.hears() if isinstance(waiter, Claim) else not waiter.done() for waiter in waiting)
-
-
-def _add_waiter(job: Job[Any], waiter: Any) -> None:
-    waiters = job._waiters
-    if waiters is None:
-        job._waiters = waiter
-    elif type(waiters) is list:
-        waiters.append(waiter)
-    else:
-        job._waiters = [waiters, waiter]
-
-
-def _remove_waiter(job: Job[Any], waiter: Any) -> None:
-    """Leave nothing on the job of a waiter that gave up."""
-    waiters = job._waiters
-    if waiters is waiter:
-        job._waiters = None
-    elif type(waiters) is list and waiter in waiters:
-        waiters.remove(waiter)
-        if not waiters:
-            job._waiters = None

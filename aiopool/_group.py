@@ -218,7 +218,7 @@ class Group(Submitter, Claim):
             self._done = engine.runtime.loop.create_future()
             try:
                 with contextlib.nullcontext() if outer is None else shield():
-                    await engine.wait_for(self._done)
+                    await engine.loans.wait_for(self._done)
             except asyncio.CancelledError as cancelled:
                 if outer is None:
                     outer = cancelled

@@ -143,7 +143,7 @@ class Home:
 
     def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
         """Wait until a job is done."""
-        return self._books().wait(job, waiter)
+        return self._books().loans.wait(job, waiter)
 
     async def stop(self, job: Job[Any], reason: str | None) -> None:
         """Cancel a job, and return when no line of it will run any more, or it leaked.
@@ -160,4 +160,4 @@ class Home:
         if extra.ended is None:
             extra.ended = []
         extra.ended.append(future)
-        await engine.wait_for(future)
+        await engine.loans.wait_for(future)

@@ -167,7 +167,7 @@ class MapStream(Claim, Generic[R_co]):
                 raise StopAsyncIteration
             self._wakeup = wakeup = engine.runtime.loop.create_future()
             try:
-                await engine.wait_for(wakeup)
+                await engine.loans.wait_for(wakeup)
             finally:
                 self._wakeup = None
         raise StopAsyncIteration
@@ -306,7 +306,7 @@ class MapStream(Claim, Generic[R_co]):
         future: asyncio.Future[None] = engine.runtime.loop.create_future()
         engine.blocked.append((job, future))
         try:
-            await engine.wait_for(future)
+            await engine.loans.wait_for(future)
         except PoolError:
             pass  # cancelled by its id, or the pool is closing: that is what the consumer gets for this item
         finally:

@@ -392,7 +392,7 @@ class Pool(Submitter):
         engine = self._engine("wait_closed")
         future: asyncio.Future[None] = engine.runtime.loop.create_future()
         self._home.closers.append(future)
-        await engine.wait_for(future)
+        await engine.loans.wait_for(future)
 
     async def shutdown(
         self, timeout: float | None = None, grace: float | None = None, *, cancel_pending: bool = False
@@ -431,7 +431,7 @@ class Pool(Submitter):
         )
         done: asyncio.Future[None] = engine.runtime.loop.create_future()
         closing.add_done_callback(lambda _: None if done.done() else done.set_result(None))
-        await engine.wait_for(done)
+        await engine.loans.wait_for(done)
         return closing.result()
 
     def _start_shutdown(

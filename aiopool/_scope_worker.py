@@ -15,7 +15,7 @@ import types
 from collections.abc import Generator
 from contextvars import Context
 from types import CoroutineType
-from typing import Any, cast, final
+from typing import Any, final
 
 import anyio
 
@@ -51,9 +51,8 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
         running_job.set(job)
         try:
             call: Any = job._function(*job._args)
-            if type(call) is not CoroutineType:
-                call = call.__await__()
-            value = yield from call  # pyright: ignore[reportGeneralTypeIssues] - made iterable by types.coroutine
+            steps: Any = call if type(call) is CoroutineType else call.__await__()
+            value = yield from steps
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this generator with it
@@ -65,7 +64,7 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
         else:
             engine.returned(worker, job, value, engine.now())
         # The frames of an error refer to this one (`f_back`): it must not refer to the job, which refers to the error.
-        job = call = value = None
+        job = call = steps = value = None
         job = yield _ENDED
 
 
@@ -109,7 +108,8 @@ def _drive_calmly(worker: ScopeWorker, context: Context, error: BaseException) -
                 steps: Any = _drive(worker, context, yielded)
                 yield from steps
     finally:
-        worker.calm = steps = None
+        worker.calm = None
+        steps = None
         del context, worker
 
 
@@ -124,7 +124,7 @@ class ScopeWorker(Worker):
         self._bell: asyncio.Future[None] | None = None
         self._scope: anyio.CancelScope | None = None
         self._used = False  # the scope was cancelled: it serves no other job
-        self.lane: Generator[Any, Any, None] = cast("Generator[Any, Any, None]", _lane(self))
+        self.lane: Any = _lane(self)
         next(self.lane)
         self.calm: anyio.CancelScope | None = None  # keeps anyio's cancels from a job that has leaked
         self._host: asyncio.Task[Any] | None = None

@@ -379,7 +379,7 @@ class Submitter:
         future: asyncio.Future[None] = engine.runtime.loop.create_future()
         engine.blocked.append((job, future))
         try:
-            await engine.wait_for(future)
+            await engine.loans.wait_for(future)
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 with shield():

@@ -88,7 +88,7 @@ class Supervisor:
 
     def _wanted(self) -> int:
         engine = self._engine
-        return engine.size + engine.lent + (engine.leaked if engine.on_leak == "replace" else 0)
+        return engine.size + engine.loans.lent + (engine.leaked if engine.on_leak == "replace" else 0)
 
     def shrink(self) -> None:
         """Let idle workers go that are more than the pool has slots; busy ones go when they are done."""

@@ -21,6 +21,7 @@ from aiopool._engine import Engine
 from aiopool._group import Group
 from aiopool._home import Home
 from aiopool._job import Job
+from aiopool._loans import Loans
 from aiopool._queue import JobQueue, _Buckets
 from aiopool._scope_worker import ScopeWorker
 from aiopool._shutdown import Shutdown
@@ -489,7 +490,7 @@ def waiter_cancels_the_job(original):
         try:
             yield from original(self, job, waiter)
         except asyncio.CancelledError:
-            self.cancel(job)
+            job.cancel()
             raise
 
     return wait
@@ -599,7 +600,7 @@ FAULTS = {
         mixed,
         60,
     ),
-    "a waiter that gives up cancels the job": (wrap(Engine, "wait", waiter_cancels_the_job), "ca3", 30),
+    "a waiter that gives up cancels the job": (wrap(Loans, "wait", waiter_cancels_the_job), "ca3", 30),
     "a cancel is lost on its way": (cancel_is_lost, "ca6", 10),
     "the time limit never strikes": (wrap(Engine, "attempt_expired", nothing), mixed, 60),
     "a finished job keeps its arguments": (wrap(Job, "_finish", arguments_are_kept), "nothing_is_kept", 5),
@@ -624,8 +625,8 @@ FAULTS = {
     "a cancel is counted twice": (wrap(Engine, "_finish", counted_twice), "ca5", 10),
     "a cancel is retried": (cancel_is_a_failure, "ca6", 10),
     "a pause does not hold": (wrap(Engine, "set_slots", pause_is_ignored), "a_paused", 10),
-    "a lent slot does not come free": (wrap(Engine, "_lend", lambda original: lambda self, extra: None), "slots", 10),
-    "a slot is not taken back": (wrap(Engine, "_end_loan", nothing), "slots", 30),
+    "a lent slot does not come free": (wrap(Loans, "_lend", lambda original: lambda self, extra: None), "slots", 10),
+    "a slot is not taken back": (wrap(Loans, "end", nothing), "slots", 30),
     "the deadline of a shutdown is ignored": (wrap(Shutdown, "hurry", nothing), mixed, 60),
     "a group is left before its jobs are done": (wrap(Group, "__aexit__", left_early), mixed, 60),
     "a worker that is let go is not replaced": (

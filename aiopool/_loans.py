@@ -1,0 +1,256 @@
+"""`Loans`: a job that waits for another job of its pool, or for room in it, lends its slot meanwhile.
+
+That is why nested jobs cannot deadlock, at any size of the pool and any depth. Whoever waits no more asks for a slot,
+and gets one ahead of the line before it goes on: nothing starts beyond the limit for it. A job that was told to stop
+goes on without one, for its clean-up must not wait.
+
+Several tasks of a job may wait at once: the slot is lent as soon as one waits (`JobExtra.lent` counts them), and comes
+back with the last.
+
+Invariant: `lent` jobs have lent a slot, which is not in the books' `active`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, final
+
+from aiopool._job import Claim, Job, JobExtra, running_job
+from aiopool._runtime import Runtime
+
+__all__ = ["Loans", "Slots"]
+
+
+class Slots(Protocol):
+    """The books of the slots, as the loans see them."""
+
+    __slots__ = ("active", "on_shortage", "owner", "runtime", "size")
+
+    active: int
+    size: int
+    runtime: Runtime
+    owner: Any
+    on_shortage: Callable[[], object]
+
+    def calm_down(self) -> None:
+        """Slots or the wish for one have changed."""
+
+    def nudge(self) -> None:
+        """There may be work to begin."""
+
+
+@final
+class Loans:
+    """Who has lent a slot, and who wants one back."""
+
+    __slots__ = ("_slots", "lent", "returners")
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self.lent = 0
+        self.returners: deque[asyncio.Future[bool]] = deque()
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+
+    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
+        """Wait until a job is done; a waiter that is a running job of this pool lends its slot meanwhile."""
+        if waiter is job:
+            raise RuntimeError(f"{job!r} awaits itself: it would wait for ever")
+        if waiter is not None and self._may_lend(waiter):
+            yield from self._wait_lent(job, waiter._more())
+        else:
+            future: asyncio.Future[None] = self._slots.runtime.loop.create_future()
+            _add_waiter(job, future)
+            try:
+                yield from future
+            finally:
+                if not future.done() or future.cancelled():
+                    _remove_waiter(job, future)
+
+    async def wait_for(self, future: asyncio.Future[Any]) -> None:
+        """Wait for a future of the pool's; a caller that is a running job of this pool lends its slot meanwhile."""
+        waiter = running_job.get()
+        if waiter is not None and self._may_lend(waiter):
+            await _Awaitable(self._lending(waiter._more(), future.__await__()))
+        else:
+            await future
+
+    def _may_lend(self, waiter: Job[Any]) -> bool:
+        return waiter._plan.owner is self._slots.owner and waiter._finished_at is None
+
+    def _lending(self, extra: JobExtra, waiting: Generator[Any, None, None]) -> Generator[Any, None, None]:
+        """Lend the slot of a running job while `waiting` goes on; take one back before returning."""
+        self._lend(extra)
+        try:
+            yield from waiting
+        except BaseException as error:
+            yield from self._take_back_after(error, extra)
+            raise
+        yield from self._take_back(extra)
+
+    def _wait_lent(self, job: Job[Any], extra: JobExtra) -> Generator[Any, None, None]:
+        """Wait for a job without a slot. At its end the slot is asked for in the same turn: ahead of the line."""
+        future: asyncio.Future[bool] = self._slots.runtime.loop.create_future()
+        waiter = _Returner(self, extra, future)
+        _add_waiter(job, waiter)
+        self._lend(extra)
+        try:
+            granted = yield from future
+        except BaseException as error:
+            if not self._refuse(future):
+                _remove_waiter(job, waiter)
+            yield from self._take_back_after(error, extra)
+            raise
+        if granted:
+            self._accept(extra)
+        else:
+            yield from self._take_back(extra)
+
+    # -- lending and taking back -----------------------------------------------------------------------------------
+
+    def _lend(self, extra: JobExtra) -> None:
+        extra.lent += 1
+        if extra.lent == 1:
+            self.lent += 1
+            self._slots.active -= 1
+            self._slots.calm_down()
+            self._slots.on_shortage()
+            self._slots.nudge()
+
+    def want_back(self, future: asyncio.Future[bool]) -> None:
+        """Give a slot to a job that had lent its own, now or ahead of the line: the future is set to True with it."""
+        if self._slots.active < self._slots.size and not self.returners:
+            self._slots.active += 1
+            future.set_result(True)
+        else:
+            self.returners.append(future)
+            self._slots.calm_down()
+
+    def grant(self) -> bool:
+        """Give a slot that is free to the first job that wants its own back; whether there was one."""
+        while self.returners:
+            future = self.returners.popleft()
+            if not future.done():
+                self._slots.active += 1
+                future.set_result(True)
+                self._slots.calm_down()
+                return True
+        self._slots.calm_down()
+        return False
+
+    def end(self, extra: JobExtra) -> None:
+        """End a loan, also that of a job that ends while a task of it still waits: it has nothing to give back."""
+        if extra.lent:
+            extra.lent = 0
+            self.lent -= 1
+            self._slots.active += 1
+            self._slots.calm_down()
+
+    def _take_back_after(self, error: BaseException, extra: JobExtra) -> Generator[Any, None, None]:
+        if extra.stop is not None or isinstance(error, GeneratorExit):
+            # Told to stop: its clean-up does not wait for a slot. Nothing *starts* beyond the limit.
+            self._leave(extra)
+        else:
+            yield from self._take_back(extra)
+
+    def _take_back(self, extra: JobExtra) -> Generator[Any, None, None]:
+        if extra.lent != 1:
+            self._leave(extra)
+            return
+        future: asyncio.Future[bool] = self._slots.runtime.loop.create_future()
+        self.want_back(future)
+        try:
+            if not future.done():
+                yield from future
+        except BaseException:
+            # Cancelled: as above.
+            self._refuse(future)
+            self._leave(extra)
+            raise
+        self._accept(extra)
+
+    def _leave(self, extra: JobExtra) -> bool:
+        """One task of the job waits no more; whether others do, or the loan is over anyway."""
+        if extra.lent > 1:
+            extra.lent -= 1
+            return True
+        self.end(extra)
+        return False
+
+    def _accept(self, extra: JobExtra) -> None:
+        self._slots.active -= 1  # counted by whoever gave it; the end of the loan counts it again
+        if self._leave(extra):
+            self._slots.nudge()  # other tasks of the job lend it still
+
+    def _refuse(self, future: asyncio.Future[bool]) -> bool:
+        """Undo `want_back`; whether the job that was waited for is done."""
+        if future.done() and not future.cancelled():
+            if future.result():
+                self._slots.active -= 1
+                self._slots.nudge()
+            return True
+        if future in self.returners:
+            self.returners.remove(future)
+            self._slots.calm_down()
+            return True
+        return False
+
+
+@final
+class _Returner(Claim):
+    """A task of a job that waits for another job, and has lent the slot."""
+
+    __slots__ = ("extra", "future", "loans")
+
+    def __init__(self, loans: Loans, extra: JobExtra, future: asyncio.Future[bool]) -> None:
+        self.loans = loans
+        self.extra = extra
+        self.future = future
+
+    def hears(self) -> bool:
+        return not self.future.done()
+
+    def settled(self, job: Job[Any]) -> None:
+        """Ask for the slot before the worker of that job takes its next one; unless other tasks lend it still."""
+        if self.future.done():
+            return
+        if self.extra.lent == 1:
+            self.loans.want_back(self.future)
+        else:
+            self.future.set_result(False)
+
+
+@final
+class _Awaitable:
+    """A generator of the event loop's kind, to be awaited."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: Generator[Any, None, None]) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._steps
+
+
+def _add_waiter(job: Job[Any], waiter: Any) -> None:
+    waiters = job._waiters
+    if waiters is None:
+        job._waiters = waiter
+    elif type(waiters) is list:
+        waiters.append(waiter)
+    else:
+        job._waiters = [waiters, waiter]
+
+
+def _remove_waiter(job: Job[Any], waiter: Any) -> None:
+    """Leave nothing on the job of a waiter that gave up."""
+    waiters = job._waiters
+    if waiters is waiter:
+        job._waiters = None
+    elif type(waiters) is list and waiter in waiters:
+        waiters.remove(waiter)
+        if not waiters:
+            job._waiters = None
