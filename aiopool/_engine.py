@@ -740,6 +740,21 @@ class Engine:
                 return True
         return False
 
+    def cancel_blocked(self, group: str | None = None) -> int:
+        """Cancel all jobs whose `submit` still waits for room, or those of a group; return how many there were."""
+        kept: deque[tuple[Job[Any], asyncio.Future[None]]] = deque()
+        count = 0
+        for job, future in self.blocked:
+            if future.done() or (group is not None and job.group != group):
+                kept.append((job, future))
+            else:
+                self.refuse(job, future, JobCancelledError(f"{job!r} was cancelled while it waited for room"))
+                count += 1
+        self.blocked = kept
+        if self.joiners and not self.blocked and len(self.jobs) <= self.spectators:
+            self._wake_joiners()
+        return count
+
     def drop(self, job: Job[Any], error: BaseException) -> None:
         """End a queued or scheduled job with an error of the pool's: dropped, or given up."""
         self.withdraw(job)

@@ -108,9 +108,9 @@ class Home:
     def check_accepting(self, job: Job[Any] | None = None) -> None:
         """Raise if the pool takes no jobs any more."""
         if self.status is not PoolStatus.OPEN:
-            what = "no job" if job is None else repr(job)
+            what = "takes no more jobs" if job is None else f"took {job!r} no more"
             raise PoolClosedError(
-                f"pool {self.name!r} is {self.status}: it took {what} no more. Submit before the `async with` block "
+                f"pool {self.name!r} is {self.status}: it {what}. Submit before the `async with` block "
                 "ends, or `await pool.join()` first"
             ) from self.failure
 

@@ -557,25 +557,28 @@ class Pool(Submitter):
         return CancelReport(id, was, job.status, job.leaked)
 
     async def cancel_group(self, name: str, reason: str | None = None) -> int:
-        """Cancel all jobs of a group, and return when they have ended, or leaked.
+        """Cancel all jobs of a group, and return when they have ended, or leaked. Those that wait for room are refused.
 
         Returns:
             How many jobs were cancelled.
 
         If the caller is cancelled, the cancel of the jobs goes on.
         """
-        label = self._engine("cancel_group").labels.get(name)
-        return await self._cancel_all([] if label is None else list(label.members), reason)
+        engine = self._engine("cancel_group")
+        blocked = engine.cancel_blocked(name)  # first: the others make room
+        label = engine.labels.get(name)
+        return blocked + await self._cancel_all([] if label is None else list(label.members), reason)
 
     async def cancel_all(self, reason: str | None = None) -> int:
-        """Cancel all jobs, and return when they have ended, or leaked; the pool stays open.
+        """Cancel all jobs, and return when they have ended, or leaked; the pool stays open. As `cancel_group`.
 
         Returns:
             How many jobs were cancelled.
 
         If the caller is cancelled, the cancel of the jobs goes on.
         """
-        return await self._cancel_all(list(self._engine("cancel_all").jobs.values()), reason)
+        engine = self._engine("cancel_all")
+        return engine.cancel_blocked() + await self._cancel_all(list(engine.jobs.values()), reason)
 
     async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
         own = running_job.get()

@@ -253,7 +253,8 @@ class Submitter:
 
         Returns:
             A stream: `async with … as results: async for result in results`, or a bare `async for`, or
-            `await ….collect()` for a list. `async with` cancels what is left over when the block is left.
+            `await ….collect()` for a list. `async with` cancels what is left over when the block is left. A bare loop
+            that breaks cannot tell us: its jobs run on, and nobody hears how they end.
 
         Raises:
             ValueError, TypeError: an argument that it cannot have; an option `id`, which only one job can have.
@@ -310,7 +311,8 @@ class Submitter:
             priority: lower goes first; equal ones in the order of submission. See `Priority`.
             timeout: seconds that one attempt may run. 0 is a limit; None is none.
             queue_timeout: seconds that the job may wait for its first attempt.
-            total_timeout: seconds from submission to the end, delays and attempts included.
+            total_timeout: seconds from submission to the end, delays and attempts included; not the time in which
+                `submit` waits for room.
             retry: when to try again.
             delay: seconds until the job enters the queue.
             id: your own name for the one job that is submitted with it; unique among live jobs.

@@ -140,6 +140,39 @@ async def test_a_job_that_waits_for_room_can_be_cancelled_by_its_id(isolation):
 
 
 @virtual
+async def test_jobs_that_wait_for_room_are_cancelled_with_their_group_and_with_all(isolation):
+    """F-05: their submitters are told, they never run, and those of others wait on."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        for cancel, other in ((lambda: pool.cancel_group("mail"), True), (pool.cancel_all, False)):
+            mail = pool.with_options(group="mail")
+            running = await mail.submit(nap, 100)
+            waiting = [asyncio.create_task(mail.submit(nap, 100)) for _ in range(3)]
+            waiting.append(asyncio.create_task(pool.submit(echo, "other")))
+            await settle()
+            assert await cancel() == 5 - other
+            await settle()
+            if other:
+                assert await waiting.pop().result() == "other"
+            assert running.cancelled()
+            for task in waiting:
+                with pytest.raises(JobCancelledError, match="waited for room"):
+                    await task
+            assert (pool.statistics().waiting, pool.statistics().running) == (0, 0)
+            assert balanced(pool.statistics())
+
+
+@virtual
+async def test_the_total_limit_begins_when_there_is_room(isolation):
+    """TO12: who calls `submit` sets the time for that himself; a job's own clocks start when it is taken in."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        await pool.submit(nap, 5)
+        job = await pool.with_options(total_timeout=2, queue_timeout=2).submit(nap, 1)
+        assert now() == job.submitted_at == 5
+        await job
+        assert now() == 6
+
+
+@virtual
 async def test_who_waits_for_room_is_told_of_the_end(isolation):
     """F-02, SD10: blocked submitters get `PoolClosedError` when the pool is shut down; so does who found their job."""
     async with Pool(1, 0, isolation=isolation) as pool:
