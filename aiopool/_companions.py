@@ -26,7 +26,7 @@ __all__ = ["Companions"]
 logger = logging.getLogger("aiopool.run")
 
 # Killing takes the registry half a second at most, and a look at all processes before.
-_KILLED_WITHIN = 5.0
+_KILLED_WITHIN = 3.0
 
 
 @final
@@ -119,7 +119,7 @@ class Companions:
             self._hurry.set()
 
     def kill(self) -> None:
-        """Kill what still runs, without the event loop; from any thread, bounded by five seconds.
+        """Kill what still runs, without the event loop; from any thread, bounded by three seconds.
 
         A stop that is under way goes on beside it, and who comes second waits for the same end.
         """

@@ -367,6 +367,11 @@ class Engine:
             self._nudged = True
             self.runtime.loop.call_soon(self._dispatch, context=self.runtime.context)
 
+    def shortage(self) -> None:
+        """Have a worker for a slot that came free although a job still runs, and offer it work."""
+        self.on_shortage()
+        self.nudge()
+
     def _dispatch(self) -> None:
         self._nudged = False
         self.slice_ends = self.now() + self.slice
@@ -899,8 +904,7 @@ class Engine:
         if self.on_leak == "replace":
             self.active -= 1
             self.calm_down()
-            self.on_shortage()
-            self.nudge()
+            self.shortage()
         self._tell_ended(extra)
         if self.listeners:
             self.listeners.leaked(job, hand.id, stack, self.now())

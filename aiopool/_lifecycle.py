@@ -50,7 +50,7 @@ logger = logging.getLogger("aiopool.run")
 
 # At most so many graces after `timeout`, and so many seconds to close the event loop: the time that systemd is told.
 _GRACES = 8
-_CLOSING = 5.0
+_CLOSING = 3.0
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

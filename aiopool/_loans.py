@@ -29,7 +29,6 @@ class Slots(Protocol):
 
     active: int
     size: int
-    on_shortage: Any  # to be called when there may be too few workers
 
     @property
     def runtime(self) -> Runtime:
@@ -46,6 +45,10 @@ class Slots(Protocol):
 
     def nudge(self) -> None:
         """There may be work to begin."""
+
+    def shortage(self) -> None:
+        """A slot is free, and there may be no worker for it."""
+
 
 @final
 class Loans:
@@ -122,8 +125,7 @@ class Loans:
             self.lent += 1
             self._slots.active -= 1
             self._slots.calm_down()
-            self._slots.on_shortage()
-            self._slots.nudge()
+            self._slots.shortage()
 
     def want_back(self, future: asyncio.Future[bool]) -> None:
         """Give a slot to a job that had lent its own, now or ahead of the line: the future is set to True with it."""

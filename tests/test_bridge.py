@@ -391,7 +391,7 @@ async def test_a_limit_that_changes_all_the_time_loses_nothing() -> None:
                     await asyncio.gather(*tokens)
             assert await asyncio.gather(*tokens) == [(True, n * n) for n in range(3000)]
             await until(lambda: harness.bridge.threads <= harness.bridge.max_threads)
-            assert harness.bridge._arriving == set()
+            await until(lambda: harness.bridge._arriving == set())  # the last ones may be on their way to lie down
 
 
 async def test_calls_begin_first_come_first_served() -> None:
