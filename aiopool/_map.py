@@ -10,9 +10,11 @@ source does not keep finished results from the consumer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import math
+import sys
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
@@ -32,6 +34,7 @@ T_co = TypeVar("T_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 SUCCEEDED = JobStatus.SUCCEEDED
+_FAILURES = (JobStatus.FAILED, JobStatus.TIMED_OUT)
 
 
 class Block(Protocol):
@@ -108,6 +111,9 @@ class MapStream(Claim, Generic[R_co]):
         ahead: int | None,
         errors: Literal["raise", "yield"],
     ) -> None:
+        self._closed = False
+        # Jobs between input and consumer: all of them if ordered, the finished ones if not.
+        self._line: deque[Job[Any]] = deque()
         self._home = home
         self._block = block
         self._plan = plan
@@ -120,8 +126,6 @@ class MapStream(Claim, Generic[R_co]):
         )
         self._exhausted = False
         self._failure: BaseException | None = None  # of the source
-        # Jobs between input and consumer: all of them if ordered, the finished ones if not.
-        self._line: deque[Job[Any]] = deque()
         self._under_way = 0
         self._between = 0  # jobs between input and consumer
         self._low: float = math.inf  # the source is read again when so few are left; set at the first step
@@ -131,7 +135,6 @@ class MapStream(Claim, Generic[R_co]):
         self._wakeup: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # what the feeder waits for
         self._feeder: asyncio.Task[None] | None = None
-        self._closed = False
 
     # -- the consumer's side ---------------------------------------------------------------------------------------
 
@@ -450,8 +453,18 @@ class MapStream(Claim, Generic[R_co]):
 
     def _report(self, job: Job[Any]) -> None:
         """Report a failure that the consumer did not take."""
-        if job._status in (JobStatus.FAILED, JobStatus.TIMED_OUT):
+        if job._status in _FAILURES:
             self._engine().report(job, job._value[0])
+
+    def __del__(self) -> None:
+        """Report the failures that nobody will take: a bare loop has broken, and the last of its jobs has ended."""
+        failed = [] if self._closed else [job for job in self._line if job._status in _FAILURES]
+        if failed and not sys.is_finalizing():
+            engine = self._engine()
+            for job in failed:
+                # In a turn of its own, for this may be in the middle of a step, or in whichever thread.
+                with contextlib.suppress(RuntimeError):  # the loop is closed, and all is over
+                    engine.runtime.loop.call_soon_threadsafe(engine.report, job, job._value[0])
 
 
 def _has_claim(job: Job[Any], claim: Claim) -> bool:

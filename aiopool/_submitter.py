@@ -254,7 +254,7 @@ class Submitter:
         Returns:
             A stream: `async with … as results: async for result in results`, or a bare `async for`, or
             `await ….collect()` for a list. `async with` cancels what is left over when the block is left. A bare loop
-            that breaks cannot tell us: its jobs run on, and nobody hears how they end.
+            that breaks cannot tell us: its jobs run on, and the failures among them are reported at their end.
 
         Raises:
             ValueError, TypeError: an argument that it cannot have; an option `id`, which only one job can have.

@@ -238,6 +238,31 @@ def test_a_bare_loop_that_breaks_lets_its_jobs_run(ordered):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("errors", ["raise", "yield"])
+def test_a_bare_loop_that_breaks_loses_no_failure(ordered, errors):
+    """Nobody will take what comes after the break: a failure reaches the error sink, once."""
+
+    @virtual
+    async def main(isolation):
+        seen = []
+
+        async def nap(n):
+            await asyncio.sleep(n)
+            if n in (2, 4):
+                raise ValueError(n)
+
+        async with Pool(5, isolation=isolation, on_error=lambda job, error: seen.append(str(error))) as pool:
+            async for _ in pool.map(nap, [1, 2, 3, 4, 5], ordered=ordered, errors=errors):
+                break
+            await advance(10)
+            assert seen == ["2", "4"]
+        assert seen == ["2", "4"]
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("asynchronous", [True, False])
 @pytest.mark.parametrize("bare", [True, False])
 def test_the_first_error_ends_it(ordered, asynchronous, bare):
