@@ -46,21 +46,29 @@ def task_starter(loop: asyncio.AbstractEventLoop) -> Start:
 class _Starter:
     """`eager_start` for Python 3.11, whose insides change no more."""
 
-    __slots__ = ("_attributes", "_loop", "_step", "_take_down")
+    __slots__ = ("_attributes", "_call_soon", "_coroutine", "_loop", "_step", "_take_down")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._attributes = loop.__dict__
+        self._call_soon: Callable[..., Any] = loop.call_soon
+        self._coroutine: object = None
         self._step: Callable[[], object] | None = None
 
-        def take_down(step: Callable[[], object], *, context: Context | None = None) -> None:
-            self._step = step
+        def take_down(call: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+            task = getattr(call, "__self__", None)
+            if type(task) is asyncio.Task and task.get_coro() is self._coroutine:
+                self._step = call
+                return None
+            # A task is made of new objects: a collection may run now, and with it whatever `__del__` wants done soon.
+            return self._call_soon(call, *args, context=context)
 
         self._take_down = take_down
 
     def __call__(self, coroutine: Coroutine[Any, Any, Any], *, name: str, context: Context) -> asyncio.Task[Any]:
         loop, attributes = self._loop, self._attributes
         before = attributes.get("call_soon")  # somebody may have put one of his own there
+        self._coroutine = coroutine
         attributes["call_soon"] = self._take_down
         try:
             task = asyncio.Task(coroutine, loop=loop, name=name, context=context)
@@ -69,6 +77,7 @@ class _Starter:
                 del attributes["call_soon"]
             else:
                 attributes["call_soon"] = before
+            self._coroutine = None
         step, self._step = self._step, None
         assert step is not None
         # As `asyncio` does it from 3.12 on: one task steps aside for another, and comes back.

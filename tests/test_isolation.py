@@ -437,3 +437,38 @@ async def test_a_closed_pool_keeps_nothing_of_its_loop_alive(new_pool):
         result = weakref.ref(await pool.run(job, argument))
         del argument
         await wait_until(lambda: gc.collect() is not None and seen() is None and result() is None)
+
+
+@pytest.mark.parametrize("isolation", ["task", "scope"])
+def test_what_a_collection_wants_done_soon_is_done(isolation):
+    """A collection may run while a task is made: what `__del__` asks of the loop then is not lost (3.11)."""
+    made, done = [], []
+
+    class Connection:
+        def __init__(self, loop):
+            self.loop, self.me = loop, self
+            made.append(1)
+
+        def __del__(self):
+            self.loop.call_soon(done.append, 1)
+            self.loop.call_soon(done.append, 2, context=contextvars.Context())
+
+    async def leave_one():
+        Connection(asyncio.get_running_loop())
+
+    async def main():
+        async with Pool(3, isolation=isolation) as pool:
+            thresholds = gc.get_threshold()
+            gc.set_threshold(3, 2, 2)
+            try:
+                for _ in range(300):
+                    await pool.submit(leave_one)
+                await pool.join()
+            finally:
+                gc.set_threshold(*thresholds)
+            gc.collect()
+            await asyncio.sleep(0)
+        assert len(made) == 300
+        assert sorted(done) == [1] * 300 + [2] * 300
+
+    asyncio.run(main())
