@@ -142,7 +142,7 @@ class Home:
         return self._books().waits_for(job)
 
     def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
-        """Wait until a job is done."""
+        """Wait until a job is done; the waiter lends its slot, if it has one here."""
         return self._books().loans.wait(job, waiter)
 
     async def stop(self, job: Job[Any], reason: str | None) -> None:
