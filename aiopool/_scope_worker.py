@@ -68,34 +68,35 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
         job = yield _ENDED
 
 
-@types.coroutine
-def _drive(worker: ScopeWorker, context: Context, yielded: Any) -> Generator[Any, Any, None]:
-    """Go on with a job that has suspended, each step inside its own context, to its end."""
+def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
+    """Go on with a job whose wait has raised something, each step inside its own context, to its end."""
     lane = worker.lane
     run, send, throw = context.run, lane.send, lane.throw
     try:
-        while yielded is not _ENDED:
-            try:
-                sent = yield yielded
-            except GeneratorExit:
+        while error is not None:
+            if isinstance(error, GeneratorExit):
                 with contextlib.suppress(RuntimeError):  # the job had something to say to the end of the world
                     lane.close()
-                raise
-            except BaseException as error:
-                if worker.calm is not None:
-                    worker.calm.shield = True  # it was told; once
-                elif worker.has_leaked():
-                    yield from _drive_calmly(worker, context, error)
-                    return
-                yielded = run(throw, error)
-            else:
-                yielded = run(send, sent)
+                raise error
+            if worker.calm is not None:
+                worker.calm.shield = True  # it was told; once
+            elif worker.has_leaked():
+                yield from _drive_calmly(worker, context, error)
+                return
+            yielded, error = run(throw, error), None
+            while yielded is not _ENDED and error is None:
+                try:
+                    sent = yield yielded
+                except BaseException as raised:
+                    error = raised
+                else:
+                    yielded = run(send, sent)
     finally:
         # An error's frames refer to this one, too, and the context to its job.
-        del run, send, throw, context, lane, worker
+        del run, send, throw, context, lane, worker, error
 
 
-def _drive_calmly(worker: ScopeWorker, context: Context, error: BaseException) -> Generator[Any, Any, None]:
+def _drive_calmly(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
     """Go on with a job that has leaked behind a shield, which `tell` opens, and what comes through closes.
 
     Without it anyio would tell the job in every turn of the loop: that costs a processor.
@@ -103,14 +104,10 @@ def _drive_calmly(worker: ScopeWorker, context: Context, error: BaseException) -
     try:
         with contextlib.suppress(RuntimeError):  # the job left a scope open in there: this worker ends with it
             with anyio.CancelScope(shield=True) as worker.calm:  # noqa: ASYNC100 - the job waits in it
-                yielded = context.run(worker.lane.throw, error)
-                del error
-                steps: Any = _drive(worker, context, yielded)
-                yield from steps
+                yield from _drive(worker, context, error)
     finally:
         worker.calm = None
-        steps = None
-        del context, worker
+        del context, worker, error
 
 
 @final
@@ -161,16 +158,23 @@ class ScopeWorker(Worker):
                 self.engine.leave(self)
                 self.engine.nudge()
 
-    async def _serve(self, scope: anyio.CancelScope) -> None:
-        """Take job after job, until the scope is used up or the worker has to end."""
+    @types.coroutine
+    def _serve(self, scope: anyio.CancelScope) -> Generator[Any, Any, None]:
+        """Take job after job, until the scope is used up or the worker has to end.
+
+        No `async def`: it yields what a job waits for as it is, which saves each job that suspends a coroutine.
+        """
         engine, host, state, lane = self.engine, self._host, self._state, self.lane
         assert host is not None
         send, cancelling = lane.send, host.cancelling
         context: Any
+        raised: BaseException | None
         while not self.end.done():
             if not self.busy or self.job is not None:
                 context = job = None  # at rest a worker holds nothing
-                await self._rest()  # until there is a slot, or a thread has come back
+                resting: Any = self._rest()  # until there is a slot, or a thread has come back
+                yield from resting
+                resting = None
                 continue
             if self.retiring:
                 engine.leave(self)
@@ -198,7 +202,18 @@ class ScopeWorker(Worker):
                     suspended = True
                     if engine.idle and engine.queue._order.live:
                         engine.nudge()
-                    await _drive(self, context, yielded)
+                    while yielded is not _ENDED:
+                        try:
+                            sent = yield yielded
+                        except BaseException as error:
+                            raised = error  # taken out of here: the job shall not run while we handle it
+                        else:
+                            yielded = context.run(send, sent)
+                            continue
+                        yield from _drive(self, context, raised)
+                        raised = None
+                        break
+                    yielded = sent = None
                 self.job = None
                 if state.cancel_scope is not scope or self._used or cancelling():
                     self.clean = state.cancel_scope is not scope

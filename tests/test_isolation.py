@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import gc
 import os
+import sys
 import threading
 import weakref
 
@@ -472,3 +473,26 @@ def test_what_a_collection_wants_done_soon_is_done(isolation):
         assert sorted(done) == [1] * 300 + [2] * 300
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("isolation", ["task", "scope"])
+async def test_a_job_that_has_dealt_with_its_cancel_raises_without_a_trace_of_it(isolation):
+    """What it raises later has no `__context__` of ours, and it is handling no exception."""
+    seen = []
+
+    async def work():
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+        seen.append(sys.exc_info()[1])
+        raise ValueError("later")
+
+    async with Pool(1, isolation=isolation, on_error=lambda job, error: None) as pool:
+        job = await pool.submit(work)
+        await wait_until(lambda: job.status is JobStatus.RUNNING)
+        asyncio.get_running_loop().call_soon(job.cancel)
+        with pytest.raises(ValueError, match="later") as info:
+            await job
+    assert seen == [None]
+    assert info.value.__context__ is None
