@@ -132,3 +132,6 @@ class Companions:
             )
             self._killer.start()
         self._killer.join(_KILLED_WITHIN)
+        if self._killer.is_alive():
+            # Too slow, on a machine that has no time: it may have stopped them (SIGSTOP) to kill them all together.
+            registry._kill_known()

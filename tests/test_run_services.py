@@ -413,3 +413,31 @@ def test_a_signal_while_they_start_stops_those_that_were_started():
     assert "main" not in lines
     assert len(tree) == 1
     assert not running(tree[0].pid)
+
+
+def test_a_kill_that_comes_to_nothing_in_time_is_done_in_one_look():
+    """The careful kill is stuck, as on a machine that has no time for it; nobody is left behind all the same."""
+    with program(
+        deaf(
+            """
+            async def main():
+                from aiopool.services import _families
+                _families._kill = lambda *args: time.sleep(3600)
+                say("up")
+                while True:
+                    try:
+                        await asyncio.sleep(3600)
+                    except asyncio.CancelledError:
+                        pass
+
+            aiopool.run(main, services=registry, grace=600)
+            """
+        )
+    ) as process:
+        found = two_pids(process)
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        _, code = rest(process)
+    assert code == 128 + signal.SIGTERM
+    assert not any(running(pid) for pid in found)

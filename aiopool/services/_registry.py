@@ -29,6 +29,7 @@ from aiopool._restart import Restart
 from aiopool.services._adapt import adapt
 from aiopool.services._calls import in_thread
 from aiopool.services._exit_handlers import ExitHandlers
+from aiopool.services._families import refresh_families
 from aiopool.services._leftovers import end_leftovers
 from aiopool.services._monitor import Watch
 from aiopool.services._service import RestartPolicy, Service
@@ -385,6 +386,13 @@ class ServiceRegistry:
             return self._stops.run_blocking(self._chosen_all, timeout)
         finally:
             self._watch.end()
+
+    def _kill_known(self) -> None:
+        """Kill all processes that one look finds, for a process that cannot wait for more."""
+        families = [family for service in self._table.select() if (family := service.look()) is not None]
+        refresh_families(families)
+        for family in families:
+            family.send(family.members, signal.SIGKILL)
 
     def _settle(self, services: Sequence[Service]) -> None:
         # What was handed over running, and cannot be started again, has nothing left to be known for.
