@@ -119,7 +119,7 @@ class Companions:
             self._hurry.set()
 
     def kill(self) -> None:
-        """Kill what still runs, without the event loop; from any thread, bounded by three seconds.
+        """Kill what still runs, without the event loop; from any thread, in some three seconds at most.
 
         A stop that is under way goes on beside it, and who comes second waits for the same end.
         """

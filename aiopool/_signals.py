@@ -35,7 +35,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 logger = logging.getLogger("aiopool.run")
 
 # For what is done before the third signal exits. Killing services takes a half second, and has its own limit.
-_LAST_MOMENTS = 3.0
+_LAST_MOMENTS = 6.0
 
 
 @final
@@ -46,7 +46,7 @@ class SignalWatch:
 
     Args:
         on_signal: hears how many signals there were.
-        before_exit: called at the third signal, in a thread, before the exit; bounded by three seconds.
+        before_exit: called at the third signal, in a thread, before the exit; bounded by six seconds.
     """
 
     __slots__ = ("_context", "_loop", "_on_signal", "_told", "before_exit")
