@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -95,7 +96,8 @@ class Server:
         return self.process.wait(60)
 
     def said(self, words: str) -> int:
-        return sum(line.strip().startswith(words) for line in self.lines)
+        # Anywhere in a line: several processes write to one pipe.
+        return len(re.findall(rf"\b{words}\b", "".join(self.lines)))
 
     def ask(self, method: str, path: str) -> tuple[int, Any]:
         with contextlib.closing(http.client.HTTPConnection(*self.address, timeout=30)) as connection:
