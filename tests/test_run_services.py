@@ -32,12 +32,12 @@ def pids(lines: list[str]) -> list[int]:
     return [int(line.split()[1]) for line in lines if line.startswith("pid ")]
 
 
-def two_pids(process: "subprocess.Popen[str]", services: int = 1) -> list[int]:
-    """Read until all services and their children have said who they are."""
+def two_pids(process: "subprocess.Popen[str]", services: int = 1, word: str | None = None) -> list[int]:
+    """Read until all services and their children have said who they are, and the program a word: in any order."""
     assert process.stdout is not None
     found: list[int] = []
     said: list[str] = []
-    while len(found) < 2 * services:
+    while len(found) < 2 * services or not (word is None or f"{word}\n" in said):
         line = process.stdout.readline()
         assert line, f"the program ended: {said}"
         said.append(line)
@@ -293,9 +293,7 @@ def test_the_third_signal_takes_them_along(blocks: str):
             """
         )
     ) as process:
-        found = two_pids(process)
-        while process.stdout.readline() != "stuck\n":
-            assert process.poll() is None
+        found = two_pids(process, word="stuck")
         # Whoever is impatient does not stop at three.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGTERM):
             process.send_signal(number)
@@ -434,7 +432,7 @@ def test_a_kill_that_comes_to_nothing_in_time_is_done_in_one_look():
             """
         )
     ) as process:
-        found = two_pids(process)
+        found = two_pids(process, word="up")
         while process.poll() is None:
             process.send_signal(signal.SIGTERM)
             time.sleep(0.2)
