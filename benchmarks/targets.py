@@ -1,7 +1,7 @@
 """The promises in numbers, and whether this run kept them.
 
-Each limit is for CPython 3.11 and for 3.13. Version 3.12 is judged by the limits of 3.13: it starts tasks
-eagerly, too. The steady state stands beside the burst and is judged by the same limit.
+Each limit is for CPython 3.11 and for 3.13. Version 3.12 is judged by the limits of 3.13: there, too, asyncio
+itself can start tasks eagerly. The steady state stands beside the burst and is judged by the same limit.
 """
 
 from __future__ import annotations
