@@ -522,7 +522,7 @@ class Engine:
 
     def conclude(self, hand: Hand, job: Job[Any], value: Any, error: BaseException | None, now: float) -> None:
         """An attempt ended: decide what that means, and act on it."""
-        hand.alarm = math.inf
+        hand.alarm_for = 0
         extra = job._extra
         if job._finished_at is not None:
             self._ended_late(job, error)
@@ -843,13 +843,10 @@ class Engine:
         job._place.stop_job(stop, now)
 
     def watch(self, hand: Hand, when: float) -> None:
-        """Have the attempt on a hand looked at when `when` has come."""
-        hand.alarm = when
-        job = hand.job
-        if job is not None:
-            hand.alarm_for = job.sequence
-        if when < self.timetable.sweep_at:
-            self.timetable.watch(when)
+        """Have the attempt on a hand looked at when `when` has come, whatever its plan says."""
+        assert hand.job is not None
+        hand.alarm, hand.alarm_for = when, hand.job.sequence
+        self.timetable.watch(when)
 
     def _timeout_error(self, job: Job[Any], cause: StopCause) -> JobTimeoutError:
         plan = job._plan

@@ -166,7 +166,7 @@ class ScopeWorker(Worker):
         """
         engine, host, state, lane = self.engine, self._host, self._state, self.lane
         assert host is not None
-        send, cancelling = lane.send, host.cancelling
+        timetable, send, cancelling = engine.timetable, lane.send, host.cancelling
         context: Any
         raised: BaseException | None
         while not self.end.done():
@@ -185,8 +185,8 @@ class ScopeWorker(Worker):
             while (job := engine.next(self, now)) is not None:
                 plan, suspended = job._plan, False
                 context = job._context
-                if plan.timeout is not None:
-                    engine.watch(self, now + plan.timeout)
+                if plan.timeout is not None and now + plan.timeout < timetable.sweep_at:
+                    timetable.watch(now + plan.timeout)
                 if not plan.swift:
                     if plan.offload:
                         self.offload(job)

@@ -147,13 +147,13 @@ class Supervisor:
         self.ensure()
 
     def sweep(self, now: float) -> float:
-        """Ring the alarm of each worker whose moment has come; return the next such moment."""
+        """Ring each worker whose moment has come; return the next such moment."""
         earliest = math.inf
         self._strays = {worker for worker in self._strays if worker.busy}
         for worker in (*self._tasks, *self._strays):
-            if worker.alarm <= now:
+            if worker.due() <= now:
                 worker.ring(now)
-            earliest = min(earliest, worker.alarm)
+            earliest = min(earliest, worker.due())
         return earliest
 
     def busy(self) -> list[Worker]:

@@ -41,8 +41,8 @@ SLOW_BEAT = 1.0
 class Worker(Hand, ABC):
     """What both kinds of workers share.
 
-    The mutable state of a worker is: the job it runs, whether it holds a slot (`busy`), when it wants to be looked at
-    next (`alarm`), and whether it is to end (`retiring`).
+    The mutable state of a worker is: the job it runs, whether it holds a slot (`busy`), when that job is to be looked
+    at (`alarm`, if it is another moment than the end of its time limit), and whether it is to end (`retiring`).
     """
 
     __slots__ = ("bridge", "clean", "end", "engine", "retiring")
@@ -53,7 +53,7 @@ class Worker(Hand, ABC):
         self.id = engine.runtime.next_worker()
         self.job: Job[Any] | None = None
         self.alarm = INF
-        self.alarm_for = 0  # which job the alarm was set for: it means nothing to the next one
+        self.alarm_for = 0  # which job the alarm was set for: others have the time limit of their plan
         self.busy = False
         self.retiring = False
         # Whether its end, if it comes by itself, is nobody's fault: a job left it dirty.
@@ -180,12 +180,24 @@ class Worker(Hand, ABC):
         self.tell(stop)
         self.engine.watch(self, now + self.engine.cancel_grace)
 
+    def due(self) -> float:
+        """Return when the running attempt is to be looked at.
+
+        Its time limit is written down nowhere: it follows from the job, and the start of a job costs less.
+        """
+        job = self.job
+        if job is None:
+            return INF
+        if self.alarm_for == job.sequence:
+            return self.alarm
+        limit = job._plan.timeout
+        return INF if limit is None else job._started_at + limit
+
     def ring(self, now: float) -> None:
-        """The alarm: a time limit is over, or a job that was told to stop is still there."""
+        """Its moment is here: a time limit is over, or a job that was told to stop is still there."""
         job, engine = self.job, self.engine
-        self.alarm = INF
-        if job is None or self.alarm_for != job.sequence:
-            return
+        assert job is not None
+        self.alarm, self.alarm_for = INF, job.sequence
         extra = job._extra
         stop = None if extra is None else extra.stop
         if stop is None:
@@ -261,6 +273,7 @@ class TaskWorker(Worker):
         When it returns it refers to no job: an error's frames refer to this one, too (`f_back`).
         """
         engine = self.engine
+        timetable = engine.timetable
         context: Any
         task: asyncio.Task[None] | None
         try:
@@ -271,8 +284,8 @@ class TaskWorker(Worker):
                         context = task = None
                         return
                 plan, context = job._plan, job._context
-                if plan.timeout is not None:
-                    engine.watch(self, now + plan.timeout)
+                if plan.timeout is not None and now + plan.timeout < timetable.sweep_at:
+                    timetable.watch(now + plan.timeout)
                 if not plan.swift:
                     if plan.offload:
                         self.offload(job)
