@@ -400,6 +400,11 @@ class Engine:
                 return job
         return self._next_or_rest(hand, now)
 
+    def next_is_for_thread(self) -> bool:
+        """Whether `next` will certainly return a job whose function runs in a thread."""
+        job: Job[Any] | None = self.queue.peek() if self.calm else None
+        return job is not None and job._plan.offload and job._extra is None
+
     def _next_or_rest(self, hand: Hand, now: float) -> Job[Any] | None:
         # Not `slots`: in a paused pool, what runs goes on.
         if self.active <= self.size and self.loans.returners and self.loans.grant():

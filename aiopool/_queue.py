@@ -141,6 +141,13 @@ class _Buckets:
             del self.buckets[heapq.heappop(self.keys)]
             bucket = self.best = self.buckets[self.keys[0]]
 
+    def peek(self) -> Any:
+        """Return the best entry, or None; it stays."""
+        entry = self.pop()
+        if entry is not None:
+            self.best.appendleft(entry)
+        return entry
+
     def discard(self, entry: Any) -> None:
         entry._place = None
         self.stale += 1
@@ -216,6 +223,14 @@ class _Heap:
                 return entry
             self.stale -= 1
         return None
+
+    def peek(self) -> Any:
+        """Return the best entry, or None; it stays."""
+        entry = self.pop()
+        if entry is not None:
+            heapq.heappush(self.heap, entry._place)
+            self.live += 1
+        return entry
 
     def discard(self, entry: Any) -> None:
         entry._place = None
@@ -303,6 +318,10 @@ class JobQueue(asyncio.PriorityQueue[Any]):
     def discard(self, entry: Entry) -> None:
         """Take an entry out, wherever it stands; it leaves the count at once."""
         self._order.discard(entry)
+
+    def peek(self) -> Any:
+        """Return the best entry, or None; it stays in line."""
+        return self._order.peek()
 
     def remove(self, entry: Entry) -> None:
         """Take an entry out that will be pushed again: nothing of it stays behind."""

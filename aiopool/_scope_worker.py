@@ -253,11 +253,18 @@ class ScopeWorker(Worker):
 
     def go_on(self, now: float) -> None:
         self.job = None
+        engine = self.engine
         if self._host is not None and self._host.done():
-            self.engine.leave(self)
-            self.engine.nudge()
-        else:
+            engine.leave(self)
+            engine.nudge()
+        elif self._bell is None or self.retiring or not engine.next_is_for_thread():
             self._ring_bell()
+        elif (job := engine.next(self, now)) is not None:
+            # To a thread from here: waking the coroutine for it would cost more than the rest of the way.
+            limit = job._plan.timeout
+            if limit is not None:
+                engine.timetable.watch(now + limit)
+            self.offload(job)
 
     def retire(self) -> None:
         super().retire()

@@ -290,6 +290,8 @@ class LineOfJobs(RuleBasedStateMachine):
         assert list(self.queue.jobs()) == line
         assert self.queue.qsize() == len(line)
         assert self.queue.empty() == (not line)
+        assert self.queue.peek() is (line[0] if line else None)
+        assert list(self.queue.jobs()) == line, "a look has changed the line"
         assert self.queue.last() is (line[-1] if line else None)
         assert self.queue.oldest() is min(line, key=lambda job: job.sequence, default=None)
 

@@ -375,6 +375,71 @@ async def test_fewer_threads_than_slots(new_pool):
 
 
 @real
+async def test_what_follows_a_thread_starts_in_its_order(new_pool):
+    """A slot goes from a thread to plain functions and coroutines in their order; a paused group is passed over."""
+    order = []
+
+    async def coroutine(number):
+        order.append(number)
+
+    with gate() as go:
+        async with new_pool(size=1) as pool:
+            held = await pool.submit(go.wait)
+            await working(pool, 1)
+            plain = order.append
+            line = [(5, plain), (5, plain), (5, coroutine), (5, plain), (1, coroutine), (1, plain)]
+            for number, (priority, function) in enumerate(line):
+                await pool.with_options(priority=priority).submit(function, number)
+            parked = await pool.with_options(group="mail", priority=0).submit(order.append, 6)
+            pool.pause_group("mail")
+            go.set()
+            await held
+            await wait_until(lambda: len(order) == 6)
+            assert order == [4, 5, 0, 1, 2, 3]
+            pool.resume_group("mail")
+            await parked
+            assert order[-1] == 6
+
+
+@real
+async def test_a_function_that_follows_another_in_its_slot_has_its_time_limit(new_pool):
+    """TO: whichever way it came to its thread."""
+    with gate() as go, gate() as never:
+        async with new_pool(size=1) as pool:
+            held = await pool.submit(go.wait)
+            await working(pool, 1)
+            limited = await pool.with_options(timeout=0.01).submit(never.wait)
+            go.set()
+            await held
+            with pytest.raises(JobTimeoutError):
+                await limited
+            never.set()
+
+
+@real
+@pytest.mark.parametrize("stop", ["retire", "pause"])
+async def test_a_slot_that_shrinks_or_pauses_while_in_a_thread_starts_nothing(new_pool, stop):
+    """RS, PA: what runs in a thread ends; the next in line waits."""
+    with gate() as first, gate() as second:
+        async with new_pool(size=2) as pool:
+            jobs = [await pool.submit(first.wait), await pool.submit(second.wait)]
+            await working(pool, 2)
+            waiting = await pool.submit(double, 21)
+            if stop == "retire":
+                await pool.resize(1)
+            else:
+                pool.pause()
+            first.set()
+            await jobs[0]
+            await asyncio.sleep(0)
+            assert waiting.status is JobStatus.QUEUED
+            assert pool.statistics().busy == 1
+            second.set()
+            pool.resume()
+            assert await waiting == 42
+
+
+@real
 async def test_a_call_that_no_thread_has_begun_never_runs_once_cancelled(new_pool):
     """CA13: it has a slot and waits for a thread: withdrawn in the call, its slot goes to the next in line."""
     ran = []
