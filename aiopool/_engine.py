@@ -1,12 +1,12 @@
 """`Engine`: the one door through which jobs enter, start, end, wait again and are stopped.
 
 It keeps the books of one open pool and knows workers only as hands that can be offered work (`Hand`). Everything here
-is
-synchronous: it decides and marks; who has to wait, waits elsewhere.
+is synchronous: it decides and marks; who has to wait, waits elsewhere.
 
-The mutable state of a pool is: the live jobs, the line in which some of them wait, the timetable for those that
-wait for a moment, the slots taken, the hands at rest, and the callers that wait for room, for a slot, or for the end
-of all work.
+The mutable state here is: the live jobs, the slots taken, and the hands at rest. What is a matter of its own has a
+module of its own: the line (`_queue.py`), the moments to come (`_timetable.py`), groups (`_labels.py`), who has lent a
+slot (`_loans.py`), who waits for room (`_room.py`) or for the end of all work (`_joiners.py`), what an end means
+(`_ending.py`), and where failures go (`_error_sink.py`).
 
 Slots. `active` counts the slots taken; a job starts only while `active < slots`, and a hand that has ended
 a job keeps the slot for the next one. `slots` is the size of the pool, or 0 while it is paused. A job that waits for
@@ -19,35 +19,30 @@ next turn of the loop goes on. After a suspension a hand always may take one mor
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import logging
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextvars import Context
 from threading import get_ident
-from traceback import clear_frames
 from typing import Any, Literal, Protocol, final
 
-from aiopool._faults import log_fault
-from aiopool._job import AttemptRecord, Claim, Job, JobExtra, Label, make_job, running_job
+from aiopool._ending import add_note, cancelled_error, failure_of, next_delay, timeout_error
+from aiopool._error_sink import ErrorSink
+from aiopool._job import AttemptRecord, Claim, Job, JobExtra, make_job
+from aiopool._joiners import Joiners
+from aiopool._labels import Labels
 from aiopool._listeners import Listeners
 from aiopool._loans import Loans
 from aiopool._plan import JobOwner, Plan
 from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
+from aiopool._room import Room
 from aiopool._runtime import Runtime
 from aiopool._scope import StopCause, StopRequest, verdict
 from aiopool._statistics import Counters
 from aiopool._status import JobStatus
 from aiopool._timetable import Timetable
-from aiopool.errors import JobCancelledError, JobTimeoutError, PoolClosedError
 
 __all__ = ["SLICE", "Engine", "Hand"]
-
-logger = logging.getLogger("aiopool.job")
-
 
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
 SLICE = 0.002
@@ -61,8 +56,6 @@ MOMENT = 0.0001
 SCHEDULED, QUEUED, RUNNING = JobStatus.SCHEDULED, JobStatus.QUEUED, JobStatus.RUNNING
 SUCCEEDED, FAILED = JobStatus.SUCCEEDED, JobStatus.FAILED
 TIMED_OUT, CANCELLED = JobStatus.TIMED_OUT, JobStatus.CANCELLED
-
-OnError = Callable[[Job[Any], BaseException], object]
 
 
 class Hand(Protocol):
@@ -100,39 +93,35 @@ class Engine:
     __slots__ = (
         "_nudged",
         "active",
-        "blocked",
         "calm",
         "cancel_grace",
         "counters",
+        "errors",
         "idle",
         "jobs",
         "joiners",
         "labels",
         "last_attempts",
         "leaked",
-        "limit",
         "listeners",
         "loans",
         "moment",
-        "name",
         "names",
         "next_job",
         "now",
-        "on_error",
         "on_fatal",
         "on_leak",
         "on_shortage",
         "owner",
-        "parked",
         "paused",
         "queue",
+        "room",
         "runtime",
         "scheduled",
         "size",
         "slice",
         "slice_ends",
         "slots",
-        "spectators",
         "thread",
         "timetable",
     )
@@ -146,11 +135,9 @@ class Engine:
         aging: float | None,
         cancel_grace: float,
         on_leak: Literal["hold", "replace"],
-        on_error: OnError | None,
+        errors: ErrorSink,
         sweep: Callable[[float], float],
-        name: str = "pool",
     ) -> None:
-        self.name = name
         self.listeners: Listeners | None = None  # None while nobody listens: one test, nothing built
         self.runtime = runtime
         self.now = runtime.now
@@ -161,14 +148,12 @@ class Engine:
         self.counters = Counters()
         self.jobs: dict[int, Job[Any]] = {}
         self.names: dict[int | str, Job[Any]] = {}
-        self.labels: dict[str, Label] = {}
+        self.labels = Labels(self.queue)
         self.moment = -math.inf
         self.scheduled = 0
-        self.parked = 0
         self.leaked = 0
         # Slots.
         self.size = self.slots = size
-        self.limit: float = math.inf if queue_size is None else queue_size
         self.active = 0
         self.calm = True
         self.paused = False
@@ -177,27 +162,20 @@ class Engine:
         self.slice = 0.0 if runtime.virtual else SLICE
         self.slice_ends = 0.0
         self._nudged = False
-        # Who waits: for a slot lent out, for room, for the end of all work.
+        # Who waits: for a slot lent out, for the end of all work, for room.
         self.loans = Loans(self)
-        self.blocked: deque[tuple[Job[Any], asyncio.Future[None]]] = deque()
-        self.joiners: list[asyncio.Future[None]] = []
-        self.spectators = 0  # jobs that wait for the end of all others
+        self.joiners = Joiners(self)
+        self.room = Room(self, queue_size)
         self.last_attempts = False  # the pool is leaving: there will be no worker for another
         # Policies.
         self.cancel_grace = cancel_grace
         self.on_leak = on_leak
-        self.on_error = on_error
+        self.errors = errors
         self.on_fatal: Callable[[BaseException], object] = lambda error: None
         self.on_shortage: Callable[[], object] = _nothing
         self.owner: JobOwner | None = None  # whom the plans of its jobs name
 
     # -- entering ----------------------------------------------------------------------------------------------
-
-    def full(self) -> bool:
-        """Whether a job would have to wait for room; always, once the pool is closing."""
-        free = self.slots - self.active
-        limit = self.limit if free <= 0 else self.limit + free
-        return bool(self.blocked) or self.queue._order.live + self.parked >= limit
 
     def make(
         self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], claim: Claim | None = None
@@ -215,7 +193,7 @@ class Engine:
         job = make_job(function, args, plan, sequence, self.moment, claim)
         job._place = None
         # With fewer jobs than may wait there is room.
-        if not plan.direct or (len(self.jobs) >= self.limit and self.full()):
+        if not plan.direct or (len(self.jobs) >= self.room.limit and self.room.full()):
             return job
         if plan.plain:
             self.counters.submitted += 1
@@ -292,8 +270,7 @@ class Engine:
         if plan.id is not None:
             self.names[plan.id] = job
         if plan.group is not None:
-            extra.label = self.label(plan.group)
-            extra.label.members[job] = None
+            self.labels.join(job, extra, plan.group)
         if plan.total_timeout is not None or plan.queue_timeout is not None:
             entries = extra.entries = []
             if plan.total_timeout is not None:
@@ -307,57 +284,10 @@ class Engine:
     def check_id(self, id: int | str) -> None:
         """Raise if a live job, or one that waits for room, has this id."""
         other = self.names.get(id)
-        if other is not None or any(job._plan.id == id for job, _ in self.blocked):
+        if other is not None or any(job._plan.id == id for job, _ in self.room.waiting):
             raise ValueError(
                 f"id={id!r} is taken by a live job ({other!r}): cancel or await that one first, or choose another id"
             )
-
-    def label(self, name: str) -> Label:
-        """Return the label of a group name, made at its first job."""
-        label = self.labels.get(name)
-        if label is None:
-            label = self.labels[name] = Label(name)
-        return label
-
-    def admit(self) -> None:
-        """Let those in who wait for room, first come first served, while there is some."""
-        blocked = self.blocked
-        while blocked:
-            free = self.slots - self.active
-            limit = self.limit if free <= 0 else self.limit + free
-            if self.queue._order.live + self.parked >= limit:
-                return
-            job, future = blocked.popleft()
-            if not future.done():
-                # In here, not when the caller wakes: nobody can take its place in between.
-                job._submitted_at = self.now()
-                self.enter(job, inside=True)
-                future.set_result(None)
-
-    def close_doors(self) -> None:
-        """Take no more jobs; who waits for room gets `PoolClosedError`."""
-        self.limit = -math.inf
-        while self.blocked:
-            job, future = self.blocked.popleft()
-            if not future.done():
-                text = f"{job!r} was waiting for room when the pool was shut down: it was not taken in"
-                self.refuse(job, future, PoolClosedError(text))
-        if self.joiners and len(self.jobs) <= self.spectators:
-            self._wake_joiners()
-
-    def refuse(self, job: Job[Any], future: asyncio.Future[None], error: Exception) -> None:
-        """End a job that waits for room: its submitter is told, and whoever has found it by its id."""
-        future.set_exception(error)
-        job._finish(CANCELLED, (error, None), self.now())
-
-    def withdraw_blocked(self, job: Job[Any]) -> None:
-        """Forget a job whose submitter has given up waiting for room."""
-        self.blocked = deque(row for row in self.blocked if row[0] is not job)
-        if job._finished_at is None:
-            error = JobCancelledError(f"{job!r} was withdrawn: its submitter was cancelled while it waited for room")
-            job._finish(CANCELLED, (error, None), self.now())
-        if self.joiners and not self.blocked and len(self.jobs) <= self.spectators:
-            self._wake_joiners()
 
     # -- starting ----------------------------------------------------------------------------------------------
 
@@ -377,8 +307,8 @@ class Engine:
         self.slice_ends = self.now() + self.slice
         while self.active < self.size and self.loans.grant():
             pass
-        if self.blocked:
-            self.admit()  # a slot that was lent is room too
+        if self.room.waiting:
+            self.room.admit()  # a slot that was lent is room too
         hands = len(self.idle)
         while self.idle and self.active < self.slots and self.queue._order.live:
             if not self.idle.pop().offer():
@@ -392,11 +322,11 @@ class Engine:
         """Start the best job on a hand that holds a slot, or put the hand to rest and return None."""
         if self.calm:
             job: Job[Any] | None = self.queue.pop()
-            if job is not None and (job._extra is None or self._may_start(job)):
+            if job is not None and (job._extra is None or not self.labels.park(job)):
                 hand.job = job
                 job._start(hand, now)
-                if self.blocked:
-                    self.admit()
+                if self.room.waiting:
+                    self.room.admit()
                 return job
         return self._next_or_rest(hand, now)
 
@@ -411,10 +341,10 @@ class Engine:
             pass  # the slot went with it, and `rest` counts it off for this hand
         elif self.active <= self.slots:
             while (job := self.queue.pop()) is not None:
-                if job._extra is None or self._may_start(job):
+                if job._extra is None or not self.labels.park(job):
                     job._start(hand, now)
                     hand.job = job
-                    self.admit()
+                    self.room.admit()
                     return hand.job
         self.rest(hand)
         return None
@@ -440,8 +370,8 @@ class Engine:
         hand.busy = False
         self.active -= 1
         self.calm_down()
-        if self.blocked:
-            self.admit()
+        if self.room.waiting:
+            self.room.admit()
 
     def arrive(self, hand: Hand) -> None:
         """Welcome a new hand, unless the pool was made smaller while it was on its way."""
@@ -452,16 +382,6 @@ class Engine:
         if self.queue._order.live or self.loans.returners:
             self.nudge()
 
-    def _may_start(self, job: Job[Any]) -> bool:
-        """Whether a job that came out of the line may start; one of a paused group is parked."""
-        extra = job._extra
-        if extra is not None and extra.label is not None and extra.label.paused:
-            extra.label.parked.append(job)
-            self.parked += 1
-            job._place = None
-            return False
-        return True
-
     def calm_down(self) -> None:
         """Recompute whether a hand may go from job to job without a look at anything else."""
         self.calm = self.active <= self.slots and not self.loans.returners
@@ -471,14 +391,14 @@ class Engine:
     def set_slots(self, size: int | None = None, *, paused: bool | None = None) -> None:
         """Change the size, or pause; running jobs go on. A closing pool cannot be held: to leave is to finish."""
         before = self.size, self.paused
-        closing = self.limit < 0
+        closing = self.room.closed
         if size is not None:
             self.size = max(size, 1) if closing else size
         if paused is not None:
             self.paused = paused and not closing
         self.slots = 0 if self.paused else self.size
         self.calm_down()
-        self.admit()
+        self.room.admit()
         if self.queue._order.live or self.loans.returners:
             self.nudge()
         if self.listeners:
@@ -486,25 +406,13 @@ class Engine:
 
     def pause_group(self, name: str) -> None:
         """Let no job of a group start; as `set_slots`, not while the pool is closing."""
-        if self.limit >= 0:
-            self.label(name).paused = True
+        if not self.room.closed:
+            self.labels.pause(name)
 
     def resume_group(self, name: str) -> None:
-        """Let the jobs of a group start again; parked ones go back to their places in line."""
-        label = self.labels.get(name)
-        if label is None or not label.paused:
-            return
-        label.paused = False
-        self.parked -= len(label.parked)
-        for job in label.parked:
-            self.queue.push_in_order(job)
-        label.parked.clear()
-        self._drop_label(label)
-        self.nudge()
-
-    def _drop_label(self, label: Label) -> None:
-        if not label.members and not label.paused:
-            self.labels.pop(label.name, None)
+        """Let the jobs of a group start again."""
+        if self.labels.resume(name):
+            self.nudge()
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -514,8 +422,8 @@ class Engine:
             del self.jobs[job.sequence]
             self.counters.succeeded += 1
             job._finish(SUCCEEDED, value, now)
-            if self.joiners and len(self.jobs) <= self.spectators:
-                self._wake_joiners()
+            if self.joiners.futures:
+                self.joiners.look()
             if self.listeners:
                 self.listeners.ended(job, hand.id, now)
         elif job._extra.stop is None and job._finished_at is None:
@@ -540,10 +448,10 @@ class Engine:
             foreign = error if stop is None else None
             self._finish_cancelled(job, now, cause=foreign)
         else:
-            failure = self._failure(job, stop, error, status)
+            failure = failure_of(job, stop, error, status)
             if stop is None or stop.cause is StopCause.TIMEOUT:
                 try:
-                    delay = self._next_delay(job, failure, now)
+                    delay = None if self.last_attempts else next_delay(job, failure, now=now, rng=self.runtime.random)
                 except Exception as fault:
                     # The user's predicate or backoff is broken: that is how the job fails.
                     fault.__context__ = failure
@@ -554,35 +462,6 @@ class Engine:
             self._finish_failed(job, status, failure, now)
         if extra is not None and extra.ended is not None:
             self._tell_ended(extra)
-
-    def _failure(
-        self, job: Job[Any], stop: StopRequest | None, error: BaseException | None, status: JobStatus
-    ) -> BaseException:
-        """Return the exception that awaiting the job raises if it is not tried again."""
-        if status is TIMED_OUT:
-            assert stop is not None
-            failure: BaseException = self._timeout_error(job, stop.cause)
-            failure.__cause__ = _without_locals(error)  # where the job was when it was told
-            return failure
-        assert error is not None
-        return error
-
-    def _next_delay(self, job: Job[Any], failure: BaseException, now: float) -> float | None:
-        """Ask the job's `Retry` for the delay before the next attempt; None: no other attempt."""
-        retry = job._plan.retry
-        if retry is None or self.last_attempts:
-            return None
-        history = None if job._extra is None else job._extra.history
-        delay = retry.next_delay(
-            failure,
-            attempt=job._attempt,
-            elapsed=now - job._submitted_at,
-            previous=history[-1].delay if history else 0.0,
-            rng=self.runtime.random,
-        )
-        if delay is not None and retry.budget is not None and not retry.budget.withdraw(now=now):
-            return None
-        return delay
 
     def _again(self, job: Job[Any], failure: BaseException, delay: float, now: float) -> None:
         """retry: let the job wait for its next attempt; it holds no worker."""
@@ -614,27 +493,17 @@ class Engine:
             self.nudge()
 
     def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
-        retry = job._plan.retry
-        attempts = retry.attempts if retry is not None else 1
-        note = f"attempt {job._attempt} of {attempts}, job {job._plan.name!r} id {job.id!r}"
-        with contextlib.suppress(Exception):  # an exception may have ideas of its own about notes
-            if note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
+        add_note(error, job)
         awaited = _is_awaited(job)
         worker = _worker_of(job)
         self._finish(job, status, (error, error.__traceback__), now)
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             self.on_fatal(error)
         elif not awaited:
-            self.report(job, error, worker)
+            self.errors.report(job, error, worker)
 
     def _finish_cancelled(self, job: Job[Any], now: float, *, cause: BaseException | None = None) -> None:
-        extra = job._extra
-        reason = "" if extra is None or extra.lost is None else f": {extra.lost}"
-        by_itself = ", by itself or by code outside of the pool" if cause is not None else ""
-        error = JobCancelledError(f"job {job._plan.name!r} id {job.id!r} was cancelled{by_itself}{reason}")
-        error.__cause__ = _without_locals(cause)
-        self._finish(job, CANCELLED, (error, None), now)
+        self._finish(job, CANCELLED, (cancelled_error(job, cause), None), now)
 
     def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
         """Close the book on a job: every end but the plainest comes through here."""
@@ -655,64 +524,23 @@ class Engine:
                 self.timetable.cross_out(alarm)
             extra.entries = None
             if extra.label is not None:
-                extra.label.members.pop(job, None)
-                self._drop_label(extra.label)
+                self.labels.leave(job, extra.label)
             if extra.lent:
                 self.loans.end(extra)
         job._finish(status, value, now)
         if extra is not None and extra.callbacks is not None:
             callbacks, extra.callbacks = extra.callbacks, None
             for callback, context in callbacks:
-                self.call_user(context, callback, job)
-        if self.joiners and len(self.jobs) <= self.spectators:
-            self._wake_joiners()
+                self.errors.call(context, callback, job)
+        self.joiners.look()
         if listeners:
             listeners.ended(job, worker, now, awaited=awaited)
-
-    def _wake_joiners(self) -> None:
-        for future in self.joiners:
-            if not future.done():
-                future.set_result(None)
-        self.joiners.clear()
 
     def _tell_ended(self, extra: JobExtra) -> None:
         for future in extra.ended or ():
             if not future.done():
                 future.set_result(None)
         extra.ended = None
-
-    def call_user(self, context: Context, function: Callable[..., object], *args: Any) -> None:
-        """Call a callback of the user's, in nobody's job; its failure is logged and hurts nobody."""
-        try:
-            context.run(function, *args)
-        except Exception as error:
-            log_fault(logger, "a callback of the pool failed: %r", function, error=error)
-
-    def report(self, job: Job[Any], error: BaseException, worker: int | None = None) -> None:
-        """Hand a failure that nobody awaits to the error sink: `on_error`, or the log."""
-        if self.on_error is not None:
-            # A copy: the one of the runtime may be entered.
-            self.call_user(self.runtime.context.copy(), self.on_error, job, error)
-        else:
-            log_fault(
-                logger,
-                "job %.200r id %.200r failed, and nobody was awaiting it",
-                job._plan.name,
-                job.id,
-                error=error,
-                fields=self.log_fields(job, worker),
-            )
-
-    def log_fields(self, job: Job[Any], worker: int | None) -> dict[str, Any]:
-        """Return what every line of the log about a job carries."""
-        return {
-            "job_id": job.id,
-            "job": job._plan.name,
-            "kind": None,
-            "attempt": job._attempt,
-            "worker": worker,
-            "pool": self.name,
-        }
 
     # -- stopping ------------------------------------------------------------------------------------------------
 
@@ -733,37 +561,13 @@ class Engine:
             self._stop(job, StopRequest(StopCause.CANCEL, reason))
             return True
         if job.sequence not in self.jobs:
-            return self._cancel_blocked(job)
+            return self.room.cancel(job)
         if reason is not None:
             job._more().lost = reason
         self.withdraw(job)
         self._finish_cancelled(job, self.now())
-        self.admit()
+        self.room.admit()
         return True
-
-    def _cancel_blocked(self, job: Job[Any]) -> bool:
-        """Cancel a job whose `submit` still waits for room: the submitter gets the news."""
-        for waiting, future in self.blocked:
-            if waiting is job and not future.done():
-                self.refuse(job, future, JobCancelledError(f"{job!r} was cancelled while it waited for room"))
-                self.withdraw_blocked(job)
-                return True
-        return False
-
-    def cancel_blocked(self, group: str | None = None) -> int:
-        """Cancel all jobs whose `submit` still waits for room, or those of a group; return how many there were."""
-        kept: deque[tuple[Job[Any], asyncio.Future[None]]] = deque()
-        count = 0
-        for job, future in self.blocked:
-            if future.done() or (group is not None and job.group != group):
-                kept.append((job, future))
-            else:
-                self.refuse(job, future, JobCancelledError(f"{job!r} was cancelled while it waited for room"))
-                count += 1
-        self.blocked = kept
-        if self.joiners and not self.blocked and len(self.jobs) <= self.spectators:
-            self._wake_joiners()
-        return count
 
     def drop(self, job: Job[Any], error: BaseException) -> None:
         """End a queued or scheduled job with an error of the pool's: dropped, or given up."""
@@ -771,19 +575,17 @@ class Engine:
         awaited = _is_awaited(job)
         self._finish(job, CANCELLED, (error, None), self.now())
         if not awaited:
-            self.report(job, error)
+            self.errors.report(job, error)
 
     def withdraw(self, job: Job[Any]) -> None:
         """Take a queued, parked or scheduled job out of its place."""
-        extra = job._extra
         if job._status is SCHEDULED:
             self.timetable.cross_out(job._place)
             self.scheduled -= 1
         elif job._place is not None:
             self.queue.discard(job)
-        elif extra is not None and extra.label is not None and job in extra.label.parked:
-            extra.label.parked.remove(job)
-            self.parked -= 1
+        else:
+            self.labels.take_out(job)
         job._place = None
 
     def reprioritize(self, job: Job[Any], priority: int) -> bool:
@@ -823,8 +625,8 @@ class Engine:
                 self._overrule(job, stop, StopRequest(cause))
             return
         self.withdraw(job)
-        self._finish_failed(job, TIMED_OUT, self._timeout_error(job, cause), self.now())
-        self.admit()
+        self._finish_failed(job, TIMED_OUT, timeout_error(job, cause), self.now())
+        self.room.admit()
 
     def attempt_expired(self, job: Job[Any]) -> None:
         """The time limit of the running attempt is over."""
@@ -853,22 +655,6 @@ class Engine:
         hand.alarm, hand.alarm_for = when, hand.job.sequence
         self.timetable.watch(when)
 
-    def _timeout_error(self, job: Job[Any], cause: StopCause) -> JobTimeoutError:
-        plan = job._plan
-        if cause is StopCause.QUEUE_TIMEOUT:
-            seconds, text = plan.queue_timeout, "waited in the queue for longer than"
-        elif cause is StopCause.TOTAL_TIMEOUT:
-            seconds, text = plan.total_timeout, "was not done within a total of"
-        else:
-            extra = job._extra
-            changed = None if extra is None else extra.timeout
-            seconds, text = plan.timeout if changed is None else changed, "ran for longer than"
-        assert seconds is not None
-        limit: Any = cause.value
-        return JobTimeoutError(
-            f"job {job._plan.name!r} id {job.id!r} {text} {seconds:g} s ({limit}={seconds:g})", limit, seconds
-        )
-
     # -- what would not end --------------------------------------------------------------------------------------
 
     def leave_behind(self, hand: Hand, job: Job[Any], *, leaked: bool, now: float) -> None:
@@ -885,7 +671,7 @@ class Engine:
         if stop.cause is StopCause.CANCEL:
             self._finish_cancelled(job, now)
         else:
-            self._finish_failed(job, TIMED_OUT, self._timeout_error(job, stop.cause), now)
+            self._finish_failed(job, TIMED_OUT, timeout_error(job, stop.cause), now)
 
     def mark_leaked(self, hand: Hand, job: Job[Any]) -> None:
         """Name a job that did not end, and by choice give its slot to another."""
@@ -894,14 +680,12 @@ class Engine:
         self.counters.leaked_total += 1
         self.leaked += 1
         stack = hand.stack()
-        log_fault(
-            logger,
+        self.errors.log(
             "job %.200r id %.200r was told to stop, and did not end within its grace: it leaked%s\n%s",
-            job._plan.name,
-            job.id,
+            job,
             " and is replaced" if self.on_leak == "replace" else ", and holds its slot until it ends",
             stack,
-            fields=self.log_fields(job, hand.id),
+            worker=hand.id,
         )
         if self.on_leak == "replace":
             self.active -= 1
@@ -922,31 +706,17 @@ class Engine:
                 self.calm_down()
         self._tell_ended(extra)
         if error is not None and not isinstance(error, (asyncio.CancelledError, RetryAfter)):
-            self.report(job, error)
+            self.errors.report(job, error)
 
     # -- what others ask -----------------------------------------------------------------------------------------
 
-    async def wait_for_all(self) -> None:
-        """Wait until there is no job, those aside that wait here themselves."""
-        inside = running_job.get()
-        watches = inside is not None and inside._plan.owner is self.owner and inside._finished_at is None
-        self.spectators += watches
-        try:
-            # Whoever waits outside waits for the jobs that wait here, too.
-            while len(self.jobs) > (self.spectators if watches else 0) or self.blocked:
-                future: asyncio.Future[None] = self.runtime.loop.create_future()
-                self.joiners.append(future)
-                try:
-                    await self.loans.wait_for(future)
-                finally:
-                    if future in self.joiners:
-                        self.joiners.remove(future)
-        finally:
-            self.spectators -= watches
-
     def queued(self) -> int:
         """How many jobs wait for a worker."""
-        return self.queue._order.live + self.parked
+        return self.queue._order.live + self.labels.parked
+
+    def someone_outside(self) -> bool:
+        """Whether somebody waits for room."""
+        return bool(self.room.waiting)
 
     def running(self) -> int:
         """How many jobs run."""
@@ -977,16 +747,6 @@ class Engine:
 
 def _nothing() -> None:
     """Until the supervisor says what is to be done."""
-
-
-def _without_locals(error: BaseException | None) -> BaseException | None:
-    """Clear the frames of a cancel: they tell where it struck, and keep nothing.
-
-    What a job waits in, such as `asyncio.sleep`, keeps a timer there, which keeps the context, and that the job.
-    """
-    if error is not None:
-        clear_frames(error.__traceback__)
-    return error
 
 
 def _worker_of(job: Job[Any]) -> int | None:

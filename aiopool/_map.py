@@ -235,12 +235,12 @@ class MapStream(Claim, Generic[R_co]):
             plan.plain
             and plan.direct
             and not (self._yields or engine.listeners)
-            and len(engine.jobs) + place <= engine.limit
+            and len(engine.jobs) + place <= engine.room.limit
         ):
             self._fill_at_once(engine, source, place)
             return True
         for _ in range(place):
-            if len(engine.jobs) >= engine.limit and engine.full():
+            if len(engine.jobs) >= engine.room.limit and engine.room.full():
                 return self._between > 0
             try:
                 item = next(source)
@@ -303,13 +303,11 @@ class MapStream(Claim, Generic[R_co]):
         if job._place is not None or job._finished_at is not None:
             return  # it is in
         self._home.check_accepting(job)
-        if not engine.full():
+        if not engine.room.full():
             engine.enter(job)
             return
-        future: asyncio.Future[None] = engine.runtime.loop.create_future()
-        engine.blocked.append((job, future))
         try:
-            await engine.loans.wait_for(future)
+            await engine.room.wait(job)
         except PoolError:
             pass  # cancelled by its id, or the pool is closing: that is what the consumer gets for this item
         finally:
@@ -318,7 +316,7 @@ class MapStream(Claim, Generic[R_co]):
                     # For a consumer that goes on after a time limit of his own.
                     self._source = itertools.chain(job._args, self._source)
                 self._forget(job)
-                engine.withdraw_blocked(job)
+                engine.room.withdraw(job)
 
     async def _feed_from(self, engine: Engine, source: AsyncIterator[Any]) -> None:
         """The feeder: read an asynchronous source, at most as far as there is place; it ends with the pool."""
@@ -454,7 +452,7 @@ class MapStream(Claim, Generic[R_co]):
     def _report(self, job: Job[Any]) -> None:
         """Report a failure that the consumer did not take."""
         if job._status in _FAILURES:
-            self._engine().report(job, job._value[0])
+            self._engine().errors.report(job, job._value[0])
 
     def __del__(self) -> None:
         """Report the failures that nobody will take: a bare loop has broken, and the last of its jobs has ended."""
@@ -464,7 +462,7 @@ class MapStream(Claim, Generic[R_co]):
             for job in failed:
                 # In a turn of its own, for this may be in the middle of a step, or in whichever thread.
                 with contextlib.suppress(RuntimeError):  # the loop is closed, and all is over
-                    engine.runtime.loop.call_soon_threadsafe(engine.report, job, job._value[0])
+                    engine.runtime.loop.call_soon_threadsafe(engine.errors.report, job, job._value[0])
 
 
 def _has_claim(job: Job[Any], claim: Claim) -> bool:

@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
 
 from aiopool._bridge import ThreadBridge
-from aiopool._engine import Engine, OnError
+from aiopool._engine import Engine
+from aiopool._error_sink import ErrorSink, OnError
 from aiopool._group import Group
 from aiopool._health_watch import HealthWatch
 from aiopool._home import Home, Overflow
@@ -297,8 +298,7 @@ class Pool(Submitter):
             aging=self._aging,
             cancel_grace=self._cancel_grace,
             on_leak=self._on_leak,
-            on_error=self._on_error,
-            name=home.name,
+            errors=ErrorSink(home.name, runtime, self._on_error),
             sweep=lambda now: supervisors[0].sweep(now),
         )
         supervisor = Supervisor(
@@ -493,7 +493,7 @@ class Pool(Submitter):
         self._home.failure = RestartLimitError(f"{text}: the pool has given up")
         self._home.failure.__cause__ = fault
         self._home.status = PoolStatus.CLOSING
-        engine.close_doors()
+        engine.room.close()
         # First: the shutdown would cancel them, with another reason.
         for job in list(engine.jobs.values()):
             if job._status is not JobStatus.RUNNING:
@@ -527,7 +527,7 @@ class Pool(Submitter):
 
         If the caller is cancelled, the jobs go on.
         """
-        await self._engine("join").wait_for_all()
+        await self._engine("join").joiners.wait()
 
     async def cancel(self, id: int | str, reason: str | None = None) -> CancelReport:
         """Cancel a job by its id, in whichever place it is, and return when no line of it will run any more.
@@ -565,7 +565,7 @@ class Pool(Submitter):
         If the caller is cancelled, the cancel of the jobs goes on.
         """
         engine = self._engine("cancel_group")
-        blocked = engine.cancel_blocked(name)  # first: the others make room
+        blocked = engine.room.cancel_all(name)  # first: the others make room
         label = engine.labels.get(name)
         return blocked + await self._cancel_all([] if label is None else list(label.members), reason)
 
@@ -578,7 +578,7 @@ class Pool(Submitter):
         If the caller is cancelled, the cancel of the jobs goes on.
         """
         engine = self._engine("cancel_all")
-        return engine.cancel_blocked() + await self._cancel_all(list(engine.jobs.values()), reason)
+        return engine.room.cancel_all() + await self._cancel_all(list(engine.jobs.values()), reason)
 
     async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
         own = running_job.get()
@@ -770,7 +770,7 @@ class Pool(Submitter):
         if job is None and isinstance(id, int):
             job = engine.jobs.get(id)
         if job is None:
-            job = next((waiting for waiting, _ in engine.blocked if waiting.id == id), None)
+            job = engine.room.find(id)
         return job
 
     def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
@@ -797,7 +797,7 @@ class Pool(Submitter):
             queued=engine.queued(),
             scheduled=engine.scheduled,
             running=engine.running(),
-            waiting=len(engine.blocked),
+            waiting=len(engine.room.waiting),
             leaked=engine.leaked,
             size=engine.size,
             busy=engine.active,

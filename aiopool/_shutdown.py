@@ -119,11 +119,11 @@ class Shutdown:
         """A job has called for the shutdown, and waits for it: it is neither waited for nor cancelled."""
         if job not in self.callers:
             self.callers.add(job)
-            self._engine.spectators += 1
+            self._engine.joiners.spectators += 1
             job.add_done_callback(self._caller_done)
 
     def _caller_done(self, job: Job[Any]) -> None:
-        self._engine.spectators -= 1
+        self._engine.joiners.spectators -= 1
 
     def hurry(self, timeout: float | None, grace: float | None) -> None:
         """Bring the deadline, the grace, or both forward."""
@@ -146,7 +146,7 @@ class Shutdown:
         engine, counters = self._engine, self._engine.counters
         began = engine.now()
         before = (counters.succeeded, counters.failed, counters.timed_out, counters.cancelled)
-        engine.close_doors()
+        engine.room.close()
         never_started = self._cancel_waiting() if cancel_pending else 0
         resume_all(engine, self._supervisor)
         await self._finish()
@@ -183,15 +183,15 @@ class Shutdown:
             if left <= 0:
                 return
             self._wakeup = engine.runtime.loop.create_future()
-            engine.joiners.append(self._wakeup)
+            engine.joiners.futures.append(self._wakeup)
             timer = engine.runtime.later(left, self.wake) if left < math.inf else None
             try:
                 await self._wakeup
             except asyncio.CancelledError:
                 self._cancelled()
             finally:
-                if self._wakeup in engine.joiners:
-                    engine.joiners.remove(self._wakeup)
+                if self._wakeup in engine.joiners.futures:
+                    engine.joiners.futures.remove(self._wakeup)
                 self._wakeup = None
                 if timer is not None:
                     timer.cancel()
@@ -281,8 +281,8 @@ def resume_all(engine: Engine, supervisor: Supervisor) -> None:
     """End every pause, of the pool and of groups, and the hold of size 0: what is there has to be finished."""
     engine.set_slots(size=engine.size or 1, paused=False)
     supervisor.ensure()
-    for name in list(engine.labels):
-        engine.resume_group(name)
+    for label in engine.labels:
+        engine.resume_group(label.name)
 
 
 def only(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:

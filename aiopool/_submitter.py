@@ -115,7 +115,7 @@ class Submitter:
             engine.check_id(plan.id)
         if self._block is not None:
             await self._block.adopt(job, self._enter_when_room(engine, job))
-        elif engine.full():
+        elif engine.room.full():
             await self._enter_when_room(engine, job)
         else:
             engine.enter(job)
@@ -149,7 +149,7 @@ class Submitter:
             return job  # it is in; a listener may have cancelled it already
         if plan.id is not None:
             engine.check_id(plan.id)
-        if engine.full():
+        if engine.room.full():
             self._make_room(engine, job, nowait=True)
         if self._block is not None:
             self._block.adopt_nowait(job)
@@ -364,7 +364,7 @@ class Submitter:
     # -- room --------------------------------------------------------------------------------------------------------
 
     async def _enter_when_room(self, engine: Engine, job: Job[Any]) -> None:
-        if not engine.full() or self._make_room(engine, job, nowait=False):
+        if not engine.room.full() or self._make_room(engine, job, nowait=False):
             engine.enter(job)
             return
         if self._home.overflow == "run_here" and not job._plan.delay:
@@ -376,16 +376,14 @@ class Submitter:
                     await self._home.stop(job, "its submitter was cancelled")
                 raise
             return
-        future: asyncio.Future[None] = engine.runtime.loop.create_future()
-        engine.blocked.append((job, future))
         try:
-            await engine.loans.wait_for(future)
+            await engine.room.wait(job)
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
+            if job.sequence in engine.jobs:
                 with shield():
                     await self._home.stop(job, "its submitter was cancelled")  # it had just got in: no orphan
             else:
-                engine.withdraw_blocked(job)
+                engine.room.withdraw(job)
             raise
 
     def _make_room(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
@@ -402,7 +400,7 @@ class Submitter:
         engine.counters.submitted += 1
         engine.counters.rejected += 1
         raise QueueFullError(
-            f"{job!r} was refused: {engine.queued()} jobs are queued (queue_size={engine.limit:g}) and "
+            f"{job!r} was refused: {engine.queued()} jobs are queued (queue_size={engine.room.limit:g}) and "
             f'{engine.active} of {engine.size} slots are taken. Use `await pool.submit(...)` with overflow="wait" to '
             "wait for room"
         )

@@ -87,7 +87,7 @@ def _metrics(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
         queued=queued_by_priority(engine),
         oldest_wait=oldest_wait(engine),
         workers={"idle": len(workers) - busy, "busy": busy, "restarting": home.supervisor.restarting},
-        queue_size=max(0.0, engine.limit),
+        queue_size=max(0.0, engine.room.limit),
         paused=engine.paused,
         leaked_total=engine.counters.leaked_total,
         loop_lag=0.0 if lag is None else lag.worst(),
@@ -110,7 +110,7 @@ def _pulse(home: Home, engine: Engine) -> Pulse:
         ended=counters.succeeded + bad,
         bad=bad,
         restarts=counters.restarts,
-        backlog=engine.queued() + len(engine.blocked),
+        backlog=engine.queued() + len(engine.room.waiting),
         oldest_wait=oldest_wait(engine),
         size=engine.size,
         busy=engine.active,
@@ -125,7 +125,7 @@ def _pulse(home: Home, engine: Engine) -> Pulse:
 def queued_by_priority(engine: Engine) -> dict[int, int]:
     """Count the jobs that wait for a worker by their priorities."""
     counts = engine.queue.counts()
-    for label in engine.labels.values():
+    for label in engine.labels:
         for job in label.parked:
             counts[job.priority] = counts.get(job.priority, 0) + 1
     return counts

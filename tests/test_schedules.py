@@ -16,13 +16,14 @@ import pytest
 from virtual import BOTH, now
 from world import KINDS, World
 
-from aiopool import JobCancelledError, JobStatus, Retry
+from aiopool import JobCancelledError, JobStatus, Retry, _engine
 from aiopool._engine import Engine
 from aiopool._group import Group
 from aiopool._home import Home
 from aiopool._job import Job
 from aiopool._loans import Loans
 from aiopool._queue import JobQueue, _Buckets
+from aiopool._room import Room
 from aiopool._scope_worker import ScopeWorker
 from aiopool._shutdown import Shutdown
 from aiopool._supervisor import Supervisor
@@ -539,8 +540,6 @@ def counted_twice(original):
 
 
 def cancel_is_a_failure(monkeypatch):
-    from aiopool import _engine
-
     original = _engine.verdict
 
     def verdict(stop, error):
@@ -550,7 +549,7 @@ def cancel_is_a_failure(monkeypatch):
     monkeypatch.setattr(_engine, "verdict", verdict)
     monkeypatch.setattr("aiopool._retry._is_stop", lambda error: False)
     monkeypatch.setattr(
-        Engine, "_next_delay", lambda self, job, failure, at: 0.0 if job.attempt < 2 and job._plan.retry else None
+        _engine, "next_delay", lambda job, *args, **kwargs: 0.0 if job.attempt < 2 and job._plan.retry else None
     )
 
 
@@ -563,9 +562,9 @@ def pause_is_ignored(original):
 
 def last_come_first_let_in(original):
     def admit(self):
-        self.blocked.reverse()
+        self.waiting.reverse()
         original(self)
-        self.blocked.reverse()
+        self.waiting.reverse()
 
     return admit
 
@@ -605,7 +604,7 @@ FAULTS = {
     "the time limit never strikes": (wrap(Engine, "attempt_expired", nothing), mixed, 60),
     "a finished job keeps its arguments": (wrap(Job, "_finish", arguments_are_kept), "nothing_is_kept", 5),
     "an exception is replaced by a copy": (
-        wrap(Engine, "_failure", lambda original: lambda self, *args: copy.copy(original(self, *args))),
+        wrap(_engine, "failure_of", lambda original: lambda *args: copy.copy(original(*args))),
         mixed,
         60,
     ),
@@ -620,8 +619,8 @@ FAULTS = {
         "a_retried",
         10,
     ),
-    "a freed place wakes nobody": (wrap(Engine, "admit", nothing), "ca1", 10),
-    "blocked submitters get in last come first": (wrap(Engine, "admit", last_come_first_let_in), "ca1", 10),
+    "a freed place wakes nobody": (wrap(Room, "admit", nothing), "ca1", 10),
+    "blocked submitters get in last come first": (wrap(Room, "admit", last_come_first_let_in), "ca1", 10),
     "a cancel is counted twice": (wrap(Engine, "_finish", counted_twice), "ca5", 10),
     "a cancel is retried": (cancel_is_a_failure, "ca6", 10),
     "a pause does not hold": (wrap(Engine, "set_slots", pause_is_ignored), "a_paused", 10),

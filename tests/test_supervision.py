@@ -16,6 +16,7 @@ from aiopool import JobCancelledError, JobStatus, Pool, PoolClosedError, PoolSta
 from aiopool._engine import Engine
 from aiopool._queue import _Buckets
 from aiopool._scope_worker import ScopeWorker
+from aiopool._timetable import Timetable
 from aiopool._worker import TaskWorker
 from aiopool.testing import advance, explore, run_virtual, settle, wait_until
 
@@ -305,7 +306,7 @@ MACHINERY = {
         (Engine, "returned"),
         (Engine, "conclude"),
         (_Buckets, "pop"),
-        (Engine, "watch"),
+        (Timetable, "watch"),
         (TaskWorker, "context"),
         (TaskWorker, "offload"),
     ],
@@ -314,7 +315,7 @@ MACHINERY = {
         (Engine, "returned"),
         (Engine, "conclude"),
         (_Buckets, "pop"),
-        (Engine, "watch"),
+        (Timetable, "watch"),
         (ScopeWorker, "context"),
         (ScopeWorker, "offload"),
         (ScopeWorker, "_rest"),

@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 from pydantic import PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aiopool._engine import OnError
+from aiopool._error_sink import OnError
 from aiopool._health import HealthLimits
 from aiopool._home import Overflow
 from aiopool._options import Priority
