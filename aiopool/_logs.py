@@ -194,6 +194,7 @@ def configure_logging(
 
     Raises:
         ValueError: there is no such level or renderer.
+        TypeError: nothing can be written to `stream`.
 
     Example:
         aiopool.configure_logging("DEBUG", renderer="json")
@@ -202,12 +203,14 @@ def configure_logging(
     if renderer not in ("console", "json"):
         raise ValueError(f'renderer={renderer!r}: it must be "console" or "json"')
     stream = sys.stderr if stream is None else stream
+    if stream is not None and not hasattr(stream, "write"):
+        raise TypeError(f"stream={stream!r}: it must be an open text file, such as sys.stdout or open(path, 'a')")
     choice = (number, renderer, stream, colors)
     if _Installed.choice == choice and _Installed.handler in logging.getLogger().handlers:
         return
     reset_logging()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_structlog(renderer, (stream or sys.stderr).isatty() if colors is None else colors))
+    handler.setFormatter(_structlog(renderer, _is_terminal(stream) if colors is None else colors))
     root = logging.getLogger()
     root.addHandler(handler)
     _Installed.handler, _Installed.level_before, _Installed.choice = handler, root.level, choice
@@ -215,6 +218,11 @@ def configure_logging(
     heard = tuple(kind for kind, (line_level, _) in _LINES.items() if line_level >= number)
     if heard:
         _Installed.listener = listen_everywhere(_log_event, heard)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    ask = getattr(stream, "isatty", None)  # a program without a console has no stderr; some streams do not tell
+    return ask is not None and ask()
 
 
 def reset_logging() -> None:

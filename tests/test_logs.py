@@ -548,6 +548,8 @@ async def test_a_pool_may_ask_for_logs(isolation, capsys):
 def test_what_is_no_level_and_no_renderer():
     """Refused, with what is allowed; nothing is changed."""
     handlers = list(logging.getLogger().handlers)
+    with pytest.raises(TypeError, match=r"sys\.stdout"):
+        configure_logging(stream=3)
     with pytest.raises(ValueError, match="DEBUG"):
         configure_logging("LOUD")
     with pytest.raises(ValueError, match='"console" or "json"'):
@@ -655,3 +657,23 @@ def test_structlog_is_loaded_when_it_is_asked_for():
     """
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "True"]
+
+
+def test_a_stream_need_not_tell_whether_it_is_a_terminal():
+    """Whatever has `write` will do, a tee or a socket's file; it gets plain lines."""
+
+    class Tee:
+        def __init__(self):
+            self.text = ""
+
+        def write(self, text):
+            self.text += text
+
+    tee = Tee()
+    configure_logging(stream=tee)
+    try:
+        logging.getLogger("shop").warning("low on tea")
+    finally:
+        reset_logging()
+    assert "low on tea" in tee.text
+    assert "\x1b" not in tee.text
