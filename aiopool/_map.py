@@ -213,12 +213,19 @@ class MapStream(Claim, Generic[R_co]):
         async with self:
             async for result in self:
                 results.append(result)
-                # What is there already is taken without a coroutine for each: as `__anext__`, in a row.
-                line = self._line
-                while self._between > self._low and line and line[0]._status is SUCCEEDED and not self._careful:
-                    self._between -= 1
-                    results.append(line.popleft()._value)
+                if not self._careful:
+                    self._take_ready(results)
         return results
+
+    def _take_ready(self, results: list[Any]) -> None:
+        """Take what is there already, as `__anext__` would, in a row and without a coroutine for each."""
+        line = self._line
+        most = min(len(line), self._between - self._low)
+        taken = 0
+        while taken < most and line[0]._status is SUCCEEDED:
+            results.append(line.popleft()._value)
+            taken += 1
+        self._between -= taken
 
     # -- the source's side -----------------------------------------------------------------------------------------
 
