@@ -6,7 +6,7 @@ General layout, from the ground up; each file uses only what lies below it:
     about a job       _options, _plan, _job
     who hears of it   _listeners; events by _teller, _logs; numbers by _metrics, _loop_lag
     the line          _queue
-    the books         _loans, _engine, _statistics
+    the books         _engine on _loans, _room, _joiners, _labels, _ending, _error_sink; _statistics
     hands             _worker, _scope_worker, _supervisor
     the pool          _home, _map, _submitter, _group, _shutdown, _pool; a look at it: _survey on _health, _health_watch
     settings          settings
