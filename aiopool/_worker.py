@@ -166,7 +166,10 @@ class Worker(Hand, ABC):
         engine.watch(self, now + 2 * engine.cancel_grace)
 
     def _come_free(self) -> None:
-        self.go_on(self.engine.now())
+        try:
+            self.go_on(self.engine.now())
+        except BaseException as fault:
+            self.crash(fault)
 
     # -- the ladder ------------------------------------------------------------------------------------------------
 

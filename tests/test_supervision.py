@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import threading
 
 import pytest
 from virtual import double, forever, now
@@ -410,6 +411,22 @@ def crash_once(original, fault):
         return original(*args)
 
     return failing
+
+
+@pytest.mark.loops("real")
+async def test_a_crash_while_a_call_is_taken_back_replaces_the_worker(new_pool, monkeypatch, caplog):
+    """WC4: a call that no thread had begun is cancelled; what its slot does next fails."""
+    release = threading.Event()
+    async with new_pool(size=2, max_threads=1, restart=Restart(delay=0)) as pool:
+        held = await pool.submit(release.wait)
+        waiting = await pool.submit(len, "waiting")
+        await wait_until(lambda: waiting.status is JobStatus.RUNNING)
+        next_job = await pool.submit(len, "next")
+        monkeypatch.setattr(Engine, "next", crash_once(Engine.next, Fault()))
+        assert waiting.cancel()
+        await wait_until(lambda: pool.statistics().restarts == 1)
+        release.set()
+        assert (await held, await next_job) == (True, 4)
 
 
 @virtual
