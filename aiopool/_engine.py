@@ -352,12 +352,16 @@ class Engine:
     def rest(self, hand: Hand) -> None:
         """Give a hand's slot back, and let the hand rest."""
         self.leave(hand)
+        if self.lie_down(hand) and self.queue._order.live:
+            self.nudge()  # whoever waited for room got in with the slot that was given back
+
+    def lie_down(self, hand: Hand) -> bool:
+        """Let a hand without a slot rest; whether it does. It ends if there are enough: it had stood in for another."""
         if len(self.idle) >= self.size:
-            hand.retire()  # a stand-in for a worker whose job had lent its slot
-        else:
-            self.idle.append(hand)
-            if self.queue._order.live:
-                self.nudge()  # whoever waited for room got in with the slot that was given back
+            hand.retire()
+            return False
+        self.idle.append(hand)
+        return True
 
     def take_slot(self, hand: Hand) -> None:
         """Give a hand a slot, for as long as it finds work; there is one."""
@@ -375,11 +379,7 @@ class Engine:
 
     def arrive(self, hand: Hand) -> None:
         """Welcome a new hand, unless the pool was made smaller while it was on its way."""
-        if len(self.idle) >= self.size:
-            hand.retire()
-            return
-        self.idle.append(hand)
-        if self.queue._order.live or self.loans.returners:
+        if self.lie_down(hand) and (self.queue._order.live or self.loans.returners):
             self.nudge()
 
     def calm_down(self) -> None:

@@ -241,7 +241,7 @@ class ScopeWorker(Worker):
             if engine.active < engine.slots:
                 engine.take_slot(self)
             else:
-                engine.idle.append(self)
+                engine.lie_down(self)
 
     def _ring_bell(self) -> None:
         if self._bell is not None and not self._bell.done():

@@ -1,6 +1,7 @@
 """Claim 1 through every change of size: the limit you set is the number of jobs running (reliability F, F-07)."""
 
 import asyncio
+import contextlib
 import random
 
 import pytest
@@ -326,3 +327,26 @@ async def test_a_leak_keeps_its_slot_through_a_resize(isolation):
         for job in [await pool.submit(gauge.run) for _ in range(6)]:
             await job
         assert gauge.most == 3
+
+
+@virtual
+async def test_a_worker_that_was_called_to_work_and_comes_too_late_ends(isolation):
+    """RS2, RS6: between the call and its first step the pool shrank, and another worker lay down."""
+    short, long = asyncio.Event(), asyncio.Event()
+    async with Pool(3, isolation=isolation) as pool:
+        await pool.submit(short.wait)
+        await pool.submit(long.wait)
+        await settle()
+        pool.submit_nowait(echo, 1)  # calls the third worker, in the next turn
+
+        def shrink():
+            with contextlib.suppress(StopIteration):
+                pool.resize(1).send(None)
+
+        asyncio.get_running_loop().call_soon(shrink)  # after the call, before the worker's step
+        short.set()
+        await settle()
+        long.set()
+        await pool.join()
+        await settle()
+        assert workers(pool) == pool.size
