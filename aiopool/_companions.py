@@ -95,6 +95,8 @@ class Companions:
             # All that is left, together; and nothing is watched any longer.
             left = max(0.0, deadline - time.monotonic())
             reports = [await registry.stop_all(timeout=left)]
+            if not reports[0].success:
+                registry._kill_known()  # nobody comes after us
         finally:
             hurried.cancel()
             for stop in stops:

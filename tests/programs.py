@@ -62,4 +62,5 @@ def rest(process: subprocess.Popen[str]) -> tuple[list[str], int]:
     """
     assert process.stdout is not None
     lines = process.stdout.read().splitlines()
-    return [line for line in lines if not line.startswith("Executing <")], process.wait()
+    kept = [line for line in lines if not line.removeprefix("WARNING:asyncio:").startswith("Executing <")]
+    return kept, process.wait()

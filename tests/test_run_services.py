@@ -9,7 +9,11 @@ import time
 import psutil
 import pytest
 from programs import program, rest, wait_for
-from services.helpers import nothing_left, running  # noqa: F401 - a check around every test of this module
+from services.helpers import (
+    nothing_left,  # noqa: F401 - a check around every test of this module
+    running,
+    wait_until,
+)
 
 import aiopool
 from aiopool import Command, Pool, ServiceRegistry
@@ -411,6 +415,29 @@ def test_a_signal_while_they_start_stops_those_that_were_started():
     assert "main" not in lines
     assert len(tree) == 1
     assert not running(tree[0].pid)
+
+
+def test_what_is_still_there_at_the_end_of_the_time_is_killed_in_one_look():
+    """The careful kill has come to nothing: the program does not end before one more."""
+    with program(
+        deaf(
+            """
+            from aiopool.services import _families
+            _families._kill = lambda *args: None
+
+            async def main():
+                say("up")
+                await asyncio.sleep(3600)
+
+            aiopool.run(main, services=registry, timeout=0.2, grace=0.1)
+            """
+        )
+    ) as process:
+        found = two_pids(process, word="up")
+        process.terminate()
+        lines, code = rest(process)
+    assert code == 128 + signal.SIGTERM, lines
+    wait_until(lambda: not any(map(running, found)))
 
 
 def test_a_kill_that_comes_to_nothing_in_time_is_done_in_one_look():

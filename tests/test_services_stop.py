@@ -26,7 +26,7 @@ from services.helpers import (
 )
 
 from aiopool import Pool
-from aiopool.services import Command, ServiceRegistry
+from aiopool.services import Command, ServiceRegistry, _families
 from aiopool.services._families import MARK, Family, end_families
 from aiopool.services._process import ProcessTable, identify
 from aiopool.services._stop import Deadlines, _ask, _verdict
@@ -288,6 +288,16 @@ async def test_grandchildren_end_with_their_service(end) -> None:
         assert family.living() == set()
         child.wait(10)
     assert not any(map(running, [child.pid, *pids]))
+
+
+def test_killing_is_never_left_out_though_the_time_is_over(monkeypatch) -> None:
+    """On a machine that has no time, the look alone may take longer than was left: nobody is left stopped."""
+    monkeypatch.setattr(_families, "_VERIFY", 0.0)
+    process = subprocess.Popen(["sleep", "601"])
+    family = Family([identify(process.pid)])
+    end_families([family], force_at=0, deadline=0)
+    assert process.wait(10) == -signal.SIGKILL
+    assert family.forced
 
 
 async def test_a_command_is_ended_with_its_daemons() -> None:

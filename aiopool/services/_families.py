@@ -38,8 +38,10 @@ _KILL_ROUND = 0.2
 # Each generation that is born while it is looked for costs a round; more than a few is a race that cannot be won.
 _HOLD_ROUNDS = 10
 
-# SIGKILL works at once, but not in no time: what a deadline of zero still grants for being sure.
+# SIGKILL works at once, but not in no time: what a deadline of zero still grants for being sure,
 _VERIFY = 0.5
+# and what is granted when even that is over.
+_LAST_LOOK = 0.05
 
 
 @final
@@ -158,17 +160,20 @@ def _kill(families: Sequence[Family], watch: ExitWatch, deadline: float) -> None
     while True:
         _hold(families)
         left = {family: living for family in families if (living := family.living())}
-        if not left or time.monotonic() >= deadline:
+        if not left:
             return
         for family, living in left.items():
             family.forced = True
             family.send(sorted(living, key=lambda process: process not in family.roots), signal.SIGKILL)
-        round_ends = min(deadline, time.monotonic() + _KILL_ROUND)
+        round_ends = max(min(deadline, time.monotonic() + _KILL_ROUND), time.monotonic() + _LAST_LOOK)
         watch.add(process for living in left.values() for process in living)
         while any(map(alive, (process for living in left.values() for process in living))):
             if time.monotonic() >= round_ends:
                 break
             watch.wait(round_ends - time.monotonic())
+        # Not before the first round: to look may have taken all the time there was, and they stand still by now.
+        if time.monotonic() >= deadline:
+            return
 
 
 def _hold(families: Sequence[Family]) -> None:
