@@ -16,7 +16,8 @@ from aiopool import Pool
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 
 def say(*words):
-    print(*words, flush=True)
+    # In one write; print() may make several, and the words of another process would come between them.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 """
 
 
