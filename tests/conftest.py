@@ -6,6 +6,8 @@
     "real"     asyncio's own loop, the same with the eager task factory (3.12+), and uvloop: for all that has not
     "uvloop"   uvloop alone, beside "virtual", which is a loop of asyncio's too
 
+`@pytest.mark.loops("real", long=("eager",))` leaves some of these loops, by name, to the long run.
+
 After each of these tests nothing may be left: no task, timer, thread, signal handler, and no report to the loop's
 exception handler. `@pytest.mark.leaves_behind(reason)` takes a test out of that check.
 
@@ -40,6 +42,9 @@ except ImportError:  # not on every platform
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Programs are started by the hundred: none of them compiles the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 EAGER = sys.version_info >= (3, 12)
 ROOT = Path(aiopool.__file__).parents[1]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -69,12 +74,24 @@ LOOPS = _factories()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", 'loops(*kinds): run on each loop of these kinds: "virtual", "real", "uvloop"')
+    config.addinivalue_line(
+        "markers", 'loops(*kinds, long=()): run on each loop of these kinds: "virtual", "real", "uvloop"'
+    )
     config.addinivalue_line("markers", "leaves_behind(reason): no check for leaks after this test")
     # A shell's background jobs inherit that SIGINT is ignored, and so would each program that a test starts: those that
     # wait to be interrupted would wait for ever.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, whoever has nothing left to do takes over half of what another has: the slow files stand together."""
+    if config.getoption("dist") != "load":
+        return None  # as it was asked for
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -89,6 +106,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
         return (yield)
     finally:
         metafunc.config.pluginmanager.unregister(chooser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        mark = item.get_closest_marker("loops")
+        if mark is None or "long" not in mark.kwargs or not isinstance(item, pytest.Function):
+            continue
+        # The loop is the first parameter of a test, unless there is one loop only; and one name begins as another does.
+        names = sorted((name for kind in mark.args for name in LOOPS[kind]), key=len, reverse=True)
+        words = f"{item.callspec.id}-" if hasattr(item, "callspec") else ""
+        if next((name for name in names if words.startswith(f"{name}-")), None) in mark.kwargs["long"]:
+            item.add_marker("long")
 
 
 class _LoopChooser:
@@ -126,6 +156,14 @@ def isolation(request: pytest.FixtureRequest) -> str:
     """Both kinds of containment."""
     kind: str = request.param
     return kind
+
+
+@pytest.fixture(params=["a third", pytest.param("the others", marks=pytest.mark.long)])
+def seeds(request: pytest.FixtureRequest) -> Callable[[int], range]:
+    """Of so many seeds, a third every time, and the others in the long run."""
+    if request.param == "a third":
+        return lambda count: range(count // 3)
+    return lambda count: range(count // 3, count)
 
 
 def books(pool: Pool) -> None:

@@ -254,7 +254,7 @@ def scraped(tmp_path_factory):
     port = free_port()
     # The file that we ship, with the program of this test as its only target, and in a hurry.
     config = copy.deepcopy(SCRAPING)
-    config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
+    config["global"] = {"scrape_interval": "200ms", "evaluation_interval": "200ms"}
     for job in config["scrape_configs"]:
         targets = [f"127.0.0.1:{ports['pool']}"] if job["job_name"] == "app" else []
         job["static_configs"] = [{"targets": targets}]
@@ -299,6 +299,7 @@ def scraped(tmp_path_factory):
 
 
 @needs_prometheus
+@pytest.mark.long
 @pytest.mark.parametrize("name", QUERIES)
 def test_every_query_of_the_dashboard_has_an_answer(name, scraped):
     """Each panel's query, as Grafana would send it, gives a number for the pool under load."""
@@ -315,6 +316,7 @@ def test_every_query_of_the_dashboard_has_an_answer(name, scraped):
 
 
 @needs_prometheus
+@pytest.mark.long
 def test_the_pools_of_the_dashboard_can_be_chosen(scraped):
     """The variable `$pool` lists the pools."""
     [variable] = [row for row in DASHBOARD["templating"]["list"] if row["name"] == "pool"]
@@ -323,6 +325,7 @@ def test_the_pools_of_the_dashboard_can_be_chosen(scraped):
 
 
 @needs_prometheus
+@pytest.mark.long
 def test_every_rule_is_evaluated(scraped):
     """Prometheus evaluates each alert rule on what the pool exports, without an error; leaked jobs are seen at once."""
     groups = scraped("rules")["groups"]
@@ -334,6 +337,7 @@ def test_every_rule_is_evaluated(scraped):
 
 
 @needs_prometheus
+@pytest.mark.long
 def test_what_prometheus_stored_is_what_the_pool_counted(scraped):
     """The target is up, labels are as we named them: `name` is not the scraper's `job`."""
     [target] = scraped("targets", state="active")["activeTargets"]

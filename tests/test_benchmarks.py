@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ sys.path.append(str(ROOT))  # `benchmarks` stands beside the package and is not 
 
 from aiopool import Pool  # noqa: E402
 from benchmarks import chart, contenders, measure, page, plan, report, scenarios, targets, watching  # noqa: E402
+from benchmarks.__main__ import choose, parse  # noqa: E402
 from benchmarks.contenders import CREATE_TASK, EXECUTOR, GATHER, OURS, SCOPE, TASK  # noqa: E402
 from benchmarks.measure import Cell, CellResult, Spread  # noqa: E402
 
@@ -47,16 +49,24 @@ def result_of(**samples: list[float]) -> CellResult:
     return result
 
 
+LONG = pytest.mark.long
+OPTIONS = {"json": "--json", "svg": "--svg", "md": "--markdown"}
+A_FEW = ("--only", "burst/no-op", "--only", "critical", "--contender", TASK, "--contender", GATHER)
+
+
 @pytest.mark.timeout(180)  # 40 processes, on a busy machine
-def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("selection", [pytest.param(A_FEW, id="a few"), pytest.param((), marks=LONG, id="all")])
+def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: Path, selection: Sequence[str]) -> None:
     """One tiny round over all contenders: nobody fails, whoever is missing says why."""
-    files = {kind: tmp_path / "made" / f"run.{kind}" for kind in ("json", "svg", "md")}
-    done = command("--quick", "--json", str(files["json"]), "--svg", str(files["svg"]), "--markdown", str(files["md"]))
+    cells, probes = choose(parse(["--quick", *selection]))
+    files = {kind: tmp_path / "made" / f"run.{kind}" for kind in OPTIONS}
+    paths = [word for kind, option in OPTIONS.items() for word in (option, str(files[kind]))]
+    done = command("--quick", *selection, *paths)
     assert done.returncode == 0, done.stdout + done.stderr
     data = json.loads(files["json"].read_text())
     assert data["rounds"] == 1
-    assert len(data["cells"]) == len(plan.quick_cells())
-    for cell, planned in zip(data["cells"], plan.quick_cells(), strict=True):
+    assert len(data["cells"]) == len(cells) > 0
+    for cell, planned in zip(data["cells"], cells, strict=True):
         measured = {entry["name"] for entry in cell["contenders"]}
         assert cell["failed"] == {}
         assert measured | set(cell["skipped"]) == {entry.name for entry in planned.contenders()}
@@ -67,6 +77,7 @@ def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: 
             assert entry["ratio"]["low"] <= entry["ratio"]["median"] <= entry["ratio"]["high"]
         ours = {entry.name for entry in planned.contenders() if entry.name in OURS}
         assert ours <= measured
+    assert len(data["scenarios"]) == len(probes) > 0
     for probed in data["scenarios"]:
         assert probed["failed"] is None
         assert probed["samples"] or probed["skipped"]
@@ -75,10 +86,11 @@ def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: 
     # The page of the documentation is made of the same file.
     (run,) = page.load([files["json"]])
     text = page.measured([run]) + page.watched([run])
-    for planned in plan.quick_cells()[:1]:
+    for planned in cells[:1]:
         for entry in planned.contenders():
             assert entry.name in text or entry.missing()
-    assert all(title in text for title in scenarios.TITLES.values())
+    if not selection:
+        assert all(title in text for title in scenarios.TITLES.values())
 
 
 def test_a_wrong_name_leaves_nothing_to_measure_and_says_so() -> None:
@@ -208,6 +220,7 @@ def test_a_page_keeps_the_numbers_that_its_files_do_not_speak_of(tmp_path: Path)
     assert "6.00 (5.00–7.00)" in text
 
 
+@LONG
 def test_a_way_of_watching_is_gone_after_its_turn() -> None:
     """The next one is compared with a bare pool."""
 

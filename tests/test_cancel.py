@@ -25,9 +25,9 @@ from aiopool import (
 from aiopool import current_job as this
 from aiopool.testing import DELAYS, advance, explore, settle, wait_until
 
-virtual = pytest.mark.loops("virtual")
+virtual = pytest.mark.loops("virtual", long=("virtual-eager",))
 real = pytest.mark.loops("real")
-both = pytest.mark.loops("virtual", "uvloop")
+both = pytest.mark.loops("virtual", "uvloop", long=("virtual-eager",))
 
 
 async def turns(n):
@@ -171,7 +171,7 @@ async def test_cancel_by_id_of_a_job_whose_submitter_waits_for_room(new_pool):
         assert [await (await behind), await (await again)] == [4, 6]
 
 
-def test_cancel_of_a_submitter_in_the_turn_in_which_it_gets_in(isolation):
+def test_cancel_of_a_submitter_in_the_turn_in_which_it_gets_in(isolation, seeds):
     """CA2: either the handle is returned, or the job is withdrawn; never an orphan, never a lost place."""
     seen = set()
 
@@ -205,11 +205,11 @@ def test_cancel_of_a_submitter_in_the_turn_in_which_it_gets_in(isolation):
             assert now.waiting == now.queued == now.running == now.busy == 0
         await at_rest()
 
-    explore(scenario, seeds=range(150))
+    explore(scenario, seeds=seeds(150))
     assert seen >= {"withdrawn", "returned"}
 
 
-def test_cancel_between_the_queue_and_the_first_step(isolation):
+def test_cancel_between_the_queue_and_the_first_step(isolation, seeds):
     """CA6, I5: at whatever turn the cancel comes, the function is either not entered or told; nobody is lost."""
 
     async def scenario(chance):
@@ -245,7 +245,7 @@ def test_cancel_between_the_queue_and_the_first_step(isolation):
             assert stats.succeeded + stats.cancelled == 6
         await at_rest()
 
-    explore(scenario, seeds=range(200))
+    explore(scenario, seeds=seeds(200))
 
 
 # -- who waits, and must not notice --------------------------------------------------------------------------
@@ -448,7 +448,7 @@ async def test_a_cancel_that_loses_the_race_reports_success(new_pool):
         assert handle.result() == "caught"
 
 
-def test_cancel_in_the_turn_in_which_the_last_await_resolves(isolation):
+def test_cancel_in_the_turn_in_which_the_last_await_resolves(isolation, seeds):
     """CA8: one outcome; the state, the result, the numbers and what cancel() said agree."""
     seen = set()
 
@@ -480,7 +480,7 @@ def test_cancel_in_the_turn_in_which_the_last_await_resolves(isolation):
             assert await pool.run(double, 2) == 4
         await at_rest()
 
-    explore(scenario, seeds=range(100))
+    explore(scenario, seeds=seeds(100))
     assert JobStatus.CANCELLED in seen
 
 
@@ -709,7 +709,7 @@ async def test_a_job_that_does_not_end_is_left_behind_by_name_and_holds_its_slot
         assert (pool.statistics().leaked, pool.statistics().busy) == (0, 0)
 
 
-@real
+@pytest.mark.loops("real", long=("asyncio", "eager"))
 async def test_a_leaked_job_costs_no_processor(new_pool):
     """CA15, I20, pitfall 5: it is told at a slow beat only, by a scope of anyio too; when it ends, all is as before."""
     release, told = asyncio.Event(), []
@@ -737,7 +737,7 @@ async def test_a_leaked_job_costs_no_processor(new_pool):
 
 
 @pytest.mark.parametrize("leaves", ["as it was", "a scope open", "a scope entered late"])
-@real
+@pytest.mark.loops("real", long=("asyncio", "eager"))
 async def test_a_worker_goes_on_after_a_job_that_leaked(new_pool, leaves):
     """CA15, I17: whatever it has done to the scopes, the next job finds a clean worker, and can be cancelled."""
     told = []
@@ -967,7 +967,7 @@ async def test_a_job_that_raises_cancelled_error_by_itself(new_pool, kind):
 # -- two cancels at once ---------------------------------------------------------------------------------------
 
 
-def test_the_jobs_own_timeout_in_the_turn_in_which_it_is_cancelled(isolation):
+def test_the_jobs_own_timeout_in_the_turn_in_which_it_is_cancelled(isolation, seeds):
     """CA21, F2: whichever comes out, it is contained; the worker takes the next job, and `cancelling()` is 0 there."""
 
     async def scenario(chance):
@@ -995,10 +995,10 @@ def test_the_jobs_own_timeout_in_the_turn_in_which_it_is_cancelled(isolation):
         assert asyncio.current_task().cancelling() == 0
         await at_rest()
 
-    explore(scenario, seeds=range(150))
+    explore(scenario, seeds=seeds(150))
 
 
-def test_a_native_cancel_and_the_pools_cancel_in_one_turn(isolation):
+def test_a_native_cancel_and_the_pools_cancel_in_one_turn(isolation, seeds):
     """CA23, pitfall 5: in both orders, neither is lost: the job ends, and so does its own scope."""
 
     async def scenario(chance):
@@ -1028,7 +1028,7 @@ def test_a_native_cancel_and_the_pools_cancel_in_one_turn(isolation):
         assert asyncio.current_task().cancelling() == 0
         await at_rest()
 
-    explore(scenario, seeds=range(100))
+    explore(scenario, seeds=seeds(100))
 
 
 # -- a pool inside of something that is cancelled --------------------------------------------------------------
@@ -1219,7 +1219,7 @@ def workers_of(tasks):
     return [task for task in tasks if task.get_name().startswith("pool-worker")]
 
 
-def test_foreign_code_that_cancels_workers_loses_no_job(isolation):
+def test_foreign_code_that_cancels_workers_loses_no_job(isolation, seeds):
     """CA25, pitfall 2: a worker that somebody cancels is replaced; each job ends once, and all slots are there."""
 
     async def scenario(chance):
@@ -1250,7 +1250,7 @@ def test_foreign_code_that_cancels_workers_loses_no_job(isolation):
         assert sorted(ends) == list(range(8))
         await at_rest()
 
-    explore(scenario, seeds=range(100))
+    explore(scenario, seeds=seeds(100))
 
 
 @virtual
@@ -1291,13 +1291,14 @@ async def test_foreign_code_that_cancels_the_task_of_a_job(new_pool):
 # -- many ------------------------------------------------------------------------------------------------------
 
 
-async def test_cancel_all_of_a_hundred_thousand(new_pool):
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.long)])
+async def test_cancel_all_of_a_hundred_thousand(new_pool, count):
     """CA26: each once; the pool stays open. (One loop will do; how long it takes is a benchmark's business.)"""
     async with new_pool(size=2, queue_size=None) as pool:
         running = [await pool.submit(forever) for _ in range(2)]
         await turns(2)
-        jobs = [pool.submit_nowait(double, n) for n in range(100_000)]
-        assert await pool.cancel_all("all") == 100_002
+        jobs = [pool.submit_nowait(double, n) for n in range(count)]
+        assert await pool.cancel_all("all") == count + 2
         assert all(job.cancelled() for job in (*running, *jobs))
         assert pool.statistics().queued == 0
         assert await pool.run(double, 1) == 2
@@ -1337,7 +1338,7 @@ async def test_cancel_all_inside_a_job_spares_the_job(new_pool):
         assert all(other.cancelled() for other in others)
 
 
-def test_everything_at_once(isolation):
+def test_everything_at_once(isolation, seeds):
     """CA1 to CA27 in one pot: jobs of all kinds, cancels at any turn; then the books are right and nothing spins."""
 
     async def swallow():
@@ -1407,10 +1408,10 @@ def test_everything_at_once(isolation):
         assert asyncio.current_task().cancelling() == 0
         await at_rest()
 
-    explore(scenario, seeds=range(150))
+    explore(scenario, seeds=seeds(150))
 
 
-def test_foreign_code_that_cancels_everything_at_any_turn(isolation):
+def test_foreign_code_that_cancels_everything_at_any_turn(isolation, seeds):
     """CA25, CA6: also a job whose task has not taken its first step (3.11) ends, once, and gives its slot back."""
 
     async def scenario(chance):
@@ -1425,4 +1426,4 @@ def test_foreign_code_that_cancels_everything_at_any_turn(isolation):
             await asyncio.sleep(10)
             assert await pool.run(double, 1) == 2
 
-    explore(scenario, seeds=range(100))
+    explore(scenario, seeds=seeds(100))

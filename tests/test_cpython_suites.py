@@ -100,7 +100,8 @@ async def as_job(isolation, case, method):
 
 
 @pytest.mark.skipif(not all(CASES.values()), reason="this Python comes without the package test.test_asyncio")
-@pytest.mark.parametrize("loop", LOOPS)
+# On uvloop they take their seconds, and are long.
+@pytest.mark.parametrize("loop", [pytest.param(name, marks=[pytest.mark.long] * (name == "uvloop")) for name in LOOPS])
 @pytest.mark.parametrize(("case", "method"), EACH)
 def test_cpythons_own_test_inside_a_job(isolation, loop, case, method):
     """What asyncio promises a coroutine in a task, it keeps to a coroutine in a job."""

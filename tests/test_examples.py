@@ -179,6 +179,7 @@ def test_linkcheck_keeps_to_its_size(server: Server):
     assert server.most == 7
 
 
+@pytest.mark.long  # two pauses between attempts, as long as the command makes them
 def test_linkcheck_with_time_limits_and_retries(server: Server):
     base = f"http://127.0.0.1:{server.port}"
     results = aiopool_map("linkcheck.py:check", [f"{base}/slow", f"{base}/busy"], "--timeout", "0.5", "--retries", "2")

@@ -18,6 +18,8 @@ UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 if hasattr(os, "geteuid") and os.geteuid() != 0:
     UNSHARE[1:1] = ["--user", "--map-root-user"]
 
+second_loop_long = pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.long)])
+
 
 @functools.cache
 def refused() -> str | None:
@@ -72,8 +74,8 @@ async def looks(number):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+@second_loop_long
 def test_a_signal_drains_and_the_exit_code_is_0(number: signal.Signals, loop: str):
     """To process 1 the default action of a signal does nothing: only a handler ends it."""
     with program(
@@ -148,6 +150,7 @@ aiopool.run(main, services=registry)
     assert (lines, code) == (["none is left"], 0)
 
 
+@pytest.mark.long
 def test_an_orphan_in_our_own_session_is_known_by_its_age():
     """It was there before its parent ended, and no child of ours."""
     with program(
@@ -174,6 +177,7 @@ aiopool.run(main)
     assert (lines, code) == (["reaped"], 0)
 
 
+@pytest.mark.long
 def test_an_orphan_of_a_moment_is_known_by_its_session():
     """As the page says: what a job starts in a session of its own leaves no zombie, however soon its parent ends."""
     with program(
@@ -194,7 +198,7 @@ aiopool.run(main)
     assert (lines, code) == (["reaped"], 0)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@second_loop_long
 def test_no_exit_code_is_stolen(loop: str):
     """Children that nobody has waited for yet are zombies for a while: theirs to reap who started them."""
     with program(

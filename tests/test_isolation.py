@@ -228,7 +228,7 @@ async def test_a_harmful_job_between_others_of_its_worker(new_pool, isolation):
     assert done == list(range(len(harmful(isolation))))
 
 
-def test_harm_at_any_schedule(isolation):
+def test_harm_at_any_schedule(isolation, seeds):
     """I17, I3: harmful jobs and cancels in a crowd: others end as they should, and no slot is lost."""
 
     async def scenario(chance):
@@ -245,7 +245,7 @@ def test_harm_at_any_schedule(isolation):
             assert pool.statistics().busy == 0
             assert pool.statistics().restarts == 0
 
-    explore(scenario, seeds=range(60))
+    explore(scenario, seeds=seeds(60))
 
 
 @real

@@ -620,13 +620,13 @@ async def start_stop(chance, isolation):
     assert asyncio.get_running_loop().armed() == []
 
 
-def test_open_and_close_at_random_moments(isolation):
+def test_open_and_close_at_random_moments(isolation, seeds):
     """LC11, I15: 1,000 short lives; each leaves no task and no timer."""
 
     async def scenario(chance):
         await start_stop(chance, isolation)
 
-    assert explore(scenario, seeds=range(125)).schedules > 100
+    assert explore(scenario, seeds=seeds(125)).schedules > 0.8 * len(seeds(125))
 
 
 @pytest.mark.soak

@@ -220,18 +220,23 @@ class ScopeMachine(PoolMachine):
 
 
 quick = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 TestTasks = PoolMachine.TestCase
 TestScopes = ScopeMachine.TestCase
 TestTasks.settings = TestScopes.settings = quick
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(0)
+@pytest.mark.parametrize(
+    ("examples", "steps"),
+    [
+        pytest.param(60, 30, marks=pytest.mark.long),
+        pytest.param(MORE, 50, marks=[pytest.mark.soak, pytest.mark.timeout(0)]),
+    ],
+)
 @pytest.mark.parametrize("machine", [PoolMachine, ScopeMachine])
-def test_more_of_it(machine):
-    """The machine with many more examples, and longer ones."""
+def test_more_of_it(machine, examples, steps):
+    """The machine with more examples; in the soak with many more, and longer ones."""
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(machine, settings=settings(quick, max_examples=MORE, stateful_step_count=50))
+    run_state_machine_as_test(machine, settings=settings(quick, max_examples=examples, stateful_step_count=steps))

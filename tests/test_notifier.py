@@ -64,7 +64,7 @@ class Listener:
         return self.heard
 
 
-@pytest.fixture(params=["path", "abstract"])
+@pytest.fixture(params=["path", pytest.param("abstract", marks=pytest.mark.long)])
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener]:
     name = str(tmp_path / "notify") if request.param == "path" else f"@aiopool-test-{os.getpid()}-{time.monotonic_ns()}"
     listener = Listener(name)
@@ -97,7 +97,7 @@ def test_a_signal_after_main_has_ended_asks_for_time_all_the_same(listener: List
     assert (lines, code) == ([], 0)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.long)])
 def test_ready_then_stopping(listener: Listener, loop: str):
     """READY once the pool is open, STOPPING with the first signal, and how long the end may take."""
     with program(SERVE, loop, environment={"NOTIFY_SOCKET": listener.name}) as process:

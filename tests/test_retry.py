@@ -117,12 +117,13 @@ def test_decorrelated_goes_on_from_the_cap_after_a_long_retry_after() -> None:
 # ---- bounds --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("draws", [10_000, pytest.param(100_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("backoff", [*BACKOFFS, lambda attempt: attempt * 0.3])
-def test_a_hundred_thousand_draws_stay_in_bounds(backoff: Any) -> None:
+def test_a_hundred_thousand_draws_stay_in_bounds(backoff: Any, draws: int) -> None:
     """Neither negative nor above the cap, and not all the same."""
     retry = Retry(attempts=10**6 + 1, backoff=backoff, delay=0.5, max_delay=20, jitter=0.3)
     rng, previous, seen = random.Random(11), 0.0, set()
-    for attempt in range(1, 10**5 + 1):
+    for attempt in range(1, draws + 1):
         delay = retry.next_delay(ValueError(), attempt=attempt % 50 + 1, elapsed=0.0, previous=previous, rng=rng)
         assert delay is not None
         assert 0 <= delay <= 20
@@ -130,7 +131,7 @@ def test_a_hundred_thousand_draws_stay_in_bounds(backoff: Any) -> None:
             assert delay >= 0.5
         previous = delay
         seen.add(delay)
-    assert len(seen) > 30_000
+    assert len(seen) > 0.3 * draws
 
 
 def test_jobs_at_the_cap_are_spread_as_well() -> None:

@@ -13,8 +13,8 @@ from programs import program, rest, wait_for
 import aiopool
 from aiopool import Pool
 
-both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-both_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+long = pytest.mark.long
+second_loop_long = pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=long)])
 
 
 # -- without signals -------------------------------------------------------------------------------------------------
@@ -158,8 +158,15 @@ def test_a_task_that_does_not_end_holds_up_nobody(caplog: pytest.LogCaptureFixtu
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 
-@both_loops
-@both_signals
+@pytest.mark.parametrize(
+    ("number", "loop"),
+    [
+        (signal.SIGINT, "uvloop"),
+        (signal.SIGTERM, "asyncio"),
+        pytest.param(signal.SIGINT, "asyncio", marks=long),
+        pytest.param(signal.SIGTERM, "uvloop", marks=long),
+    ],
+)
 def test_first_signal_drains(number: signal.Signals, loop: str):
     """Jobs under way and queued ones are done; submit() raises PoolClosedError, which main need not catch."""
     with program(
@@ -187,8 +194,8 @@ def test_first_signal_drains(number: signal.Signals, loop: str):
     assert not [line for line in lines if "Error" in line], lines
 
 
-@both_loops
-@both_signals
+@second_loop_long
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=long)])
 def test_second_signal_cancels(number: signal.Signals, loop: str):
     with program(
         """
@@ -220,8 +227,14 @@ def test_second_signal_cancels(number: signal.Signals, loop: str):
     assert [line for line in lines if line in ("cleaned up", "closed")] == ["cleaned up", "closed"]
 
 
-@both_loops
-@pytest.mark.parametrize("blocks", ["await asyncio.sleep(3600)", "while True: pass", "time.sleep(3600)"])
+@second_loop_long
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        "time.sleep(3600)",
+        *(pytest.param(line, marks=long) for line in ("await asyncio.sleep(3600)", "while True: pass")),
+    ],
+)
 def test_third_signal_exits_at_once(blocks: str, loop: str):
     """Also while a job blocks the event loop, where nothing else would help."""
     with program(
@@ -398,6 +411,7 @@ def test_a_job_that_will_not_end_is_left(job: str):
     assert "in job" in "\n".join(lines) or "in a thread" in "\n".join(lines)
 
 
+@long  # the threads have some seconds to end
 def test_a_thread_of_the_executor_that_will_not_end_is_left():
     """asyncio.run would wait for it: for ever on 3.11."""
     with program(

@@ -181,7 +181,7 @@ def test_a_list_is_answered_with_the_lines_to_write():
 # -- signals -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_clean_drain_with_services_is_exit_code_0(number: signal.Signals):
     """Jobs are finished while the services still run; these end when they are asked; nothing of the tree is left."""
     with program(
@@ -229,7 +229,7 @@ def test_stubborn_ones_and_their_children_are_killed_in_time():
 
             began = time.monotonic()
             try:
-                aiopool.run(main, pool=Pool(), services=registry, timeout=3, grace=0.5)
+                aiopool.run(main, pool=Pool(), services=registry, timeout=1.5, grace=0.5)
             finally:
                 say("left", [s.name for s in registry.status().services if s.alive])
             """,
@@ -276,7 +276,14 @@ def wait_until_stopping(process: "subprocess.Popen[str]") -> None:
     raise AssertionError("the program was not told to end")
 
 
-@pytest.mark.parametrize("blocks", ["await asyncio.sleep(3600)", "time.sleep(3600)", "while True: pass"])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        "time.sleep(3600)",
+        pytest.param("await asyncio.sleep(3600)", marks=pytest.mark.long),
+        pytest.param("while True: pass", marks=pytest.mark.long),
+    ],
+)
 def test_the_third_signal_takes_them_along(blocks: str):
     """Also while a job blocks the event loop; os._exit alone would leave them behind."""
     with program(
@@ -440,6 +447,7 @@ def test_what_is_still_there_at_the_end_of_the_time_is_killed_in_one_look():
     wait_until(lambda: not any(map(running, found)))
 
 
+@pytest.mark.long
 def test_a_kill_that_comes_to_nothing_in_time_is_done_in_one_look():
     """The careful kill is stuck, as on a machine that has no time for it; nobody is left behind all the same."""
     with program(

@@ -30,7 +30,7 @@ from aiopool._supervisor import Supervisor
 from aiopool._worker import TaskWorker
 from aiopool.testing import DELAYS, explore, settle
 
-SEEDS = 60
+SEEDS, MORE = 20, 60
 
 
 @pytest.fixture(autouse=True)
@@ -441,13 +441,18 @@ def test_a_race_under_many_schedules(make, isolation):
     assert seen.schedules > 1
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(0)
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param(range(SEEDS, MORE), marks=pytest.mark.long, id="long"),
+        pytest.param(range(MORE, MORE + 5000), marks=[pytest.mark.soak, pytest.mark.timeout(0)], id="soak"),
+    ],
+)
 @pytest.mark.parametrize("isolation", BOTH)
 @pytest.mark.parametrize("make", KERNELS, ids=lambda make: make.__name__)
-def test_a_race_under_many_more(make, isolation):
-    """The same with five thousand schedules each, and with any order at all as a hint."""
-    explore(make(isolation), seeds=range(SEEDS, SEEDS + 5000))
+def test_a_race_under_many_more(make, isolation, seeds):
+    """The same with more schedules; in the soak with five thousand each."""
+    explore(make(isolation), seeds=seeds)
 
 
 # -- planted faults --------------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ else:
     make = contextlib.nullcontext
 
 def say(*words):
-    print(*words, flush=True)
+    # In one write; print() may make several, and the words of another process would come between them.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 async def work(number):
     say("start", number)
@@ -62,14 +63,15 @@ app = Starlette(
 )
 """
 
-GUNICORN = ["-m", "gunicorn", "--bind", "fd://{fd}", "--workers", "2", "--graceful-timeout", "25"]
+GUNICORN = ["-m", "gunicorn", "--bind", "fd://{fd}", "--workers", "2", "--graceful-timeout", "{grace}"]
 SERVERS = {
     "uvicorn": ["-m", "uvicorn", "--fd", "{fd}", "server_app:app"],
     "uvicorn, workers": ["-m", "uvicorn", "--workers", "2", "--fd", "{fd}", "server_app:app"],
     "gunicorn, uvicorn": [*GUNICORN, "--worker-class", "uvicorn_worker.UvicornWorker", "server_app:app"],
     "gunicorn, asgi": [*GUNICORN, "--worker-class", "asgi", "server_app:app"],
 }
-each_server = pytest.mark.parametrize("server", SERVERS)
+# One server and one of its signals are enough for every day.
+OTHERS = [pytest.param(server, marks=pytest.mark.long) for server in SERVERS if server != "uvicorn"]
 
 
 class Server:
@@ -107,14 +109,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(server: str, directory: Path, *, pool: bool) -> Iterator[Server]:
+def serving(server: str, directory: Path, *, pool: bool, grace: int = 25) -> Iterator[Server]:
     for module in {"uvicorn": ["uvicorn"], "gunicorn": ["gunicorn"]}[server.split(",")[0]]:
         pytest.importorskip(module, reason=f"{module} is not installed; it is in the extra test")
     if server == "gunicorn, uvicorn":
         pytest.importorskip("uvicorn_worker", reason="uvicorn-worker is not installed; it is in the extra test")
     (directory / "server_app.py").write_text(APP)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        words = [word.format(fd=listening.fileno()) for word in SERVERS[server]]
+        words = [word.format(fd=listening.fileno(), grace=grace) for word in SERVERS[server]]
         with subprocess.Popen(
             [sys.executable, *words],
             stdout=subprocess.PIPE,
@@ -137,7 +139,7 @@ def serving(server: str, directory: Path, *, pool: bool) -> Iterator[Server]:
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-@each_server
+@pytest.mark.parametrize("server", ["uvicorn", *OTHERS])
 def test_sigterm_drains_the_pool_and_the_server_ends(server: str, tmp_path: Path):
     """Jobs that were handed in are finished, those in the queue too; the clients are long gone."""
     with serving(server, tmp_path, pool=True) as running:
@@ -151,13 +153,14 @@ def test_sigterm_drains_the_pool_and_the_server_ends(server: str, tmp_path: Path
         assert "Traceback" not in "".join(running.lines)
 
 
-@each_server
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("server", ["uvicorn", *OTHERS])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_the_server_exits_as_without_us(server: str, number: signal.Signals, tmp_path: Path):
     """The same exit code, and the same handlers, before the pool is opened, while it is open, and without it."""
     seen = []
     for pool in (False, True):
-        with serving(server, tmp_path, pool=pool) as running:
+        # On SIGINT gunicorn waits all of its time for a worker of uvicorn's, with a pool and without.
+        with serving(server, tmp_path, pool=pool, grace=2) as running:
             status, handlers = running.ask("GET", "/handlers")
             assert status == 200
             assert handlers["now"] == handlers["before"]

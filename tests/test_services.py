@@ -478,7 +478,9 @@ async def test_a_stop_ends_a_start_that_is_under_way() -> None:
     await registry.stop_all(timeout=1)
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(method, marks=pytest.mark.long) for method in ("forkserver", "spawn"))]
+)
 async def test_multiprocessing_by_every_start_method(method) -> None:
     """Started by us or before; stubborn or not; with the right verdict and nothing left (B-05, B-08)."""
     context = multiprocessing.get_context(method)

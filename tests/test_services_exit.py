@@ -43,8 +43,15 @@ def end(program: "subprocess.Popen[str]") -> tuple[int, str]:
     return program.wait(30), out
 
 
-@pytest.mark.parametrize("mode", ["plain", "blocked"])
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("mode", "signum"),
+    [
+        ("plain", signal.SIGINT),
+        ("blocked", signal.SIGTERM),
+        pytest.param("plain", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("blocked", signal.SIGINT, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_stops_the_services_and_ends_the_program_with_its_code(mode, signum) -> None:
     """The stubborn child is dead, and whoever waits for the program sees the signal (B-10, B3.8, F-04)."""
     program, child = started(mode)

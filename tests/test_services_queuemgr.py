@@ -32,7 +32,9 @@ def host(mode: str, directory: Path) -> dict[str, Any]:
     return json.loads((directory / "out").read_text().splitlines()[-1])
 
 
-@pytest.mark.parametrize("mode", ["inside", "sync_inside", "thread", "outside"])
+@pytest.mark.parametrize(
+    "mode", ["inside", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("sync_inside", "thread", "outside"))]
+)
 def test_a_queue_system_is_stopped_when_the_call_returns(mode, tmp_path) -> None:
     """From inside its loop by await and by plain code, from another thread, and without its loop (B3.1, B3.2, B-09)."""
     told = host(mode, tmp_path)
@@ -44,6 +46,7 @@ def test_a_queue_system_is_stopped_when_the_call_returns(mode, tmp_path) -> None
     assert told.get("was", True) is True  # alive before, by `is_running()` (B-05)
 
 
+@pytest.mark.long
 def test_a_queue_system_with_a_stubborn_job_keeps_the_deadline(tmp_path) -> None:
     """Its own stop() would take 60 s and leave three processes; ours takes three seconds, and leaves none (B3.4)."""
     told = host("stubborn", tmp_path)
@@ -56,6 +59,7 @@ def test_a_queue_system_with_a_stubborn_job_keeps_the_deadline(tmp_path) -> None
     assert told["turns"] > 20  # the event loop went on turning meanwhile
 
 
+@pytest.mark.long
 def test_a_queue_system_whose_manager_was_killed_is_started_again(tmp_path) -> None:
     """And the job that its manager left behind is ended before."""
     told = host("killed", tmp_path)

@@ -165,6 +165,7 @@ async def test_stubborn_tasks_objects_and_processes_share_one_deadline() -> None
     assert (await registry.stop_all(timeout=2)).success
 
 
+@pytest.mark.long
 async def test_a_task_that_swallows_its_cancel_is_told_again_and_again() -> None:
     """Once, as asyncio has it; from the beginning of force on at a beat, for a library may have swallowed a few."""
     told = 0
@@ -262,7 +263,7 @@ async def test_a_stop_that_takes_a_timeout_is_given_the_time_left() -> None:
 # -- families -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["registry", "family"])
+@pytest.mark.parametrize("end", ["registry", pytest.param("family", marks=pytest.mark.long)])
 async def test_grandchildren_end_with_their_service(end) -> None:
     """Also stubborn ones, those below them, and those in another session; nobody knows them but the process table."""
     inner = "(setsid sleep 601; true) & (trap '' TERM; sleep 602; true) & sleep 603 & echo $$; trap '' TERM; wait; wait"
@@ -487,7 +488,7 @@ async def test_sync_stop_from_another_thread_reaches_the_loop() -> None:
     registry.add("b", stubborn())
     await registry.start()
     await asyncio.sleep(0)
-    report = await asyncio.to_thread(registry.stop_all_sync, timeout=2)
+    report = await asyncio.to_thread(registry.stop_all_sync, timeout=1)
     assert (report.stopped, report.failed) == (2, 0)
     assert ended == [threading.get_ident()]
 
@@ -519,7 +520,7 @@ def test_async_stop_from_another_loop() -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("eager", [False, pytest.param(True, marks=pytest.mark.long)])
 async def test_a_service_may_stop_its_own_registry(eager) -> None:
     """It is cancelled while it waits for the stop, which goes on without it; also where tasks start eagerly."""
     if eager:
@@ -584,7 +585,7 @@ async def test_a_cancelled_stop_goes_on() -> None:
     await until(lambda: len(registry) == 0)
 
 
-@pytest.mark.parametrize("how", ["told twice", "scope"])
+@pytest.mark.parametrize("how", ["told twice", pytest.param("scope", marks=pytest.mark.long)])
 async def test_a_block_that_is_cancelled_while_it_stops_leaves_nobody_behind(how) -> None:
     """A second Ctrl-C, a scope of anyio around it: the block is left sooner, by force, but not before it is empty.
 
@@ -613,7 +614,7 @@ async def test_a_block_that_is_cancelled_while_it_stops_leaves_nobody_behind(how
     assert task.cancelled() == (how == "told twice")
 
 
-@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("sync", [False, pytest.param(True, marks=pytest.mark.long)])
 async def test_what_is_added_while_everything_is_stopped_is_stopped_too(sync) -> None:
     """A request that registers its helper while the program shuts down: the helper does not outlive it."""
     registry = ServiceRegistry()
@@ -629,7 +630,7 @@ async def test_what_is_added_while_everything_is_stopped_is_stopped_too(sync) ->
 
     adding = threading.Thread(target=add)
     adding.start()
-    report = registry.stop_all_sync(timeout=3) if sync else await registry.stop_all(timeout=3)
+    report = registry.stop_all_sync(timeout=1) if sync else await registry.stop_all(timeout=1)
     adding.join()
     assert (report.success, report.stopped, dict(report.by_type)["late"].stopped) == (True, 2, 1)
     assert late.poll() == -signal.SIGKILL
@@ -697,7 +698,7 @@ def test_no_descendants_are_left_when_a_program_ends() -> None:
     server.communicate()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 async def test_storms_of_starts_and_stops_end_well(seed) -> None:
     """Many tasks start and stop the same services in any order; no exception but the announced ones, nothing left."""
     import random

@@ -1360,6 +1360,21 @@ def child(here: Path, *arguments: str, stdout: int = subprocess.PIPE, **env: str
     )
 
 
+def in_here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[Any, str, str]:
+    """The command in this process: its exit code, and what it wrote."""
+    from aiopool.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["aiopool", *arguments])
+    try:
+        main()
+        code: Any = 0
+    except SystemExit as end:
+        code = end.code or 0
+    return code, *capfd.readouterr()
+
+
 def test_the_package_does_not_load_pydantic(here):
     done = child(here, "-c", "import sys, aiopool; aiopool.Pool(); print([m for m in sys.modules if 'pydantic' in m])")
     assert (done.stdout, done.stderr) == ("[]\n", "")
@@ -1419,21 +1434,23 @@ def test_what_the_command_prints_can_be_used(here):
     assert PoolSettings.load(environ=environ, env_file=None) == PoolSettings.from_dict({})
 
 
-def test_the_command_with_pools(here):
+def test_the_command_with_pools(here, monkeypatch, capfd):
     (here / "a.yaml").write_text(POOLS["yaml"])
-    done = child(here, "-m", "aiopool", "settings", AIOPOOL_FILE="a.yaml")
-    assert re.findall(r"^\[(.*)\]$", done.stdout, re.M) == ["every pool", "mail", "web-eu", "idle"]
-    one = child(here, "-m", "aiopool", "settings", "-f", "a.yaml", "--pool", "mail")
-    assert re.findall(r"^\[(.*)\]$", one.stdout, re.M) == ["mail"]
-    assert child(here, "-m", "aiopool", "settings", AIOPOOL_FILE="a.yaml", AIOPOOL_POOL="mail").stdout == one.stdout
-    lines = child(here, "-m", "aiopool", "settings", "-f", "a.yaml", "--json").stdout.splitlines()
-    found = {row["pool"]: row["settings"] for row in map(json.loads, lines)}
+    _, one, _ = in_here(monkeypatch, capfd, "settings", "-f", "a.yaml", "--pool", "mail")
+    assert re.findall(r"^\[(.*)\]$", one, re.M) == ["mail"]
+    _, lines, _ = in_here(monkeypatch, capfd, "settings", "-f", "a.yaml", "--json")
+    monkeypatch.setenv("AIOPOOL_FILE", "a.yaml")
+    _, every, _ = in_here(monkeypatch, capfd, "settings")
+    assert re.findall(r"^\[(.*)\]$", every, re.M) == ["every pool", "mail", "web-eu", "idle"]
+    monkeypatch.setenv("AIOPOOL_POOL", "mail")
+    assert in_here(monkeypatch, capfd, "settings") == (0, one, "")
+    found = {row["pool"]: row["settings"] for row in map(json.loads, lines.splitlines())}
     assert list(found) == [None, "mail", "web-eu", "idle"]
     assert found["mail"]["size"] == {"value": 4, "source": "a.yaml line 5"}
     assert found[None]["retry"] == {"value": None, "source": "default"}
 
 
-def test_the_command_refuses(here):
+def test_the_command_refuses(here, monkeypatch, capfd):
     """Exit code 2, every reason, no traceback."""
     (here / "a.yaml").write_text("sise: 4\n")
     done = child(here, "-m", "aiopool", "settings", "--file", "a.yaml", AIOPOOL_SIZE="four")
@@ -1443,14 +1460,14 @@ def test_the_command_refuses(here):
         "  sise='4' (a.yaml line 1): there is no such setting; did you mean 'size'?",
         "  size='four' (environment variable AIOPOOL_SIZE): it must be a whole number, 1 or more",
     ]
-    done = child(here, "-m", "aiopool", "settings", "--file", "none.yaml")
-    assert (done.returncode, done.stderr) == (2, "aiopool: file='none.yaml' (argument): there is no such file\n")
-    assert child(here, "-m", "aiopool", "settings", "--sise", "4").returncode == 2
+    code, _, said = in_here(monkeypatch, capfd, "settings", "--file", "none.yaml")
+    assert (code, said) == (2, "aiopool: file='none.yaml' (argument): there is no such file\n")
+    assert in_here(monkeypatch, capfd, "settings", "--sise", "4")[0] == 2
     (here / "a.yaml").write_text("size: 4\n")
     (here / "a.yaml").chmod(0o666)
-    done = child(here, "-m", "aiopool", "settings", "--file", "a.yaml")
-    assert done.returncode == 0
-    assert done.stderr.startswith("aiopool: warning: a.yaml can be changed by everybody")
+    code, _, said = in_here(monkeypatch, capfd, "settings", "--file", "a.yaml")
+    assert code == 0
+    assert said.startswith("aiopool: warning: a.yaml can be changed by everybody")
 
 
 def test_the_command_with_nobody_reading(here):

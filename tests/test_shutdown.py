@@ -608,7 +608,7 @@ async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_po
 # -- random ------------------------------------------------------------------------------------------------------
 
 
-def test_shutdown_at_any_moment_ends_in_time(isolation):
+def test_shutdown_at_any_moment_ends_in_time(isolation, seeds):
     """I14, I15, SD2, SD10: whatever runs, from wherever it is called, and however often; every handle is final."""
 
     async def scenario(chance):
@@ -665,7 +665,7 @@ def test_shutdown_at_any_moment_ends_in_time(isolation):
         assert loop.armed() == []
         assert asyncio.all_tasks() == before
 
-    explore(scenario, seeds=range(150))
+    explore(scenario, seeds=seeds(150))
 
 
 @real

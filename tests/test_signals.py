@@ -27,7 +27,8 @@ logging.basicConfig(level=logging.CRITICAL)
 isolation = sys.argv[1]
 
 def say(*words):
-    print(*words, flush=True)
+    # In one write; print() may make several, and the words of another process would come between them.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 async def forever():
     await asyncio.get_running_loop().create_future()
@@ -38,6 +39,15 @@ async def tidy(name):
     finally:
         say("cleaned up", name)
 """
+
+
+@pytest.fixture(params=["task", pytest.param("scope", marks=pytest.mark.long)])
+def isolation(request):
+    """Both kinds of containment; the second one is long where it takes a program for each case."""
+    return request.param
+
+
+both = pytest.mark.parametrize("isolation", ["task", "scope"], indirect=True)
 
 
 @pytest.fixture
@@ -110,6 +120,7 @@ def test_system_exit_and_ctrl_c_in_a_job_end_the_program(program, kind, error, c
     assert not [line for line in lines if "never retrieved" in line or "destroyed" in line]
 
 
+@both
 def test_system_exit_in_a_job_that_is_awaited(program):
     """WC2: whoever awaits it gets it as well, and may do what he likes: the program ends all the same."""
     process = program("""
@@ -255,6 +266,7 @@ def test_a_job_that_hits_the_limit_of_memory(program):
 # -- Ctrl-C without a handler of ours --------------------------------------------------------------------------------
 
 
+@both
 def test_ctrl_c_without_handle_signals(program):
     """SD5: asyncio cancels main; the pool is left by that cancel: jobs clean up, then KeyboardInterrupt."""
     process = program("""
@@ -296,7 +308,14 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+# Some of them every time.
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=[pytest.mark.long] * (place in ("body", "join", "exit", "backoff")))
+        for place in PLACES
+    ],
+)
 def test_a_signal_lets_the_work_finish_wherever_it_strikes(program, place):
     """SD5, SD6, SD12: nothing is raised into a job or into main; the work is done; the handlers are put back."""
     process = program(f"""
@@ -407,6 +426,7 @@ def test_a_signal_during_the_shutdown_after_the_first_is_not_lost(program):
 # -- in this process ---------------------------------------------------------------------------------------------------
 
 
+@both
 def test_outside_of_the_main_thread_there_is_nothing_to_handle(isolation):
     """SD5: `handle_signals=True` in a thread works without: no error, no handler."""
     results = []
@@ -423,6 +443,7 @@ def test_outside_of_the_main_thread_there_is_nothing_to_handle(isolation):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@both
 async def test_pools_that_come_and_go_hear_signals_together(isolation):
     """SD5, F-14: the last one out puts the handlers back; whoever is left goes on hearing."""
     before = signal.getsignal(signal.SIGTERM)
@@ -439,6 +460,7 @@ async def test_pools_that_come_and_go_hear_signals_together(isolation):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@both
 async def test_a_handler_of_the_users_is_put_back(isolation):
     """F-14: one that was set by `signal.signal`, and one that was ignored."""
     heard = []

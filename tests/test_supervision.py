@@ -21,9 +21,9 @@ from aiopool._timetable import Timetable
 from aiopool._worker import TaskWorker
 from aiopool.testing import advance, explore, run_virtual, settle, wait_until
 
-virtual = pytest.mark.loops("virtual")
-real = pytest.mark.loops("real")
-both = pytest.mark.loops("virtual", "uvloop")
+virtual = pytest.mark.loops("virtual", long=("virtual-eager",))
+real = pytest.mark.loops("real", long=("eager",))
+both = pytest.mark.loops("virtual", "uvloop", long=("virtual-eager",))
 
 
 # -- what a job may raise --------------------------------------------------------------------------------------
@@ -543,7 +543,7 @@ async def test_what_a_job_leaves_behind_hurts_no_other(new_pool):
     await asyncio.wait(orphans)
 
 
-def test_workers_that_crash_at_random_lose_nothing(isolation, caplog):
+def test_workers_that_crash_at_random_lose_nothing(isolation, caplog, seeds):
     """WC4, I1, I8: crashes in the middle of a crowd, at any schedule; each job ends once, and the crowd goes on."""
     caplog.set_level(logging.CRITICAL)
 
@@ -572,7 +572,7 @@ def test_workers_that_crash_at_random_lose_nothing(isolation, caplog):
                 assert stats.succeeded == 20 - crashed
                 assert (stats.busy, len(pool._home.engine.idle)) == (0, 3)
 
-    explore(scenario, seeds=range(60))
+    explore(scenario, seeds=seeds(60))
 
 
 @virtual

@@ -31,7 +31,7 @@ from aiopool import (
 from aiopool import current_job as this
 from aiopool.testing import wait_until
 
-real = pytest.mark.loops("real")
+real = pytest.mark.loops("real", long=("eager",))
 HOUR = 3600
 
 

@@ -13,8 +13,8 @@ from aiopool import JobCancelledError, JobStatus, JobTimeoutError, Pool, Retry
 from aiopool import current_job as this
 from aiopool.testing import DELAYS, advance, explore, settle
 
-virtual = pytest.mark.loops("virtual")
-real = pytest.mark.loops("real")
+virtual = pytest.mark.loops("virtual", long=("virtual-eager",))
+real = pytest.mark.loops("real", long=("eager",))
 
 
 # -- one attempt ---------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ async def test_a_job_that_never_awaits_is_in_time(new_pool):
         assert await pool.run(double, 1) == 2
 
 
-def test_expiry_in_the_turn_of_completion(isolation):
+def test_expiry_in_the_turn_of_completion(isolation, seeds):
     """TO5, I1, I10: one outcome, whichever is first, and the numbers agree with it."""
     seen = set()
 
@@ -117,7 +117,7 @@ def test_expiry_in_the_turn_of_completion(isolation):
             assert stats.busy == 0
             assert await pool.run(double, 4) == 8
 
-    explore(scenario, seeds=range(100))
+    explore(scenario, seeds=seeds(100))
     assert seen == {JobStatus.SUCCEEDED, JobStatus.TIMED_OUT}
 
 
@@ -443,7 +443,7 @@ async def test_a_caller_that_waits_with_a_limit_leaves_nothing(new_pool):
     assert now() == 10
 
 
-def test_limits_of_all_kinds_at_any_moment(isolation):
+def test_limits_of_all_kinds_at_any_moment(isolation, seeds):
     """I1, I10, I13: whatever strikes first is the outcome, at its time, and only once."""
 
     async def scenario(chance):
@@ -481,7 +481,7 @@ def test_limits_of_all_kinds_at_any_moment(isolation):
                     assert ended[limit] == limits[limit]
             assert pool.statistics().busy == 0
 
-    explore(scenario, seeds=range(150))
+    explore(scenario, seeds=seeds(150))
 
 
 @virtual

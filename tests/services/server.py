@@ -24,7 +24,7 @@ async def main(mode: str, directory: str | None) -> None:
     os.environ["SERVER_TEST_MARK"] = mark
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    registry = ServiceRegistry(pid_dir=directory, check_every=0.1, stop_timeout=2)
+    registry = ServiceRegistry(pid_dir=directory, check_every=0.1, stop_timeout=1)
     registry.add("queue", Command(STUBBORN, stdout=subprocess.DEVNULL), name="stubborn")
     registry.add("queue", ["sh", "-c", "sleep 600 & wait"], name="shell")
     registry.add("mp", context.Process(target=targets.with_grandchild, args=(writer,)), name="mp")
