@@ -645,9 +645,11 @@ class Engine:
         return True
 
     def _stop(self, job: Job[Any], stop: StopRequest) -> None:
-        job._more().stop = stop
+        extra = job._more()
+        extra.stop = stop
         now = self.now()
         job._place.stop_job(stop, now)
+        self.loans.release(extra)
 
     def watch(self, hand: Hand, when: float) -> None:
         """Have the attempt on a hand looked at when `when` has come, whatever its plan says."""

@@ -177,6 +177,12 @@ class Group(Submitter, Claim):
             self._cancelled_body = True
             self._body.cancel()
 
+    def _give_up(self) -> None:
+        """Whoever leaves the block was cancelled."""
+        engine = self._engine()
+        for job in list(self._live):
+            engine.cancel(job, f"group {self.name!r} was cancelled")
+
     def _expire(self) -> None:
         self._timer_error = TimeoutError(f"group {self.name!r} was not done within {self._timeout:g} s")
         engine = self._engine()
@@ -218,12 +224,11 @@ class Group(Submitter, Claim):
             self._done = engine.runtime.loop.create_future()
             try:
                 with contextlib.nullcontext() if outer is None else shield():
-                    await engine.loans.wait_for(self._done)
+                    await engine.loans.wait_for(self._done, self._give_up)
             except asyncio.CancelledError as cancelled:
                 if outer is None:
                     outer = cancelled
-                for job in list(self._live):
-                    engine.cancel(job, f"group {self.name!r} was cancelled")
+                self._give_up()
         self._body, self._left = None, True
         self._block = _Left(self.name)
         if self._timer is not None:

@@ -7,11 +7,12 @@ that a pool which is dropped without being closed can be noticed.
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from aiopool._engine import Engine
-from aiopool._job import Job
+from aiopool._job import Job, running_job
 from aiopool._listeners import Listeners
 from aiopool._loop_lag import LoopLag
 from aiopool._options import JobOptions
@@ -144,6 +145,12 @@ class Home:
     def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
         """Wait until a job is done; the waiter lends its slot, if it has one here."""
         return self._books().loans.wait(job, waiter)
+
+    @types.coroutine
+    def attend(self, job: Job[Any], reason: str) -> Generator[Any, None, None]:
+        """Wait until a job is done; a caller that is cancelled takes it along, and does not wait for its end."""
+        loans = self._books().loans
+        yield from loans.wait(job, running_job.get(), lambda: self.cancel(job, reason))
 
     async def stop(self, job: Job[Any], reason: str | None) -> None:
         """Cancel a job, and return when no line of it will run any more, or it leaked.

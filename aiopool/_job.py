@@ -147,6 +147,7 @@ class JobExtra:
     due: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None
     lent = 0  # how many of its tasks wait for another job of the pool
+    returner: asyncio.Future[bool] | None = None  # the one of them that wants a slot back
     leaked = False
     late = False  # outlived its outcome: the code still runs
     lost: str | None = None  # the reason given for a cancel

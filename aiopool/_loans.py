@@ -2,7 +2,8 @@
 
 That is why nested jobs cannot deadlock, at any size of the pool and any depth. Whoever waits no more asks for a slot,
 and gets one ahead of the line before it goes on: nothing starts beyond the limit for it. A job that was told to stop
-goes on without one, for its clean-up must not wait.
+goes on without one, also if it is told while it asks: its clean-up must not wait. And who waits for jobs that end with
+him (`give_up`) lets them end before he asks: they may have the slot that he will get.
 
 Several tasks of a job may wait at once: the slot is lent as soon as one waits (`JobExtra.lent` counts them), and comes
 back with the last.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol, final
 
 from aiopool._job import Claim, Job, JobExtra, running_job
@@ -63,12 +64,14 @@ class Loans:
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
-    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
+    def wait(
+        self, job: Job[Any], waiter: Job[Any] | None, give_up: Callable[[], object] | None = None
+    ) -> Generator[Any, None, None]:
         """Wait until a job is done; a waiter that is a running job of this pool lends its slot meanwhile."""
         if waiter is job:
             raise RuntimeError(f"{job!r} awaits itself: it would wait for ever")
         if waiter is not None and self._may_lend(waiter):
-            yield from self._wait_lent(job, waiter._more())
+            yield from self._wait_lent(job, waiter._more(), give_up)
         else:
             future: asyncio.Future[None] = self._slots.runtime.loop.create_future()
             _add_waiter(job, future)
@@ -78,28 +81,34 @@ class Loans:
                 if not future.done() or future.cancelled():
                     _remove_waiter(job, future)
 
-    async def wait_for(self, future: asyncio.Future[Any]) -> None:
+    async def wait_for(self, future: asyncio.Future[Any], give_up: Callable[[], object] | None = None) -> None:
         """Wait for a future of the pool's; a caller that is a running job of this pool lends its slot meanwhile."""
         waiter = running_job.get()
         if waiter is not None and self._may_lend(waiter):
-            await _Awaitable(self._lending(waiter._more(), future.__await__()))
+            await _Awaitable(self._lending(waiter._more(), future.__await__(), give_up))
         else:
             await future
 
     def _may_lend(self, waiter: Job[Any]) -> bool:
         return waiter._plan.owner is self._slots.owner and waiter._finished_at is None
 
-    def _lending(self, extra: JobExtra, waiting: Generator[Any, None, None]) -> Generator[Any, None, None]:
+    def _lending(
+        self, extra: JobExtra, waiting: Generator[Any, None, None], give_up: Callable[[], object] | None
+    ) -> Generator[Any, None, None]:
         """Lend the slot of a running job while `waiting` goes on; take one back before returning."""
         self._lend(extra)
         try:
             yield from waiting
         except BaseException as error:
+            if give_up is not None:
+                give_up()
             yield from self._take_back_after(error, extra)
             raise
         yield from self._take_back(extra)
 
-    def _wait_lent(self, job: Job[Any], extra: JobExtra) -> Generator[Any, None, None]:
+    def _wait_lent(
+        self, job: Job[Any], extra: JobExtra, give_up: Callable[[], object] | None
+    ) -> Generator[Any, None, None]:
         """Wait for a job without a slot. At its end the slot is asked for in the same turn: ahead of the line."""
         future: asyncio.Future[bool] = self._slots.runtime.loop.create_future()
         waiter = _Returner(self, extra, future)
@@ -110,6 +119,8 @@ class Loans:
         except BaseException as error:
             if not self._refuse(future):
                 _remove_waiter(job, waiter)
+            if give_up is not None:
+                give_up()
             yield from self._take_back_after(error, extra)
             raise
         if granted:
@@ -127,13 +138,25 @@ class Loans:
             self._slots.calm_down()
             self._slots.shortage()
 
-    def want_back(self, future: asyncio.Future[bool]) -> None:
-        """Give a slot to a job that had lent its own, now or ahead of the line: the future is set to True with it."""
+    def want_back(self, extra: JobExtra, future: asyncio.Future[bool]) -> None:
+        """Give a slot to a job that had lent its own, now or ahead of the line.
+
+        The future is set to True with it, or to False if the job needs none any more.
+        """
         if self._slots.active < self._slots.size and not self.returners:
             self._slots.active += 1
             future.set_result(True)
         else:
+            extra.returner = future
             self.returners.append(future)
+            self._slots.calm_down()
+
+    def release(self, extra: JobExtra) -> None:
+        """Let a job that wants a slot back go on without: it was told to stop, or its end is written down."""
+        future, extra.returner = extra.returner, None
+        if future is not None and not future.done() and future in self.returners:
+            self.returners.remove(future)
+            future.set_result(False)
             self._slots.calm_down()
 
     def grant(self) -> bool:
@@ -155,6 +178,7 @@ class Loans:
             self.lent -= 1
             self._slots.active += 1
             self._slots.calm_down()
+            self.release(extra)
 
     def _take_back_after(self, error: BaseException, extra: JobExtra) -> Generator[Any, None, None]:
         if extra.stop is not None or isinstance(error, GeneratorExit):
@@ -164,20 +188,22 @@ class Loans:
             yield from self._take_back(extra)
 
     def _take_back(self, extra: JobExtra) -> Generator[Any, None, None]:
-        if extra.lent != 1:
+        if extra.stop is not None or extra.lent != 1:
             self._leave(extra)
             return
         future: asyncio.Future[bool] = self._slots.runtime.loop.create_future()
-        self.want_back(future)
+        self.want_back(extra, future)
         try:
-            if not future.done():
-                yield from future
+            granted = future.result() if future.done() else (yield from future)
         except BaseException:
             # Cancelled: as above.
             self._refuse(future)
             self._leave(extra)
             raise
-        self._accept(extra)
+        if granted:
+            self._accept(extra)
+        else:
+            self._leave(extra)
 
     def _leave(self, extra: JobExtra) -> bool:
         """One task of the job waits no more; whether others do, or the loan is over anyway."""
@@ -225,7 +251,7 @@ class _Returner(Claim):
         if self.future.done():
             return
         if self.extra.lent == 1:
-            self.loans.want_back(self.future)
+            self.loans.want_back(self.extra, self.future)
         else:
             self.future.set_result(False)
 

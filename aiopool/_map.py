@@ -96,6 +96,7 @@ class MapStream(Claim, Generic[R_co]):
         "_source",
         "_under_way",
         "_wakeup",
+        "_whole",
         "_yields",
     )
 
@@ -121,6 +122,7 @@ class MapStream(Claim, Generic[R_co]):
         self._ordered = ordered
         self._ahead = ahead
         self._yields = errors == "yield"
+        self._whole = False  # nobody goes on with it if the consumer is cancelled
         self._source: Iterator[Any] | AsyncIterator[Any] = (
             aiter(items) if isinstance(items, AsyncIterable) else iter(items)
         )
@@ -170,7 +172,7 @@ class MapStream(Claim, Generic[R_co]):
                 raise StopAsyncIteration
             self._wakeup = wakeup = engine.runtime.loop.create_future()
             try:
-                await engine.loans.wait_for(wakeup)
+                await engine.loans.wait_for(wakeup, self._give_up if self._whole else None)
             finally:
                 self._wakeup = None
         raise StopAsyncIteration
@@ -210,6 +212,7 @@ class MapStream(Claim, Generic[R_co]):
             pages = await pool.map(fetch, urls).collect()
         """
         results: list[R_co] = []
+        self._whole = True
         async with self:
             async for result in self:
                 results.append(result)
@@ -437,6 +440,9 @@ class MapStream(Claim, Generic[R_co]):
                         cancelled = error  # it gets out, when nothing of the stream runs any more
             if cancelled is not None:
                 raise cancelled
+
+    def _give_up(self) -> None:
+        self._abandon(self._engine())
 
     def _abandon(self, engine: Engine) -> list[Job[Any]]:
         """Take no more items, let go of what is done, cancel what is under way; return that."""

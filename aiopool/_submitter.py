@@ -178,11 +178,14 @@ class Submitter:
             page = await pool.run(fetch, url)
         """
         job: Job[Any] = await self.submit(function, *args, **kwargs)
+        reason = "the caller of run() was cancelled"
         try:
-            return await job
+            if job._finished_at is None:
+                await self._home.attend(job, reason)
+            return job.result()
         except asyncio.CancelledError:
             with shield():
-                await self._home.stop(job, "the caller of run() was cancelled")
+                await self._home.stop(job, reason)
             raise
         finally:
             del job  # this frame is in the traceback of its error: no cycle through it

@@ -1,8 +1,10 @@
 """Jobs that wait for jobs never deadlock, and the limit still holds (reliability K; pitfall 10)."""
 
 import asyncio
+import contextlib
 import itertools
 
+import anyio
 import pytest
 from virtual import balanced, echo, nap, now, virtual
 
@@ -433,3 +435,83 @@ async def test_two_pools_in_a_ring(isolation):
             await job
         assert now() == 5
         assert await a.run(echo, 1) == await b.run(echo, 1) == 1
+
+
+def slow_to_end(seconds):
+    """A function that takes so long to clean up, whoever tells it to stop and however often."""
+
+    async def function():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(seconds)
+
+    return function
+
+
+@virtual
+async def test_the_clean_up_of_a_parent_that_was_told_to_stop_waits_for_no_slot(isolation):
+    """RE3, F5: it has told its child, whose slot has gone to another job meanwhile: it ends all the same."""
+    async with Pool(1, isolation=isolation) as pool:
+
+        async def parent():
+            await pool.run(slow_to_end(0.5))
+
+        handle = await pool.with_options(timeout=1).submit(parent)
+        await advance(0.25)
+        other = await pool.submit(nap, 100)
+        with pytest.raises(JobTimeoutError):
+            await handle
+        assert (now(), handle.leaked, other.status) == (1.5, False, "running")
+        assert await pool.cancel(other.id)
+        await settle()
+        assert pool.statistics().busy == 0
+
+
+@virtual
+async def test_a_parent_that_is_told_to_stop_while_it_wants_its_slot_back_needs_none(isolation):
+    """RE3: also where it cannot be told, behind a shield: it does not wait for another job's end, and is not leaked."""
+    async with Pool(1, isolation=isolation) as pool:
+
+        async def parent():
+            with anyio.CancelScope(shield=True), contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await child
+            await asyncio.sleep(3600)
+
+        handle = await pool.submit(parent)
+        child = await pool.submit(nap, 10)
+        await advance(2)
+        assert (handle.status, child.status, pool.statistics().busy) == ("running", "running", 1)
+        handle.cancel()
+        await handle.wait()
+        assert (now(), handle.leaked, child.status) == (2, False, "running")
+        await settle()
+        assert pool.statistics().busy == 1
+        await child
+        await settle()
+        assert pool.statistics().busy == 0
+
+
+@virtual
+@pytest.mark.parametrize("through", ["run", "group", "collect"])
+async def test_a_time_limit_of_its_own_around_children_that_end_with_it(isolation, through):
+    """TO8: they are cancelled when it strikes, though they have the slot without which their parent cannot go on."""
+    async with Pool(1, isolation=isolation) as pool:
+
+        async def parent():
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    if through == "run":
+                        await pool.run(nap, 3600)
+                    elif through == "group":
+                        async with pool.group() as group:
+                            await group.submit(nap, 3600)
+                    else:
+                        await pool.map(nap, [3600, 3600]).collect()
+            assert pool.statistics().busy == 1
+            return now()
+
+        assert await pool.run(parent) == 1
+        assert pool.statistics().cancelled == (2 if through == "collect" else 1)
