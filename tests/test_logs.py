@@ -32,7 +32,7 @@ from aiopool.testing import run_virtual, settle
 
 FIELDS = ("job_id", "job", "kind", "attempt", "worker", "pool")
 mine = structlog.get_logger("mine")
-stdlib = logging.getLogger("some.library")
+stdlib = logging.getLogger("some.package")
 
 
 @contextlib.contextmanager
@@ -434,7 +434,7 @@ def test_no_extra_takes_the_place_of_the_message(renderer):
     with alone(), console(renderer=renderer) as stream:
         stdlib.warning("the message", extra={"event": "click", "level": "deep", "timestamp": "never", "logger": "x"})
     [line] = stream.getvalue().splitlines()
-    for text in ("the message", "click", "deep", "never", "some.library", "warning"):
+    for text in ("the message", "click", "deep", "never", "some.package", "warning"):
         assert text in line
 
 
