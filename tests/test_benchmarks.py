@@ -220,7 +220,6 @@ def test_a_page_keeps_the_numbers_that_its_files_do_not_speak_of(tmp_path: Path)
     assert "6.00 (5.00–7.00)" in text
 
 
-@LONG
 def test_a_way_of_watching_is_gone_after_its_turn() -> None:
     """The next one is compared with a bare pool."""
 

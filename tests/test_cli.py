@@ -597,7 +597,6 @@ def test_nobody_reads_standard_error(here: Path):
     assert len((here / "out").read_text().splitlines()) == 1000
 
 
-@pytest.mark.long
 def test_a_reader_that_is_slow_does_not_stop_the_jobs(here: Path):
     """A pipe that is full holds up the writing, not the event loop: no time limit runs out because of it."""
     lines = ("0.1 " + "x" * 20_000 + "\n") * 40
@@ -683,7 +682,6 @@ def test_a_live_bar_on_a_terminal(here: Path):
     assert len(out.splitlines()) == 21
 
 
-@pytest.mark.long
 def test_no_color(here: Path):
     """The bar moves without colours."""
     (here / "in").write_text("0.3\n" * 4)
@@ -695,7 +693,6 @@ def test_no_color(here: Path):
     assert not [code for code in colours.findall(seen) if re.search(r"3\d|4\d|9\d", code)]
 
 
-@pytest.mark.long
 def test_a_dumb_terminal_gets_plain_lines(here: Path):
     (here / "in").write_text("0.3\n" * 4)
     _, seen, _ = on_terminal(here, ["map", "targets:slow", "in"], stdout=1, TERM="dumb")
@@ -703,7 +700,6 @@ def test_a_dumb_terminal_gets_plain_lines(here: Path):
     assert "4 succeeded" in seen
 
 
-@pytest.mark.long
 def test_results_and_bar_on_one_terminal(here: Path):
     """Results are printed above the bar, each on a line of its own, however long."""
     (here / "in").write_text("".join(f"0.{n % 3}{' ' * 200}\n" for n in range(20)))
@@ -770,7 +766,6 @@ def interrupted(here: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-@pytest.mark.long
 def test_second_signal_ends_in_bounded_time(here: Path):
     """Also when a function swallows its cancel: what was done is there, the process goes."""
     with interrupted(here) as process:

@@ -150,7 +150,6 @@ aiopool.run(main, services=registry)
     assert (lines, code) == (["none is left"], 0)
 
 
-@pytest.mark.long
 def test_an_orphan_in_our_own_session_is_known_by_its_age():
     """It was there before its parent ended, and no child of ours."""
     with program(
@@ -177,7 +176,6 @@ aiopool.run(main)
     assert (lines, code) == (["reaped"], 0)
 
 
-@pytest.mark.long
 def test_an_orphan_of_a_moment_is_known_by_its_session():
     """As the page says: what a job starts in a session of its own leaves no zombie, however soon its parent ends."""
     with program(

@@ -189,7 +189,6 @@ def test_wrong_marks_are_refused_with_the_line_to_write(auto):
     result.stdout.fnmatch_lines(["*aiopool takes keywords only: write size=3*"])
 
 
-@pytest.mark.long
 def test_a_parametrized_backend_and_virtual_time_do_not_mix(pytester, monkeypatch):
     """The message says which of the two to drop."""
     result = Inner(pytester, monkeypatch, "anyio").run("""
@@ -201,7 +200,6 @@ def test_a_parametrized_backend_and_virtual_time_do_not_mix(pytester, monkeypatc
     result.stdout.fnmatch_lines(["*take `anyio_backend` out of this parametrize*"])
 
 
-@pytest.mark.long
 def test_backends_of_the_fixture_give_way_to_virtual_time(pytester, monkeypatch):
     """A module that runs on several backends runs its virtual tests once."""
     result = Inner(pytester, monkeypatch, "anyio").run("""
@@ -224,7 +222,6 @@ def test_backends_of_the_fixture_give_way_to_virtual_time(pytester, monkeypatch)
     result.assert_outcomes(passed=3)
 
 
-@pytest.mark.long
 def test_a_loop_shared_by_a_module_may_be_virtual(auto):
     """Time goes on from test to test."""
     result = auto.run("""
@@ -329,7 +326,6 @@ def test_a_job_that_cannot_be_ended_fails_the_teardown(auto):
     result.stdout.fnmatch_lines(["*jobs of the fixture `pool` could not be ended:*", "*stubborn*"])
 
 
-@pytest.mark.long
 def test_the_pool_lives_in_the_loop_of_its_test(auto):
     """A loop for the whole module, as pytest-asyncio offers it."""
     result = auto.run("""

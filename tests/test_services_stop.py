@@ -165,7 +165,6 @@ async def test_stubborn_tasks_objects_and_processes_share_one_deadline() -> None
     assert (await registry.stop_all(timeout=2)).success
 
 
-@pytest.mark.long
 async def test_a_task_that_swallows_its_cancel_is_told_again_and_again() -> None:
     """Once, as asyncio has it; from the beginning of force on at a beat, for a library may have swallowed a few."""
     told = 0
