@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from services.helpers import wait_until
 
 from aiopool.cli import main
 
@@ -739,8 +740,7 @@ def test_second_signal_cancels(here: Path):
         process.send_signal(signal.SIGINT)
         wait_for(process, "interrupted: finishing the 2 under way")
         (here / "release-0").touch()
-        while not (here / "out").read_text():
-            time.sleep(0.01)
+        wait_until(lambda: (here / "out").read_text())
         process.send_signal(signal.SIGINT)
         done = finish(process)
     assert done.code == 130
