@@ -1,7 +1,7 @@
 """`MapStream`: what `pool.map(...)` returns; lazy on one side, bounded in the middle, a stream on the other.
 
 The mutable state of a stream is: the source of items, how many of its jobs are under way, and the finished ones that
-the consumer has not taken. `under way + not taken <= ahead`, always; that is the whole back-pressure.
+the consumer has not taken. `under way + not taken <= buffersize`, always; that is the whole back-pressure.
 
 A synchronous source is read in the consumer's own steps. An asynchronous one is read by a feeder task, so that a slow
 source does not keep finished results from the consumer.
@@ -77,9 +77,9 @@ class MapStream(Claim, Generic[R_co]):
 
     __slots__ = (
         "__weakref__",
-        "_ahead",
         "_between",
         "_block",
+        "_buffersize",
         "_careful",
         "_closed",
         "_exhausted",
@@ -92,6 +92,7 @@ class MapStream(Claim, Generic[R_co]):
         "_low",
         "_ordered",
         "_plan",
+        "_plan_for",
         "_room",
         "_source",
         "_under_way",
@@ -109,8 +110,9 @@ class MapStream(Claim, Generic[R_co]):
         items: Iterable[Any] | AsyncIterable[Any],
         *,
         ordered: bool,
-        ahead: int | None,
+        buffersize: int | None,
         errors: Literal["raise", "yield"],
+        plan_for: Callable[[Any], Plan] | None,
     ) -> None:
         self._closed = False
         # Jobs between input and consumer: all of them if ordered, the finished ones if not.
@@ -118,9 +120,10 @@ class MapStream(Claim, Generic[R_co]):
         self._home = home
         self._block = block
         self._plan = plan
+        self._plan_for = plan_for  # what the options of each item are, if they differ
         self._function = function
         self._ordered = ordered
-        self._ahead = ahead
+        self._buffersize = buffersize
         self._yields = errors == "yield"
         self._whole = False  # nobody goes on with it if the consumer is cancelled
         self._source: Iterator[Any] | AsyncIterator[Any] = (
@@ -154,9 +157,9 @@ class MapStream(Claim, Generic[R_co]):
 
     async def _next(self) -> R_co:
         engine = self._engine()
-        if self._ahead is None:
-            self._ahead = 2 * engine.size or 2
-            self._low = self._ahead * 3 // 4
+        if self._buffersize is None:
+            self._buffersize = 2 * engine.size or 2
+            self._low = self._buffersize * 3 // 4
         line = self._line
         while not self._closed:
             if not self._exhausted and not self._fill(engine):
@@ -234,15 +237,16 @@ class MapStream(Claim, Generic[R_co]):
 
     def _fill(self, engine: Engine) -> bool:
         """Take items from a synchronous source as far as there is place for their jobs; False if that has to wait."""
-        assert self._ahead is not None
+        assert self._buffersize is not None
         source = self._source
         if isinstance(source, AsyncIterator):
             return False
         make, plan, function = engine.make, self._plan, self._function
         line = self._line.append if self._ordered else None
-        place = self._ahead - self._between
+        place = self._buffersize - self._between
         if (
-            plan.plain
+            self._plan_for is None
+            and plan.plain
             and plan.direct
             and not (self._yields or engine.listeners)
             and len(engine.jobs) + place <= engine.room.limit
@@ -260,6 +264,14 @@ class MapStream(Claim, Generic[R_co]):
             except BaseException as error:
                 self._source_failed(error)
                 return True
+            if self._plan_for is not None:
+                try:
+                    plan = self._plan_for(item)
+                    if plan.id is not None:
+                        engine.check_id(plan.id)
+                except Exception as error:
+                    self._source_failed(error)
+                    return True
             job = make(plan, function, (item,), self)
             if job._place is None and job._finished_at is None:
                 if self._block is not None:
@@ -307,7 +319,12 @@ class MapStream(Claim, Generic[R_co]):
         except BaseException as error:
             self._source_failed(error)
             return
-        await self._queue_up(engine, self._job(engine, item))
+        try:
+            job = self._job(engine, item)
+        except Exception as error:
+            self._source_failed(error)
+            return
+        await self._queue_up(engine, job)
 
     async def _queue_up(self, engine: Engine, job: Job[Any]) -> None:
         if job._place is not None or job._finished_at is not None:
@@ -330,14 +347,14 @@ class MapStream(Claim, Generic[R_co]):
 
     async def _feed_from(self, engine: Engine, source: AsyncIterator[Any]) -> None:
         """The feeder: read an asynchronous source, at most as far as there is place; it ends with the pool."""
-        assert self._ahead is not None
+        assert self._buffersize is not None
         closers, closer = self._home.closers, engine.runtime.loop.create_future()
         me = asyncio.current_task()
         closer.add_done_callback(lambda _: me and me.cancel())
         closers.append(closer)
         try:
             while not self._closed:
-                while self._between >= self._ahead:
+                while self._between >= self._buffersize:
                     self._room = engine.runtime.loop.create_future()
                     try:
                         await self._room
@@ -360,7 +377,10 @@ class MapStream(Claim, Generic[R_co]):
             await _close(source)
 
     def _job(self, engine: Engine, item: Any) -> Job[Any]:
-        job = engine.make(self._plan, self._function, (item,), self)
+        plan = self._plan if self._plan_for is None else self._plan_for(item)
+        if plan.id is not None:
+            engine.check_id(plan.id)
+        job = engine.make(plan, self._function, (item,), self)
         if self._block is not None:
             self._block.accompany(job)
         self._under_way += 1

@@ -197,7 +197,8 @@ class Submitter:
         items: Iterable[T] | AsyncIterable[T],
         *,
         ordered: bool = True,
-        ahead: int | None = None,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[T], JobOptions] | None = None,
         errors: Literal["raise"] = "raise",
     ) -> MapStream[R]: ...
     @overload
@@ -207,7 +208,8 @@ class Submitter:
         items: Iterable[T] | AsyncIterable[T],
         *,
         ordered: bool = True,
-        ahead: int | None = None,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[T], JobOptions] | None = None,
         errors: Literal["yield"],
     ) -> MapStream[MapResult[T, R]]: ...
     @overload
@@ -217,7 +219,8 @@ class Submitter:
         items: Iterable[T] | AsyncIterable[T],
         *,
         ordered: bool = True,
-        ahead: int | None = None,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[T], JobOptions] | None = None,
         errors: Literal["raise"] = "raise",
     ) -> MapStream[R]: ...
     @overload
@@ -227,7 +230,8 @@ class Submitter:
         items: Iterable[T] | AsyncIterable[T],
         *,
         ordered: bool = True,
-        ahead: int | None = None,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[T], JobOptions] | None = None,
         errors: Literal["yield"],
     ) -> MapStream[MapResult[T, R]]: ...
     def map(
@@ -236,13 +240,14 @@ class Submitter:
         items: Iterable[Any] | AsyncIterable[Any],
         *,
         ordered: bool = True,
-        ahead: int | None = None,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[Any], JobOptions] | None = None,
         errors: Literal["raise", "yield"] = "raise",
     ) -> MapStream[Any]:
         """Apply a function to every item, and stream the results.
 
-        Lazy and bounded: an item is taken from `items` when there is place for its job, and no more than `ahead` jobs
-        are between the input and the consumer. If the queue is full it waits for room, whatever `overflow` says.
+        Lazy and bounded: an item is taken from `items` when there is place for its job, and no more than `buffersize`
+        jobs are between the input and the consumer. If the queue is full it waits for room, whatever `overflow` says.
 
         In a group, its jobs are waited for and cancelled with the block; their failures are the consumer's.
 
@@ -250,7 +255,9 @@ class Submitter:
             function: an `async def` or a plain function of one argument.
             items: any iterable or async iterable, endless ones too.
             ordered: results in the order of the items; else as they come.
-            ahead: jobs between input and consumer; twice the size of the pool by default.
+            buffersize: jobs between input and consumer; twice the size of the pool by default.
+            options: options of these jobs, nearer than those of the view: a `JobOptions`, or a function that returns
+                one for an item. Only a function may give an `id`.
             errors: `"raise"` raises the first error and cancels the rest; `"yield"` yields a `MapResult` for each
                 item, failed ones too.
 
@@ -260,26 +267,38 @@ class Submitter:
             that breaks cannot tell us: its jobs run on, and the failures among them are reported at their end.
 
         Raises:
-            ValueError, TypeError: an argument that it cannot have; an option `id`, which only one job can have.
+            ValueError, TypeError: an argument that it cannot have; an option `id`, which only one job can have. What
+                `options(item)` raises ends the stream, as an error of the source does.
 
         If the consumer is cancelled, `async with` cancels the jobs and waits for their end.
 
         Example:
             async with pool.map(fetch, urls, ordered=False) as pages:
                 async for page in pages: ...
+
+            results = await pool.map(load, rows, options=lambda row: JobOptions(id=row.key)).collect()
         """
         if errors not in ("raise", "yield"):
             raise ValueError(f'errors={errors!r}: it must be "raise" or "yield"')
-        if ahead is not None:
-            check_count("ahead", ahead, least=1)
+        if buffersize is not None:
+            check_count("buffersize", buffersize, least=1)
         if not isinstance(items, (AsyncIterable, Iterable)):
             raise TypeError(f"map() takes an iterable or an async iterable, not {items!r} ({type(items).__name__})")
-        plan = self._look_up(function)
+        view = self._with(options) if isinstance(options, JobOptions) else self
+        plan = view._look_up(function)
         if plan.id is not None:
             raise ValueError(
                 f"map() makes many jobs, and id={plan.id!r} is the name of one: write with_options(group={plan.id!r}) "
-                "to find them all, or submit() each with an id of its own"
+                f"to find them all, or give each an id of its own: map(..., options=lambda item: JobOptions(id=item))"
             )
+        plan_for: Callable[[Any], Plan] | None = None
+        if options is not None and not isinstance(options, JobOptions):
+            if not callable(options):
+                raise TypeError(
+                    f"options={options!r} is a {type(options).__name__}: write options=JobOptions(timeout=5), or a "
+                    "function that returns one for an item"
+                )
+            plan_for = functools.partial(self._plan_for, function, options)
         return MapStream(
             self._home,
             self._block,
@@ -287,8 +306,9 @@ class Submitter:
             function,
             items,
             ordered=ordered,
-            ahead=ahead,
+            buffersize=buffersize,
             errors=errors,
+            plan_for=plan_for,
         )
 
     # -- options -----------------------------------------------------------------------------------------------------
@@ -340,10 +360,22 @@ class Submitter:
             name=name,
             group=group,
         )
-        options = options.over(self._options)
-        view = Submitter(self._home, options, self._base)
+        return self._with(options)
+
+    def _with(self, options: JobOptions) -> Submitter:
+        view = Submitter(self._home, options.over(self._options), self._base)
         view._block = self._block
         return view
+
+    def _plan_for(self, function: Callable[..., Any], choose: Callable[[Any], JobOptions], item: Any) -> Plan:
+        """Return the plan for the job of one item of a map."""
+        options: object = choose(item)
+        if not isinstance(options, JobOptions):
+            raise TypeError(
+                f"options({item!r}) returned {options!r} ({type(options).__name__}): it must return a JobOptions, such "
+                "as JobOptions(timeout=5); JobOptions() changes nothing"
+            )
+        return self._with(options)._look_up(function)
 
     def _look_up(self, function: Callable[..., Any]) -> Plan:
         """Return the plan for a function, checked; and remember it, for the next call is likely to be for the same."""

@@ -495,7 +495,7 @@ async def test_a_map_of_a_block_that_was_left(isolation):
     """A stream that is read on after its block was left has no more jobs to offer, and says so."""
     async with Pool(1, isolation=isolation) as pool:
         async with pool.group() as group:
-            streams = [group.map(echo, range(9), ahead=1)]
+            streams = [group.map(echo, range(9), buffersize=1)]
             assert await anext(streams[0]) == 0
         streams.append(group.map(echo, range(9)))
         for stream in streams:

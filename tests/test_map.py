@@ -7,7 +7,7 @@ import weakref
 import pytest
 from virtual import echo, nap, now, virtual
 
-from aiopool import JobCancelledError, MapResult, Pool, PoolClosedError, Retry
+from aiopool import JobCancelledError, JobOptions, MapResult, Pool, PoolClosedError, Retry, current_job
 from aiopool.testing import advance, settle
 
 
@@ -87,14 +87,14 @@ async def test_nothing_happens_before_the_first_result_is_asked_for(isolation):
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_an_endless_source(ordered, asynchronous):
-    """BP3: between the source and a slow consumer there are never more than `ahead` items."""
+    """BP3: between the source and a slow consumer there are never more than `buffersize` items."""
 
     @virtual
     async def main(isolation):
         pulled = []
         async with Pool(2, 3, isolation=isolation) as pool:
             source = numbers(pulled) if asynchronous else counting(pulled)
-            async with pool.map(echo, source, ahead=4, ordered=ordered) as results:
+            async with pool.map(echo, source, buffersize=4, ordered=ordered) as results:
                 taken = 0
                 async for _ in results:
                     taken += 1
@@ -110,7 +110,7 @@ def test_an_endless_source(ordered, asynchronous):
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_the_default_of_ahead(asynchronous):
+def test_the_default_of_buffersize(asynchronous):
     """BP3: by default twice the size is ahead, so that the workers always have something to do."""
 
     @virtual
@@ -171,11 +171,11 @@ async def test_a_closed_stream_lets_go_of_its_source(isolation):
             closed.append(True)
 
     async with Pool(1, isolation=isolation) as pool:
-        async with pool.map(double, source(), ahead=2) as results:
+        async with pool.map(double, source(), buffersize=2) as results:
             assert await anext(results) == 0
         assert closed == [True]
         mine = source()
-        async with pool.map(double, mine, ahead=2) as results:
+        async with pool.map(double, mine, buffersize=2) as results:
             assert await anext(results) == 0
         assert closed == [True]
         assert next(mine) == 2
@@ -467,7 +467,7 @@ async def test_results_are_free_once_they_were_taken(isolation):
 
     for errors in ("raise", "yield"):
         async with Pool(2, isolation=isolation) as pool:
-            async with pool.map(make, source(), ahead=2, errors=errors) as stream:
+            async with pool.map(make, source(), buffersize=2, errors=errors) as stream:
                 async for result in stream:
                     results.append(weakref.ref(result if errors == "raise" else result.value))
                     del result
@@ -516,9 +516,81 @@ async def test_wrong_arguments():
     async with Pool(1) as pool:
         with pytest.raises(ValueError, match="errors="):
             pool.map(echo, [], errors="ignore")
-        with pytest.raises(ValueError, match="ahead"):
-            pool.map(echo, [], ahead=0)
+        with pytest.raises(ValueError, match="buffersize"):
+            pool.map(echo, [], buffersize=0)
         with pytest.raises(TypeError, match="iterable"):
             pool.map(echo, 5)
         with pytest.raises(TypeError, match="submit"):
             pool.map(nap(1), [1])
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_options_for_all_jobs_and_for_each(asynchronous):
+    """`options=` is nearer than those of the view: a `JobOptions` for all, or a function of the item."""
+
+    @virtual
+    async def main(isolation):
+        async def source():
+            for n in range(4):
+                yield n
+
+        def items():
+            return source() if asynchronous else range(4)
+
+        async def about(n):
+            job = current_job()
+            return job.id, job.name, job.priority, job.group
+
+        async with Pool(2, 0, isolation=isolation) as pool:
+            view = pool.with_options(priority=7, name="view")
+            for_all = await view.map(about, items(), options=JobOptions(name="all", group="g")).collect()
+            assert {row[1:] for row in for_all} == {("all", 7, "g")}
+            for_each = await view.map(
+                about, items(), options=lambda n: JobOptions(id=f"row-{n}", priority=n) if n else JobOptions()
+            ).collect()
+            assert [row[0] for row in for_each[1:]] == ["row-1", "row-2", "row-3"]
+            assert [row[1:] for row in for_each] == [("view", n or 7, None) for n in range(4)]
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("size", [1, 9])
+def test_options_that_cannot_be_had_end_the_stream(asynchronous, size):
+    """A function of options that raises, returns something else or gives a taken id: results first, then its error."""
+
+    @virtual
+    async def main(isolation):
+        async def source():
+            for n in range(9):
+                yield n
+
+        def raises(n):
+            if n == 2:
+                raise LookupError(n)
+            return JobOptions()
+
+        def forgets(n):
+            return None if n == 2 else JobOptions()
+
+        def repeats(n):
+            return JobOptions(id="taken" if n == 2 else n)
+
+        async with Pool(size, 0, isolation=isolation) as pool:
+            await pool.with_options(id="taken").submit(nap, 100)
+            await pool.resize(size + 1)
+            for options, error in ((raises, LookupError), (forgets, TypeError), (repeats, ValueError)):
+                got = []
+                with pytest.raises(error, match=r"2|taken"):
+                    async for result in pool.map(echo, source() if asynchronous else range(9), options=options):
+                        got.append(result)
+                assert got == [0, 1]
+            await pool.cancel("taken")
+            with pytest.raises(TypeError, match=r"options=5 is a int: write options=JobOptions\(timeout=5\)"):
+                pool.map(echo, [], options=5)
+            with pytest.raises(ValueError, match="the name of one"):
+                pool.map(echo, [], options=JobOptions(id=5))
+
+    for isolation in ("task", "scope"):
+        main(isolation)

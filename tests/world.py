@@ -314,7 +314,7 @@ class World:
         for record in records:
             record.context = "map"
         try:
-            async with self.pool.map(self.body, records, ordered=ordered, ahead=2) as stream:
+            async with self.pool.map(self.body, records, ordered=ordered, buffersize=2) as stream:
                 for _ in range(taken):
                     await anext(stream)
         except (ValueError, JobCancelledError, JobDroppedError, PoolClosedError, StopAsyncIteration):

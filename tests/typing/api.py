@@ -152,7 +152,7 @@ async def mapping(pool: Pool) -> None:
 
     assert_type(pool.map(fetch, ["a"]), MapStream[bytes])
     assert_type(pool.map(fetch, lines()), MapStream[bytes])
-    assert_type(pool.map(plain, range(3), ordered=False, ahead=5), MapStream[float])
+    assert_type(pool.map(plain, range(3), ordered=False, buffersize=5), MapStream[float])
     assert_type(pool.map(fetch, ["a"], errors="raise"), MapStream[bytes])
     assert_type(pool.map(fetch, ["a"], errors="yield"), MapStream[MapResult[str, bytes]])
     assert_type(pool.map(plain, [1], errors="yield"), MapStream[MapResult[int, float]])
