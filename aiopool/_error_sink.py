@@ -56,4 +56,4 @@ class ErrorSink:
         try:
             context.run(function, *args)
         except Exception as error:
-            log_fault(logger, "a callback of the pool failed: %r", function, error=error)
+            log_fault(logger, "a callback of the pool failed: %s", function, error=error)

@@ -138,7 +138,7 @@ class Listeners:
                 getattr(recorder, method)(*args)
             except Exception as error:
                 self.unrecord(recorder)
-                log_fault(logger, "%r of pool %.200r failed, and records no more", recorder, self.pool, error=error)
+                log_fault(logger, "%s of pool %.200r failed, and records no more", recorder, self.pool, error=error)
 
     # -- what happens to the pool and its workers --------------------------------------------------------------------
 

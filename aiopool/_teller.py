@@ -191,7 +191,7 @@ class Teller:
             return
         log_fault(
             logger,
-            "a listener of pool %.200r raised, and hears no more: %r, at %s. Catch what you expect inside of it",
+            "a listener of pool %.200r raised, and hears no more: %s, at %s. Catch what you expect inside of it",
             self._pool,
             listener.function,
             type(event).__name__,

@@ -17,7 +17,8 @@ PACKAGE = Path(aiopool.__file__).parent
 # A new module gets a place here: as low as its imports allow.
 FLOORS = [
     # words, rules and tools: they import nothing of ours
-    "errors _status _numbers _eager _queue _statistics _bridge _signals _notifier _faults",
+    "_faults",
+    "errors _status _numbers _eager _queue _statistics _bridge _signals _notifier",
     "_restart _retry_budget _runtime services._calls services._process services._die_with_parent services._status",
     "settings._files settings._text settings._layer",
     "_retry",
