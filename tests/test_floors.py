@@ -18,7 +18,7 @@ PACKAGE = Path(aiopool.__file__).parent
 FLOORS = [
     # words, rules and tools: they import nothing of ours
     "_faults",
-    "errors _status _numbers _eager _queue _statistics _bridge _signals _notifier",
+    "errors _status _numbers _eager _queue _statistics _bridge _signals _notifier _file_trust",
     "_restart _retry_budget _runtime services._calls services._process services._die_with_parent services._status",
     "settings._files settings._text settings._layer",
     "_retry",

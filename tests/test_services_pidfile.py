@@ -349,3 +349,167 @@ async def test_restarts_are_written_down(tmp_path) -> None:
 
         while written() != [second]:
             await asyncio.sleep(0.005)
+
+
+# -- files of others ---------------------------------------------------------------------------------------------------
+
+NOBODY = 65534
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of somebody else")
+
+
+@pytest.fixture
+def victim():
+    """A process that no test may harm, and how a pid file would name it."""
+    child = subprocess.Popen(PATIENT)
+    process = identify(child.pid)
+    assert process is not None
+    yield record(process)
+    assert child.poll() is None, "it was killed"
+    child.kill()
+    child.wait()
+
+
+def test_the_draft_follows_no_link(tmp_path) -> None:
+    """Whoever plants a link where the draft would be changes nothing outside; the service is not registered."""
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    directory = tmp_path / "run"
+    file = PidFile(directory, "r", "key")
+    directory.mkdir(mode=0o700)
+    file.path.with_suffix(".new").symlink_to(precious)
+    me = identify(os.getpid())
+    assert me is not None
+    with pytest.raises(FileExistsError):
+        file.write([PidRecord("t", "n", (me,), (me,), False, None)])
+    assert precious.read_text() == "keep me"
+    assert not file.path.exists()
+
+
+def test_a_link_in_the_place_of_the_file_is_replaced(tmp_path) -> None:
+    """The file itself takes the link's place; what the link led to stays as it was."""
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    file = PidFile(tmp_path, "r", "key")
+    file.path.symlink_to(precious)
+    file.write(())
+    assert precious.read_text() == "keep me"
+    assert not file.path.is_symlink()
+
+
+@as_root
+def test_a_pid_file_of_somebody_else_is_not_believed(tmp_path, caplog, victim) -> None:
+    """Nothing is killed on the word of another user, the log says why, and the start goes on."""
+    path = write(tmp_path, victim)
+    os.chown(path, NOBODY, -1)
+    assert ServiceRegistry(pid_dir=tmp_path).end_leftovers_sync(timeout=1).stopped == 0
+    assert "belongs to the user nobody" in caplog.text
+    assert path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o666])
+def test_a_pid_file_that_others_can_change_is_not_believed(tmp_path, caplog, victim, mode) -> None:
+    path = write(tmp_path, victim)
+    path.chmod(mode)
+    assert ServiceRegistry(pid_dir=tmp_path).end_leftovers_sync(timeout=1).stopped == 0
+    assert "can be changed by everybody" in caplog.text
+
+
+@pytest.mark.parametrize("spoil", ["mode", "group", "owner", "above", "link"])
+async def test_a_directory_that_others_can_change_is_refused(tmp_path, victim, spoil) -> None:
+    """They could write there whom to kill: an error before anything starts, which says what to do."""
+    outer = tmp_path / "outer"
+    directory = outer / "run"
+    directory.mkdir(mode=0o700, parents=True)
+    write(directory, victim)
+    match spoil:
+        case "mode":
+            directory.chmod(0o777)
+        case "above":
+            outer.chmod(0o777)
+        case _ if os.geteuid() != 0:
+            pytest.skip("only root can give a file away")
+        case "group":
+            os.chown(directory, -1, NOBODY)
+            directory.chmod(0o770)
+        case "owner":
+            os.chown(directory, NOBODY, -1)
+        case "link":
+            (link := tmp_path / "link").symlink_to(directory)
+            os.chown(link, NOBODY, -1, follow_symlinks=False)
+            directory = link
+    started: list[int] = []
+    registry = ServiceRegistry(pid_dir=directory)
+    registry.add("a", lambda: started.append(1))
+    for attempt in (registry.start, registry.end_leftovers):
+        with pytest.raises(PermissionError, match=r"pid_dir .* is not safe: .*a directory of its own"):
+            await attempt()
+    with pytest.raises(PermissionError):
+        registry.end_leftovers_sync()
+    assert started == []
+
+
+def test_a_directory_with_the_sticky_bit_is_safe(tmp_path) -> None:
+    """In a directory such as /tmp nobody replaces the files of others."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    file = PidFile(directory, "r", "key")
+    file.write(())
+    assert leftovers(directory) == []
+
+
+def with_owner(owner: str) -> str:
+    return f'{{"format": 1, "registry": "r", "boot": "b", "namespace": "n", "owner": {owner}, "services": []}}'
+
+
+ODD = {
+    "brackets": "[" * 100_000,
+    "objects": '{"a":' * 100_000,
+    "infinity": with_owner("[Infinity, 1]"),
+    "exponent": with_owner("[1e999, 1]"),
+    "a huge pid": with_owner(f"[{10**30}, 1]"),
+    "all processes": with_owner("[-1, 1]"),
+    "digits": '{"format": ' + "9" * 100_000 + "}",
+    "true": with_owner("[true, 1]"),
+    "a list": '{"format": 1, "registry": [], "boot": [], "namespace": {}, "owner": [7, 1], "services": [3]}',
+    "long": " " * 2_000_000,
+}
+NO_PROCESS = [[0, 1], [-1, 1], [True, 1], ["1", 1], [1.0, 1], [1], [1, 1, 1], [1, None], 1, None]
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_no_content_stops_a_start(tmp_path, caplog, content) -> None:
+    """It is told in the log, in one line, and the other files are read."""
+    (tmp_path / "odd.services.json").write_text(content)
+    write(tmp_path)
+    assert len(leftovers(tmp_path)) == 1
+    (message,) = [one.message for one in caplog.records]
+    assert "odd.services.json' cannot be read and is left alone" in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path), lambda path: path.symlink_to("/dev/zero")],
+    ids=["fifo", "directory", "circle", "device"],
+)
+def test_what_is_no_file_stops_no_start(tmp_path, caplog, make) -> None:
+    """A FIFO would have us wait for ever for its writer."""
+    make(tmp_path / "odd.services.json")
+    write(tmp_path)
+    assert len(leftovers(tmp_path)) == 1
+    assert "cannot be read and is left alone" in caplog.text
+
+
+@pytest.mark.parametrize("field", ["roots", "members"])
+@pytest.mark.parametrize(
+    "process", [[0, 1], [-1, 1], [True, 1], ["1", 1], [1.0, 1], [1], [1, 1, 1], [1, None], 1, None]
+)
+def test_a_process_is_named_by_two_numbers(tmp_path, caplog, field, process) -> None:
+    """Anything else is no process, and nothing in that file is believed."""
+    me = identify(os.getpid())
+    assert me is not None
+    write(tmp_path, record(me, **{field: [process]}))
+    assert leftovers(tmp_path) == []
+    assert "cannot be read" in caplog.text

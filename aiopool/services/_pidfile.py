@@ -9,6 +9,10 @@ The next run reads all files. The owner still runs: not ours to touch. Another b
 file goes. Another namespace (a directory shared by containers): the numbers mean other processes there, the
 file stays. Otherwise what is recorded *and still is the same process* is a leftover.
 
+What stands in these files is killed, so they are believed only if nobody else can have written them: the directory and
+each file belong to the user of this program, or to root, and no other can change them (`_file_trust`). A directory that
+others can change is an error. A file that is not as it should be, whatever it is, is told to the log and left alone.
+
 What this module refuses to know: how processes are ended, when to write.
 """
 
@@ -19,14 +23,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
+from aiopool._file_trust import read_regular_file, who_can_change, who_can_write
 from aiopool.services._process import ProcessId, alive, identify, system_id
 
 __all__ = ["Leftover", "PidFile", "PidRecord", "leftovers"]
 
 _FORMAT = 1
 _SUFFIX = ".services.json"
+# Some ten thousand processes.
+_MAX_BYTES: Final = 1024 * 1024
+_MAX_PID: Final = 2**31 - 1  # a C int
 
 _log = logging.getLogger("aiopool.services")
 
@@ -54,15 +62,34 @@ class PidRecord:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "PidRecord":
-        return cls(
-            str(data["type"]),
-            str(data["name"]),
-            tuple(ProcessId(int(pid), started) for pid, started in data["roots"]),
-            tuple(ProcessId(int(pid), started) for pid, started in data["members"]),
-            bool(data["own_session"]),
-            None if data["mark"] is None else str(data["mark"]),
-        )
+    def from_json(cls, data: Any) -> "PidRecord":
+        """Read what `to_json` returned.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        match data:
+            case {
+                "type": str(type),
+                "name": str(name),
+                "roots": list(roots),
+                "members": list(members),
+                "own_session": bool(own_session),
+                "mark": str() | None as mark,
+            }:
+                return cls(type, name, _processes(roots), _processes(members), own_session, mark)
+        raise ValueError("a service is not described as it should be")
+
+
+def _processes(data: list[Any]) -> tuple[ProcessId, ...]:
+    return tuple(map(_process, data))
+
+
+def _process(data: Any) -> ProcessId:
+    match data:
+        case [int(pid), int() | float() as started] if 0 < pid <= _MAX_PID and not isinstance(pid, bool):
+            return ProcessId(pid, started)
+    raise ValueError("a process is not named by its pid and its start time")
 
 
 @final
@@ -76,7 +103,7 @@ class Leftover:
 
     def forget(self) -> None:
         """Remove the file; somebody else may have done it already."""
-        self.path.unlink(missing_ok=True)
+        _remove(self.path)
 
 
 @final
@@ -84,7 +111,7 @@ class PidFile:
     """The file of one registry.
 
     Args:
-        directory: where; made when first needed, readable by this user only.
+        directory: where; made when first needed, for this user only.
         registry: the name of the registry, for whoever reads the file.
         key: what tells two registries of one process apart.
     """
@@ -102,7 +129,7 @@ class PidFile:
         """Write down these processes, and no others.
 
         Raises:
-            OSError: the directory cannot be made or written to.
+            OSError: the directory cannot be made or written to, or others can change it.
         """
         services = [record.to_json() for record in records]
         if services == self._last:
@@ -119,9 +146,18 @@ class PidFile:
             "services": services,
         }
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_directory(self.path.parent)
+        text = json.dumps(content, indent=1) + "\n"
         draft = self.path.with_suffix(".new")
-        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        draft.replace(self.path)
+        # A new file, and never one that a link leads to.
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            draft.replace(self.path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
         self._last = services
 
     def remove(self) -> None:
@@ -139,25 +175,71 @@ def leftovers(directory: Path) -> list[Leftover]:
 
     Returns:
         One entry for each file whose owner is gone, also if none of its processes is left. A file that cannot
-        be read is reported to the log and left alone.
+        be read, or that somebody else could have written, is reported to the log and left alone.
+
+    Raises:
+        PermissionError: others can change the directory.
     """
+    _check_directory(directory)
+    boot, namespace = system_id()
     found: list[Leftover] = []
     for path in sorted(directory.glob(f"*{_SUFFIX}")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != _FORMAT:
-                raise ValueError(f"format {content['format']!r}, expected {_FORMAT}")
-            owner = ProcessId(*content["owner"])
-            there = (content["boot"], content["namespace"])
-            records = tuple(map(PidRecord.from_json, content["services"]))
+            written = _read(path)
         except FileNotFoundError:
             continue  # its owner, or another start beside ours, was faster
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("pid file %s cannot be read and is left alone: %s: %s", path, type(error).__name__, error)
+        except (OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            _log.warning("pid file %r cannot be read and is left alone: %s", os.fspath(path), reason)
             continue
-        boot, namespace = system_id()
-        if there[0] != boot:
-            path.unlink(missing_ok=True)
-        elif there[1] == namespace and not alive(owner):
-            found.append(Leftover(path, str(content["registry"]), records))
+        if written.boot != boot:
+            _remove(path)
+        elif written.namespace == namespace and not alive(written.owner):
+            found.append(Leftover(path, written.registry, written.records))
     return found
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a pid file says."""
+
+    registry: str
+    boot: str
+    namespace: str
+    owner: ProcessId
+    records: tuple[PidRecord, ...]
+
+
+def _read(path: Path) -> _Content:
+    """Read a pid file; ValueError says what is wrong with it."""
+    text, info = read_regular_file(path, max_bytes=_MAX_BYTES)
+    if (reason := who_can_write(path, info)) is not None:
+        raise ValueError(f"{reason}, so that anybody else's processes could stand in it")
+    match json.loads(text):
+        case {
+            "format": int(format),
+            "registry": str(registry),
+            "boot": str(boot),
+            "namespace": str(namespace),
+            "owner": owner,
+            "services": list(services),
+        } if format == _FORMAT:
+            records = tuple(map(PidRecord.from_json, services))
+            return _Content(registry, boot, namespace, _process(owner), records)
+    raise ValueError(f"it is no pid file of format {_FORMAT}")
+
+
+def _check_directory(directory: Path) -> None:
+    if (reason := who_can_change(directory)) is not None:
+        raise PermissionError(
+            f"pid_dir {os.fspath(directory)!r} is not safe: {reason}, who could have other processes killed; give the "
+            "registry a directory of its own, such as one that `install -d -m 700` makes for the user of the program"
+        )
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("pid file %r cannot be removed: %s", os.fspath(path), error.strerror)

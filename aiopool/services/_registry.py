@@ -56,8 +56,8 @@ class ServiceRegistry:
     Args:
         name: for the log, the repr and the pid file.
         pid_dir: a directory in which the processes are written down, with their start times, so that the next
-            start finds and ends what a killed run has left. One directory for all runs of one program; it
-            should belong to this user alone. `None`: nothing is written.
+            start finds and ends what a killed run has left. One directory for all runs of one program. If another
+            user can change it, registering or starting raises `PermissionError`. `None`: nothing is written.
         restart: how often services are started again at most, unless `add` says otherwise.
         check_every: seconds between two looks at services whose end is no event.
         stop_timeout: the total time for stopping everything when the `async with` block is left, in seconds.
