@@ -9,10 +9,12 @@
 The pings hang on a timer of the event loop, and on nothing else: a loop that a job holds up sends none, and systemd
 does what the unit says. The protocol is a datagram for each message, so no library is needed for it.
 
+A listener that does not read fills its queue. What does not fit then is kept, the newest value of each field, and sent
+as soon as there is room: a READY=1 that got lost would have systemd wait for it in vain.
+
 What this module refuses to know: pools, services, signals.
 
-Invariant: nothing here ever raises or holds up the program for long. A message that cannot be sent is told once, in
-the log.
+Invariant: nothing here ever raises, or waits. That a message cannot be sent is told once, in the log.
 """
 
 from __future__ import annotations
@@ -28,8 +30,11 @@ __all__ = ["Notifier"]
 
 logger = logging.getLogger("aiopool.run")
 
-# A datagram waits only while the reader's queue is full; systemd's is long, and it reads at once.
-_PATIENCE = 0.2
+# Seconds until a message that did not fit is tried again.
+_RETRY = 0.1
+
+# Far less than a datagram may hold; `systemctl status` shows one line.
+_LONGEST_STATUS = 500
 
 
 @final
@@ -41,15 +46,19 @@ class Notifier:
             children inherit it, and systemd does not listen to them (`NotifyAccess=main`).
     """
 
-    # The mutable state of a notifier is its socket, the timer of the next ping, and whether it has complained.
-    __slots__ = ("_address", "_complained", "_interval", "_socket", "_timer")
+    # The mutable state of a notifier is its socket, the timer of the next ping, what did not fit and the timer of its
+    # next try, and whether it has complained.
+    __slots__ = ("_address", "_complained", "_interval", "_loop", "_retry", "_socket", "_timer", "_unsent")
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._complained = False
         self._address = self._find(environment.get("NOTIFY_SOCKET", ""))
         self._interval = _interval(environment) if self._address is not None else None
         self._socket: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._unsent: dict[str, str] = {}
+        self._retry: asyncio.TimerHandle | None = None
 
     def _find(self, name: str) -> str | None:
         if not name:
@@ -68,19 +77,40 @@ class Notifier:
         """Send one message: a line for `systemctl status`, and fields such as `READY=1`."""
         if self._address is None:
             return
-        lines = [f"{name}={value}" for name, value in fields.items()]
+        message = self._unsent | {name: str(value) for name, value in fields.items()}
         if status is not None:
-            lines.append("STATUS=" + " ".join(status.split()))  # a line feed would begin another field
+            # In one line, for a line feed would begin another field.
+            message["STATUS"] = " ".join(status.split())[:_LONGEST_STATUS]
+        self._send(message)
+
+    def _send(self, message: dict[str, str]) -> None:
+        if self._address is None:
+            return
+        text = "\n".join(f"{name}={value}" for name, value in message.items())
+        self._unsent = {}
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._socket.settimeout(_PATIENCE)
-            self._socket.sendto("\n".join(lines).encode(), self._address)
+                self._socket.setblocking(False)
+            self._socket.sendto(text.encode(errors="backslashreplace"), self._address)
         except OSError as error:
-            self._complain(f"could not tell NOTIFY_SOCKET={self._address!r} {lines[0]}: {error}")
+            self._complain(f"could not tell NOTIFY_SOCKET={self._address!r} {', '.join(message)}: {error}")
+            if isinstance(error, BlockingIOError):
+                self._unsent = message
+                self._send_later()
+
+    def _send_later(self) -> None:
+        if self._retry is None and self._loop is not None and not self._loop.is_closed():
+            self._retry = self._loop.call_later(_RETRY, self._send_again)
+
+    def _send_again(self) -> None:
+        self._retry = None
+        if self._unsent:
+            self._send(self._unsent)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ping the watchdog from now on, if there is one, for as long as the event loop turns."""
+        """While the event loop turns, ping the watchdog, if there is one, and try again what did not fit."""
+        self._loop = loop
         if self._interval is not None:
             self._ping(loop, self._interval)
 
@@ -90,10 +120,13 @@ class Notifier:
 
     def close(self) -> None:
         """Say no more."""
+        if self._unsent:
+            self._send(self._unsent)
         self._address = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._retry):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._retry = None
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -276,18 +276,55 @@ def test_nobody_there_is_no_fault(name: str, caplog: pytest.LogCaptureFixture):
     assert name.lstrip("@") in caplog.text
 
 
-def test_a_full_queue_holds_nobody_up(listener: Listener, caplog: pytest.LogCaptureFixture):
-    """Somebody listens who does not read: what does not fit is left out."""
-    notifier = Notifier({"NOTIFY_SOCKET": listener.name})
-    for number in range(3000):
+def fill(notifier: Notifier, caplog: pytest.LogCaptureFixture) -> int:
+    """Send until nothing fits any more; how many messages did."""
+    number = 0
+    while not caplog.records:
         notifier.tell(f"line {number}")
-        if caplog.records:
-            break
+        number += 1
+        assert number < 10_000
+    return number - 1
+
+
+def test_a_full_queue_holds_nobody_up(listener: Listener, caplog: pytest.LogCaptureFixture):
+    """Somebody listens who does not read: no message waits for him, and the log says so once."""
+    notifier = Notifier({"NOTIFY_SOCKET": listener.name})
+    fitted = fill(notifier, caplog)
+    assert notifier._socket is not None
+    assert not notifier._socket.getblocking()
+    notifier.tell("ready", READY=1)
+    for number in range(100):
+        notifier.tell(f"more {number}")
+    assert len(caplog.records) == 1
     assert "could not tell" in caplog.text
-    assert listener.next() == {"STATUS": "line 0"}
+    assert [listener.next() for _ in range(fitted)] == [{"STATUS": f"line {number}"} for number in range(fitted)]
+    assert listener.silent_for(0)
+    notifier.tell(WATCHDOG=1)
+    assert listener.next() == {"STATUS": "more 99", "READY": "1", "WATCHDOG": "1"}, "the newest of each field"
+    notifier.close()
+
+
+async def test_what_did_not_fit_is_sent_when_there_is_room(listener: Listener, caplog: pytest.LogCaptureFixture):
+    """READY=1 is not lost: systemd would wait for it in vain."""
+    import asyncio
+
+    notifier = Notifier({"NOTIFY_SOCKET": listener.name})
+    notifier.watch(asyncio.get_running_loop())
+    fill(notifier, caplog)
+    notifier.tell("running", READY=1)
     listener.drain()
-    notifier.tell("again")
-    assert listener.next() == {"STATUS": "again"}
+    assert await asyncio.to_thread(listener.next) == {"STATUS": "running", "READY": "1"}
+    assert listener.silent_for(0)
+    notifier.close()
+
+
+@pytest.mark.parametrize(("status", "told"), [("half \udcff", r"half \udcff"), ("x" * 300_000, "x" * 500), ("", "")])
+def test_any_status_can_be_told(listener: Listener, caplog: pytest.LogCaptureFixture, status: str, told: str):
+    """What cannot be encoded is escaped, and what is too long for a datagram is cut."""
+    notifier = Notifier({"NOTIFY_SOCKET": listener.name})
+    notifier.tell(status, READY=1)
+    assert listener.next() == {"READY": "1", "STATUS": told}
+    assert not caplog.records
     notifier.close()
 
 
