@@ -257,7 +257,7 @@ class Engine:
         """Take a job in: into the line, or into the timetable if it has a delay; maybe inside of another step."""
         self.register(job)
         if job._status is QUEUED:
-            self.queue.push(job)
+            self.queue.push_in_order(job)  # it may have been made, and have waited, before others came
             if self.idle and not self._nudged:
                 self.nudge()
         if self.listeners:
@@ -310,11 +310,11 @@ class Engine:
         if self.room.waiting:
             self.room.admit()  # a slot that was lent is room too
         hands = len(self.idle)
-        while self.idle and self.active < self.slots and self.queue._order.live:
+        while self.idle and self.active < self.slots and self.queue.live:
             if not self.idle.pop().offer():
                 break
             hands -= 1
-            if (hands <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue._order.live:
+            if (hands <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue.live:
                 self.nudge()
                 break
 
@@ -352,7 +352,7 @@ class Engine:
     def rest(self, hand: Hand) -> None:
         """Give a hand's slot back, and let the hand rest."""
         self.leave(hand)
-        if self.lie_down(hand) and self.queue._order.live:
+        if self.lie_down(hand) and self.queue.live:
             self.nudge()  # whoever waited for room got in with the slot that was given back
 
     def lie_down(self, hand: Hand) -> bool:
@@ -379,7 +379,7 @@ class Engine:
 
     def arrive(self, hand: Hand) -> None:
         """Welcome a new hand, unless the pool was made smaller while it was on its way."""
-        if self.lie_down(hand) and (self.queue._order.live or self.loans.returners):
+        if self.lie_down(hand) and (self.queue.live or self.loans.returners):
             self.nudge()
 
     def calm_down(self) -> None:
@@ -399,7 +399,7 @@ class Engine:
         self.slots = 0 if self.paused else self.size
         self.calm_down()
         self.room.admit()
-        if self.queue._order.live or self.loans.returners:
+        if self.queue.live or self.loans.returners:
             self.nudge()
         if self.listeners:
             self.listeners.slots_changed(before, (self.size, self.paused))
@@ -594,7 +594,7 @@ class Engine:
             return False
         queued = job._status is QUEUED and job._place is not None
         if queued:
-            self.queue.remove(job)
+            self.queue.discard(job)
         job._plan = job._plan.with_priority(priority)
         if queued:
             self.queue.push_in_order(job)
@@ -714,7 +714,7 @@ class Engine:
 
     def queued(self) -> int:
         """How many jobs wait for a worker."""
-        return self.queue._order.live + self.labels.parked
+        return self.queue.live + self.labels.parked
 
     def someone_outside(self) -> bool:
         """Whether somebody waits for room."""

@@ -147,6 +147,7 @@ class JobExtra:
     due: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None
     lent = 0  # how many of its tasks wait for another job of the pool
+    away = 0.0  # seconds since submission that it did not wait in line, by its delays and attempts
     returner: asyncio.Future[bool] | None = None  # the one of them that wants a slot back
     leaked = False
     late = False  # outlived its outcome: the code still runs
@@ -430,6 +431,11 @@ class Job(Generic[T]):
             self._extra = JobExtra()
         return self._extra
 
+    @property
+    def _aged_from(self) -> float:
+        """The moment from which its waiting counts, if waiting weighs."""
+        return self._submitted_at if self._extra is None else self._submitted_at + self._extra.away
+
     # -- the doors: every change of status, named after its event ------------------------------------------------
 
     def _delay(self, due: float) -> None:
@@ -440,7 +446,11 @@ class Job(Generic[T]):
     def _come_due(self) -> None:
         """come due: the moment is here."""
         self._status = QUEUED
-        self._more().due = None
+        extra = self._more()
+        assert extra.due is not None
+        # What lies behind it was no waiting in line: the delay, or an attempt and its backoff.
+        extra.away += extra.due - (self._started_at if self._attempt else self._aged_from)
+        extra.due = None
 
     def _start(self, worker: object, now: float) -> None:
         """start: a worker has it."""

@@ -1,16 +1,17 @@
 """`JobQueue`: the line in which jobs wait, best priority first, first come first served among equals.
 
 It is an `asyncio.PriorityQueue` by that class's own three hooks, and behaves as one for any item. What it adds is
-speed and honesty for jobs: `push` and `pop` cost the same however long the line is, jobs are never
-compared, and a discarded job leaves the count at once.
+speed and honesty for jobs: no verb of the pool costs more because the line is long, jobs are never compared, and a
+discarded job leaves the count at once.
 
-Two orders, one interface. `_Buckets` has a FIFO for each priority: O(1) in and out. `_Heap` serves many distinct
-priorities (a FIFO for each would waste memory) and aging, where every job has a key of its own. The queue begins with
-buckets and moves to the heap by itself.
+Two standard structures. A *FIFO* for each priority takes the jobs that come for the first time: they come in the order
+of their numbers. One *heap* takes all others: jobs that come back (after a retry, a delay, a pause, with another
+priority), jobs of a priority for which a FIFO would be one too many, and every job if there is aging. The best job is
+the head of the best FIFO or that of the heap; while the heap is empty, which is the rule, nobody looks at it.
 
-Invariant: an entry counts as long as its `_place` is the container that holds it. Whoever takes a job out of the line
-clears its place; the entry left behind is stale, is skipped on the way out, and stale entries are swept when
-they outnumber the live ones.
+Invariants: an entry counts as long as its `_place` is what it was put in: a FIFO, or its row of the heap. Whoever takes
+a job out of the line clears its place; the entry left behind is stale, is skipped on the way out, and stale entries are
+swept when they outnumber the live ones. A FIFO is in the order of numbers.
 
 The queue knows no limits, no pause and no worker.
 """
@@ -19,15 +20,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import operator
-from collections import Counter, deque
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, final
 
 __all__ = ["Entry", "JobQueue"]
 
 # A deque takes about 600 bytes; past this many priorities a heap is smaller.
-MAX_BUCKETS = 256
+MAX_FIFOS = 64
 # Sweeping fewer stale entries than this is not worth the call.
 MIN_STALE = 64
 
@@ -47,7 +48,7 @@ class Entry(Protocol):
     def _plan(self) -> _Plan: ...
 
     @property
-    def _submitted_at(self) -> float: ...
+    def _aged_from(self) -> float: ...
 
 
 @final
@@ -66,7 +67,7 @@ class _Item:
         return self
 
     @property
-    def _submitted_at(self) -> float:
+    def _aged_from(self) -> float:
         return 0.0
 
     @property
@@ -74,195 +75,53 @@ class _Item:
         return self.item
 
 
-_sequence = operator.attrgetter("sequence")
+_Row = tuple[Any, int, Any]  # key, sequence, entry
+_NOWHERE: deque[Any] = deque()  # always empty: `pop` finds nothing in it, and looks further
 
 
 @final
-class _Buckets:
-    """A FIFO for each priority, and a heap of the priorities present."""
+class _Index:
+    """The rows of the heap in another order, for the policies that drop jobs; made when one is first asked for."""
 
-    __slots__ = ("best", "buckets", "keys", "outgrown", "stale")
+    __slots__ = ("_count", "_heap", "_rank")
 
-    def __init__(self, outgrown: Callable[[], _Heap]) -> None:
-        self.outgrown = outgrown
-        self.stale = 0
-        self.buckets: dict[Any, deque[Any]] = {}
-        self.keys: list[Any] = []
-        # The bucket of the best key: where nearly every pop finds its entry.
-        self.best: deque[Any] = deque()
+    def __init__(self, rank: Callable[[_Row], Any], rows: list[_Row]) -> None:
+        self._rank = rank
+        self._count = itertools.count()  # rows are never compared
+        self._heap = [(rank(row), next(self._count), row) for row in rows]
+        heapq.heapify(self._heap)
 
-    @property
-    def live(self) -> int:
-        # Counted when asked, not at each push and pop: there are few buckets, and many jobs. A copy, made in one step:
-        # another thread may ask, too (`statistics()`), while the loop opens a bucket.
-        return sum(map(len, tuple(self.buckets.values()))) - self.stale
+    def push(self, row: _Row) -> None:
+        heapq.heappush(self._heap, (self._rank(row), next(self._count), row))
 
-    def push(self, entry: Any) -> None:
-        key = entry._plan.priority
-        bucket = self.buckets.get(key)
-        if bucket is None:
-            if len(self.buckets) >= MAX_BUCKETS:
-                return self.outgrown().push(entry)
-            bucket = self._open(key)
-        entry._place = bucket
-        bucket.append(entry)
-
-    def push_in_order(self, entry: Any) -> None:
-        """Put an entry back among its equals by its sequence; near the front, where it nearly always belongs."""
-        key = entry._plan.priority
-        bucket = self.buckets.get(key)
-        if bucket is None:
-            return self.push(entry)
-        entry._place = bucket
-        if not bucket or bucket[-1].sequence < entry.sequence:
-            bucket.append(entry)
-        else:
-            at = next((at for at, other in enumerate(bucket) if other.sequence > entry.sequence), len(bucket))
-            bucket.insert(at, entry)
-
-    def _open(self, key: Any) -> deque[Any]:
-        bucket = self.buckets[key] = deque()
-        heapq.heappush(self.keys, key)
-        self.best = self.buckets[self.keys[0]]
-        return bucket
-
-    def pop(self) -> Any:
-        """Take the best entry out, or return None. Its place is for the taker to assign."""
-        bucket = self.best
-        while True:
-            while bucket:
-                entry = bucket.popleft()
-                if entry._place is bucket:
-                    return entry
-                self.stale -= 1
-            if len(self.keys) <= 1:
-                return None
-            # One empty bucket is kept open: the usual pool has one priority, and would open it for every job.
-            del self.buckets[heapq.heappop(self.keys)]
-            bucket = self.best = self.buckets[self.keys[0]]
-
-    def peek(self) -> Any:
-        """Return the best entry, or None; it stays."""
-        entry = self.pop()
-        if entry is not None:
-            self.best.appendleft(entry)
-        return entry
-
-    def discard(self, entry: Any) -> None:
-        entry._place = None
-        self.stale += 1
-        if self.stale > MIN_STALE and self.stale > self.live:
-            for bucket in self.buckets.values():
-                kept = [entry for entry in bucket if entry._place is bucket]
-                bucket.clear()
-                bucket.extend(kept)
-            self.stale = 0
-
-    def remove(self, entry: Any) -> None:
-        entry._place.remove(entry)
-        entry._place = None
-
-    def oldest(self) -> Any:
-        firsts = (next((e for e in bucket if e._place is bucket), None) for bucket in self.buckets.values())
-        return min((e for e in firsts if e is not None), key=_sequence, default=None)
-
-    def counts(self) -> dict[Any, int]:
-        if not self.stale:
-            return {key: len(bucket) for key, bucket in self.buckets.items() if bucket}
-        counts = {key: sum(e._place is bucket for e in bucket) for key, bucket in self.buckets.items()}
-        return {key: count for key, count in counts.items() if count}
-
-    def last(self) -> Any:
-        for key in sorted(self.buckets, reverse=True):
-            bucket = self.buckets[key]
-            for entry in reversed(bucket):
-                if entry._place is bucket:
-                    return entry
+    def first(self) -> _Row | None:
+        heap = self._heap
+        while heap:
+            row = heap[0][2]
+            live: bool = row[2]._place is row
+            if live:
+                return row
+            heapq.heappop(heap)
         return None
 
-    def __iter__(self) -> Iterator[Any]:
-        for key in sorted(self.buckets):
-            bucket = self.buckets[key]
-            yield from (entry for entry in bucket if entry._place is bucket)
+
+def _by_age(row: _Row) -> Any:
+    return row[1]
 
 
-@final
-class _Heap:
-    """A heap of `(key, sequence, entry)`; with aging, the key of a job falls behind as others wait.
-
-    Linear aging needs no rescan: of two waiting jobs the one with the lower
-    `priority + submitted_at / aging` is ahead, at whatever moment one looks.
-    """
-
-    __slots__ = ("aging", "heap", "live", "stale")
-
-    def __init__(self, aging: float | None) -> None:
-        self.aging = aging
-        self.live = 0
-        self.stale = 0
-        self.heap: list[tuple[Any, int, Any]] = []
-
-    def push(self, entry: Any) -> None:
-        key = entry._plan.priority
-        if self.aging is not None:
-            key += entry._submitted_at / self.aging
-        row = (key, entry.sequence, entry)
-        entry._place = row
-        heapq.heappush(self.heap, row)
-        self.live += 1
-
-    push_in_order = push
-
-    def pop(self) -> Any:
-        """Take the best entry out, or return None."""
-        while self.heap:
-            row = heapq.heappop(self.heap)
-            entry = row[2]
-            if entry._place is row:
-                self.live -= 1
-                return entry
-            self.stale -= 1
-        return None
-
-    def peek(self) -> Any:
-        """Return the best entry, or None; it stays."""
-        entry = self.pop()
-        if entry is not None:
-            heapq.heappush(self.heap, entry._place)
-            self.live += 1
-        return entry
-
-    def discard(self, entry: Any) -> None:
-        entry._place = None
-        self.live -= 1
-        self.stale += 1
-        if self.stale > MIN_STALE and self.stale > self.live:
-            self.heap = [row for row in self.heap if row[2]._place is row]
-            heapq.heapify(self.heap)
-            self.stale = 0
-
-    def oldest(self) -> Any:
-        return min((row[2] for row in self.heap if row[2]._place is row), key=_sequence, default=None)
-
-    def counts(self) -> dict[Any, int]:
-        return dict(Counter(row[2]._plan.priority for row in self.heap if row[2]._place is row))
-
-    def last(self) -> Any:
-        return max((row for row in self.heap if row[2]._place is row), key=lambda row: row[:2], default=(None,) * 3)[2]
-
-    # A row is made anew at each push: one left behind cannot be taken for it.
-    remove = discard
-
-    def __iter__(self) -> Iterator[Any]:
-        return (row[2] for row in sorted(self.heap, key=lambda row: row[:2]) if row[2]._place is row)
+def _from_the_end(row: _Row) -> Any:
+    return -row[0], -row[1]
 
 
 @final
 class JobQueue(asyncio.PriorityQueue[Any]):
     """Jobs in line: by priority, lower first, then by submission.
 
-    The methods of `asyncio.PriorityQueue` are all here and take any item. The pool uses the four below, which wake
+    The methods of `asyncio.PriorityQueue` are all here and take any item. The pool uses its own verbs, which wake
     nobody and count no unfinished work; the pool does that itself.
+
+    Linear aging needs no rescan: of two waiting jobs the one with the lower `priority + waits_since / aging` is ahead,
+    at whatever moment one looks.
 
     Args:
         maxsize: as in `asyncio.Queue`.
@@ -278,20 +137,31 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         self._aging = aging
         self._items = 0
         super().__init__(maxsize)
+        if aging is not None:
+            self.push = self.push_in_order = self._push_row  # type: ignore[method-assign]
 
     # The hooks of asyncio.Queue.
 
     def _init(self, maxsize: int) -> None:
-        self._order: _Buckets | _Heap = _Buckets(self._to_heap) if self._aging is None else _Heap(self._aging)
-        self._bind()
+        self._fifos: dict[Any, deque[Any]] = {}
+        self._keys: list[Any] = []  # of the FIFOs, a heap
+        self._heap: list[_Row] = []
+        # The FIFO of the best key, where nearly every `pop` finds its entry; nowhere, while there is a heap to look at.
+        self._best: deque[Any] = _NOWHERE
+        self._stale = 0
+        # Of a FIFO by its key, how many entries are stale; of a priority, how many live ones are in the heap.
+        self._gone: dict[Any, int] = {}
+        self._rows: dict[Any, int] = {}
+        self._ages: _Index | None = None
+        self._ends: _Index | None = None
 
     def _put(self, item: Any) -> None:
         self._items += 1
         entry: Any = item if hasattr(item, "_plan") else _Item(item, self._items)
         try:
             self.push(entry)
-        except TypeError:  # an unhashable item has no bucket
-            self._to_heap().push(entry)
+        except TypeError:  # an unhashable item has no FIFO
+            self._push_row(entry)
 
     def _get(self) -> Any:
         entry = self.pop()
@@ -299,54 +169,197 @@ class JobQueue(asyncio.PriorityQueue[Any]):
 
     def qsize(self) -> int:
         """Return how many live entries wait."""
-        return self._order.live
+        return self.live
 
     def empty(self) -> bool:
         """Return whether no live entry waits."""
-        return not self._order.live
+        return not self.live
 
-    # The pool's own verbs. `push` and `pop` are bound to the present order: no extra call on the hot path.
+    # The pool's own verbs.
 
-    def _bind(self) -> None:
-        self.push = self._order.push
-        self.pop = self._order.pop
+    @property
+    def live(self) -> int:
+        """How many entries wait."""
+        # Counted when asked, not at each push and pop: there are few FIFOs, and many jobs. A copy, made in one step:
+        # another thread may ask, too (`statistics()`), while the loop opens a FIFO.
+        return sum(map(len, tuple(self._fifos.values()))) + len(self._heap) - self._stale
 
-    def push_in_order(self, entry: Entry) -> None:
-        """Put an entry back at the place that its sequence gives it among its equals."""
-        self._order.push_in_order(entry)
+    def push(self, entry: Any) -> None:
+        """Put an entry in line that is younger than all that came before."""
+        key = entry._plan.priority
+        fifo = self._fifos.get(key)
+        if fifo is None:
+            if len(self._fifos) >= MAX_FIFOS:
+                return self._push_row(entry)
+            fifo = self._open(key)
+        entry._place = fifo
+        fifo.append(entry)
 
-    def discard(self, entry: Entry) -> None:
-        """Take an entry out, wherever it stands; it leaves the count at once."""
-        self._order.discard(entry)
+    def push_in_order(self, entry: Any) -> None:
+        """Put an entry at the place that its number gives it among its equals."""
+        fifo = self._fifos.get(entry._plan.priority)
+        # With a stale entry of its own in the FIFO, its number is not above that of the last.
+        if fifo is None or not fifo or fifo[-1].sequence < entry.sequence:
+            self.push(entry)
+        else:
+            self._push_row(entry)
+
+    def _push_row(self, entry: Any) -> None:
+        key = priority = entry._plan.priority
+        if self._aging is not None:
+            key += entry._aged_from / self._aging
+        row = (key, entry.sequence, entry)
+        heapq.heappush(self._heap, row)
+        entry._place = row
+        self._best = _NOWHERE
+        if type(entry) is not _Item:  # its priority may have no hash, and nobody asks for it
+            self._rows[priority] = self._rows.get(priority, 0) + 1
+        if self._ages is not None:
+            self._ages.push(row)
+        if self._ends is not None:
+            self._ends.push(row)
+
+    def _open(self, key: Any) -> deque[Any]:
+        heapq.heappush(self._keys, key)
+        fifo = self._fifos[key] = deque()
+        if not self._heap:
+            self._best = self._fifos[self._keys[0]]
+        return fifo
+
+    def pop(self) -> Any:
+        """Take the best entry out, or return None. Its place is for the taker to assign."""
+        best = self._best
+        while best:
+            entry = best.popleft()
+            if entry._place is best:
+                return entry
+            self._skip(self._keys[0])
+        first = self._first()
+        if first is None:
+            return None
+        if isinstance(first, deque):
+            return first.popleft()
+        entry = heapq.heappop(self._heap)[2]
+        entry._place = None  # an index has the row, still
+        self._forget_row(entry)
+        if not self._heap and self._keys:
+            self._best = self._fifos[self._keys[0]]
+        return entry
 
     def peek(self) -> Any:
         """Return the best entry, or None; it stays in line."""
-        return self._order.peek()
+        first = self._first()
+        if first is None:
+            return None
+        return first[0] if isinstance(first, deque) else first[0][2]
 
-    def remove(self, entry: Entry) -> None:
-        """Take an entry out that will be pushed again: nothing of it stays behind."""
-        self._order.remove(entry)
+    def _first(self) -> deque[Any] | list[_Row] | None:
+        """Return what holds the best entry at its head, or None; drop what is stale before it."""
+        heap, keys = self._heap, self._keys
+        while heap and heap[0][2]._place is not heap[0]:
+            heapq.heappop(heap)
+            self._stale -= 1
+        fifo = _NOWHERE
+        while keys:
+            fifo = self._fifos[keys[0]]
+            while fifo and fifo[0]._place is not fifo:
+                fifo.popleft()
+                self._skip(keys[0])
+            if fifo or len(keys) == 1:
+                break
+            # One empty FIFO is kept open: the usual pool has one priority, and would open it for every job.
+            del self._fifos[heapq.heappop(keys)]
+        self._best = _NOWHERE if heap else fifo
+        if heap and not (fifo and (keys[0], fifo[0].sequence) < heap[0][:2]):
+            return heap
+        return fifo or None
 
-    def _to_heap(self) -> _Heap:
-        entries = list(self._order)
-        self._order = heap = _Heap(self._aging)
-        self._bind()
-        for entry in entries:
-            heap.push(entry)
-        return heap
+    def discard(self, entry: Any) -> None:
+        """Take an entry out, wherever it stands; it leaves the count at once."""
+        place, entry._place = entry._place, None
+        self._stale += 1
+        if type(place) is tuple:
+            self._forget_row(entry)
+        else:
+            key = entry._plan.priority
+            self._gone[key] = self._gone.get(key, 0) + 1
+        if self._stale > MIN_STALE and self._stale > self.live:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        for key in self._gone:
+            fifo = self._fifos[key]
+            kept = [entry for entry in fifo if entry._place is fifo]
+            fifo.clear()
+            fifo.extend(kept)
+        self._heap[:] = [row for row in self._heap if row[2]._place is row]
+        heapq.heapify(self._heap)
+        self._stale = 0
+        self._gone.clear()
+        self._ages = self._ends = None
+
+    def _skip(self, key: Any) -> None:
+        """A stale entry has left its FIFO."""
+        self._stale -= 1
+        self._gone[key] -= 1
+        if not self._gone[key]:
+            del self._gone[key]
+
+    def _forget_row(self, entry: Any) -> None:
+        if type(entry) is _Item:
+            return
+        priority = entry._plan.priority
+        self._rows[priority] -= 1
+        if not self._rows[priority]:
+            del self._rows[priority]
 
     def jobs(self) -> Iterator[Any]:
-        """Iterate over the waiting entries, best first."""
-        return iter(self._order)
+        """Iterate over the waiting entries, best first; a copy of the line is made for it."""
+        rows = [row for row in self._heap if row[2]._place is row]
+        for key, fifo in self._fifos.items():
+            rows += [(key, entry.sequence, entry) for entry in fifo if entry._place is fifo]
+        rows.sort(key=lambda row: row[:2])
+        return (row[2] for row in rows)
 
     def counts(self) -> dict[Any, int]:
         """Return how many entries wait with each priority."""
-        return self._order.counts()
+        counts = {key: len(fifo) - self._gone.get(key, 0) for key, fifo in self._fifos.items()}
+        for key, count in self._rows.items():
+            counts[key] = counts.get(key, 0) + count
+        return {key: count for key, count in counts.items() if count}
 
     def oldest(self) -> Any:
         """Return the entry that was submitted first, or None."""
-        return self._order.oldest()
+        found = None
+        for key, fifo in self._fifos.items():
+            while fifo and fifo[0]._place is not fifo:
+                fifo.popleft()
+                self._skip(key)
+            if fifo and (found is None or fifo[0].sequence < found.sequence):
+                found = fifo[0]
+        if self._heap:
+            if self._ages is None:
+                self._ages = _Index(_by_age, self._heap)
+            row = self._ages.first()
+            if row is not None and (found is None or row[1] < found.sequence):
+                found = row[2]
+        return found
 
     def last(self) -> Any:
         """Return the entry that is last in line, or None."""
-        return self._order.last()
+        found: _Row | None = None
+        for key in sorted(self._fifos, reverse=True):
+            fifo = self._fifos[key]
+            while fifo and fifo[-1]._place is not fifo:
+                fifo.pop()
+                self._skip(key)
+            if fifo:
+                found = key, fifo[-1].sequence, fifo[-1]
+                break
+        if self._heap:
+            if self._ends is None:
+                self._ends = _Index(_from_the_end, self._heap)
+            row = self._ends.first()
+            if row is not None and (found is None or found[:2] < row[:2]):
+                found = row
+        return None if found is None else found[2]

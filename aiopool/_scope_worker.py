@@ -190,7 +190,7 @@ class ScopeWorker(Worker):
                 if not plan.swift:
                     if plan.offload:
                         self.offload(job)
-                        if engine.idle and engine.queue._order.live:
+                        if engine.idle and engine.queue.live:
                             engine.nudge()
                         break
                     context = self.context(job)
@@ -200,7 +200,7 @@ class ScopeWorker(Worker):
                 yielded = context.run(send, job)
                 if yielded is not _ENDED:
                     suspended = True
-                    if engine.idle and engine.queue._order.live:
+                    if engine.idle and engine.queue.live:
                         engine.nudge()
                     while yielded is not _ENDED:
                         try:

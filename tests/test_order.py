@@ -176,6 +176,26 @@ async def test_reprioritize_a_job_in_backoff(isolation):
     assert log == ["flaky", "a", "b", "flaky"]
 
 
+@pytest.mark.parametrize("waits", ["delay", "backoff"])
+@virtual
+async def test_only_waiting_in_line_weighs(isolation, waits):
+    """With aging, a job that comes after its delay or its backoff is not older than one that waited in line."""
+    log = Log()
+
+    async def late():
+        log.append("late")
+        if waits == "backoff" and log.count("late") == 1:
+            raise ValueError
+
+    options = {"delay": 50} if waits == "delay" else {"retry": Retry(delay=50, jitter=0)}
+    async with Pool(1, isolation=isolation, aging=1.0) as pool:
+        await pool.with_options(priority=8, **options).submit(late)
+        await asyncio.sleep(49.5)
+        await pool.submit(nap, 2)
+        await pool.with_options(priority=5).submit(log.start, "high")
+    assert log[-2:] == ["high", "late"]
+
+
 @virtual
 async def test_a_stream_of_high_priorities_starves_the_low_unless_aging_is_set(isolation):
     """PR5: without aging a low priority waits as long as higher ones come; with it, no longer than the gap is worth."""

@@ -5,6 +5,7 @@ import functools
 import importlib
 import random
 import unittest
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from aiopool import JobOptions, JobQueue
 from aiopool._job import Job
 from aiopool._options import DEFAULTS
 from aiopool._plan import Plan
-from aiopool._queue import MAX_BUCKETS, MIN_STALE, _Heap
+from aiopool._queue import MAX_FIFOS, MIN_STALE
 
 # -- CPython's own tests -------------------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ def new_job(sequence, priority=5, at=0.0):
     job = Job()
     job._plan = Plan(JobOptions(priority=priority).over(DEFAULTS), "job", None, offload=False, direct=True)
     job._args = (Uncomparable(),)
-    job.sequence, job._submitted_at = sequence, at
+    job.sequence, job._submitted_at, job._extra = sequence, at, None
     return job
 
 
@@ -174,26 +175,24 @@ def test_discarded_jobs_leave_no_litter(aging):
         queue.push(job)
         queue.discard(job)
         assert queue.qsize() == 0
-    order = queue._order
-    rows = len(order.heap) if isinstance(order, _Heap) else sum(map(len, order.buckets.values()))
-    assert rows <= MIN_STALE + 1
+    assert len(queue._heap) + sum(map(len, queue._fifos.values())) <= MIN_STALE + 1
 
 
-def test_many_priorities_move_to_the_heap():
-    """With more priorities than buckets are worth, the order stays the same."""
+def test_the_heap_takes_what_has_no_fifo():
+    """With more priorities than FIFOs are worth, the order stays the same."""
     queue, chance = JobQueue(), random.Random(3)
-    jobs = [new_job(n, chance.randrange(3 * MAX_BUCKETS)) for n in range(5_000)]
+    jobs = [new_job(n, chance.randrange(3 * MAX_FIFOS)) for n in range(5_000)]
     for job in jobs:
         queue.push(job)
-    assert isinstance(queue._order, _Heap)
+    assert len(queue._fifos) == MAX_FIFOS
     assert queue.qsize() == len(jobs)
     assert drain(queue) == sorted(jobs, key=lambda job: (job.priority, job.sequence))
 
 
-def test_the_move_to_the_heap_forgets_the_discarded():
-    """A job that was discarded before the queue moves to its heap does not come back by the move."""
+def test_a_job_without_a_fifo_may_be_the_best():
+    """One more priority than there are FIFOs goes ahead of all the others if it is better; discarded ones stay away."""
     queue = JobQueue()
-    jobs = [new_job(n, priority=n) for n in range(MAX_BUCKETS)]
+    jobs = [new_job(n, priority=n) for n in range(MAX_FIFOS)]
     for job in jobs:
         queue.push(job)
     for job in jobs[::2]:
@@ -225,6 +224,72 @@ def test_oldest_and_last():
         queue.discard(jobs[3])
         assert (queue.oldest().sequence, queue.last().sequence) == (1, 2)
         assert [job.sequence for job in queue.jobs()] == [4, 1, 5, 2]
+
+
+class Counted(int):
+    """A number that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other):
+        Counted.comparisons += 1
+        return int(self) < int(other)
+
+    def __eq__(self, other):
+        Counted.comparisons += 1
+        return int(self) == int(other)
+
+    __hash__ = int.__hash__
+
+
+def come_back(queue, jobs):
+    """Half of the jobs run, and come back behind the others, as retries do."""
+    for job in jobs[: len(jobs) // 2]:
+        assert queue.pop() is job
+    for job in reversed(jobs[: len(jobs) // 2]):
+        queue.push_in_order(job)
+
+
+def change_priorities(queue, jobs):
+    """Jobs get another priority, from the end of the line, and the old one again."""
+    for priority in (4, 5):
+        for job in reversed(jobs):
+            queue.discard(job)
+            job._plan = job._plan.with_priority(priority)
+            queue.push_in_order(job)
+
+
+def give_up_the_oldest(queue, jobs):
+    """The first in line is dropped, again and again."""
+    come_back(queue, jobs)
+    for job in jobs[:-1]:
+        assert queue.oldest() is job
+        queue.discard(job)
+    queue.push_in_order(jobs[0])
+
+
+def give_up_the_last(queue, jobs):
+    """The last in line is dropped, again and again."""
+    come_back(queue, jobs)
+    for job in reversed(jobs[1:]):
+        assert queue.last() is job
+        queue.discard(job)
+
+
+@pytest.mark.parametrize("aging", [None, 10.0])
+@pytest.mark.parametrize("verb", [come_back, change_priorities, give_up_the_oldest, give_up_the_last])
+def test_no_verb_costs_more_because_the_line_is_long(verb, aging):
+    """The comparisons for each job grow as the logarithm of the jobs at most."""
+    costs = []
+    for count in (1_000, 16_000):
+        queue = JobQueue(aging=aging)
+        jobs = [new_job(Counted(n)) for n in range(count)]
+        for job in jobs:
+            queue.push(job)
+        Counted.comparisons = 0
+        verb(queue, jobs)
+        costs.append(Counted.comparisons / count)
+    assert costs[1] <= 1.5 * costs[0] + 1
 
 
 class LineOfJobs(RuleBasedStateMachine):
@@ -272,7 +337,7 @@ class LineOfJobs(RuleBasedStateMachine):
     @rule(data=st.data())
     def reprioritize(self, data):
         job = data.draw(st.sampled_from(self.model))
-        self.queue.remove(job)
+        self.queue.discard(job)
         job._plan = job._plan.with_priority(data.draw(self.PRIORITIES))
         self.queue.push_in_order(job)
 
@@ -294,6 +359,7 @@ class LineOfJobs(RuleBasedStateMachine):
         assert list(self.queue.jobs()) == line, "a look has changed the line"
         assert self.queue.last() is (line[-1] if line else None)
         assert self.queue.oldest() is min(line, key=lambda job: job.sequence, default=None)
+        assert self.queue.counts() == Counter(job.priority for job in line)
 
     def teardown(self):
         line = sorted(self.model, key=self.key)
@@ -307,13 +373,13 @@ class AgingLine(LineOfJobs):
 
 
 class WideLine(LineOfJobs):
-    """The same with so many priorities that the queue moves to its heap on the way."""
+    """The same with more priorities than there are FIFOs."""
 
     PRIORITIES = st.integers(-3, 3)
 
     def __init__(self):
         super().__init__()
-        for n in range(MAX_BUCKETS - 3):
+        for n in range(MAX_FIFOS - 3):
             job = new_job(-n - 1, priority=100 + n)
             self.queue.push(job)
             self.model.append(job)

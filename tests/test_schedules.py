@@ -22,7 +22,7 @@ from aiopool._group import Group
 from aiopool._home import Home
 from aiopool._job import Job
 from aiopool._loans import Loans
-from aiopool._queue import JobQueue, _Buckets
+from aiopool._queue import JobQueue
 from aiopool._room import Room
 from aiopool._scope_worker import ScopeWorker
 from aiopool._shutdown import Shutdown
@@ -469,13 +469,11 @@ def wrap(target, name, change):
 
 def fifo_reversed(monkeypatch):
     def push(self, entry):
-        bucket = self.buckets.get(entry._plan.priority) or self._open(entry._plan.priority)
-        entry._place = bucket
-        bucket.appendleft(entry)
-        if "live" in type(self).__slots__:
-            self.live += 1
+        fifo = self._fifos.get(entry._plan.priority) or self._open(entry._plan.priority)
+        entry._place = fifo
+        fifo.appendleft(entry)
 
-    monkeypatch.setattr(_Buckets, "push", push)
+    monkeypatch.setattr(JobQueue, "push", push)
 
 
 def one_slot_more(monkeypatch):

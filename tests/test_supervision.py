@@ -15,7 +15,7 @@ from virtual import double, forever, now
 
 from aiopool import JobCancelledError, JobStatus, Pool, PoolClosedError, PoolStatus, Restart, RestartLimitError, Retry
 from aiopool._engine import Engine
-from aiopool._queue import _Buckets
+from aiopool._queue import JobQueue
 from aiopool._scope_worker import ScopeWorker
 from aiopool._timetable import Timetable
 from aiopool._worker import TaskWorker
@@ -306,7 +306,7 @@ MACHINERY = {
         (Engine, "next"),
         (Engine, "returned"),
         (Engine, "conclude"),
-        (_Buckets, "pop"),
+        (JobQueue, "pop"),
         (Timetable, "watch"),
         (TaskWorker, "context"),
         (TaskWorker, "offload"),
@@ -315,7 +315,7 @@ MACHINERY = {
         (Engine, "next"),
         (Engine, "returned"),
         (Engine, "conclude"),
-        (_Buckets, "pop"),
+        (JobQueue, "pop"),
         (Timetable, "watch"),
         (ScopeWorker, "context"),
         (ScopeWorker, "offload"),
