@@ -32,6 +32,7 @@ from aiopool._joiners import Joiners
 from aiopool._labels import Labels
 from aiopool._listeners import Listeners
 from aiopool._loans import Loans
+from aiopool._options import id_key, id_number
 from aiopool._plan import JobOwner, Plan
 from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
@@ -92,6 +93,7 @@ class Engine:
 
     __slots__ = (
         "_nudged",
+        "_reserved",
         "active",
         "calm",
         "cancel_grace",
@@ -147,7 +149,9 @@ class Engine:
         self.timetable = Timetable(runtime, sweep)
         self.counters = Counters()
         self.jobs: dict[int, Job[Any]] = {}
-        self.names: dict[int | str, Job[Any]] = {}
+        # By the keys of their ids: jobs with an id of the user's, and all that wait for room.
+        self.names: dict[str, Job[Any]] = {}
+        self._reserved: set[int] = set()  # ids of the user's that are numbers: no job gets them as its own
         self.labels = Labels(self.queue)
         self.moment = -math.inf
         self.scheduled = 0
@@ -224,11 +228,11 @@ class Engine:
         """
         if get_ident() != self.thread:
             raise self.wrong_thread("map")
-        next_job, now, jobs, queue = self.next_job, self.now(), self.jobs, self.queue
+        now, jobs, queue = self.now(), self.jobs, self.queue
         before = len(made)
         try:
             for item in itertools.islice(source, count):
-                sequence = next_job()
+                sequence = self.next_job()  # not bound: the source may take an id that is a number
                 job = make_job(function, (item,), plan, sequence, now, claim)
                 jobs[sequence] = job
                 queue.push(job)
@@ -268,7 +272,7 @@ class Engine:
         extra = job._more()
         now = job._submitted_at
         if plan.id is not None:
-            self.names[plan.id] = job
+            self.take_id(job)
         if plan.group is not None:
             self.labels.join(job, extra, plan.group)
         if plan.total_timeout is not None or plan.queue_timeout is not None:
@@ -281,13 +285,50 @@ class Engine:
         if plan.delay:
             self._schedule(job, now + plan.delay)
 
+    # -- ids -----------------------------------------------------------------------------------------------------
+
+    def get_job(self, id: int | str) -> Job[Any] | None:
+        """Return the live job that answers to an id, or None; also one that waits for room. From any thread."""
+        key = id_key(id)
+        job = self.names.get(key)
+        if job is None and (number := id_number(key)) is not None:
+            job = self.jobs.get(number)
+            if job is not None and job._plan.id is not None:
+                return None  # it has an id of its own, and answers to that
+        return None if job is None or job._finished_at is not None else job
+
     def check_id(self, id: int | str) -> None:
-        """Raise if a live job, or one that waits for room, has this id."""
-        other = self.names.get(id)
-        if other is not None or any(job._plan.id == id for job, _ in self.room.waiting):
+        """Raise if a live job, or one that waits for room, answers to this id."""
+        other = self.get_job(id)
+        if other is not None:
             raise ValueError(
                 f"id={id!r} is taken by a live job ({other!r}): cancel or await that one first, or choose another id"
             )
+
+    def take_id(self, job: Job[Any]) -> None:
+        """Let a job answer to its id from now on."""
+        key = id_key(job.id)
+        self.names[key] = job
+        if job._plan.id is not None and (number := id_number(key)) is not None:
+            self._reserved.add(number)
+            self.next_job = self._next_free
+
+    def release_id(self, job: Job[Any]) -> None:
+        """Let another job have the id, if it is still this one's."""
+        key = id_key(job.id)
+        if self.names.get(key) is not job:
+            return
+        del self.names[key]
+        if job._plan.id is not None and (number := id_number(key)) is not None:
+            self._reserved.discard(number)
+            if not self._reserved:
+                self.next_job = self.runtime.next_job
+
+    def _next_free(self) -> int:
+        """Number the next job: `next_job` while a live job has a number for an id of its own."""
+        while (number := self.runtime.next_job()) in self._reserved:
+            pass
+        return number
 
     # -- starting ----------------------------------------------------------------------------------------------
 
@@ -519,7 +560,7 @@ class Engine:
         extra = job._extra
         if extra is not None:
             if job._plan.id is not None:
-                del self.names[job._plan.id]
+                self.release_id(job)
             for alarm in extra.entries or ():
                 self.timetable.cross_out(alarm)
             extra.entries = None
@@ -561,7 +602,7 @@ class Engine:
             self._stop(job, StopRequest(StopCause.CANCEL, reason))
             return True
         if job.sequence not in self.jobs:
-            return self.room.cancel(job)
+            return self.room.cancel(job, reason)
         if reason is not None:
             job._more().lost = reason
         self.withdraw(job)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it comes with whoever measures
 
 __all__ = ["Home", "Overflow"]
 
-Overflow = Literal["wait", "reject", "drop_oldest", "drop_lowest", "run_here"]
+Overflow = Literal["wait", "reject", "drop_oldest", "drop_lowest"]
 
 
 @final
@@ -114,15 +114,6 @@ class Home:
                 f"pool {self.name!r} is {self.status}: it {what}. Submit before the `async with` block "
                 "ends, or `await pool.join()` first"
             ) from self.failure
-
-    def host(self, job: Job[Any]) -> None:
-        """Run a job at once, beyond the size: the caller waits for it."""
-        assert self.engine is not None
-        assert self.supervisor is not None
-        self.engine.register(job)
-        if self.engine.listeners:
-            self.engine.listeners.submitted(job, inside=True)
-        self.supervisor.host(job)
 
     # -- what a job asks of its owner ----------------------------------------------------------------------------
 

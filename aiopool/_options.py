@@ -32,6 +32,8 @@ __all__ = [
     "check_seconds",
     "function_name",
     "function_options",
+    "id_key",
+    "id_number",
     "is_asynchronous",
     "job",
 ]
@@ -74,7 +76,8 @@ class JobOptions:
         total_timeout: seconds from submission to the end, attempts and delays included.
         retry: when to try again; `None`: never.
         delay: seconds until the job enters the queue.
-        id: the user's own name for this one job; must be unique among the live jobs of a pool.
+        id: the user's own name for this one job, a text or a number; unique among the live jobs of a pool, where `"7"`
+            and `7` are the same.
         name: what the job is called in logs; the function's name by default.
         group: the name of the group that the job belongs to.
     """
@@ -153,6 +156,29 @@ def check_seconds(name: str, value: object) -> float:
     if math.isnan(value) or value < 0:
         raise ValueError(f"{name}={value!r}: a duration is zero or more seconds")
     return value
+
+
+def id_key(id: int | str) -> str:
+    """Return what an id is looked up by: `7` and `"7"` are one id.
+
+    Raises:
+        TypeError: it is neither a text nor a number.
+    """
+    if isinstance(id, str):
+        return str.__str__(id)
+    if isinstance(id, int) and not isinstance(id, bool):
+        return int.__repr__(id)
+    raise TypeError(f"{id!r} ({type(id).__name__}) is not the id of a job: write `job.id`, a str or an int")
+
+
+def id_number(key: str) -> int | None:
+    """Return the number that a key stands for, if a pool may give that number to a job."""
+    if key.isdecimal() and key.isascii() and len(key) <= _MAX_DIGITS and key[0] != "0":
+        return int(key)
+    return None
+
+
+_MAX_DIGITS: Final = 18  # a pool that makes a million jobs a second gets there in 30,000 years
 
 
 def check_count(name: str, value: object, *, least: int = 0) -> int:

@@ -107,8 +107,8 @@ class Pool(Submitter):
             worker
             drives the job in its own task, under an anyio cancel scope.
         overflow: what `submit` does when the queue is full: `"wait"` for room; `"reject"` with `QueueFullError`;
-            `"drop_oldest"` or `"drop_lowest"` job in the queue; `"run_here"`: run it at once, beyond the size, while
-            the submitter waits.
+            or drop a job of the queue for it: the oldest (`"drop_oldest"`), or the last in line, if it is of lower
+            priority (`"drop_lowest"`).
         aging: seconds in the queue that count as one step of priority, so that low ones cannot starve; None: never.
         cancel_grace: seconds that a cancelled job has to end, before it is told again; after a second grace it is
             *leaked*.
@@ -195,7 +195,7 @@ class Pool(Submitter):
         if aging is not None and check_seconds("aging", aging) == 0:
             raise ValueError("aging=0: no time at all would be worth a step of priority; write None for no aging")
         _check_choice("isolation", isolation, ("task", "scope"))
-        _check_choice("overflow", overflow, ("wait", "reject", "drop_oldest", "drop_lowest", "run_here"))
+        _check_choice("overflow", overflow, ("wait", "reject", "drop_oldest", "drop_lowest"))
         _check_choice("on_leak", on_leak, ("hold", "replace"))
         _check_choice("logs", logs, ("silent", "console", "json"))
         _check_choice("log_level", log_level, ("debug", "info", "warning", "error"))
@@ -533,8 +533,8 @@ class Pool(Submitter):
         """Cancel a job by its id, in whichever place it is, and return when no line of it will run any more.
 
         Args:
-            id: the job's id.
-            reason: for the log, and for whoever awaits the job.
+            id: the job's id; `7` and `"7"` are one id.
+            reason: for the log, and for whoever awaits the job, or waits in `submit` for its room.
 
         Returns:
             Where the job was, and how it ended; whether it leaked. False if nothing was cancelled.
@@ -545,7 +545,7 @@ class Pool(Submitter):
             await pool.cancel("invoice-17", reason="paid twice")
         """
         engine = self._engine("cancel")
-        job = self.find(id)
+        job = self.get_job(id)
         if job is None or job.done():
             return CancelReport(id, None, None)
         was = job.status
@@ -565,7 +565,7 @@ class Pool(Submitter):
         If the caller is cancelled, the cancel of the jobs goes on.
         """
         engine = self._engine("cancel_group")
-        blocked = engine.room.cancel_all(name)  # first: the others make room
+        blocked = engine.room.cancel_all(name, reason)  # first: the others make room
         label = engine.labels.get(name)
         return blocked + await self._cancel_all([] if label is None else list(label.members), reason)
 
@@ -578,7 +578,7 @@ class Pool(Submitter):
         If the caller is cancelled, the cancel of the jobs goes on.
         """
         engine = self._engine("cancel_all")
-        return engine.room.cancel_all() + await self._cancel_all(list(engine.jobs.values()), reason)
+        return engine.room.cancel_all(reason=reason) + await self._cancel_all(list(engine.jobs.values()), reason)
 
     async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
         own = running_job.get()
@@ -624,7 +624,7 @@ class Pool(Submitter):
             Whether it was waiting.
         """
         JobOptions(priority=priority)
-        job = self.find(id)
+        job = self.get_job(id)
         return job is not None and self._engine("reprioritize").reprioritize(job, priority)
 
     def pause(self) -> None:
@@ -763,15 +763,17 @@ class Pool(Submitter):
         """Where the pool is in its life: new, open, closing, closed."""
         return self._home.status
 
-    def find(self, id: int | str) -> Job[Any] | None:
-        """Return the live job with an id, or None."""
-        engine = self._engine("find")
-        job = engine.names.get(id)
-        if job is None and isinstance(id, int):
-            job = engine.jobs.get(id)
-        if job is None:
-            job = engine.room.find(id)
-        return job
+    def get_job(self, id: int | str) -> Job[Any] | None:
+        """Return the live job with an id, or None; from any thread.
+
+        Args:
+            id: the id that was given with `with_options(id=…)`, or the job's number. A text finds a number, too, such
+                as one that comes from a URL: `7` and `"7"` are one id.
+
+        Raises:
+            TypeError: `id` is neither a text nor a number.
+        """
+        return self._engine("get_job").get_job(id)
 
     def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
         """Return the live jobs, the oldest first; each says in `job.waits_for` why it does not run.
@@ -935,7 +937,7 @@ def _weak(method: Callable[[BaseException], object]) -> Callable[[BaseException]
 
 
 # What may be asked from any thread.
-_READERS = frozenset(("find", "health", "jobs", "metrics", "statistics"))
+_READERS = frozenset(("get_job", "health", "jobs", "metrics", "statistics"))
 # Seconds for each callback of `on_shutdown`: half of a container's usual ten.
 CALLBACK_TIMEOUT = 5.0
 

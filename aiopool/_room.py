@@ -52,6 +52,14 @@ class Books(Protocol):
         """Take a job in."""
         ...
 
+    def take_id(self, job: Job[Any]) -> None:
+        """Let a job answer to its id."""
+        ...
+
+    def release_id(self, job: Job[Any]) -> None:
+        """Let another job have the id."""
+        ...
+
 
 @final
 class Room:
@@ -90,7 +98,12 @@ class Room:
         """
         future: asyncio.Future[None] = self._books.runtime.loop.create_future()
         self.waiting.append((job, future))
-        await self._books.loans.wait_for(future)
+        self._books.take_id(job)
+        try:
+            await self._books.loans.wait_for(future)
+        finally:
+            if job._plan.id is None or not future.done() or future.cancelled() or future.exception() is not None:
+                self._books.release_id(job)
 
     def admit(self) -> None:
         """Let those in who wait, while there is room."""
@@ -111,10 +124,6 @@ class Room:
                 self._refuse(job, future, PoolClosedError(text))
         self._books.joiners.look()
 
-    def find(self, id: int | str) -> Job[Any] | None:
-        """Return the job with an id that waits, or None."""
-        return next((job for job, _ in self.waiting if job.id == id), None)
-
     def withdraw(self, job: Job[Any]) -> None:
         """Forget a job whose submitter has given up waiting; harmless if it has ended."""
         self._forget(job)
@@ -123,17 +132,17 @@ class Room:
             job._finish(JobStatus.CANCELLED, (JobCancelledError(text), None), self._books.runtime.now())
         self._books.joiners.look()
 
-    def cancel(self, job: Job[Any]) -> bool:
+    def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
         """Cancel a job that waits, and tell its submitter; whether it waited."""
         for waiting, future in self.waiting:
             if waiting is job and not future.done():
                 self._forget(job)
-                self._refuse_cancelled(job, future)
+                self._refuse_cancelled(job, future, reason)
                 self._books.joiners.look()
                 return True
         return False
 
-    def cancel_all(self, group: str | None = None) -> int:
+    def cancel_all(self, group: str | None = None, reason: str | None = None) -> int:
         """Cancel all jobs that wait, or those of a group; return how many there were."""
         rows = tuple(self.waiting)
         self.waiting.clear()
@@ -141,7 +150,7 @@ class Room:
         count = 0
         for job, future in rows:
             if group in (None, job.group) and not future.done():
-                self._refuse_cancelled(job, future)
+                self._refuse_cancelled(job, future, reason)
                 count += 1
         self._books.joiners.look()
         return count
@@ -152,8 +161,12 @@ class Room:
                 self.waiting.remove(row)
                 return
 
-    def _refuse_cancelled(self, job: Job[Any], future: asyncio.Future[None]) -> None:
-        self._refuse(job, future, JobCancelledError(f"{job!r} was cancelled while it waited for room"))
+    def _refuse_cancelled(self, job: Job[Any], future: asyncio.Future[None], reason: str | None) -> None:
+        text = f"{job!r} was cancelled while it waited for room"
+        if reason is not None:
+            job._more().lost = reason
+            text += f": {reason}"
+        self._refuse(job, future, JobCancelledError(text))
 
     def _refuse(self, job: Job[Any], future: asyncio.Future[None], error: Exception) -> None:
         """End a job that waits: its submitter is told, and whoever has found it by its id."""

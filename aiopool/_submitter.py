@@ -402,15 +402,6 @@ class Submitter:
         if not engine.room.full() or self._make_room(engine, job, nowait=False):
             engine.enter(job)
             return
-        if self._home.overflow == "run_here" and not job._plan.delay:
-            self._home.host(job)
-            try:
-                await job.wait()
-            except asyncio.CancelledError:
-                with shield():
-                    await self._home.stop(job, "its submitter was cancelled")
-                raise
-            return
         try:
             await engine.room.wait(job)
         except asyncio.CancelledError:
@@ -430,7 +421,7 @@ class Submitter:
             if victim is not None and (policy == "drop_oldest" or victim.priority > job.priority):
                 engine.drop(victim, JobDroppedError(f"{victim!r} was dropped for {job!r}: overflow={policy!r}"))
                 return True
-        elif not nowait and policy in ("wait", "run_here"):
+        elif policy == "wait" and not nowait:
             return False
         engine.counters.submitted += 1
         engine.counters.rejected += 1

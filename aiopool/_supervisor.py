@@ -19,7 +19,6 @@ from typing import Any, final
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
 from aiopool._faults import log_fault
-from aiopool._job import Job
 from aiopool._restart import Restart, RestartHistory
 from aiopool._worker import TaskWorker, Worker
 
@@ -61,7 +60,7 @@ class Supervisor:
         self._name = name
         self.on_give_up = on_give_up
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
-        # Busy without a coroutine of their own: guests, and workers that foreign code has cancelled.
+        # Busy without a coroutine of their own: foreign code has cancelled them.
         self._strays: set[Worker] = set()
         self._kind: type[Worker] = TaskWorker
         self._restarts: dict[int, asyncio.TimerHandle] = {}  # of crashed workers, that wait for their backoff
@@ -159,12 +158,6 @@ class Supervisor:
     def busy(self) -> list[Worker]:
         """Return the workers whose jobs still run."""
         return [worker for worker in (*self._tasks, *self._strays) if worker.busy and worker.job is not None]
-
-    def host(self, job: Job[Any]) -> None:
-        """Run one job at once, beyond the size of the pool."""
-        guest = TaskWorker(self._engine, self._bridge)
-        self._strays.add(guest)
-        guest.host(job)
 
     async def stop(self) -> None:
         """End all workers that are at rest; whoever is left behind is abandoned to its task."""

@@ -270,8 +270,8 @@ class TaskWorker(Worker):
     def go_on(self, now: float) -> None:
         self._pull(now)
 
-    def _pull(self, now: float, job: Job[Any] | None = None) -> None:
-        """Run jobs, perhaps a given one first, until one suspends, or none may start.
+    def _pull(self, now: float) -> None:
+        """Run jobs until one suspends, or none may start.
 
         When it returns it refers to no job: an error's frames refer to this one, too (`f_back`).
         """
@@ -280,12 +280,11 @@ class TaskWorker(Worker):
         context: Any
         task: asyncio.Task[None] | None
         try:
-            while job is not None or not self.retiring:
+            while not self.retiring:
+                job = engine.next(self, now)
                 if job is None:
-                    job = engine.next(self, now)
-                    if job is None:
-                        context = task = None
-                        return
+                    context = task = None
+                    return
                 plan, context = job._plan, job._context
                 if plan.timeout is not None and now + plan.timeout < timetable.sweep_at:
                     timetable.watch(now + plan.timeout)
@@ -326,16 +325,6 @@ class TaskWorker(Worker):
         extra = job._extra
         if extra is not None and extra.stop is not None and not extra.stop.told:
             self.tell(extra.stop)  # it was told in its first step
-
-    def host(self, job: Job[Any]) -> None:
-        """Run one job beyond the size of the pool, and end."""
-        engine = self.engine
-        now = engine.now()
-        self.retiring = self.busy = True
-        engine.active += 1
-        job._start(self, now)
-        self.job = job
-        self._pull(now, job)
 
     async def _attempt(self, job: Job[Any]) -> None:
         """The task of one attempt. What the job raises ends here; what follows the job follows in its tail."""

@@ -41,7 +41,7 @@ from aiopool.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from aiopool.testing import run_virtual, settle
+from aiopool.testing import settle
 
 ENDS = (JobSucceeded, JobFailed, JobTimedOut, JobCancelled)
 
@@ -573,7 +573,7 @@ def test_a_listener_may_cancel(when, queue_size):
         async with Pool(2, queue_size, isolation=isolation, cancel_grace=0.2) as pool:
 
             def cancel(event):
-                pool.find(event.job_id) and pool.find(event.job_id).cancel("by a listener")
+                pool.get_job(event.job_id) and pool.get_job(event.job_id).cancel("by a listener")
 
             pool.listen(first.append)
             pool.listen(cancel, when)
@@ -604,7 +604,7 @@ def test_a_listener_may_cancel_calls_in_threads(new_pool):
 
     async def main():
         async with new_pool(2, 2000) as pool:
-            pool.listen(lambda event: pool.find(event.job_id).cancel(), JobStarted)
+            pool.listen(lambda event: pool.get_job(event.job_id).cancel(), JobStarted)
             pool.listen(heard.append)
             for _ in range(1000):
                 await pool.submit(int)
@@ -941,25 +941,3 @@ async def test_a_stream_may_be_read_by_a_job_of_the_pool(isolation):
         for _ in range(3):
             await pool.run(echo)
         assert await job == [2, 3, 4]
-
-
-def test_jobs_that_run_in_the_submitter_are_told():
-    """`overflow="run_here"`: submitted before started, as everywhere."""
-    heard = []
-
-    async def main():
-        async with Pool(1, 0, overflow="run_here") as pool:
-            pool.listen(heard.append, JobEvent)
-            await pool.submit(nap, 5)
-            await settle()
-            await pool.submit(nap, 1)
-
-    run_virtual(main)
-    assert [(event.job_id, type(event).__name__) for event in heard] == [
-        (1, "JobSubmitted"),
-        (1, "JobStarted"),
-        (2, "JobSubmitted"),
-        (2, "JobStarted"),
-        (2, "JobSucceeded"),
-        (1, "JobSucceeded"),
-    ]

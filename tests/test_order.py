@@ -140,7 +140,7 @@ async def test_reprioritize_both_ways(isolation):
         assert pool.reprioritize("d", 1)
         assert pool.reprioritize("a", 9)
         assert pool.reprioritize("b", 1)
-        assert pool.find("a").priority == 9
+        assert pool.get_job("a").priority == 9
     assert "".join(log) == "bdcea"
 
 

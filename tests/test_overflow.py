@@ -123,7 +123,7 @@ async def test_a_job_that_waits_for_room_can_be_cancelled_by_its_id(isolation):
         await pool.submit(nap, 5)
         submitting = asyncio.create_task(pool.with_options(id="x").submit(echo))
         await settle()
-        found = pool.find("x")
+        found = pool.get_job("x")
         assert found is not None
         assert found.waits_for == "room"
         waiter = asyncio.create_task(found.wait())
@@ -135,7 +135,7 @@ async def test_a_job_that_waits_for_room_can_be_cancelled_by_its_id(isolation):
             with pytest.raises(JobCancelledError):
                 await waits
         assert await waiter
-        assert pool.find("x") is None
+        assert pool.get_job("x") is None
         assert balanced(pool.statistics())
 
 
@@ -179,7 +179,7 @@ async def test_who_waits_for_room_is_told_of_the_end(isolation):
         await pool.submit(nap, 5)
         submitting = [asyncio.create_task(pool.with_options(id=n).submit(echo)) for n in ("a", "b")]
         await settle()
-        found = pool.find("a")
+        found = pool.get_job("a")
         await pool.shutdown(timeout=0)
         for task in submitting:
             with pytest.raises(PoolClosedError):
@@ -313,55 +313,6 @@ async def test_a_newcomer_takes_the_place_of_whom_it_drops(isolation):
             assert pool.statistics().waiting == 1
             await advance(1)
             assert (await second, await results) == ("second", ["m"])
-
-
-@virtual
-async def test_run_here(isolation):
-    """`overflow="run_here"`: the submitter waits while its job runs beyond the size, and gets it done."""
-    async with Pool(1, 0, isolation=isolation, overflow="run_here") as pool:
-        await pool.submit(nap, 5)
-        await settle()
-        job = await pool.submit(nap, 1, "here")
-        assert (now(), job.result()) == (1, "here")
-        assert balanced(pool.statistics())
-        with pytest.raises(QueueFullError):
-            pool.submit_nowait(echo)
-
-
-@virtual
-async def test_run_here_leaves_no_orphan(isolation):
-    """CA2: when the submitter is cancelled, the job that ran for it is, too: nobody has its handle."""
-    async with Pool(1, 0, isolation=isolation, overflow="run_here") as pool:
-        await pool.submit(nap, 5)
-        await settle()
-        task = asyncio.create_task(pool.submit(nap, 3))
-        await advance(1)
-        assert pool.statistics().running == 2
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert pool.statistics().cancelled == 1
-        assert now() == 1
-
-
-@virtual
-async def test_run_here_and_a_delay(isolation):
-    """A job with a delay has nothing to run at once: its submitter waits for room, and the delay is kept."""
-    starts = []
-
-    async def note():
-        starts.append(now())
-
-    async with Pool(1, 0, isolation=isolation, overflow="run_here") as pool:
-        await pool.submit(nap, 1)
-        await settle()
-        job = await pool.with_options(delay=3).submit(note)
-        assert (now(), job.status) == (1, "scheduled")
-        await job
-        await advance(10)
-        assert starts == [4]
-        assert balanced(pool.statistics())
-        assert pool.statistics().succeeded == 2
 
 
 @virtual

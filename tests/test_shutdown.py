@@ -474,7 +474,7 @@ async def test_the_state_of_a_closing_pool_can_be_asked(new_pool):
         seen.append(pool.status.value)
         assert pool.statistics().running == 1
         assert pool.jobs() == [job]
-        assert pool.find(job.id) is job
+        assert pool.get_job(job.id) is job
         assert "closing" in repr(pool)
         await stopping
     seen.append(pool.status.value)

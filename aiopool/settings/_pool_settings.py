@@ -74,7 +74,7 @@ class PoolSettings(BaseSettings):
     total_timeout: Annotated[float | None, kinds.seconds(none=True)] = None
     retry: Annotated[Retry | None, kinds.retry()] = None
     isolation: Annotated[Literal["task", "scope"], kinds.choice("task", "scope")] = "task"
-    overflow: Annotated[Overflow, kinds.choice("wait", "reject", "drop_oldest", "drop_lowest", "run_here")] = "wait"
+    overflow: Annotated[Overflow, kinds.choice("wait", "reject", "drop_oldest", "drop_lowest")] = "wait"
     aging: Annotated[float | None, kinds.seconds(none=True, above_zero=True)] = None
     cancel_grace: Annotated[float, kinds.seconds()] = 1.0
     on_leak: Annotated[Literal["hold", "replace"], kinds.choice("hold", "replace")] = "hold"

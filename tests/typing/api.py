@@ -186,7 +186,7 @@ async def steering(pool: Pool) -> None:
     assert_type(await pool.cancel_group("mail"), int)
     assert_type(await pool.shutdown(timeout=3, grace=1), ShutdownReport)
     assert_type(pool.statistics(), Statistics)
-    assert_type(pool.find(3), Job[Any] | None)
+    assert_type(pool.get_job(3), Job[Any] | None)
     assert_type(pool.jobs("running"), list[Job[Any]])
     assert_type(pool.status, PoolStatus)
     assert_type(await pool.join(), None)
