@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from pathlib import Path
 
 import pytest
 from services.helpers import (
@@ -306,24 +307,99 @@ def test_a_forked_child_starts_programs_by_a_thread_of_its_own() -> None:
     assert program.stdout == "7\n"
 
 
-def test_a_multiprocessing_target_can_die_with_its_parent() -> None:
-    """By calling `die_with_parent()` first thing."""
-    code = (
-        "import multiprocessing, os\n"
-        "from services import targets\n"
-        "context = multiprocessing.get_context('fork')\n"
-        "reader, writer = context.Pipe(duplex=False)\n"
-        "process = context.Process(target=targets.bound, args=(writer,))\n"
-        "process.start()\n"
-        "reader.recv()\n"
-        "print(process.pid, flush=True)\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment(), timeout=30
-    )
-    assert done.returncode == -signal.SIGKILL
-    wait_until(lambda: not running(int(done.stdout)), what="the death of the child")
+PARENT = """
+import multiprocessing, os, sys
+from services import targets
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=getattr(targets, sys.argv[2]), args=(writer,))
+    process.start()
+    print(process.pid, reader.recv(), flush=True)
+    sys.stdin.readline()
+    print(process.is_alive(), process.exitcode, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def parent(tmp_path):
+    """Start a program that starts a child by one of the methods of `multiprocessing`; kill it afterwards."""
+    path = tmp_path / "parent.py"
+    path.write_text(PARENT)
+    programs: list[subprocess.Popen[str]] = []
+
+    def start(method: str, target: str = "bound") -> "subprocess.Popen[str]":
+        program = subprocess.Popen(
+            [sys.executable, str(path), method, target],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        programs.append(program)
+        return program
+
+    yield start
+    for program in programs:
+        program.kill()
+        program.communicate()
+
+
+def words(program: "subprocess.Popen[str]") -> list[str]:
+    assert program.stdout is not None
+    return program.stdout.readline().split()
+
+
+METHODS = ["fork", "spawn", "forkserver"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_multiprocessing_target_can_die_with_its_parent(parent, method, signum) -> None:
+    """By calling `die_with_parent()` first thing, by whichever method it was started; and not before the parent."""
+    program = parent(method)
+    child, ready = words(program)
+    assert ready == "ready"
+    print(file=program.stdin, flush=True)
+    assert words(program) == ["True", "None"]
+    assert running(int(child))
+    program.send_signal(signum)
+    program.wait(30)
+    wait_until(lambda: not running(int(child)), what="the death of the child")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_parent_that_died_before_the_child_asked_takes_it_along(parent, method) -> None:
+    """The child asks after its parent was killed."""
+    program = parent(method, "bound_when_orphaned")
+    child, _ = words(program)
+    program.kill()
+    program.wait()
+    wait_until(lambda: not running(int(child)), what="the death of the child")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_child_may_choose_the_signal(parent, method) -> None:
+    """With SIGTERM it can clear up: its handler runs."""
+    program = parent(method, "bound_politely")
+    child, path = words(program)
+    program.kill()
+    program.wait()
+    wait_until(lambda: not running(int(child)), what="the end of the child")
+    assert Path(path).read_text() == "cleared up"
+    Path(path).unlink()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_child_that_is_done_ends_before_its_parent(parent, method) -> None:
+    """What waits for the parent keeps no child alive."""
+    program = parent(method, "bound_and_done")
+    child, _ = words(program)
+    wait_until(lambda: not running(int(child)), what="the end of the child")
+    print(file=program.stdin, flush=True)
+    assert words(program) == ["False", "7"]
 
 
 def test_a_parent_that_died_first_takes_the_child_along() -> None:

@@ -10,6 +10,11 @@ started by a helper thread dies with that thread. Therefore our commands are sta
 as long as the program (`_command`). And the wish is not inherited: grandchildren do not have it, and a
 program that changes its user or gains privileges when it is executed loses it.
 
+Under `forkserver`, the default of `multiprocessing` from Python 3.14 on, the kernel takes the server for the parent,
+and the server lives for as long as one of its children does. There a thread of the child waits for the end of the process
+that asked for it, and sends the signal. A thread needs the interpreter: a child that is stopped, or held up by C code
+that does not let others run, ends when it goes on.
+
 Nothing of ours is imported here: as a script it has to start in some ten milliseconds.
 """
 
@@ -18,15 +23,21 @@ import os
 import signal
 import sys
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
 __all__ = ["die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) -> None:
-    """Ask the kernel to end this process as soon as the thread that started it is gone.
+    """Have this process ended as soon as its parent is gone, by `kill -9` too.
 
-    If the parent is gone already, this process ends here.
+    If the parent is gone already, this process ends here. In a child of `multiprocessing` the parent is the process
+    that started it, by any start method. Under `fork` and `spawn` the kernel watches it, and takes *parent* to mean the
+    thread that started this process. Under `forkserver` a thread of this process watches it.
 
     Args:
         signum: the signal to get; SIGKILL cannot be ignored.
@@ -51,16 +62,39 @@ def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) 
         code = ctypes.get_errno()
         raise OSError(code, f"prctl(PR_SET_PDEATHSIG, {signum}): {os.strerror(code)}")
     # It may have died before we asked; then nobody will tell us.
-    if _orphaned(parent):
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    process = multiprocessing.parent_process() if multiprocessing is not None else None
+    if process is None or parent not in (None, process.pid):
+        orphaned = parent is not None and os.getppid() != parent
+    else:
+        orphaned = not process.is_alive() or (os.getppid() != process.pid and not _watch(process, signum))
+    if orphaned:
         os.kill(os.getpid(), signum)
 
 
-def _orphaned(parent: int | None) -> bool:
-    if parent is not None:
-        return os.getppid() != parent
-    multiprocessing = sys.modules.get("multiprocessing.process")
-    process = multiprocessing.parent_process() if multiprocessing is not None else None
-    return process is not None and not process.is_alive()
+def _watch(parent: "BaseProcess", signum: int) -> bool:
+    """Get the signal when a process is gone that is no parent to the kernel; `False` if it is gone already."""
+    import select
+    import threading
+
+    try:
+        descriptor = os.pidfd_open(parent.pid or 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # an old kernel, or a sandbox that forbids it
+        descriptor = None
+
+    def wait() -> None:
+        if descriptor is None:
+            parent.join()  # the end of a pipe, which whoever was forked from the parent may hold open
+        else:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll()
+        os.kill(os.getpid(), signum)
+
+    threading.Thread(target=wait, name="aiopool-die-with-parent", daemon=True).start()
+    return True
 
 
 def _main(arguments: list[str]) -> None:
