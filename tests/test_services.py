@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import threading
+import types
 from collections.abc import AsyncIterator
 from types import MappingProxyType
 
@@ -258,6 +259,55 @@ def test_a_coroutine_object_is_refused_with_the_right_line() -> None:
         ServiceRegistry().add("x", for_ever())
 
 
+def test_a_command_shows_no_secret() -> None:
+    """Its repr names the program, and counts arguments and variables; a status and a record hold neither."""
+    command = Command(["db", "--password", SECRET], cwd="/", env={"TOKEN": SECRET}, die_with_parent=True)
+    assert repr(command) == "Command(['db', 2 more], cwd='/', env=<1 of its own>, die_with_parent=True)"
+    assert repr(Command(["db"])) == "Command(['db'])"
+    registry = ServiceRegistry()
+    registry.add("db", command, name="db")
+    assert SECRET not in repr(registry) + repr(registry.status()) + str(registry.status().as_dict())
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda registry: registry.add("x", f"db --password {SECRET}"),
+        lambda registry: registry.add("x", Command(f"db --password {SECRET}")),
+        lambda registry: registry.add("x", ["db", SECRET, 3]),
+        lambda registry: registry.add("x", functools.partial(SECRET.join, SECRET)()),
+        lambda registry: registry.add("x", types.SimpleNamespace(password=SECRET)),
+        lambda registry: registry.add("x", dead(), restart="always"),
+        lambda registry: registry.register("x", {"password": SECRET}),
+    ],
+    ids=["text", "command", "words", "result", "object", "process", "info"],
+)
+def test_no_refusal_shows_a_secret(register) -> None:
+    """What cannot be registered is called by its class: its repr may hold the arguments of a program."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        register(ServiceRegistry())
+    assert SECRET not in str(caught.value)
+
+
+def dead() -> "subprocess.Popen[bytes]":
+    child = subprocess.Popen(["true", SECRET])
+    child.wait()
+    assert SECRET in repr(child)
+    return child
+
+
+async def test_no_start_that_fails_shows_a_secret() -> None:
+    """A process that runs once is called by its class, too."""
+    registry = ServiceRegistry()
+    registry.add("x", dead(), name="x")
+    with pytest.raises(RuntimeError, match="this Popen cannot be started again") as caught:
+        await registry.start()
+    assert SECRET not in str(caught.value)
+
+
 def test_a_dead_pid_is_refused() -> None:
     """There is nothing to be stopped, and the number may soon be somebody else's."""
     child = subprocess.Popen(["true"])
@@ -303,7 +353,7 @@ def test_a_command_line_in_one_string_is_refused(words) -> None:
     """No shell splits it; the error shows the list."""
     with pytest.raises(TypeError) as caught:
         Command(words)
-    assert str(words.split()) in str(caught.value)
+    assert f"Command(['{words.split()[0]}', ...])" in str(caught.value)
 
 
 # -- every kind, started and stopped ------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, final
 
 from aiopool.services._command import Command
-from aiopool.services._kind import Ended, ServiceKind
+from aiopool.services._kind import Ended, ServiceKind, shown
 from aiopool.services._object_kind import ObjectKind
 from aiopool.services._process import ProcessId
 from aiopool.services._process_kinds import CommandKind, HandleKind, PidKind
@@ -92,7 +92,7 @@ def adapt(target: Any, *, pids: Callable[[], Iterable[int]] | None = None) -> Se
     if inspect.iscoroutine(target):
         target.close()
         raise TypeError(
-            f"{target!r} is a coroutine that can run only once; register the function: registry.add(type, "
+            f"{shown(target)} is a coroutine that can run only once; register the function: registry.add(type, "
             f"{target.__name__}), or with arguments functools.partial({target.__name__}, ...)"
         )
     if isinstance(target, (multiprocessing.process.BaseProcess, subprocess.Popen)) or _is_handle(target):
@@ -119,7 +119,7 @@ def _is_async_callable(target: Any) -> bool:
 
 def _refusal(target: Any) -> str:
     return (
-        f"{target!r} is nothing that a registry can start or stop; give it a process (multiprocessing, "
+        f"{shown(target)} is nothing that a registry can start or stop; give it a process (multiprocessing, "
         "subprocess, asyncio), a pid, a Command, an object with stop(), an async context manager, a "
         "coroutine function, or a function that makes one of these"
     )

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, final
 
+from aiopool._faults import type_name
 from aiopool.services import _die_with_parent
 from aiopool.services._families import MARK
 
@@ -27,12 +28,15 @@ __all__ = ["Command", "launch"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Command:
     """A program that the registry starts, and starts again if asked to.
 
     It runs in a session of its own: Ctrl-C in the terminal does not reach it, and it is ended together with
     everything that it has started.
+
+    Its `repr` names the program and counts its arguments and variables: both may hold secrets, so neither they nor any
+    message of ours shows them.
 
     Args:
         argv: the program and its arguments; no shell is involved.
@@ -64,17 +68,31 @@ class Command:
 
     def __post_init__(self) -> None:
         if isinstance(self.argv, str):
+            program = next(iter(self.argv.split()), "redis-server")
             raise TypeError(
-                f"Command({self.argv!r}): argv is a list of words, and no shell splits them; "
-                f"write Command({self.argv.split()!r})"
+                f"Command(text): argv is a list of words, and no shell splits them; write Command([{program!r}, ...])"
             )
         words = tuple(self.argv)
         if not words:
             raise ValueError('Command([]): name a program, as in Command(["redis-server"])')
-        for word in words:
+        for place, word in enumerate(words):
             if not isinstance(word, (str, os.PathLike)):
-                raise TypeError(f"Command({list(words)!r}): {word!r} is neither a string nor a path")
+                raise TypeError(
+                    f"Command(argv): argv[{place}] is neither a string nor a path, but of type {type_name(word)}; "
+                    f"write str(...) around it"
+                )
         object.__setattr__(self, "argv", words)
+
+    def __repr__(self) -> str:
+        others = len(self.argv) - 1
+        parts = [f"[{os.fspath(self.argv[0])!r}{f', {others} more' if others else ''}]"]
+        if self.cwd is not None:
+            parts.append(f"cwd={os.fspath(self.cwd)!r}")
+        if self.env is not None:
+            parts.append(f"env=<{len(self.env)} of its own>")
+        if self.die_with_parent:
+            parts.append("die_with_parent=True")
+        return f"Command({', '.join(parts)})"
 
 
 async def launch(command: Command, mark: str) -> subprocess.Popen[Any]:

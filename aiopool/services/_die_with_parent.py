@@ -11,9 +11,9 @@ as long as the program (`_command`). And the wish is not inherited: grandchildre
 program that changes its user or gains privileges when it is executed loses it.
 
 Under `forkserver`, the default of `multiprocessing` from Python 3.14 on, the kernel takes the server for the parent,
-and the server lives for as long as one of its children does. There a thread of the child waits for the end of the process
-that asked for it, and sends the signal. A thread needs the interpreter: a child that is stopped, or held up by C code
-that does not let others run, ends when it goes on.
+and the server lives for as long as one of its children does. There a thread of the child waits for the end of the
+process that asked for it, and sends the signal. A thread needs the interpreter: a child that is stopped, or held up by
+C code that does not let others run, ends when it goes on.
 
 Nothing of ours is imported here: as a script it has to start in some ten milliseconds.
 """

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
+from aiopool._faults import type_name
 from aiopool.services._process import ProcessId
 
-__all__ = ["Ended", "ServiceKind", "accepted"]
+__all__ = ["Ended", "ServiceKind", "accepted", "shown"]
 
 
 @final
@@ -75,6 +76,15 @@ class ServiceKind(Protocol):
     async def outcome(self) -> Ended:
         """Say how it ended."""
         ...
+
+
+def shown(target: object) -> str:
+    """Return what a message calls the target of a service: its name or its class, and never what is in it.
+
+    The `repr` of a process, or of a function with arguments, shows its arguments, and these may be secrets.
+    """
+    name = getattr(target, "__qualname__", None)
+    return name if isinstance(name, str) else f"this {type_name(target)}"
 
 
 def accepted(function: Callable[..., Any], offered: dict[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, final
 
 from aiopool.services._calls import call_at, in_thread, running_loop
-from aiopool.services._kind import Ended, accepted
+from aiopool.services._kind import Ended, accepted, shown
 from aiopool.services._process import ProcessId, identify
 
 __all__ = ["ObjectKind"]
@@ -53,7 +53,8 @@ class ObjectKind:
         start = getattr(self._target, "start", None)
         if start is None:
             raise RuntimeError(
-                f"{self._target!r} has no start(). If it runs already, write registry.add(type, target, started=True)"
+                f"{shown(self._target)} has no start(). If it runs already, write "
+                "registry.add(type, target, started=True)"
             )
         if self._begun:
             await self._tidy()
@@ -84,7 +85,7 @@ class ObjectKind:
             await self._ask(time.monotonic() + _TIDY)
         except Exception as error:
             _log.warning(
-                "%r could not be stopped after its crash, and is started all the same: %s", self._target, error
+                "%s could not be stopped after its crash, and is started all the same: %s", shown(self._target), error
             )
 
     async def stop(self, force_at: float, deadline: float) -> None:

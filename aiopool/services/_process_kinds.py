@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, final
 
 from aiopool.services._command import Command, launch
-from aiopool.services._kind import Ended
+from aiopool.services._kind import Ended, shown
 from aiopool.services._process import ProcessId, alive, ancestors, identify
 
 __all__ = ["CommandKind", "HandleKind", "PidKind"]
@@ -72,7 +72,7 @@ class HandleKind(_NoAsking):
     async def start(self, wake: Callable[[], None]) -> None:
         if not isinstance(self._handle, multiprocessing.process.BaseProcess) or self._handle.pid is not None:
             raise RuntimeError(
-                f"{self._handle!r} cannot be started again: a process runs once. Register what makes a new "
+                f"{shown(self._handle)} cannot be started again: a process runs once. Register what makes a new "
                 "one: registry.add(type, lambda: multiprocessing.Process(target=...)) or "
                 'registry.add(type, Command(["program", ...]))'
             )

@@ -30,6 +30,7 @@ from aiopool.services._adapt import adapt
 from aiopool.services._calls import in_thread
 from aiopool.services._exit_handlers import ExitHandlers
 from aiopool.services._families import refresh_families
+from aiopool.services._kind import shown
 from aiopool.services._leftovers import end_leftovers
 from aiopool.services._monitor import Watch
 from aiopool.services._service import RestartPolicy, Service
@@ -183,9 +184,10 @@ class ServiceRegistry:
         kind = adapt(target, pids=pids)
         if restart != "never" and not kind.restartable:
             raise ValueError(
-                f"restart={restart!r}: {target!r} runs once and cannot be started again; register the function that "
-                f"makes it: registry.add({type!r}, lambda: multiprocessing.Process(target=...), restart={restart!r}); "
-                f"or what is run anew each time: registry.add({type!r}, Command([...]), restart={restart!r})"
+                f"restart={restart!r}: {shown(target)} runs once and cannot be started again; register the function "
+                f"that makes it: registry.add({type!r}, lambda: multiprocessing.Process(target=...), "
+                f"restart={restart!r}); or what is run anew each time: registry.add({type!r}, Command([...]), "
+                f"restart={restart!r})"
             )
         with self._table.lock:
             service = Service(
@@ -230,7 +232,7 @@ class ServiceRegistry:
         target = next((info[key] for key in _HANDLES if info.get(key) is not None), None)
         if target is None:
             raise ValueError(
-                f"register({type!r}, {dict(info)!r}): nothing here can be stopped; give one of {', '.join(_HANDLES)}"
+                f"register({type!r}, info): nothing in info can be stopped; give one of {', '.join(_HANDLES)}"
             )
         extra = {key: value for key, value in info.items() if key not in (*_HANDLES, "name")}
         started = True if target is info.get("worker") else None
