@@ -14,6 +14,9 @@ another job of the same pool lends its slot and takes one back before it goes on
 
 Turns. Jobs that never suspend would hold the event loop: after `SLICE` seconds of them the hand rests, and the
 next turn of the loop goes on. After a suspension a hand always may take one more job: it is a turn of its own.
+
+Chores. What concerns many jobs at once (all that are due, a group that goes on, a cancel of everything) is done in
+steps, a slice of them a turn (`work_off`). Until the last step no job starts: it is as if all had been done at once.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from threading import get_ident
 from typing import Any, Literal, Protocol, final
 
@@ -47,6 +51,9 @@ __all__ = ["SLICE", "Engine", "Hand"]
 
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
 SLICE = 0.002
+# Of chores in one turn; with it so many steps until the next look at the clock, and in one turn of a virtual clock.
+CHORES = 0.001
+STEPS = 64
 # So many turns of the loop it takes, at most, until a free worker begins a job; one after the other.
 TURNS = 4
 
@@ -97,6 +104,7 @@ class Engine:
         "active",
         "calm",
         "cancel_grace",
+        "chores",
         "counters",
         "errors",
         "idle",
@@ -138,7 +146,7 @@ class Engine:
         cancel_grace: float,
         on_leak: Literal["hold", "replace"],
         errors: ErrorSink,
-        sweep: Callable[[float], float],
+        sweep: Callable[[float], Generator[None, None, float]],
     ) -> None:
         self.listeners: Listeners | None = None  # None while nobody listens: one test, nothing built
         self.runtime = runtime
@@ -146,7 +154,7 @@ class Engine:
         self.next_job = runtime.next_job
         self.thread = runtime.thread
         self.queue = JobQueue(aging=aging)
-        self.timetable = Timetable(runtime, sweep)
+        self.timetable = Timetable(runtime, sweep, self.work_off)
         self.counters = Counters()
         self.jobs: dict[int, Job[Any]] = {}
         # By the keys of their ids: jobs with an id of the user's, and all that wait for room.
@@ -166,6 +174,7 @@ class Engine:
         self.slice = 0.0 if runtime.virtual else SLICE
         self.slice_ends = 0.0
         self._nudged = False
+        self.chores: deque[Iterator[object]] = deque()
         # Who waits: for a slot lent out, for the end of all work, for room.
         self.loans = Loans(self)
         self.joiners = Joiners(self)
@@ -343,15 +352,39 @@ class Engine:
         self.on_shortage()
         self.nudge()
 
+    def work_off(self, steps: Iterator[object]) -> None:
+        """Do a chore: a slice of it now, and the rest in slices, one a turn. No job starts until it is done."""
+        self.chores.append(steps)
+        if len(self.chores) == 1:
+            self._work()
+
+    def _work(self) -> None:
+        chores, ends = self.chores, self.now() + CHORES
+        try:
+            while chores:
+                if sum(1 for _ in itertools.islice(chores[0], STEPS)) < STEPS:
+                    chores.popleft()
+                elif self.runtime.virtual or self.now() >= ends:
+                    break
+        except BaseException:
+            chores.popleft()  # it has ended by this
+            raise
+        finally:
+            self.calm_down()
+            if chores or (self.idle and self.queue.live):
+                self.nudge()
+
     def _dispatch(self) -> None:
         self._nudged = False
+        if self.chores:
+            self._work()
         self.slice_ends = self.now() + self.slice
         while self.active < self.size and self.loans.grant():
             pass
         if self.room.waiting:
             self.room.admit()  # a slot that was lent is room too
         hands = len(self.idle)
-        while self.idle and self.active < self.slots and self.queue.live:
+        while self.idle and self.active < self.slots and self.queue.live and not self.chores:
             if not self.idle.pop().offer():
                 break
             hands -= 1
@@ -380,8 +413,11 @@ class Engine:
         # Not `slots`: in a paused pool, what runs goes on.
         if self.active <= self.size and self.loans.returners and self.loans.grant():
             pass  # the slot went with it, and `rest` counts it off for this hand
-        elif self.active <= self.slots:
-            while (job := self.queue.pop()) is not None:
+        elif self.active <= self.slots and not self.chores:
+            for _ in range(STEPS):  # of a paused group there may be more: then in the next turn
+                job = self.queue.pop()
+                if job is None:
+                    break
                 if job._extra is None or not self.labels.park(job):
                     job._start(hand, now)
                     hand.job = job
@@ -425,7 +461,7 @@ class Engine:
 
     def calm_down(self) -> None:
         """Recompute whether a hand may go from job to job without a look at anything else."""
-        self.calm = self.active <= self.slots and not self.loans.returners
+        self.calm = self.active <= self.slots and not self.loans.returners and not self.chores
 
     # -- size and pause ------------------------------------------------------------------------------------------
 
@@ -452,8 +488,9 @@ class Engine:
 
     def resume_group(self, name: str) -> None:
         """Let the jobs of a group start again."""
-        if self.labels.resume(name):
-            self.nudge()
+        steps = self.labels.resume(name)
+        if steps is not None:
+            self.work_off(steps)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -623,22 +660,23 @@ class Engine:
         if job._status is SCHEDULED:
             self.timetable.cross_out(job._place)
             self.scheduled -= 1
-        elif job._place is not None:
-            self.queue.discard(job)
+        elif job._extra is not None and job._extra.line is not None:
+            self.labels.discard(job)
         else:
-            self.labels.take_out(job)
+            self.queue.discard(job)
         job._place = None
 
     def reprioritize(self, job: Job[Any], priority: int) -> bool:
         """Give a waiting job another priority; among its new equals it stands by its age."""
         if job._status is RUNNING or job._finished_at is not None or job.sequence not in self.jobs:
             return False
-        queued = job._status is QUEUED and job._place is not None
-        if queued:
-            self.queue.discard(job)
+        extra = job._extra
+        line = self.queue if extra is None or extra.line is None else extra.line
+        if job._status is QUEUED:
+            line.discard(job)
         job._plan = job._plan.with_priority(priority)
-        if queued:
-            self.queue.push_in_order(job)
+        if job._status is QUEUED:
+            line.push_in_order(job)
         return True
 
     def _queue_expired(self, job: Job[Any], turns: int | None = None) -> None:
@@ -647,7 +685,7 @@ class Engine:
         free = self.slots - self.active
         if turns is None:
             turns = TURNS * free
-        if free > 0 and turns > 0:
+        if free > 0 and (turns > 0 or self.chores):
             # A worker is on its way. This matters to a limit of 0: the job of an idle pool waits for nobody.
             self.runtime.soon(self._queue_expired, job, turns - 1)
         else:

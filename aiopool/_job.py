@@ -20,6 +20,7 @@ from contextvars import copy_context
 from typing import Any, Generic, NoReturn, TypeVar, final
 
 from aiopool._plan import Plan
+from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
 from aiopool._scope import StopRequest
 from aiopool._status import JobStatus
@@ -124,7 +125,7 @@ class Label:
     Attributes:
         name: the group's name.
         paused: its jobs do not start.
-        parked: queued jobs that met the pause, in their order.
+        parked: the line of queued jobs that met the pause; None, if none ever did.
         members: its live jobs, oldest first.
     """
 
@@ -133,7 +134,7 @@ class Label:
     def __init__(self, name: str) -> None:
         self.name = name
         self.paused = False
-        self.parked: list[Job[Any]] = []
+        self.parked: JobQueue | None = None
         self.members: dict[Job[Any], None] = {}
 
 
@@ -144,6 +145,7 @@ class JobExtra:
     stop: StopRequest | None = None
     callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
     entries: list[Any] | None = None  # in the timetable
+    line: JobQueue | None = None  # in which it is parked
     due: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None
     lent = 0  # how many of its tasks wait for another job of the pool

@@ -51,35 +51,49 @@ class Labels:
         """Let no job of a group start."""
         self._label(name).paused = True
 
-    def resume(self, name: str) -> bool:
-        """Let the jobs of a group start again; parked ones go back to their places in line. Whether it was paused."""
+    def resume(self, name: str) -> Iterator[None] | None:
+        """Let the jobs of a group start again; parked ones go back to their places in line, one a step.
+
+        None if the group was not paused.
+        """
         label = self._labels.get(name)
         if label is None or not label.paused:
-            return False
+            return None
         label.paused = False
-        self.parked -= len(label.parked)
-        for job in label.parked:
+        return self._bring_back(label)
+
+    def _bring_back(self, label: Label) -> Iterator[None]:
+        while label.parked is not None and not label.paused:  # it may have been paused again meanwhile
+            job = label.parked.pop()
+            if job is None:
+                label.parked = None
+                break
+            self.parked -= 1
+            job._extra.line = None
             self._queue.push_in_order(job)
-        label.parked.clear()
+            yield
         self._drop(label)
-        return True
 
     def park(self, job: Job[Any]) -> bool:
         """Park a job that came out of the line if its group is paused; whether it is."""
-        label = None if job._extra is None else job._extra.label
-        if label is None or not label.paused:
+        extra = job._extra
+        if extra is None or extra.label is None or not extra.label.paused:
             return False
-        label.parked.append(job)
+        label = extra.label
+        if label.parked is None:
+            label.parked = self._queue.another()
+        extra.line = label.parked
+        extra.line.push_in_order(job)
         self.parked += 1
-        job._place = None
         return True
 
-    def take_out(self, job: Job[Any]) -> None:
-        """Take a job out of where it is parked, if it is."""
-        label = None if job._extra is None else job._extra.label
-        if label is not None and job in label.parked:
-            label.parked.remove(job)
-            self.parked -= 1
+    def discard(self, job: Job[Any]) -> None:
+        """Take a job out of the line in which it is parked."""
+        assert job._extra is not None
+        assert job._extra.line is not None
+        job._extra.line.discard(job)
+        job._extra.line = None
+        self.parked -= 1
 
     def _label(self, name: str) -> Label:
         label = self._labels.get(name)

@@ -177,6 +177,10 @@ class JobQueue(asyncio.PriorityQueue[Any]):
 
     # The pool's own verbs.
 
+    def another(self) -> JobQueue:
+        """Return an empty queue with the same order."""
+        return JobQueue(aging=self._aging)
+
     @property
     def live(self) -> int:
         """How many entries wait."""

@@ -13,7 +13,7 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, final
 
 from aiopool._bridge import ThreadBridge
@@ -145,14 +145,15 @@ class Supervisor:
         del self._restarts[id]
         self.ensure()
 
-    def sweep(self, now: float) -> float:
-        """Ring each worker whose moment has come; return the next such moment."""
+    def sweep(self, now: float) -> Generator[None, None, float]:
+        """Ring each worker whose moment has come, one a step; return the next such moment."""
         earliest = math.inf
         self._strays = {worker for worker in self._strays if worker.busy}
         for worker in (*self._tasks, *self._strays):
             if worker.due() <= now:
                 worker.ring(now)
             earliest = min(earliest, worker.due())
+            yield
         return earliest
 
     def busy(self) -> list[Worker]:

@@ -126,8 +126,8 @@ def queued_by_priority(engine: Engine) -> dict[int, int]:
     """Count the jobs that wait for a worker by their priorities."""
     counts = engine.queue.counts()
     for label in engine.labels:
-        for job in label.parked:
-            counts[job.priority] = counts.get(job.priority, 0) + 1
+        for priority, count in label.parked.counts().items() if label.parked is not None else ():
+            counts[priority] = counts.get(priority, 0) + count
     return counts
 
 

@@ -2,7 +2,8 @@
 
 Jobs that wait for their next attempt or a delayed start, limits that run from submission, and the time limits of
 running attempts all stand here. An entry that is crossed out leaves at once what it referred to; the row
-itself is swept when crossed-out rows outnumber the rest. At rest nothing is armed.
+itself is swept when crossed-out rows outnumber the rest. At rest nothing is armed. What is due is handed out as steps:
+however much is due together, whoever takes them (`work`) decides how many of them make a turn of the loop.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, final
 
 from aiopool._runtime import Runtime
@@ -36,11 +37,17 @@ class Alarm:
 class Timetable:
     """Alarms in order of time, and one timer of the event loop for the first of them."""
 
-    __slots__ = ("_armed_at", "_count", "_crossed", "_handle", "_rows", "_runtime", "_sweep", "sweep_at")
+    __slots__ = ("_armed_at", "_count", "_crossed", "_handle", "_rows", "_runtime", "_sweep", "_work", "sweep_at")
 
-    def __init__(self, runtime: Runtime, sweep: Callable[[float], float]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        sweep: Callable[[float], Generator[None, None, float]],
+        work: Callable[[Iterator[None]], object],
+    ) -> None:
         """`sweep(now)` is called when `sweep_at` has come; it returns the moment when it is wanted next."""
         self._runtime = runtime
+        self._work = work
         self._sweep = sweep
         self.sweep_at = math.inf
         self._rows: list[tuple[float, int, Alarm]] = []
@@ -86,23 +93,26 @@ class Timetable:
     def _ring(self) -> None:
         self._handle = None
         self._armed_at = math.inf
-        now = self._runtime.now()
-        rows = self._rows
+        self._work(self._due(self._runtime.now()))
+
+    def _due(self, now: float) -> Iterator[None]:
+        """Do what is due by `now`, one thing a step."""
         try:
-            while rows and rows[0][0] <= now:
-                alarm = heapq.heappop(rows)[2]
+            while self._rows and self._rows[0][0] <= now:
+                alarm = heapq.heappop(self._rows)[2]
                 if alarm.action is None:
                     self._crossed -= 1
-                    continue
-                action, subject = alarm.action, alarm.subject
-                alarm.action = alarm.subject = None
-                action(subject)
-                rows = self._rows
-        finally:
-            # Also when an action raised: the other rows must not be forgotten with it.
+                else:
+                    action, subject = alarm.action, alarm.subject
+                    alarm.action = alarm.subject = None
+                    action(subject)
+                yield
             if self.sweep_at <= now:
                 self.sweep_at = math.inf
-                self.sweep_at = min(self.sweep_at, self._sweep(now))
+                wanted = yield from self._sweep(now)
+                self.sweep_at = min(self.sweep_at, wanted)
+        finally:
+            # Also when an action raised: the other rows must not be forgotten with it.
             wanted = min(self.sweep_at, self._rows[0][0] if self._rows else math.inf)
             if wanted < math.inf:
                 self._arm(wanted)
