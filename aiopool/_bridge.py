@@ -39,6 +39,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final
 
+from aiopool._faults import drop_frame, is_kind, log_fault
+
 __all__ = ["ThreadBridge", "check_cancelled"]
 
 T = TypeVar("T")
@@ -149,9 +151,7 @@ class _Thread(threading.Thread):
                 outcome = call.token, True, call.context.run(call.fn, *call.args)
             except BaseException as exc:  # SystemExit too: what it means is decided in the loop, not in a thread
                 # Without the first entry, which is this frame and of no use to the reader.
-                traceback = exc.__traceback__
-                outcome = call.token, False, exc.with_traceback(traceback.tb_next if traceback is not None else None)
-                traceback = None
+                outcome = call.token, False, drop_frame(exc)
             self.call = call = None
             done(outcome)
             # A thread that waits must not keep the last result alive. And if it is an exception: its frames refer to
@@ -533,14 +533,9 @@ class ThreadBridge(Generic[T]):
                 _, ok, value = self._done.popleft()
             except IndexError:
                 return
-            if not ok and not isinstance(value, asyncio.CancelledError):
-                assert isinstance(value, BaseException)
-                _logger.warning(
-                    "a call in a thread of %r failed after its event loop was closed; nobody can be told: %r",
-                    self.name,
-                    value,
-                    exc_info=value,
-                )
+            if not ok and not is_kind(value, asyncio.CancelledError):
+                text = "a call in a thread of %r failed after its event loop was closed; nobody can be told: %s"
+                log_fault(_logger, text, self.name, value, error=value)
 
 
 def _check_threads(max_threads: object) -> None:

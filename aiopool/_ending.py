@@ -10,6 +10,7 @@ import random
 from traceback import clear_frames
 from typing import Any
 
+from aiopool._faults import traceback_of
 from aiopool._job import Job
 from aiopool._scope import StopCause, StopRequest
 from aiopool._status import JobStatus
@@ -81,7 +82,7 @@ def add_note(error: BaseException, job: Job[Any]) -> None:
     retry = job._plan.retry
     attempts = retry.attempts if retry is not None else 1
     note = f"attempt {job._attempt} of {attempts}, job {job._plan.name!r} id {job.id!r}"
-    with contextlib.suppress(Exception):  # an exception may have ideas of its own about notes
+    with contextlib.suppress(BaseException):  # an exception may have ideas of its own about notes
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
 
@@ -92,5 +93,5 @@ def _without_locals(error: BaseException | None) -> BaseException | None:
     What a job waits in, such as `asyncio.sleep`, keeps a timer there, which keeps the context, and that the job.
     """
     if error is not None:
-        clear_frames(error.__traceback__)
+        clear_frames(traceback_of(error))
     return error

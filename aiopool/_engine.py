@@ -31,6 +31,7 @@ from typing import Any, Literal, Protocol, final
 
 from aiopool._ending import add_note, cancelled_error, failure_of, next_delay, timeout_error
 from aiopool._error_sink import ErrorSink
+from aiopool._faults import is_kind, set_context, traceback_of
 from aiopool._job import AttemptRecord, Claim, Job, JobExtra, make_job
 from aiopool._joiners import Joiners
 from aiopool._labels import Labels
@@ -530,9 +531,9 @@ class Engine:
             if stop is None or stop.cause is StopCause.TIMEOUT:
                 try:
                     delay = None if self.last_attempts else next_delay(job, failure, now=now, rng=self.runtime.random)
-                except Exception as fault:
+                except BaseException as fault:
                     # The user's predicate or backoff is broken: that is how the job fails.
-                    fault.__context__ = failure
+                    set_context(fault, failure)
                     delay, failure, status = None, fault, FAILED
                 if delay is not None:
                     self._again(job, failure, delay, now)
@@ -574,8 +575,8 @@ class Engine:
         add_note(error, job)
         awaited = _is_awaited(job)
         worker = _worker_of(job)
-        self._finish(job, status, (error, error.__traceback__), now)
-        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        self._finish(job, status, (error, traceback_of(error)), now)
+        if is_kind(error, (SystemExit, KeyboardInterrupt)):
             self.on_fatal(error)
         elif not awaited:
             self.errors.report(job, error, worker)
@@ -786,7 +787,7 @@ class Engine:
                 self.active += 1  # the hand gives it back in a moment
                 self.calm_down()
         self._tell_ended(extra)
-        if error is not None and not isinstance(error, (asyncio.CancelledError, RetryAfter)):
+        if error is not None and not is_kind(error, (asyncio.CancelledError, RetryAfter)):
             self.errors.report(job, error)
 
     # -- what others ask -----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ __all__ = [
     "drop_frame",
     "is_kind",
     "log_fault",
+    "members",
     "set_context",
     "set_traceback",
     "traceback_of",
@@ -40,6 +41,10 @@ set_traceback: Callable[[BaseException, TracebackType | None], BaseException] = 
 
 set_context: Callable[[BaseException, BaseException], None] = BaseException.__dict__["__context__"].__set__
 """Note during the handling of which exception another one was raised."""
+
+
+members: Callable[[BaseException], tuple[BaseException, ...]] = BaseExceptionGroup.__dict__["exceptions"].__get__
+"""Return the exceptions of a group."""
 
 
 def is_kind(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:

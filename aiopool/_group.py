@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, final
 
 from aiopool._engine import Engine
+from aiopool._faults import is_kind
 from aiopool._home import Home
 from aiopool._job import Claim, Job
 from aiopool._options import JobOptions
@@ -152,7 +153,7 @@ class Group(Submitter, Claim):
         """A job of the group is done."""
         if job._status is not JobStatus.SUCCEEDED:
             error = job._value[0]
-            if not isinstance(error, JobCancelledError):
+            if not is_kind(error, JobCancelledError):
                 self._errors.append(error)
                 if self._on_error == "cancel":
                     self._fail()
@@ -234,7 +235,7 @@ class Group(Submitter, Claim):
         if self._timer is not None:
             self._timer.cancel()
         try:
-            own = [] if error is None or isinstance(error, asyncio.CancelledError) else [error]
+            own = [] if error is None or is_kind(error, asyncio.CancelledError) else [error]
             if not own and not (self._errors and self._on_error == "cancel"):
                 if outer is not None:
                     raise outer
@@ -243,7 +244,7 @@ class Group(Submitter, Claim):
                 return True if self._cancelled_body else None
             errors = [*self._errors, *own, *([] if self._timer_error is None else [self._timer_error])]
             for stop in errors:
-                if isinstance(stop, (SystemExit, KeyboardInterrupt)):
+                if is_kind(stop, (SystemExit, KeyboardInterrupt)):
                     raise stop
             if outer is not None and here is not None and here.cancelling():
                 # try:
@@ -251,12 +252,20 @@ class Group(Submitter, Claim):
                 # except* ValueError: ...                     <- must not be where that cancel ends
                 here.uncancel()
                 here.cancel()
-            raise BaseExceptionGroup(f"jobs of group {self.name!r} failed", errors) from None
+            raise _together(f"jobs of group {self.name!r} failed", errors) from None
         finally:
             # Break the cycle of this frame, the traceback and the exceptions.
             error = outer = None
             own = errors = []
             self._timer_error = None
+
+
+def _together(text: str, errors: list[BaseException]) -> BaseException:
+    """Return a group of errors; the first alone if Python cannot make one, for it asks errors for their `__class__`."""
+    try:
+        return BaseExceptionGroup(text, errors)
+    except BaseException:
+        return errors[0]
 
 
 @final

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator
 from contextvars import copy_context
 from typing import Any, Generic, NoReturn, TypeVar, final
 
+from aiopool._faults import describe_fields, set_traceback
 from aiopool._plan import Plan
 from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
@@ -67,6 +68,8 @@ class AttemptRecord:
     error: BaseException
     delay: float
 
+    __repr__ = describe_fields
+
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,6 +101,8 @@ class JobResult(Generic[T_co]):
     reason: str | None
     leaked: bool
     history: tuple[AttemptRecord, ...]
+
+    __repr__ = describe_fields
 
     @property
     def ok(self) -> bool:
@@ -310,7 +315,7 @@ class Job(Generic[T]):
         error, traceback = self._value
         try:
             # The first traceback each time, or it would grow with every awaiter.
-            raise error.with_traceback(traceback)
+            raise set_traceback(error, traceback)
         finally:
             del self, error, traceback  # this frame is in the traceback now: no cycle through it
 

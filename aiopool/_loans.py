@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, final
 
+from aiopool._faults import is_kind
 from aiopool._job import Claim, Job, JobExtra, running_job
 from aiopool._plan import JobOwner
 from aiopool._runtime import Runtime
@@ -181,7 +182,7 @@ class Loans:
             self.release(extra)
 
     def _take_back_after(self, error: BaseException, extra: JobExtra) -> Generator[Any, None, None]:
-        if extra.stop is not None or isinstance(error, GeneratorExit):
+        if extra.stop is not None or is_kind(error, GeneratorExit):
             # Told to stop: its clean-up does not wait for a slot. Nothing *starts* beyond the limit.
             self._leave(extra)
         else:

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal, TextIO, final
 
+from aiopool._faults import describe, describe_error
 from aiopool._job import Job, running_job
 from aiopool._listeners import listen_everywhere
 from aiopool._metrics import label_text
@@ -142,7 +143,7 @@ def _guard(logger: Any, method: str, event_dict: MutableMapping[str, Any]) -> Mu
             event_dict[name] = _safe(value)
         elif value is not None and not isinstance(value, (int, float)):
             # The renderer would ask it for its words later, behind our back.
-            words = str(value) if name == "event" else repr(value)
+            words = str(value) if name == "event" else describe(value)
             event_dict[name] = value if words.isprintable() and name != "event" else _safe(words)
     return event_dict
 
@@ -266,7 +267,7 @@ def _structlog(renderer: Renderer, colors: bool) -> logging.Formatter:
     last: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if renderer == "json":
         # By default everything that is not ASCII is escaped: no character of a name can end the line.
-        last += [_clean_fields, structlog.processors.JSONRenderer(default=repr)]
+        last += [_clean_fields, structlog.processors.JSONRenderer(default=describe)]
     else:
         plain = structlog.dev.plain_traceback
         last += [_guard, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, pad_event_to=0)]
@@ -354,5 +355,5 @@ def _log_event(event: Any) -> None:
             fields[name] = round(value, 6) if isinstance(value, float) else value
     error = getattr(event, "error", None)
     if error is not None and not isinstance(event, JobCancelled):
-        fields["error"] = f"{type(error).__name__}: {error}"[:_MAX_ERROR]
+        fields["error"] = describe_error(error)[:_MAX_ERROR]
     logger.log(level, text, extra=fields)

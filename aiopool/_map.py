@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast, final
 
 from aiopool._engine import Engine
+from aiopool._faults import describe_fields
 from aiopool._home import Home
 from aiopool._job import Claim, Job
 from aiopool._plan import Plan
@@ -66,6 +67,8 @@ class MapResult(Generic[T_co, R_co]):
     error: BaseException | None
     attempts: int
     seconds: float
+
+    __repr__ = describe_fields
 
 
 @final

@@ -25,8 +25,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeAlias, final
+from types import CoroutineType
+from typing import Literal, TypeAlias, cast, final
 
+from aiopool._faults import describe, describe_error, is_kind, members
 from aiopool._numbers import as_float, number_given
 from aiopool._retry_budget import RetryBudget
 
@@ -42,6 +44,7 @@ _BACKOFFS = ("exponential", "linear", "fixed", "random", "decorrelated")
 _DRAWN = ("random", "decorrelated")  # already random: jitter is not added a second time
 
 # To stop is not to fail. Retrying one of these would undo what the user, or the program, has just asked for.
+_ENDS = (KeyboardInterrupt, SystemExit)  # ends the program, from a function of the user's too
 _NEVER: tuple[type[BaseException], ...] = (
     asyncio.CancelledError,
     KeyboardInterrupt,
@@ -235,7 +238,7 @@ class Retry:
     def _gives_up_on(self, error: BaseException) -> bool:
         match = self.give_up_on
         if isinstance(match, (type, tuple)):
-            return isinstance(error, match)
+            return is_kind(error, match)
         answer = _ask("give_up_on", match, error, error)
         if not isinstance(answer, bool):
             raise _wrong_type("give_up_on", match, answer, "True or False") from error
@@ -243,11 +246,11 @@ class Retry:
 
     def _verdict(self, error: BaseException) -> bool | float:
         """Whether the error is retried: no, yes, or yes after the seconds that somebody named."""
-        if isinstance(error, RetryAfter):
-            return error.retry_after
+        if is_kind(error, RetryAfter):
+            return cast("RetryAfter", error).retry_after
         match = self.on
         if isinstance(match, (type, tuple)):
-            retried = isinstance(error, match)
+            retried = is_kind(error, match)
         else:
             answer = _ask("on", match, error, error)
             if not isinstance(answer, bool):
@@ -296,9 +299,9 @@ class Retry:
 
 def _is_stop(error: BaseException) -> bool:
     """Whether the error means "stop", itself or inside an exception group."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(_is_stop(inner) for inner in error.exceptions)
-    return isinstance(error, _NEVER)
+    if is_kind(error, BaseExceptionGroup):
+        return any(_is_stop(inner) for inner in members(error))
+    return is_kind(error, _NEVER)
 
 
 def _retry_after(error: BaseException) -> float | None:
@@ -309,8 +312,13 @@ def _retry_after(error: BaseException) -> float | None:
     """
     try:
         told = getattr(error, "retry_after", None)
-    except Exception as exc:
-        raise ValueError(f"Retry: reading retry_after of {error!r} raised {exc!r}") from exc
+    except BaseException as exc:
+        if not any("retry_after" in vars(base) for base in type(error).__mro__):
+            return None  # it has none, and cannot say so
+        if is_kind(exc, _ENDS):
+            raise
+        text = f"Retry: reading retry_after of {describe(error)} raised {describe_error(exc)}"
+        raise ValueError(text) from exc
     if isinstance(told, timedelta):
         told = told.total_seconds()
     if isinstance(told, bool) or not isinstance(told, (int, float)):
@@ -323,9 +331,12 @@ def _ask(name: str, function: Callable[..., object], argument: object, error: Ba
     """Call a function of the user; what it raises comes out as a ValueError that says whose fault it is."""
     try:
         return function(argument)
-    except Exception as exc:
-        about = f", asked about {error!r}," if error is not None else ""
-        raise ValueError(f"Retry: the function given as {name}={function!r}{about} raised {exc!r}") from exc
+    except BaseException as exc:
+        if is_kind(exc, _ENDS):
+            raise
+        about = f", asked about {describe(error)}," if error is not None else ""
+        text = f"Retry: the function given as {name}={describe(function)}{about} raised {describe(exc)}"
+        raise ValueError(text) from exc
 
 
 def _seconds(name: str, function: object, answer: object, error: BaseException | None, allowed: str) -> float:
@@ -335,16 +346,17 @@ def _seconds(name: str, function: object, answer: object, error: BaseException |
     seconds = as_float(answer)
     if not 0 <= seconds < math.inf:
         raise ValueError(
-            f"Retry: the function given as {name}={function!r} returned {answer!r}; "
+            f"Retry: the function given as {name}={describe(function)} returned {answer!r}; "
             "a delay is a finite number of seconds, 0 or more"
         ) from error
     return seconds
 
 
 def _wrong_type(name: str, function: object, answer: object, allowed: str) -> TypeError:
-    if inspect.iscoroutine(answer):
+    if type(answer) is CoroutineType:
         answer.close()  # else Python adds a warning about a coroutine that was never awaited
-    return TypeError(f"Retry: the function given as {name}={function!r} returned {answer!r}; expected {allowed}")
+    text = f"Retry: the function given as {name}={describe(function)} returned {describe(answer)}; expected {allowed}"
+    return TypeError(text)
 
 
 def _check_match(name: str, match: object) -> None:

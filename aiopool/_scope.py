@@ -15,6 +15,7 @@ import enum
 from types import FrameType
 from typing import Any, final
 
+from aiopool._faults import is_kind
 from aiopool._status import JobStatus
 
 __all__ = ["StopCause", "StopRequest", "coroutine_frames", "verdict"]
@@ -57,12 +58,12 @@ def verdict(stop: StopRequest | None, error: BaseException | None) -> JobStatus:
     - A canceller asked: a value means that the cancel lost the race, and the job succeeded.
     """
     if stop is not None and stop.cause is not StopCause.CANCEL:
-        if error is None or isinstance(error, asyncio.CancelledError):
+        if error is None or is_kind(error, asyncio.CancelledError):
             return JobStatus.TIMED_OUT
         return JobStatus.FAILED
     if error is None:
         return JobStatus.SUCCEEDED
-    return JobStatus.CANCELLED if isinstance(error, asyncio.CancelledError) else JobStatus.FAILED
+    return JobStatus.CANCELLED if is_kind(error, asyncio.CancelledError) else JobStatus.FAILED
 
 
 def coroutine_frames(coroutine: Any) -> list[FrameType]:

@@ -25,6 +25,7 @@ from anyio._backends._asyncio import _task_states
 
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
+from aiopool._faults import drop_frame, is_kind
 from aiopool._job import running_job
 from aiopool._runtime import in_loop
 from aiopool._scope import StopRequest, coroutine_frames
@@ -54,13 +55,9 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
             steps: Any = call if type(call) is CoroutineType else call.__await__()
             value = yield from steps
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
+            if is_kind(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this generator with it
-            trace = error.__traceback__
-            if trace is not None and trace.tb_next is not None:
-                error.__traceback__ = trace.tb_next  # without this frame
-            trace = None
-            engine.conclude(worker, job, None, error, engine.now())
+            engine.conclude(worker, job, None, drop_frame(error), engine.now())
         else:
             engine.returned(worker, job, value, engine.now())
         # The frames of an error refer to this one (`f_back`): it must not refer to the job, which refers to the error.
@@ -74,7 +71,7 @@ def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -
     run, send, throw = context.run, lane.send, lane.throw
     try:
         while error is not None:
-            if isinstance(error, GeneratorExit):
+            if is_kind(error, GeneratorExit):
                 with contextlib.suppress(RuntimeError):  # the job had something to say to the end of the world
                     lane.close()
                 raise error
@@ -88,7 +85,7 @@ def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -
                 try:
                     sent = yield yielded
                 except BaseException as raised:
-                    error = raised
+                    error = drop_frame(raised)
                 else:
                     yielded = run(send, sent)
     finally:
@@ -149,6 +146,10 @@ class ScopeWorker(Worker):
             await self.end
         except asyncio.CancelledError:
             raise
+        except GeneratorExit:
+            if not self.engine.runtime.loop.is_running():
+                raise  # the loop is gone, and this coroutine with it
+            self._closed()
         except BaseException as fault:
             self.crash(fault)
             await self.end
@@ -168,64 +169,69 @@ class ScopeWorker(Worker):
         assert host is not None
         timetable, send, cancelling = engine.timetable, lane.send, host.cancelling
         context: Any
-        raised: BaseException | None
-        while not self.end.done():
-            if not self.busy or self.job is not None:
-                context = job = None  # at rest a worker holds nothing
-                resting: Any = self._rest()  # until there is a slot, or a thread has come back
-                yield from resting
-                resting = None
-                continue
-            if self.retiring:
-                engine.leave(self)
-                engine.nudge()
-                self.end.set_result(None)
-                return
-            now = engine.now()
-            while (job := engine.next(self, now)) is not None:
-                plan, suspended = job._plan, False
-                context = job._context
-                if plan.timeout is not None and now + plan.timeout < timetable.sweep_at:
-                    timetable.watch(now + plan.timeout)
-                if not plan.swift:
-                    if plan.offload:
-                        self.offload(job)
+        drive: Any
+        try:
+            while not self.end.done():
+                if not self.busy or self.job is not None:
+                    context = job = None  # at rest a worker holds nothing
+                    resting: Any = self._rest()  # until there is a slot, or a thread has come back
+                    yield from resting
+                    resting = None
+                    continue
+                if self.retiring:
+                    engine.leave(self)
+                    engine.nudge()
+                    self.end.set_result(None)
+                    return
+                now = engine.now()
+                while (job := engine.next(self, now)) is not None:
+                    plan, suspended = job._plan, False
+                    context = job._context
+                    if plan.timeout is not None and now + plan.timeout < timetable.sweep_at:
+                        timetable.watch(now + plan.timeout)
+                    if not plan.swift:
+                        if plan.offload:
+                            self.offload(job)
+                            if engine.idle and engine.queue.live:
+                                engine.nudge()
+                            break
+                        context = self.context(job)
+                    if engine.listeners:
+                        engine.listeners.begin(job, self.id, context)
+                    # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
+                    yielded = context.run(send, job)
+                    if yielded is not _ENDED:
+                        suspended = True
                         if engine.idle and engine.queue.live:
                             engine.nudge()
+                        while yielded is not _ENDED:
+                            try:
+                                sent = yield yielded
+                            except BaseException as error:
+                                # Taken out: the job shall not run while we handle it; who drives it lets go of it.
+                                drive = _drive(self, context, drop_frame(error))
+                            else:
+                                yielded = context.run(send, sent)
+                                continue
+                            yield from drive
+                            drive = None
+                            break
+                        yielded = sent = None
+                    self.job = None
+                    if state.cancel_scope is not scope or self._used or cancelling():
+                        self.clean = state.cancel_scope is not scope
+                        context = job = None
+                        return  # used up; whether the task itself is clean shows once the scope is left
+                    if self.retiring:
                         break
-                    context = self.context(job)
-                if engine.listeners:
-                    engine.listeners.begin(job, self.id, context)
-                # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
-                yielded = context.run(send, job)
-                if yielded is not _ENDED:
-                    suspended = True
-                    if engine.idle and engine.queue.live:
+                    now = job._finished_at or engine.now()
+                    if not suspended and now >= engine.slice_ends:
+                        engine.rest(self)
                         engine.nudge()
-                    while yielded is not _ENDED:
-                        try:
-                            sent = yield yielded
-                        except BaseException as error:
-                            raised = error  # taken out of here: the job shall not run while we handle it
-                        else:
-                            yielded = context.run(send, sent)
-                            continue
-                        yield from _drive(self, context, raised)
-                        raised = None
                         break
-                    yielded = sent = None
-                self.job = None
-                if state.cancel_scope is not scope or self._used or cancelling():
-                    self.clean = state.cancel_scope is not scope
-                    context = job = None
-                    return  # used up; whether the task itself is clean shows once the scope is left
-                if self.retiring:
-                    break
-                now = job._finished_at or engine.now()
-                if not suspended and now >= engine.slice_ends:
-                    engine.rest(self)
-                    engine.nudge()
-                    break
+        except GeneratorExit:
+            self._closed()
+            raise
 
     async def _rest(self) -> None:
         """Wait for an offer of work, or for a thread that comes back."""
@@ -242,6 +248,22 @@ class ScopeWorker(Worker):
                 engine.take_slot(self)
             else:
                 engine.lie_down(self)
+
+    def _closed(self) -> None:
+        """End, for foreign code has closed the coroutine, of which asyncio knows nothing: have the task notice it.
+
+        That code may be a job: asyncio closes what waits for a future that has failed with a `GeneratorExit`.
+        """
+        engine, job = self.engine, self.job
+        if not engine.runtime.loop.is_running():
+            return
+        self.clean = self.retiring = True
+        if job is not None and not job._plan.offload:
+            if job._finished_at is None or job._more().late:
+                engine.conclude(self, job, None, RuntimeError("the coroutine of its worker was closed"), engine.now())
+            self.job = None
+        if self._host is not None:
+            engine.runtime.soon(self._host.cancel)
 
     def _ring_bell(self) -> None:
         if self._bell is not None and not self._bell.done():

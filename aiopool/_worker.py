@@ -20,11 +20,14 @@ import inspect
 import math
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from contextvars import Context
+from types import CoroutineType, GeneratorType
 from typing import Any, final
 
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine, Hand
+from aiopool._faults import drop_frame, is_kind, type_name
 from aiopool._job import Job, running_job
 from aiopool._scope import StopCause, StopRequest, coroutine_frames
 from aiopool._status import WorkerStatus
@@ -140,7 +143,7 @@ class Worker(Hand, ABC):
         try:
             if not ok:
                 engine.conclude(self, job, None, outcome, now)
-            elif type(outcome) not in _PLAIN and inspect.isawaitable(outcome):
+            elif type(outcome) not in _PLAIN and _is_awaitable(outcome):
                 engine.conclude(self, job, None, _refuse_awaitable(job, outcome), now)
             elif job._finished_at is not None:
                 engine.conclude(self, job, outcome, None, now)
@@ -232,10 +235,16 @@ class Worker(Hand, ABC):
         return f"<{type(self).__name__} {self.id} {self.status}{doing}>"
 
 
+def _is_awaitable(outcome: object) -> bool:
+    """Return what `inspect.isawaitable` does, by the type alone: an object of the user's may answer anything."""
+    kind = type(outcome)
+    return issubclass(kind, Awaitable) or (issubclass(kind, GeneratorType) and inspect.isawaitable(outcome))
+
+
 def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
-    if inspect.iscoroutine(outcome):
+    if type(outcome) is CoroutineType:
         outcome.close()
-    kind = type(outcome).__name__
+    kind = type_name(outcome)
     return TypeError(
         f"{job._plan.name} is a plain function, so it ran in a thread, and it returned an awaitable "
         f"({kind}). Submit the async function itself: submit(function, ...), not submit(lambda: function(...))"
@@ -334,14 +343,12 @@ class TaskWorker(Worker):
         try:
             value = await function(*job._args)  # type: ignore[misc]
         except BaseException as error:
-            if isinstance(error, GeneratorExit) and not engine.runtime.loop.is_running():
+            if is_kind(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this coroutine with it
             now = engine.now()
             try:
-                if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                    # Without this frame: it refers to the job, and the job to the error.
-                    error.__traceback__ = error.__traceback__.tb_next
-                engine.conclude(self, job, None, error, now)
+                # Without this frame: it refers to the job, and the job to the error.
+                engine.conclude(self, job, None, drop_frame(error), now)
             except BaseException as fault:
                 self.crash(fault)
                 return

@@ -32,6 +32,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, final
 
+from aiopool._faults import describe, describe_error, describe_fields
+
 __all__ = [
     "EventStream",
     "EventsDropped",
@@ -59,7 +61,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PoolEvent:
     """Something happened in a pool.
 
@@ -71,11 +73,13 @@ class PoolEvent:
     pool: str
     at: float
 
+    __repr__ = describe_fields
+
 
 # -- jobs --------------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JobEvent(PoolEvent):
     """Something happened to a job.
 
@@ -97,7 +101,7 @@ class JobEvent(PoolEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JobSubmitted(JobEvent):
     """A job was taken in.
 
@@ -109,7 +113,7 @@ class JobSubmitted(JobEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JobStarted(JobEvent):
     """An attempt begins: told before the first line of the function runs (with a thread: about when it does).
 
@@ -123,7 +127,7 @@ class JobStarted(JobEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JobRetrying(JobEvent):
     """An attempt failed or ran into its time limit, and there will be another.
 
@@ -141,7 +145,7 @@ class JobRetrying(JobEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JobSucceeded(JobEvent):
     """A job returned.
 
@@ -155,7 +159,7 @@ class JobSucceeded(JobEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JobFailed(JobEvent):
     """A job raised, and is not tried again.
 
@@ -173,7 +177,7 @@ class JobFailed(JobEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JobTimedOut(JobEvent):
     """One of a job's time limits ran out, and it is not tried again.
 
@@ -188,7 +192,7 @@ class JobTimedOut(JobEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JobCancelled(JobEvent):
     """A job was cancelled, or dropped.
 
@@ -206,7 +210,7 @@ class JobCancelled(JobEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JobLeaked(JobEvent):
     """The code of a job that was told to stop did not end within its grace. It may come before or after the job's end.
 
@@ -224,7 +228,7 @@ class JobLeaked(JobEvent):
 # -- workers -----------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WorkerEvent(PoolEvent):
     """Something happened to a worker.
 
@@ -236,13 +240,13 @@ class WorkerEvent(PoolEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WorkerStarted(WorkerEvent):
     """A worker was started."""
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WorkerCrashed(WorkerEvent):
     """A worker ended by a fault that is not a job's.
 
@@ -256,7 +260,7 @@ class WorkerCrashed(WorkerEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WorkerStopped(WorkerEvent):
     """A worker ended because it was not needed any more, or a job had left it dirty (`isolation="scope"`)."""
 
@@ -265,7 +269,7 @@ class WorkerStopped(WorkerEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PoolOpened(PoolEvent):
     """The pool takes jobs.
 
@@ -277,7 +281,7 @@ class PoolOpened(PoolEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PoolResized(PoolEvent):
     """The size was changed.
 
@@ -291,19 +295,19 @@ class PoolResized(PoolEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PoolPaused(PoolEvent):
     """No job starts any more, until `PoolResumed`."""
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PoolResumed(PoolEvent):
     """Jobs start again; a shutdown resumes a paused pool, too."""
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PoolClosing(PoolEvent):
     """A shutdown has begun: no job is taken any more.
 
@@ -315,7 +319,7 @@ class PoolClosing(PoolEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PoolClosed(PoolEvent):
     """The pool is shut down; nothing is told after this, not even the end of a job that itself called the shutdown.
 
@@ -327,7 +331,7 @@ class PoolClosed(PoolEvent):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class EventsDropped(PoolEvent):
     """Events were dropped here: the reader of `pool.events()` was too slow for its buffer.
 
@@ -383,8 +387,8 @@ class Listener:
         self.remove()
 
     def __repr__(self) -> str:
-        state = "active" if self.active else "removed" if self.error is None else f"removed: it raised {self.error!r}"
-        return f"<Listener {self.function!r} {state}>"
+        raised = "" if self.error is None else f": it raised {describe_error(self.error)}"
+        return f"<Listener {describe(self.function)} {'active' if self.active else f'removed{raised}'}>"
 
 
 @final

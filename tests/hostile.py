@@ -37,7 +37,9 @@ def all_bombs(kind):
 
 def object_whose_everything_raises(kind=ValueError):
     """Return an object: a result, an argument, a function."""
-    return type("Hostile", (), all_bombs(kind))()
+    body = all_bombs(kind)
+    del body["__await__"]  # else it is an awaitable, and that is refused
+    return type("Hostile", (), body)()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,19 @@
 """What users' objects do when they are asked: an exception, a result, a function whose every method raises."""
 
+import asyncio
+import contextlib
 import dataclasses
+import io
 import logging
 import sys
+import traceback
 
+import anyio
 import pytest
 from hostile import BASE_KINDS, Frozen, all_bombs, exceptions, object_whose_everything_raises
+from virtual import balanced, double, now, virtual
 
+from aiopool import Pool, Retry, configure_logging
 from aiopool._faults import (
     describe,
     describe_error,
@@ -18,6 +25,7 @@ from aiopool._faults import (
     traceback_of,
     type_name,
 )
+from aiopool.instrumentation.logging import reset_logging
 
 HOSTILE = exceptions()
 kinds = pytest.mark.parametrize("kind", [ValueError, *BASE_KINDS])
@@ -121,3 +129,259 @@ def test_a_handler_that_raises_hides_nothing(kind, capsys):
     assert "it failed: x" in err
     assert "Frozen" in err
     assert "the disk is full" in err
+
+
+# -- in a pool: each exception in each place -------------------------------------------------------------------------
+
+
+def job_that_raises(error):
+    async def job(*args):
+        raise error
+
+    return job
+
+
+async def outcome(awaitable):
+    """Await, and return what was raised."""
+    try:
+        await awaitable
+    except BaseException:
+        return sys.exc_info()[1]
+    return None
+
+
+async def in_its_first_step(pool, error):
+    assert await outcome(pool.run(job_that_raises(error))) is error
+
+
+async def after_a_wait(pool, error):
+    async def job():
+        await asyncio.sleep(0)
+        raise error
+
+    assert await outcome(pool.run(job)) is error
+
+
+async def from_a_future(pool, error):
+    async def job():
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_exception, error)
+        await future
+
+    assert await outcome(pool.run(job)) is error
+
+
+async def from_a_thread(pool, error):
+    def job():
+        raise error
+
+    assert await outcome(pool.run(job)) is error
+
+
+async def from_a_nested_job(pool, error):
+    async def outer():
+        await pool.run(job_that_raises(error))
+
+    assert await outcome(pool.run(outer)) is error
+
+
+async def in_a_map(pool, error):
+    assert await outcome(pool.map(job_that_raises(error), [1, 2, 3]).collect()) is error
+    results = await pool.map(job_that_raises(error), [1, 2], errors="yield").collect()
+    assert [result.error is error for result in results] == [True, True]
+    assert "error=" in repr(results)
+
+
+async def in_a_group(pool, error):
+    async def block():
+        async with pool.group("g") as group:
+            await group.submit(job_that_raises(error))
+
+    caught = await outcome(block())
+    assert caught is error or caught.exceptions[0] is error  # Python groups no exception that hides its class
+
+
+async def in_a_group_that_collects(pool, error):
+    async with pool.group("g", on_error="collect") as group:
+        await group.submit(job_that_raises(error))
+    assert group.errors[0] is error
+
+
+async def out_of_the_body_of_a_group(pool, error):
+    async def block():
+        async with pool.group("g"):
+            raise error
+
+    caught = await outcome(block())
+    assert caught is error or caught.exceptions[0] is error
+
+
+async def after_retries(pool, error):
+    attempts = []
+
+    async def job():
+        attempts.append(1)
+        raise error
+
+    job = await pool.with_options(retry=Retry(attempts=3, on=BaseException, delay=1)).submit(job)
+    assert await outcome(job) is error
+    assert len(attempts) == 3
+    assert [record.error is error for record in job.outcome().history] == [True, True]
+    assert repr(job.outcome())
+
+
+async def with_a_predicate(pool, error):
+    retry = Retry(attempts=2, delay=1, on=lambda e: e is error, give_up_on=lambda e: False)
+    assert await outcome(pool.with_options(retry=retry).run(job_that_raises(error))) is error
+
+
+async def with_a_time_limit(pool, error):
+    async def job():
+        try:
+            await asyncio.sleep(10)
+        finally:
+            raise error
+
+    assert await outcome(pool.with_options(timeout=1).run(job)) is error
+
+
+async def with_a_cancel(pool, error):
+    async def job():
+        try:
+            await asyncio.sleep(10)
+        finally:
+            raise error
+
+    job = await pool.submit(job)
+    await asyncio.sleep(1)
+    job.cancel()
+    assert await outcome(job) is error
+
+
+async def after_its_job_was_left_behind(pool, error):
+    async def job():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        with anyio.CancelScope(shield=True):
+            while now() < 10:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1)
+        raise error
+
+    job = await pool.submit(job)
+    await asyncio.sleep(1)
+    job.cancel()
+    await outcome(job)
+    await asyncio.sleep(60)
+    assert pool.statistics().leaked == 0
+
+
+async def for_nobody(pool, error):
+    await pool.submit(job_that_raises(error))
+    await pool.join()
+
+
+async def for_a_callback(pool, error):
+    got = []
+    job = await pool.submit(job_that_raises(error))
+    job.add_done_callback(lambda job: got.append(job.exception()))
+    await outcome(job)
+    assert got[0] is error
+
+
+async def for_a_listener(pool, error):
+    texts = []
+    with pool.listen(lambda event: texts.append(repr(event))) as listener:
+        await outcome(pool.run(job_that_raises(error)))
+        assert listener.active
+    assert any("error=" in text for text in texts)
+
+
+async def in_a_source(pool, error):
+    def items():
+        yield 1
+        raise error
+
+    assert await outcome(pool.map(double, items()).collect()) is error
+
+
+PLACES = [
+    in_its_first_step,
+    after_a_wait,
+    from_a_future,
+    from_a_thread,
+    from_a_nested_job,
+    in_a_map,
+    in_a_group,
+    in_a_group_that_collects,
+    out_of_the_body_of_a_group,
+    after_retries,
+    with_a_predicate,
+    with_a_time_limit,
+    with_a_cancel,
+    after_its_job_was_left_behind,
+    for_nobody,
+    for_a_callback,
+    for_a_listener,
+    in_a_source,
+]
+
+
+@virtual(leaks=False)
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+@pytest.mark.parametrize("told", ["log", "on_error", "configure_logging"])
+async def test_whatever_an_exception_does_it_is_its_jobs_failure(isolation, place, told, caplog):
+    """The awaiter gets that very object, wherever it comes from; no worker is harmed, and the numbers add up."""
+    reported, failure = [], ""
+    options = {"on_error": lambda job, error: reported.append(error)} if told == "on_error" else {}
+    if told == "configure_logging":
+        configure_logging("DEBUG", stream=io.StringIO())
+    try:
+        for name, make in HOSTILE.items():
+            error = make()
+            async with Pool(2, isolation=isolation, cancel_grace=1, **options) as pool:
+                try:
+                    await place(pool, error)
+                    assert await pool.run(double, 4) == 8
+                    assert await pool.map(double, [1, 2, 3]).collect() == [2, 4, 6]
+                    numbers = pool.statistics()
+                    assert (numbers.restarts, numbers.running, numbers.busy) == (0, 0, 0)
+                    assert balanced(numbers)
+                except BaseException as fault:
+                    failure = f"{name}: {describe_error(fault)}\n{''.join(traceback.format_tb(traceback_of(fault)))}"
+            assert not failure  # as a text: pytest could not print it
+            if place is for_nobody and told == "on_error":
+                assert reported.pop() is error
+            elif place is for_nobody:
+                assert any(type_name(error) in f"{record.exc_text}{record.getMessage()}" for record in caplog.records)
+            caplog.clear()
+            assert not reported or place in (after_its_job_was_left_behind, in_a_map), name
+            reported.clear()
+    finally:
+        reset_logging()
+
+
+@virtual
+@kinds
+async def test_a_hostile_result_argument_or_function_harms_nobody(isolation, kind):
+    """What a job is given and what it returns is passed on as it is, in the loop and in threads."""
+    thing = object_whose_everything_raises(kind)
+
+    async def give():
+        return thing
+
+    def take(value):
+        return value
+
+    async with Pool(2, isolation=isolation) as pool:
+        assert await pool.run(give) is thing
+        assert await pool.run(take, thing) is thing
+        results = await pool.map(take, [thing, thing], errors="yield").collect()
+        assert results[0].value is thing
+        assert repr(results)
+        job = await pool.submit(give)
+        await job
+        assert repr(job.outcome())
+        numbers = pool.statistics()
+        assert (numbers.restarts, numbers.busy) == (0, 0)
+        assert balanced(numbers)

@@ -12,11 +12,13 @@ share one set of instruments, whose callbacks ask all of them; pools of the same
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, final
 
 from aiopool import Job, JobStatus, Pool, Statistics
+from aiopool._faults import describe_error
 from aiopool._metrics import label_text
 
 try:
@@ -236,8 +238,9 @@ def _instruments_of(provider: metrics.MeterProvider | None) -> _Instruments:
 def _end(span: trace.Span, outcome: str, error: BaseException | None) -> None:
     span.set_attribute("aiopool.job.outcome", outcome)
     if error is not None:
-        span.record_exception(error)
-        text = label_text(f"{type(error).__name__}: {error}", 500)
+        with contextlib.suppress(BaseException):  # it is printed there, which an exception may not survive
+            span.record_exception(error)
+        text = label_text(describe_error(error), 500)
         span.set_status(trace.Status(trace.StatusCode.ERROR, text))
     span.end()
 
