@@ -39,13 +39,16 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final
 
-from aiopool._faults import drop_frame, is_kind, log_fault
+from aiopool._faults import describe_error, drop_frame, is_kind, log_fault
 
 __all__ = ["ThreadBridge", "check_cancelled"]
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("aiopool.bridge")
+
+# Seconds until a thread that the loop would not listen to tries again.
+_TRY_AGAIN = 0.01
 
 
 def check_cancelled() -> None:
@@ -276,9 +279,11 @@ class ThreadBridge(Generic[T]):
             fn: the function.
             args: its arguments.
 
+        Where the system has no thread to give, the call waits for one of those that there are; if there is none, the
+        error is its outcome.
+
         Raises:
-            RuntimeError: the bridge is closed, the token is in use, or the very first thread cannot be
-                created.
+            RuntimeError: the bridge is closed, or the token is in use.
         """
         if self._closed:
             raise RuntimeError(f"{self!r} is closed: it takes no new calls; open a new pool")
@@ -302,7 +307,7 @@ class ThreadBridge(Generic[T]):
             if len(threads) >= self._max_threads or len(self._waiting) <= len(arriving) + len(self._idle):
                 return
             thread = self._recruit()
-        self._create(thread, key)
+        self._create(thread)
 
     def withdraw(self, token: T) -> bool:
         """Take back a call that no thread has begun.
@@ -365,10 +370,7 @@ class ThreadBridge(Generic[T]):
         """
         with self._lock:
             self._closed = True
-            while self._waiting:
-                _, call = self._waiting.popitem(last=False)
-                self._done.append((call.token, False, asyncio.CancelledError("closed before a thread came free")))
-                del call
+            self._fail_waiting(lambda: asyncio.CancelledError("closed before a thread came free"))
             while self._idle:
                 self._wake_one()
         if self._done:
@@ -459,21 +461,37 @@ class ThreadBridge(Generic[T]):
         self._arriving.add(thread)
         return thread
 
-    def _create(self, thread: _Thread, key: int | None = None) -> None:
-        """Start a thread that is counted already; where the system has none left, make do with ours."""
+    def _create(self, thread: _Thread) -> None:
+        """Start a thread that is counted already; where the system has none left, make do with ours.
+
+        If we have none either, the calls that wait fail: in the next turn of the loop, as if a thread had run them.
+        Told here and now, whoever hears of it would start the next call, and so on until the stack ends.
+        """
         try:
             thread.start()
-        except RuntimeError as exc:
-            with self._lock:
-                self._threads.discard(thread)
-                self._arriving.discard(thread)
-                if self._threads or key is None or self._waiting.pop(key, None) is None:
-                    if self._waiting and self._idle and not self._arriving:
-                        self._wake_one()
-                    _logger.warning("%r could not create another thread: %s", self, exc)
-                    return
-            del self._calls[key]
-            raise
+        except Exception as error:
+            if thread.ident is not None:
+                raise  # it runs all the same
+            cause = error
+        else:
+            return
+        with self._lock:
+            self._threads.discard(thread)
+            self._arriving.discard(thread)
+            if not self._threads:
+                self._fail_waiting(lambda: _no_thread(cause))
+            elif self._waiting and self._idle and not self._arriving:
+                self._wake_one()
+        _logger.warning("%r could not create another thread: %s", self, describe_error(cause))
+        if self._done:
+            self._notify()
+
+    def _fail_waiting(self, error: Callable[[], BaseException]) -> None:
+        """Let each call that no thread has begun end by an error of its own. (With the lock held.)"""
+        while self._waiting:
+            _, call = self._waiting.popitem(last=False)
+            self._done.append((call.token, False, error()))
+            del call
 
     # ---- in the threads --------------------------------------------------------------------------------
 
@@ -510,16 +528,24 @@ class ThreadBridge(Generic[T]):
         thread.wake.release()
 
     def _notify(self) -> None:
-        """Tell the loop that calls have ended, unless it has been told."""
-        if self._notified:
-            return
-        self._notified = True
-        try:
-            self.loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:
-            if not self.loop.is_closed():
-                raise
-            self._drop()
+        """Tell the loop that calls have ended, unless it has been told.
+
+        The flag is set first, for the loop may listen before we are back. If the call fails, whoever waits for the
+        outcomes must not wait for ever: a thread tries again until it is heard, the loop's own thread another way.
+        """
+        while not self._notified:
+            self._notified = True
+            try:
+                self.loop.call_soon_threadsafe(self._deliver)
+            except Exception:
+                self._notified = False
+                if self.loop.is_closed():
+                    return self._drop()
+                if not isinstance(threading.current_thread(), _Thread):
+                    self.loop.call_later(0, self._deliver)
+                    self._notified = True
+                else:
+                    time.sleep(_TRY_AGAIN)
 
     def _drop_unheard(self) -> None:
         """Let go of outcomes if the loop was told of them, and closed before it listened: nobody will come for them."""
@@ -536,6 +562,16 @@ class ThreadBridge(Generic[T]):
             if not ok and not is_kind(value, asyncio.CancelledError):
                 text = "a call in a thread of %r failed after its event loop was closed; nobody can be told: %s"
                 log_fault(_logger, text, self.name, value, error=value)
+
+
+def _no_thread(cause: BaseException) -> RuntimeError:
+    """Return the error of a call for which there is no thread."""
+    error = RuntimeError(
+        f"no thread could be started for this call, and none is there that it could wait for: {describe_error(cause)}. "
+        "The system limits threads and memory: a smaller max_threads of the pool leaves room for others"
+    )
+    error.__cause__ = cause
+    return error
 
 
 def _check_threads(max_threads: object) -> None:

@@ -36,6 +36,9 @@ def task_starter(loop: asyncio.AbstractEventLoop) -> Start:
     def start(coroutine: Coroutine[Any, Any, Any], *, name: str, context: Context) -> asyncio.Task[Any]:
         try:
             return new_task(coroutine, loop=loop, name=name, context=context, eager_start=True)
+        except BaseException:
+            coroutine.close()
+            raise
         finally:
             del coroutine, context  # an error's frames refer to this one (`f_back`), and the context to its job
 
@@ -72,6 +75,9 @@ class _Starter:
         attributes["call_soon"] = self._take_down
         try:
             task = asyncio.Task(coroutine, loop=loop, name=name, context=context)
+        except BaseException:
+            coroutine.close()
+            raise
         finally:
             if before is None:
                 del attributes["call_soon"]

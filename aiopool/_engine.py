@@ -46,7 +46,7 @@ from aiopool._runtime import Runtime
 from aiopool._scope import StopCause, StopRequest, verdict
 from aiopool._statistics import Counters
 from aiopool._status import JobStatus
-from aiopool._timetable import Timetable
+from aiopool._timetable import Alarm, Timetable
 
 __all__ = ["SLICE", "Engine", "Hand"]
 
@@ -210,11 +210,11 @@ class Engine:
         if not plan.direct or (len(self.jobs) >= self.room.limit and self.room.full()):
             return job
         if plan.plain:
-            self.counters.submitted += 1
-            self.jobs[sequence] = job
-            self.queue.push(job)
             if self.idle and not self._nudged:
-                self.nudge()
+                self.nudge()  # first what may fail: then nothing has happened
+            self.queue.push(job)
+            self.jobs[sequence] = job
+            self.counters.submitted += 1
             if self.listeners:
                 self.listeners.submitted(job)
         else:
@@ -239,18 +239,18 @@ class Engine:
         if get_ident() != self.thread:
             raise self.wrong_thread("map")
         now, jobs, queue = self.now(), self.jobs, self.queue
+        if self.idle and not self._nudged:
+            self.nudge()
         before = len(made)
         try:
             for item in itertools.islice(source, count):
                 sequence = self.next_job()  # not bound: the source may take an id that is a number
                 job = make_job(function, (item,), plan, sequence, now, claim)
-                jobs[sequence] = job
                 queue.push(job)
+                jobs[sequence] = job
                 made.append(job)
         finally:
             self.counters.submitted += len(made) - before
-            if self.idle and not self._nudged:
-                self.nudge()
 
     def wrong_thread(self, what: str) -> RuntimeError:
         """Return the error for a call from another thread than the event loop's."""
@@ -269,11 +269,11 @@ class Engine:
 
     def enter(self, job: Job[Any], *, inside: bool = False) -> None:
         """Take a job in: into the line, or into the timetable if it has a delay; maybe inside of another step."""
+        if self.idle and not self._nudged:
+            self.nudge()  # first what may fail: then nothing has happened
         self.register(job)
         if job._status is QUEUED:
             self.queue.push_in_order(job)  # it may have been made, and have waited, before others came
-            if self.idle and not self._nudged:
-                self.nudge()
         if self.listeners:
             self.listeners.submitted(job, inside=inside)
 
@@ -281,19 +281,25 @@ class Engine:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
         extra = job._more()
         now = job._submitted_at
-        if plan.id is not None:
-            self.take_id(job)
-        if plan.group is not None:
-            self.labels.join(job, extra, plan.group)
-        if plan.total_timeout is not None or plan.queue_timeout is not None:
-            entries = extra.entries = []
+        entries: list[Alarm] = []
+        try:
             if plan.total_timeout is not None:
                 entries.append(self.timetable.add(now + plan.total_timeout, self._total_expired, job))
             if plan.queue_timeout is not None:
                 due = now + (plan.delay or 0)
                 entries.append(self.timetable.add(due + plan.queue_timeout, self._queue_expired, job))
-        if plan.delay:
-            self._schedule(job, now + plan.delay)
+            if plan.delay:
+                self._schedule(job, now + plan.delay)
+        except BaseException:  # the job is refused
+            for alarm in entries:
+                self.timetable.cross_out(alarm)
+            raise
+        if entries:
+            extra.entries = entries
+        if plan.id is not None:
+            self.take_id(job)
+        if plan.group is not None:
+            self.labels.join(job, extra, plan.group)
 
     # -- ids -----------------------------------------------------------------------------------------------------
 
@@ -345,8 +351,8 @@ class Engine:
     def nudge(self) -> None:
         """Offer work to resting hands in the next turn of the loop."""
         if not self._nudged:
+            self.runtime.soon(self._dispatch)
             self._nudged = True
-            self.runtime.loop.call_soon(self._dispatch, context=self.runtime.context)
 
     def shortage(self) -> None:
         """Have a worker for a slot that came free although a job still runs, and offer it work."""
@@ -559,8 +565,9 @@ class Engine:
             self.listeners.retrying(job, worker, failure, delay, now)
 
     def _schedule(self, job: Job[Any], due: float) -> None:
+        alarm = self.timetable.add(due, self._come_due, job)
         job._delay(due)
-        job._place = self.timetable.add(due, self._come_due, job)
+        job._place = alarm
         self.scheduled += 1
 
     def _come_due(self, job: Job[Any]) -> None:

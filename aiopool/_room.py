@@ -111,8 +111,12 @@ class Room:
             job, future = self.waiting.popleft()
             if not future.done():
                 job._submitted_at = self._books.runtime.now()
-                self._books.enter(job, inside=True)
-                future.set_result(None)
+                try:
+                    self._books.enter(job, inside=True)
+                except Exception as error:  # its submitter hears of it, and not whoever made room
+                    self._refuse(job, future, error)
+                else:
+                    future.set_result(None)
 
     def close(self) -> None:
         """Take no more jobs in; who waits gets `PoolClosedError`."""

@@ -2,6 +2,10 @@
 
 No other module calls a clock, a random generator or `uuid`. That is what makes a seeded simulation of a whole
 pool possible: give it a loop with a virtual clock and a seed, and every run is the same run.
+
+Every call of the loop may fail, for lack of memory, for the depth of the stack, or by the fault of a loop or a task
+factory that somebody else wrote. `soon`, `later` and `task` therefore try a second way. If that fails too, they raise
+and have done nothing. So a flag that says "it is on its way" is set after such a call, never before.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import itertools
 import random
 import sys
@@ -62,15 +67,31 @@ class Runtime:
     def task(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Start a task of the pool itself, in an empty context."""
         # One of its own: an eager task factory enters it at once, and the caller may be inside `self.context`.
-        return self.loop.create_task(coroutine, name=name, context=contextvars.Context())
+        context = contextvars.Context()
+        try:
+            return self.loop.create_task(coroutine, name=name, context=context)
+        except Exception:
+            if inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
+                raise
+        try:
+            return asyncio.Task(coroutine, loop=self.loop, name=name, context=context)
+        except BaseException:
+            coroutine.close()
+            raise
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Call `function` in the next turn of the loop, in the empty context."""
-        self.loop.call_soon(function, *args, context=self.context)
+        """Call `function` in the next turn of the loop, or very soon after, in the empty context."""
+        try:
+            self.loop.call_soon(function, *args, context=self.context)
+        except Exception:
+            self.loop.call_later(0, function, *args, context=self.context)
 
     def later(self, delay: float, function: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Call `function` in `delay` seconds, in the empty context."""
-        return self.loop.call_later(delay, function, *args, context=self.context)
+        try:
+            return self.loop.call_later(delay, function, *args, context=self.context)
+        except Exception:
+            return self.loop.call_at(self.loop.time() + delay, function, *args, context=self.context)
 
 
 def shield() -> contextlib.AbstractContextManager[object]:

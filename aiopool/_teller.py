@@ -14,7 +14,6 @@ It comes with the first listener, and so does the module of events: most program
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import inspect
 import logging
@@ -64,12 +63,12 @@ class Teller:
     __slots__ = (
         "_by_type",
         "_context",
-        "_loop",
         "_now",
         "_pool",
         "_posted",
         "_queue",
         "_rows",
+        "_runtime",
         "_telling",
     )
 
@@ -81,7 +80,7 @@ class Teller:
         self._telling = False
         self._posted = False
         self._context = contextvars.Context()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._runtime: Runtime | None = None
         self._now: Callable[[], float] = float
 
     # -- who hears ---------------------------------------------------------------------------------------------------
@@ -125,9 +124,9 @@ class Teller:
     def attach(self, runtime: Runtime | None) -> None:
         """Tell in the loop of a pool that is open; None: it has closed."""
         if runtime is None:
-            self._loop, self._now = None, float
+            self._runtime, self._now = None, float
         else:
-            self._loop, self._now = runtime.loop, runtime.now
+            self._runtime, self._now = runtime, runtime.now
 
     def tell_to(self, rows: tuple[Listener, ...]) -> None:
         """Tell these from now on, and nobody else."""
@@ -152,9 +151,9 @@ class Teller:
     def post(self, event: PoolEvent) -> None:
         """Tell of an event that happened in the middle of a step: with the next one, or in the next turn."""
         self._queue.append(event)
-        if not self._telling and not self._posted and self._loop is not None:
+        if not self._telling and not self._posted and self._runtime is not None:
+            self._runtime.soon(self._deliver_posted)
             self._posted = True
-            self._loop.call_soon(self._deliver_posted)
 
     def _deliver_posted(self) -> None:
         self._posted = False
@@ -186,8 +185,8 @@ class Teller:
         """Remove a listener that raised, and say so, once."""
         listener.error = error
         listener.remove()
-        if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._loop is not None:
-            self._loop.call_soon(_leave, error)  # out of the event loop, as asyncio does with these two
+        if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._runtime is not None:
+            self._runtime.soon(_leave, error)  # out of the event loop, as asyncio does with these two
             return
         log_fault(
             logger,

@@ -59,10 +59,10 @@ class Timetable:
     def add(self, when: float, action: Callable[[Any], object], subject: Any) -> Alarm:
         """Write a row."""
         alarm = Alarm(when, action, subject)
+        if when < self._armed_at:
+            self._arm(when)  # first: if that fails, there is no row
         self._count += 1
         heapq.heappush(self._rows, (when, self._count, alarm))
-        if when < self._armed_at:
-            self._arm(when)
         return alarm
 
     def cross_out(self, alarm: Alarm) -> None:
@@ -79,16 +79,17 @@ class Timetable:
     def watch(self, when: float) -> None:
         """Have the sweep called at `when` or earlier."""
         if when < self.sweep_at:
-            self.sweep_at = when
             self._arm(when)
+            self.sweep_at = when
 
     def _arm(self, when: float) -> None:
         if when >= self._armed_at:
             return
-        if self._handle is not None:
-            self._handle.cancel()
-        self._armed_at = when
+        before = self._handle
         self._handle = self._runtime.later(max(0.0, when - self._runtime.now()), self._ring)
+        self._armed_at = when
+        if before is not None:
+            before.cancel()
 
     def _ring(self) -> None:
         self._handle = None

@@ -130,10 +130,7 @@ class Worker(Hand, ABC):
         if self.engine.listeners:
             # Told once the call is in place and the worker at rest: a listener may cancel it.
             self.engine.listeners.begin(job, self.id, context, inside=True)
-        try:
-            self.bridge.start(self, context, function, job._args)
-        except RuntimeError as error:  # the system gives no more threads: this job fails, the worker is well
-            self.thread_done(False, error)
+        self.bridge.start(self, context, function, job._args)
 
     def thread_done(self, ok: bool, outcome: Any) -> None:
         """The thread came back, in the loop."""

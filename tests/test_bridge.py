@@ -510,7 +510,7 @@ async def test_one_token_one_call() -> None:
 async def test_without_a_thread_left_in_the_system_the_others_do_the_work(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first thread cannot be created: the caller is told. The second: the first one takes the call."""
+    """The first thread cannot be created: the call fails with a text. The second: the first one takes the call."""
 
     def no_thread(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -518,8 +518,11 @@ async def test_without_a_thread_left_in_the_system_the_others_do_the_work(
     async with open_bridge(max_threads=2) as harness:
         with monkeypatch.context() as patch:
             patch.setattr(_bridge._Thread, "start", no_thread)
-            with pytest.raises(RuntimeError, match="can't start new thread"):
-                harness.start(int)
+            ok, error = await harness.start(int)
+        assert not ok
+        assert isinstance(error, RuntimeError)
+        assert "no thread could be started" in str(error)
+        assert "can't start new thread" in str(error)
         assert (harness.bridge.threads, harness.bridge.waiting) == (0, 0)
         release = threading.Event()
         first = harness.start(release.wait)
@@ -527,7 +530,7 @@ async def test_without_a_thread_left_in_the_system_the_others_do_the_work(
         with monkeypatch.context() as patch:
             patch.setattr(_bridge._Thread, "start", no_thread)
             second = harness.start(int)
-        assert "could not create another thread: can't start new thread" in caplog.text
+        assert "could not create another thread: RuntimeError: can't start new thread" in caplog.text
         assert (harness.bridge.threads, harness.bridge.waiting) == (1, 1)
         third = harness.start(int)  # the system has threads again: it gets one
         assert await second == (True, 0)
