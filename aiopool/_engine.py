@@ -267,15 +267,29 @@ class Engine:
         self.counters.submitted += 1
         self.jobs[job.sequence] = job
 
-    def enter(self, job: Job[Any], *, inside: bool = False) -> None:
-        """Take a job in: into the line, or into the timetable if it has a delay; maybe inside of another step."""
-        if self.idle and not self._nudged:
+    def enter(self, job: Job[Any], *, inside: bool = False, held: bool = False) -> None:
+        """Take a job in: into the line, or into the timetable if it has a delay; maybe inside of another step.
+
+        `held`: not yet into the line; see `_room.py`.
+        """
+        if not held and self.idle and not self._nudged:
             self.nudge()  # first what may fail: then nothing has happened
         self.register(job)
         if job._status is QUEUED:
-            self.queue.push_in_order(job)  # it may have been made, and have waited, before others came
+            if held:
+                job._place = self.room
+                self.room.entering += 1
+            else:
+                self.queue.push_in_order(job)  # it may have been made, and have waited, before others came
         if self.listeners:
             self.listeners.submitted(job, inside=inside)
+
+    def line_up(self, job: Job[Any]) -> None:
+        """Let a job go into line that was held in the room."""
+        if self.idle and not self._nudged:
+            self.nudge()
+        self.room.entering -= 1
+        self.queue.push_in_order(job)
 
     def _arrange(self, job: Job[Any], plan: Plan) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
@@ -670,6 +684,8 @@ class Engine:
             self.scheduled -= 1
         elif job._extra is not None and job._extra.line is not None:
             self.labels.discard(job)
+        elif job._place is self.room:
+            self.room.entering -= 1
         else:
             self.queue.discard(job)
         job._place = None
@@ -680,10 +696,11 @@ class Engine:
             return False
         extra = job._extra
         line = self.queue if extra is None or extra.line is None else extra.line
-        if job._status is QUEUED:
+        queued = job._status is QUEUED and job._place is not self.room
+        if queued:
             line.discard(job)
         job._plan = job._plan.with_priority(priority)
-        if job._status is QUEUED:
+        if queued:
             line.push_in_order(job)
         return True
 
@@ -801,7 +818,7 @@ class Engine:
 
     def queued(self) -> int:
         """How many jobs wait for a worker."""
-        return self.queue.live + self.labels.parked
+        return self.queue.live + self.labels.parked + self.room.entering
 
     def someone_outside(self) -> bool:
         """Whether somebody waits for room."""

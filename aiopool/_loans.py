@@ -14,7 +14,7 @@ Invariant: `lent` jobs have lent a slot, which is not in the books' `active`.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, final
 
@@ -61,7 +61,7 @@ class Loans:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self.lent = 0
-        self.returners: deque[asyncio.Future[bool]] = deque()
+        self.returners: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
@@ -149,21 +149,21 @@ class Loans:
             future.set_result(True)
         else:
             extra.returner = future
-            self.returners.append(future)
+            self.returners[future] = None
             self._slots.calm_down()
 
     def release(self, extra: JobExtra) -> None:
         """Let a job that wants a slot back go on without: it was told to stop, or its end is written down."""
         future, extra.returner = extra.returner, None
         if future is not None and not future.done() and future in self.returners:
-            self.returners.remove(future)
+            del self.returners[future]
             future.set_result(False)
             self._slots.calm_down()
 
     def grant(self) -> bool:
         """Give a slot that is free to the first job that wants its own back; whether there was one."""
         while self.returners:
-            future = self.returners.popleft()
+            future, _ = self.returners.popitem(last=False)
             if not future.done():
                 self._slots.active += 1
                 future.set_result(True)
@@ -227,7 +227,7 @@ class Loans:
                 self._slots.nudge()
             return True
         if future in self.returners:
-            self.returners.remove(future)
+            del self.returners[future]
             self._slots.calm_down()
             return True
         return False

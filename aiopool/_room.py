@@ -1,7 +1,9 @@
 """`Room`: how many jobs may wait in a pool, and the submitters that wait outside until there is room for theirs.
 
 A job that waits outside has no place and is in no count but `waiting`; its submitter hears of it through a future. It
-is taken in by whoever makes room, in that step: nobody can come in between.
+is taken in by whoever makes room, in that step: nobody can come in between. It is queued from then on, but goes into
+line, and may start, only when its submitter has heard: until then its place is the room. A submitter that is cancelled
+in between withdraws a job that has not begun.
 
 Invariant: first come, first served. While somebody waits outside, nobody else gets in.
 """
@@ -10,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, final
 
 from aiopool._job import Job
@@ -48,8 +51,20 @@ class Books(Protocol):
         """How many jobs wait for a worker."""
         ...
 
-    def enter(self, job: Job[Any], *, inside: bool = False) -> None:
+    def enter(self, job: Job[Any], *, inside: bool = False, held: bool = False) -> None:
         """Take a job in."""
+        ...
+
+    def line_up(self, job: Job[Any]) -> None:
+        """Let a job go into line that was held in the room."""
+        ...
+
+    def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
+        """Cancel a job."""
+        ...
+
+    def work_off(self, steps: Iterator[object]) -> None:
+        """Do what concerns many jobs, in slices."""
         ...
 
     def take_id(self, job: Job[Any]) -> None:
@@ -68,14 +83,16 @@ class Room:
     Attributes:
         limit: so many jobs may wait for a worker, beside those for which one is free; below 0: the doors are closed.
         waiting: the jobs outside, and through what their submitters hear of them.
+        entering: how many jobs were taken in, and their submitters have not heard.
     """
 
-    __slots__ = ("_books", "limit", "waiting")
+    __slots__ = ("_books", "entering", "limit", "waiting")
 
     def __init__(self, books: Books, limit: int | None) -> None:
         self._books = books
         self.limit: float = math.inf if limit is None else limit
-        self.waiting: deque[tuple[Job[Any], asyncio.Future[None]]] = deque()
+        self.waiting: OrderedDict[Job[Any], asyncio.Future[None]] = OrderedDict()
+        self.entering = 0
 
     @property
     def closed(self) -> bool:
@@ -97,10 +114,16 @@ class Room:
             PoolError: it was cancelled, or the doors were closed.
         """
         future: asyncio.Future[None] = self._books.runtime.loop.create_future()
-        self.waiting.append((job, future))
+        self.waiting[job] = future
         self._books.take_id(job)
         try:
             await self._books.loans.wait_for(future)
+            if job._place is self:  # nobody has cancelled it meanwhile
+                self._books.line_up(job)
+        except BaseException:
+            if job._place is self:
+                self._books.cancel(job, "its submitter was cancelled")
+            raise
         finally:
             if job._plan.id is None or not future.done() or future.cancelled() or future.exception() is not None:
                 self._books.release_id(job)
@@ -108,11 +131,11 @@ class Room:
     def admit(self) -> None:
         """Let those in who wait, while there is room."""
         while self.waiting and self._has_place():
-            job, future = self.waiting.popleft()
+            job, future = self.waiting.popitem(last=False)
             if not future.done():
                 job._submitted_at = self._books.runtime.now()
                 try:
-                    self._books.enter(job, inside=True)
+                    self._books.enter(job, inside=True, held=True)
                 except Exception as error:  # its submitter hears of it, and not whoever made room
                     self._refuse(job, future, error)
                 else:
@@ -121,16 +144,12 @@ class Room:
     def close(self) -> None:
         """Take no more jobs in; who waits gets `PoolClosedError`."""
         self.limit = -math.inf
-        while self.waiting:
-            job, future = self.waiting.popleft()
-            if not future.done():
-                text = f"{job!r} was waiting for room when the pool was shut down: it was not taken in"
-                self._refuse(job, future, PoolClosedError(text))
-        self._books.joiners.look()
+        text = "{} was waiting for room when the pool was shut down: it was not taken in"
+        self._refuse_all(list(self.waiting), lambda job: PoolClosedError(text.format(repr(job))))
 
     def withdraw(self, job: Job[Any]) -> None:
         """Forget a job whose submitter has given up waiting; harmless if it has ended."""
-        self._forget(job)
+        self.waiting.pop(job, None)
         if job._finished_at is None:
             text = f"{job!r} was withdrawn: its submitter was cancelled while it waited for room"
             job._finish(JobStatus.CANCELLED, (JobCancelledError(text), None), self._books.runtime.now())
@@ -138,41 +157,41 @@ class Room:
 
     def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
         """Cancel a job that waits, and tell its submitter; whether it waited."""
-        for waiting, future in self.waiting:
-            if waiting is job and not future.done():
-                self._forget(job)
-                self._refuse_cancelled(job, future, reason)
-                self._books.joiners.look()
-                return True
-        return False
+        future = self.waiting.pop(job, None)
+        if future is None or future.done():
+            return False
+        self._refuse(job, future, _cancelled(job, reason))
+        self._books.joiners.look()
+        return True
 
     def cancel_all(self, group: str | None = None, reason: str | None = None) -> int:
         """Cancel all jobs that wait, or those of a group; return how many there were."""
-        rows = tuple(self.waiting)
-        self.waiting.clear()
-        self.waiting.extend(row for row in rows if group not in (None, row[0].group))
-        count = 0
-        for job, future in rows:
-            if group in (None, job.group) and not future.done():
-                self._refuse_cancelled(job, future, reason)
-                count += 1
-        self._books.joiners.look()
-        return count
+        return self._refuse_all(
+            [job for job in self.waiting if group in (None, job.group)], lambda job: _cancelled(job, reason)
+        )
 
-    def _forget(self, job: Job[Any]) -> None:
-        for row in self.waiting:
-            if row[0] is job:
-                self.waiting.remove(row)
-                return
+    def _refuse_all(self, jobs: list[Job[Any]], error: Callable[[Job[Any]], Exception]) -> int:
+        rows = [(job, future) for job in jobs if not (future := self.waiting.pop(job)).done()]
 
-    def _refuse_cancelled(self, job: Job[Any], future: asyncio.Future[None], reason: str | None) -> None:
-        text = f"{job!r} was cancelled while it waited for room"
-        if reason is not None:
-            job._more().lost = reason
-            text += f": {reason}"
-        self._refuse(job, future, JobCancelledError(text))
+        def refuse() -> Iterator[None]:
+            for job, future in rows:
+                if not future.done():  # its submitter has not given up meanwhile
+                    self._refuse(job, future, error(job))
+                yield
+            self._books.joiners.look()
+
+        self._books.work_off(refuse())
+        return len(rows)
 
     def _refuse(self, job: Job[Any], future: asyncio.Future[None], error: Exception) -> None:
         """End a job that waits: its submitter is told, and whoever has found it by its id."""
         future.set_exception(error)
         job._finish(JobStatus.CANCELLED, (error, None), self._books.runtime.now())
+
+
+def _cancelled(job: Job[Any], reason: str | None) -> JobCancelledError:
+    text = f"{job!r} was cancelled while it waited for room"
+    if reason is not None:
+        job._more().lost = reason
+        text += f": {reason}"
+    return JobCancelledError(text)

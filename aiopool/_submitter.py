@@ -405,11 +405,7 @@ class Submitter:
         try:
             await engine.room.wait(job)
         except asyncio.CancelledError:
-            if job.sequence in engine.jobs:
-                with shield():
-                    await self._home.stop(job, "its submitter was cancelled")  # it had just got in: no orphan
-            else:
-                engine.room.withdraw(job)
+            engine.room.withdraw(job)
             raise
 
     def _make_room(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
