@@ -34,20 +34,22 @@ def read_regular_file(path: Path, *, max_bytes: int) -> tuple[bytes, os.stat_res
 
     Raises:
         OSError: it cannot be opened or read.
-        ValueError: it is no regular file, or too long; or its name has a NUL. The text is the end of "it is …".
+        ValueError: it is no regular file, or too long, or its name has a NUL; the text says so, beginning with "it".
     """
+    if "\0" in os.fspath(path):
+        raise ValueError("it cannot be opened: its name has a NUL")
     # Opening a FIFO would wait for its writer.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
-            raise ValueError("a directory" if stat.S_ISDIR(info.st_mode) else "no regular file")
+            raise ValueError("it is a directory" if stat.S_ISDIR(info.st_mode) else "it is no regular file")
         with open(descriptor, "rb", closefd=False) as file:
             content = file.read(max_bytes + 1)
     finally:
         os.close(descriptor)
     if len(content) > max_bytes:
-        raise ValueError(f"larger than {max_bytes // 1024} KiB")
+        raise ValueError(f"it is larger than {max_bytes // 1024} KiB")
     return content, info
 
 

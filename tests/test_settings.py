@@ -13,6 +13,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -541,9 +542,9 @@ def test_all_errors_at_once(monkeypatch):
     monkeypatch.setenv("AIOPOOL_QUEUE_SIZE", "many")
     error = refused(PoolSettings.load, "a.yaml", size=0)
     assert [(problem.name, problem.value, problem.source) for problem in error.problems] == [
-        ("timout", "'3'", ".env line 4, AIOPOOL_TIMOUT"),
-        ("sise", "'4'", "a.yaml line 1"),
-        ("retry.backof", "'linear'", "a.yaml line 5"),
+        ("timout", None, ".env line 4, AIOPOOL_TIMOUT"),
+        ("sise", None, "a.yaml line 1"),
+        ("retry.backof", None, "a.yaml line 5"),
         ("size", "0", "argument"),
         ("queue_size", "'many'", "environment variable AIOPOOL_QUEUE_SIZE"),
         ("timeout", "'soon'", "a.yaml line 2"),
@@ -553,7 +554,7 @@ def test_all_errors_at_once(monkeypatch):
     text = str(error)
     assert text.startswith("8 settings cannot be used:\n  ")
     assert "  isolation='thread' (.env line 3, AIOPOOL_ISOLATION): it must be one of task, scope" in text
-    assert "  sise='4' (a.yaml line 1): there is no such setting; did you mean 'size'?" in text
+    assert "  sise (a.yaml line 1): there is no such setting; did you mean 'size'?" in text
     assert "did you mean 'AIOPOOL_TIMEOUT'?" in text
 
 
@@ -671,17 +672,16 @@ def test_variables_of_ours_that_are_no_settings(monkeypatch):
 
 
 def test_dotenv(monkeypatch):
-    """Comments, quotes, `export`, references, a byte order mark; what is not ours is not looked at."""
-    monkeypatch.setenv("WORKERS", "12")
+    """Comments, quotes, `export`, a byte order mark; what is not ours is not looked at."""
     Path(".env").write_text(
-        "\ufeffAIOPOOL_NAME='a b' # comment\n\n# no\nexport AIOPOOL_SIZE=${WORKERS}\nPASSWORD=x y z\nAIOPOOL_SEED=1\n"
-        "AIOPOOL_SEED=2\n",
+        "\ufeffAIOPOOL_NAME='a b' # comment\n\n# no\nexport AIOPOOL_SIZE=12\nURL=${NOWHERE}\nPASSWORD=x y z\n"
+        "AIOPOOL_SEED=1\nAIOPOOL_SEED=2\n",
         encoding="utf-8",
     )
     made = PoolSettings()
     assert (made.name, made.size, made.seed) == ("a b", 12, 2)
     assert made.origins["size"] == ".env line 4, AIOPOOL_SIZE"
-    assert made.origins["seed"] == ".env line 7, AIOPOOL_SEED"
+    assert made.origins["seed"] == ".env line 8, AIOPOOL_SEED"
     assert PoolSettings.load(env_file=None) == PoolSettings.from_dict({})
 
 
@@ -695,9 +695,14 @@ def test_dotenv(monkeypatch):
         ("AIOPOOL_NAME=a\0b", "control characters"),
         ("AIOPOOL_FILE=evil.yaml", "cannot choose"),
         ("AIOPOOL_ON_ERROR=os:system", "names code"),
+        ("AIOPOOL_NAME=${DATABASE_PASSWORD}", "refers to another variable"),
+        ("AIOPOOL_NAME='a ${FINE} b'", "refers to another variable"),
+        ("aiopool_name=${NOWHERE:-default}", "refers to another variable"),
     ],
 )
-def test_bad_lines_of_dotenv(text, reason):
+def test_bad_lines_of_dotenv(text, reason, monkeypatch):
+    """The reason says what to write; the secret of another variable goes nowhere."""
+    monkeypatch.setenv("DATABASE_PASSWORD", SECRET)
     Path(".env").write_text(f"\nFINE=1\n{text}\n")
     problem = only(PoolSettings)
     assert problem.source.startswith(".env line 3")
@@ -836,16 +841,147 @@ def test_an_unreadable_file(here):
     assert "it cannot be opened: Permission denied" in only(PoolSettings.load, "a.yaml").reason
 
 
-def test_a_file_that_everybody_can_change(here):
-    """ST6: a warning, and it may not name code."""
-    path = here / "a.yaml"
+NOBODY = 65534
+
+
+def _give_away(path: Path, **options: bool) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(path, NOBODY, NOBODY, **options)
+
+
+def _share(path: Path, mode: int) -> None:
+    _give_away(path)
+    os.chown(path, 0, -1)
+    path.chmod(mode)
+
+
+def _behind_a_link(path: Path) -> None:
+    path.rename(path.with_name("real.yaml"))
+    path.symlink_to("real.yaml")
+    _give_away(path, follow_symlinks=False)
+
+
+def _behind_an_open_directory(path: Path) -> None:
+    (directory := path.with_name("open")).mkdir()
+    path.rename(directory / path.name)
+    path.symlink_to(f"open/../open/{path.name}")
+    directory.chmod(0o777)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "who"),
+    [
+        (lambda path: path.chmod(0o602), "can be changed by everybody"),
+        (lambda path: path.parent.chmod(0o777), "can be changed by everybody"),
+        (_behind_an_open_directory, "open' can be changed by everybody"),
+        (_give_away, "a.yaml' belongs to the user nobody"),
+        (lambda path: _give_away(path.parent), "belongs to the user nobody"),
+        (_behind_a_link, "a.yaml' belongs to the user nobody"),
+        (lambda path: _share(path, 0o664), "a.yaml' can be changed by its group"),
+        (lambda path: _share(path.parent, 0o775), "can be changed by its group"),
+    ],
+    ids=["mode", "directory", "a directory behind a link", "owner", "owner above", "link", "group", "group above"],
+)
+def test_a_file_that_others_can_change(spoil, who, tmp_path, monkeypatch):
+    """It is read, with a warning, but it may name no code: nothing is imported."""
+    directory = tmp_path / "settings"
+    directory.mkdir()
+    path = directory / "a.yaml"
     path.write_text("size: 4")
-    path.chmod(0o666)
-    with pytest.warns(RuntimeWarning, match=r"a\.yaml can be changed by everybody .*chmod o-w a\.yaml"):
-        assert PoolSettings.load("a.yaml").size == 4
-    path.write_text("on_error: 'logging:error'")
+    (tmp_path / "evil.py").write_text("open('pwned', 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    spoil(path)
+    with pytest.warns(RuntimeWarning, match=rf"{who}.*, so a\.yaml may name no code to import; .*chmod go-w"):
+        assert PoolSettings.load(path).size == 4
+    path.write_text("on_error: 'evil:thing'")
     with pytest.warns(RuntimeWarning):
-        assert "it names code to import" in only(PoolSettings.load, "a.yaml").reason
+        assert "it names code to import" in only(PoolSettings.load, path).reason
+    assert "evil" not in sys.modules
+    assert not Path("pwned").exists()
+
+
+def test_a_file_that_nobody_else_can_change(tmp_path, recwarn):
+    """Of our own, or of root; in a directory with the sticky bit; for a group that is nobody else."""
+    directory = tmp_path / "sticky"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    path = directory / "a.yaml"
+    path.write_text("on_error: 'logging:error'")
+    (tmp_path / "link.yaml").symlink_to(path)
+    assert PoolSettings.load(tmp_path / "link.yaml").on_error is logging.error
+    if os.geteuid() == 0:
+        path.chmod(0o660)  # root's own group
+        assert PoolSettings.load(path).on_error is logging.error
+    assert not recwarn.list
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_dotenv_of_somebody_else(here):
+    """Whoever plants one where a program is started is named in a warning."""
+    (here / ".env").write_text("AIOPOOL_SIZE=4")
+    os.chown(here / ".env", NOBODY, NOBODY)
+    with pytest.warns(RuntimeWarning, match=r"env' belongs to the user nobody, and with it the settings"):
+        assert PoolSettings().size == 4
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("environ", "dotenv", "file"),
+    [
+        ({"AIOPOOL_PASSWORD": SECRET}, "", ""),
+        ({"AIOPOOL_RETRY__PASSWORD": SECRET}, "", ""),
+        ({"AIOPOOL_PASSWORD": SECRET, "aiopool_password": SECRET}, "", ""),
+        ({"AIOPOOL_SIZE__PASSWORD": SECRET}, "", ""),
+        ({"AIOPOOL_POOLS__MAIL__PASSWORD": SECRET}, "", ""),
+        ({"AIOPOOL_POOLS": SECRET}, "", ""),
+        ({"TOKEN": SECRET}, "AIOPOOL_NAME=${TOKEN}", ""),
+        ({}, f"AIOPOOL_PASSWORD='{SECRET}", ""),
+        ({}, f"AIOPOOL_PASSWORD={SECRET}", ""),
+        ({}, "", f"password: {SECRET}"),
+        ({}, "", f"database: {{password: {SECRET}}}"),
+        ({}, "", f"pools: {{mail: {SECRET}}}"),
+    ],
+)
+def test_no_error_shows_a_secret(environ, dotenv, file, here, monkeypatch):
+    """The value of what is none of our settings is never shown."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    (here / ".env").write_text(dotenv)
+    (here / "a.yaml").write_text(file)
+    error = refused(PoolSettings.load, "a.yaml")
+    assert SECRET not in str(error)
+    assert SECRET not in repr(error.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.toml", "a." * 30_000 + "a = 1"),
+        ("a.toml", "[" + "a." * 30_000 + "a]"),
+        ("a.toml", "a = {" + "a . " * 15_000 + "a = 1}"),
+        ("a.toml", '"a".' * 15_000 + "a = 1"),
+        ("a.toml", f"{'a.' * 200}a = 1\n" * 150),
+        ("a.env", "AIOPOOL_" + "A__" * 20_000 + "A=1"),
+        ("a.env", "AIOPOOL_NAME=" + "${" * 30_000),
+        ("a.env", "AIOPOOL_" + "A" * 60_000 + "=1"),
+    ],
+)
+def test_no_file_takes_long(name, text, here):
+    """The time for a file grows with its size, and never with the square of that; nor does what an error says."""
+    (here / name).write_text(text)
+    began = time.process_time()
+    error = refused(PoolSettings.load, **{"env_file" if name.endswith("env") else "file": name})
+    assert time.process_time() - began < 2
+    assert len(str(error)) < 2000
+
+
+def test_no_variable_takes_long(monkeypatch):
+    """A name with thousands of parts is refused like any other."""
+    environ = {"AIOPOOL_" + "A__" * 20_000 + "A": "1"}
+    assert "nested too deeply" in only(PoolSettings.load, environ=environ).reason
 
 
 def test_a_reload_of_a_bad_file_changes_nothing():
@@ -1457,7 +1593,7 @@ def test_the_command_refuses(here, monkeypatch, capfd):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "aiopool: 2 settings cannot be used:",
-        "  sise='4' (a.yaml line 1): there is no such setting; did you mean 'size'?",
+        "  sise (a.yaml line 1): there is no such setting; did you mean 'size'?",
         "  size='four' (environment variable AIOPOOL_SIZE): it must be a whole number, 1 or more",
     ]
     code, _, said = in_here(monkeypatch, capfd, "settings", "--file", "none.yaml")
@@ -1467,7 +1603,8 @@ def test_the_command_refuses(here, monkeypatch, capfd):
     (here / "a.yaml").chmod(0o666)
     code, _, said = in_here(monkeypatch, capfd, "settings", "--file", "a.yaml")
     assert code == 0
-    assert said.startswith("aiopool: warning: a.yaml can be changed by everybody")
+    assert said.startswith("aiopool: warning: ")
+    assert "a.yaml' can be changed by everybody" in said
 
 
 def test_the_command_with_nobody_reading(here):

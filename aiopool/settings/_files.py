@@ -1,9 +1,10 @@
 """Settings files: YAML, TOML and JSON into plain data and back, and nothing else.
 
 A settings file is read as data. No tag of YAML makes an object, no file makes us wait (a FIFO), and none makes us work
-without end: the size, the nesting and what aliases expand to are bounded. A key that stands twice is refused in all
-three, because one of the two would be ignored. YAML's plain words are not guessed at: `4`, `yes` and `on` are text
-until the setting that they belong to reads them, so that `on:` is a key and `mail: no` is no surprise.
+without end: the size, the nesting, the parts of a dotted key and what aliases expand to are bounded. A key that stands
+twice is refused in all three, because one of the two would be ignored. YAML's plain words are not guessed at: `4`,
+`yes` and `on` are text until the setting that they belong to reads them, so that `on:` is a key and `mail: no` is no
+surprise.
 
 This module does not know which settings there are. Invariant: what `written` returns, `read_file` reads as equal data,
 with none as the word where TOML has no other.
@@ -13,13 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, final
+
+from aiopool._file_trust import read_regular_file, who_can_change, who_can_write
 
 __all__ = ["SUFFIXES", "SettingsFile", "Unreadable", "content_of", "read_file", "suffix_of", "written"]
 
@@ -29,6 +30,9 @@ SUFFIXES: Final = (".yaml", ".yml", ".toml", ".json")
 MAX_BYTES: Final = 64 * 1024
 MAX_DEPTH: Final = 20
 MAX_NODES: Final = 20_000
+# Parts of one dotted key of TOML, the reading of which costs time that grows with their square. More than in any list
+# of names such as "myapp.errors:Busy" in one line, which is not told from a key here.
+MAX_DOTS: Final = 1000
 
 Path_ = tuple[str, ...]
 
@@ -47,13 +51,13 @@ class SettingsFile:
         name: what messages call it.
         data: its content.
         lines: the line of each key, where that is known (YAML).
-        open_to_all: anybody on this machine may have written it.
+        changeable: who else can change it, as a clause; None if nobody can.
     """
 
     name: str
     data: dict[str, Any]
     lines: Mapping[Path_, int]
-    open_to_all: bool
+    changeable: str | None
 
 
 def suffix_of(path: Path) -> str:
@@ -71,12 +75,14 @@ def read_file(path: Path) -> SettingsFile:
         Unreadable: there is no such file, or it is not what it should be.
     """
     suffix = suffix_of(path)
-    content, mode = content_of(path)
+    content, changeable = content_of(path)
     lines: dict[Path_, int] = {}
     try:
         if suffix == ".json":
             data: Any = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_constant)
         elif suffix == ".toml":
+            if any(part.count(".") > MAX_DOTS for part in re.split("[=\n]", content)):
+                raise Unreadable("it is nested too deeply")
             data = tomllib.loads(content)
         else:
             data = _read_yaml(content, lines)
@@ -90,35 +96,23 @@ def read_file(path: Path) -> SettingsFile:
         raise Unreadable(f"it cannot be read: {error}") from None
     if not isinstance(data, dict):
         raise Unreadable(f"it must hold a mapping of settings, such as `size: 4`, not a {type(data).__name__}")
-    # On Windows the mode says nothing about others.
-    return SettingsFile(path.name, data, lines, os.name == "posix" and bool(mode & stat.S_IWOTH))
+    return SettingsFile(path.name, data, lines, changeable)
 
 
-def content_of(path: Path) -> tuple[str, int]:
-    """Return the text of a regular file, and its mode; Unreadable says why not."""
+def content_of(path: Path) -> tuple[str, str | None]:
+    """Return the text of a regular file, and who else can change it, if anybody; Unreadable says why not."""
     try:
-        # A FIFO would have us wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        content, info = read_regular_file(path, max_bytes=MAX_BYTES)
+        # Of the very file that was read, and of the way to it.
+        changeable = who_can_write(path, info) or who_can_change(path)
     except FileNotFoundError:
         raise Unreadable("there is no such file") from None
     except OSError as error:
         raise Unreadable(f"it cannot be opened: {error.strerror}") from None
-    except ValueError as error:  # a NUL in the name
-        raise Unreadable(f"it cannot be opened: {error}") from None
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise Unreadable("it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise Unreadable(f"it cannot be read: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
-    if len(content) > MAX_BYTES:
-        raise Unreadable(f"it is larger than {MAX_BYTES // 1024} KiB")
-    try:
-        return content.decode("utf-8-sig"), mode
+        return content.decode("utf-8-sig"), changeable
     except UnicodeDecodeError as error:
         raise Unreadable(f"it is not UTF-8: {error.reason} at byte {error.start}") from None
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from aiopool.errors import SettingsProblem
-from aiopool.settings._files import Unreadable, content_of, read_file
+from aiopool.settings._files import MAX_DEPTH, Unreadable, content_of, read_file
 from aiopool.settings._kinds import Kind, Nested
 from aiopool.settings._layer import PREFIX, Layer, Tree, Where, shown, slug
 from aiopool.settings._text import did_you_mean, names_code
@@ -38,6 +38,8 @@ RESERVED: Final = frozenset({"AIOPOOL_SEEDS", "AIOPOOL_SERVICE"})
 _KUBERNETES: Final = re.compile(
     r"AIOPOOL_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)"
 )
+# How python-dotenv would refer to another variable.
+_REFERENCE: Final = re.compile(r"\$\{")
 # What these things are called elsewhere, when the letters alone do not lead to our word.
 _ELSEWHERE: Final = {
     "concurrency": "size",
@@ -124,17 +126,19 @@ class Sources:
         """Make a layer of those variables that are ours."""
         layer = Layer(label, {}, variables=True, trusted=False)
         for name, value, origin in sorted(variables):
-            known = name.upper()  # as pydantic-settings does it: a lower-case name is meant, too
-            if not known.startswith(PREFIX) or known in RESERVED or _KUBERNETES.fullmatch(known):
+            if not _is_ours(name):
                 continue
-            where = tuple(known[len(PREFIX) :].lower().split("__"))
-            if value is None:
+            where = tuple(name[len(PREFIX) :].lower().split("__"))
+            if len(where) > MAX_DEPTH:
+                self._problem(".".join(where), None, origin, "it is nested too deeply")
+            elif value is None:
                 self._problem(".".join(where), None, origin, f"it has no value: write {name}=...")
             elif where in (("pool",), ("file",)):
                 self._choose(where[0], value, origin)
             elif (other := _put(layer.tree, where, value)) is not None:
+                # Perhaps none of our settings: its value is not shown, for it may be a secret.
                 self._problem(
-                    ".".join(where), value, origin, f"{layer.origin(other)} says otherwise: set only one of them"
+                    ".".join(where), None, origin, f"{layer.origin(other)} says otherwise: set only one of them"
                 )
             else:
                 layer.origins[where] = origin
@@ -156,29 +160,33 @@ class Sources:
     def _dotenv(self, path: Path, *, optional: bool) -> Layer:
         if optional and not path.is_file():
             return Layer(path.name, {})
-        from dotenv import dotenv_values
-        from dotenv.parser import parse_stream
+        from dotenv.parser import parse_stream  # and not dotenv_values(), which expands other variables into ours
 
         try:
-            content, _ = content_of(path)
+            content, changeable = content_of(path)
         except Unreadable as error:
             self._problem("env_file", os.fspath(path), "argument", str(error))
             return Layer(path.name, {})
-        lines: dict[str, int] = {}
+        if changeable is not None:
+            self._warn(f"{changeable}, and with it the settings that {path.name} gives to pools")
+        found: dict[str, tuple[str | None, str]] = {}
         for binding in parse_stream(io.StringIO(content)):
             # The text of a binding begins with the empty lines before it.
             text = binding.original.string
             line = binding.original.line + len(text[: len(text) - len(text.lstrip())].splitlines())
             if binding.key is not None:
-                lines[binding.key] = line
+                found[binding.key] = binding.value, f"{path.name} line {line}, {binding.key}"
             elif binding.error and PREFIX in text.upper():
-                self._problem(
-                    "env_file", text.strip(), f"{path.name} line {line}", f"it cannot be read: write {PREFIX}SIZE=4"
-                )
-        values = dotenv_values(stream=io.StringIO(content))
-        return self._variables(
-            path.name, ((name, value, f"{path.name} line {lines[name]}, {name}") for name, value in values.items())
-        )
+                self._problem("env_file", None, f"{path.name} line {line}", f"it cannot be read: write {PREFIX}SIZE=4")
+        for name in [name for name, (value, _) in found.items() if _is_ours(name) and _REFERENCE.search(value or "")]:
+            self._problem(
+                _setting(name),
+                None,
+                found.pop(name)[1],
+                "it refers to another variable, and those are not looked up, because they may hold secrets; write the "
+                f"value, or set {name} in the environment",
+            )
+        return self._variables(path.name, ((name, *one) for name, one in found.items()))
 
     def _settings_file(self, path: Path) -> Layer:
         try:
@@ -186,15 +194,10 @@ class Sources:
         except Unreadable as error:
             self._problem("file", os.fspath(path), self._file_source, str(error))
             return Layer(path.name, {})
-        if found.open_to_all:
-            warnings.warn(
-                f"{path.name} can be changed by everybody on this machine, so it may name no code to import; "
-                f"write: chmod o-w {path.name}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if found.changeable is not None:
+            self._warn(f"{found.changeable}, so {path.name} may name no code to import")
         origins = {where: f"{path.name} line {line}" for where, line in found.lines.items()}
-        return Layer(path.name, found.data, origins, trusted=not found.open_to_all)
+        return Layer(path.name, found.data, origins, trusted=found.changeable is None)
 
     # -- checking ----------------------------------------------------------------------------------------------------
 
@@ -207,13 +210,13 @@ class Sources:
             return tree
         shape = "it must be a mapping from the names of pools to their settings"
         if not isinstance(pools, Mapping):
-            self._problem("pools", pools, layer.origin(("pools",)), shape)
+            self._problem("pools", None, layer.origin(("pools",)), shape)
             return tree
         tree["pools"] = {}
         for name, own in pools.items():
             where = ("pools", name)
             if not isinstance(name, str) or not (own is None or isinstance(own, Mapping)):
-                self._problem(f"pools.{name}", own, layer.origin(("pools", str(name))), shape)
+                self._problem(f"pools.{name}", None, layer.origin(("pools", str(name))), shape)
             else:
                 tree["pools"][name] = self._branch(layer, own or {}, self._schema, where)
         return tree
@@ -227,7 +230,8 @@ class Sources:
             if kind is None and branch and layer.variables:
                 self._branch(layer, value, {}, where)  # each variable is named
             elif kind is None:
-                self._problem(".".join(where), value, layer.origin(where), self._unknown(layer, where))
+                # Whatever it is, it may be a secret: `password: ...`, AIOPOOL_TOKEN=...
+                self._problem(".".join(where), None, layer.origin(where), self._unknown(layer, where))
             elif isinstance(kind, Nested):
                 fit[key] = self._branch(layer, value, kind.fields, where) if branch else value
             elif branch and layer.variables:
@@ -237,8 +241,8 @@ class Sources:
                     ".".join(where),
                     value,
                     layer.origin(where),
-                    "it names code to import; that is read from an argument, or from a settings file that not "
-                    "everybody can change",
+                    "it names code to import; that is read from an argument, or from a settings file that nobody else "
+                    "can change",
                 )
             else:
                 fit[key] = value
@@ -277,7 +281,31 @@ class Sources:
 
     def _problem(self, name: str, value: object, source: str, reason: str) -> None:
         given = None if value is None else shown(value)
-        self.problems.append(SettingsProblem(name, given, source, reason))
+        self.problems.append(SettingsProblem(_shortened(name), given, _shortened(source), _shortened(reason, 1000)))
+
+    @staticmethod
+    def _warn(text: str) -> None:
+        warnings.warn(
+            f"{text}; give the file, and the directories above it, to the user of the program or to root, and write: "
+            "chmod go-w",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a variable is one of ours, be it known or not."""
+    known = name.upper()  # as pydantic-settings does it: a lower-case name is meant, too
+    return known.startswith(PREFIX) and known not in RESERVED and not _KUBERNETES.fullmatch(known)
+
+
+def _setting(name: str) -> str:
+    """Return the setting that a variable of ours speaks of."""
+    return name[len(PREFIX) :].lower().replace("__", ".")
+
+
+def _shortened(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _put(tree: Tree, where: Where, value: str) -> Where | None:
