@@ -57,6 +57,8 @@ CHORES = 0.001
 STEPS = 64
 # So many turns of the loop it takes, at most, until a free worker begins a job; one after the other.
 TURNS = 4
+# So many resting workers are let go in one turn of the loop when the pool was made smaller: some 0.2 ms.
+TRIM = 100
 
 # Jobs submitted within so many seconds share one moment, while nobody listens: a number of its own would be 32 bytes
 # more for each.
@@ -102,6 +104,7 @@ class Engine:
     __slots__ = (
         "_nudged",
         "_reserved",
+        "_trimming",
         "active",
         "calm",
         "cancel_grace",
@@ -122,10 +125,10 @@ class Engine:
         "now",
         "on_fatal",
         "on_leak",
-        "on_shortage",
         "owner",
         "paused",
         "queue",
+        "replaced",
         "room",
         "runtime",
         "scheduled",
@@ -133,6 +136,7 @@ class Engine:
         "slice",
         "slice_ends",
         "slots",
+        "spawn",
         "thread",
         "timetable",
     )
@@ -165,16 +169,17 @@ class Engine:
         self.moment = -math.inf
         self.scheduled = 0
         self.leaked = 0
+        self.replaced = 0  # leaked jobs without a slot: another job has it
         # Slots.
         self.size = self.slots = size
         self.active = 0
         self.calm = True
         self.paused = False
-        self.idle: list[Hand] = []
+        self.idle: dict[Hand, None] = {}  # a stack; whoever ends is taken out of its middle
         # A clock that stands still while code runs never comes to the end of a slice: there, each job is one.
         self.slice = 0.0 if runtime.virtual else SLICE
         self.slice_ends = 0.0
-        self._nudged = False
+        self._nudged = self._trimming = False
         self.chores: deque[Iterator[object]] = deque()
         # Who waits: for a slot lent out, for the end of all work, for room.
         self.loans = Loans(self)
@@ -186,7 +191,7 @@ class Engine:
         self.on_leak = on_leak
         self.errors = errors
         self.on_fatal: Callable[[BaseException], object] = lambda error: None
-        self.on_shortage: Callable[[], object] = _nothing
+        self.spawn: Callable[[], Hand | None] = _nobody
         self.owner: JobOwner | None = None  # whom the plans of its jobs name
 
     # -- entering ----------------------------------------------------------------------------------------------
@@ -210,7 +215,7 @@ class Engine:
         if not plan.direct or (len(self.jobs) >= self.room.limit and self.room.full()):
             return job
         if plan.plain:
-            if self.idle and not self._nudged:
+            if not self._nudged and self.active < self.slots:
                 self.nudge()  # first what may fail: then nothing has happened
             self.queue.push(job)
             self.jobs[sequence] = job
@@ -239,7 +244,7 @@ class Engine:
         if get_ident() != self.thread:
             raise self.wrong_thread("map")
         now, jobs, queue = self.now(), self.jobs, self.queue
-        if self.idle and not self._nudged:
+        if not self._nudged and self.active < self.slots:
             self.nudge()
         before = len(made)
         try:
@@ -272,7 +277,7 @@ class Engine:
 
         `held`: not yet into the line; see `_room.py`.
         """
-        if not held and self.idle and not self._nudged:
+        if not held and not self._nudged and self.active < self.slots:
             self.nudge()  # first what may fail: then nothing has happened
         self.register(job)
         if job._status is QUEUED:
@@ -286,7 +291,7 @@ class Engine:
 
     def line_up(self, job: Job[Any]) -> None:
         """Let a job go into line that was held in the room."""
-        if self.idle and not self._nudged:
+        if not self._nudged and self.active < self.slots:
             self.nudge()
         self.room.entering -= 1
         self.queue.push_in_order(job)
@@ -363,15 +368,10 @@ class Engine:
     # -- starting ----------------------------------------------------------------------------------------------
 
     def nudge(self) -> None:
-        """Offer work to resting hands in the next turn of the loop."""
+        """Offer work in the next turn of the loop: to resting hands, then to new ones."""
         if not self._nudged:
             self.runtime.soon(self._dispatch)
             self._nudged = True
-
-    def shortage(self) -> None:
-        """Have a worker for a slot that came free although a job still runs, and offer it work."""
-        self.on_shortage()
-        self.nudge()
 
     def work_off(self, steps: Iterator[object]) -> None:
         """Do a chore: a slice of it now, and the rest in slices, one a turn. No job starts until it is done."""
@@ -392,7 +392,7 @@ class Engine:
             raise
         finally:
             self.calm_down()
-            if chores or (self.idle and self.queue.live):
+            if chores or (self.active < self.slots and self.queue.live):
                 self.nudge()
 
     def _dispatch(self) -> None:
@@ -404,9 +404,10 @@ class Engine:
             pass
         if self.room.waiting:
             self.room.admit()  # a slot that was lent is room too
-        hands = len(self.idle)
-        while self.idle and self.active < self.slots and self.queue.live and not self.chores:
-            if not self.idle.pop().offer():
+        hands = self.slots - self.active
+        while self.active < self.slots and self.queue.live and not self.chores:
+            hand = self.idle.popitem()[0] if self.idle else self.spawn()
+            if hand is None or not hand.offer():
                 break
             hands -= 1
             if (hands <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue.live:
@@ -450,16 +451,16 @@ class Engine:
     def rest(self, hand: Hand) -> None:
         """Give a hand's slot back, and let the hand rest."""
         self.leave(hand)
-        if self.lie_down(hand) and self.queue.live:
+        self.lie_down(hand)
+        if self.queue.live:
             self.nudge()  # whoever waited for room got in with the slot that was given back
 
-    def lie_down(self, hand: Hand) -> bool:
-        """Let a hand without a slot rest; whether it does. It ends if there are enough: it had stood in for another."""
+    def lie_down(self, hand: Hand) -> None:
+        """Let a hand without a slot rest, or end if as many rest as the pool has slots."""
         if len(self.idle) >= self.size:
             hand.retire()
-            return False
-        self.idle.append(hand)
-        return True
+        else:
+            self.idle[hand] = None
 
     def take_slot(self, hand: Hand) -> None:
         """Give a hand a slot, for as long as it finds work; there is one."""
@@ -474,11 +475,6 @@ class Engine:
         self.calm_down()
         if self.room.waiting:
             self.room.admit()
-
-    def arrive(self, hand: Hand) -> None:
-        """Welcome a new hand, unless the pool was made smaller while it was on its way."""
-        if self.lie_down(hand) and (self.queue.live or self.loans.returners):
-            self.nudge()
 
     def calm_down(self) -> None:
         """Recompute whether a hand may go from job to job without a look at anything else."""
@@ -499,8 +495,20 @@ class Engine:
         self.room.admit()
         if self.queue.live or self.loans.returners:
             self.nudge()
+        if len(self.idle) > self.size and not self._trimming:
+            self.runtime.soon(self._trim)
+            self._trimming = True
         if self.listeners:
             self.listeners.slots_changed(before, (self.size, self.paused))
+
+    def _trim(self) -> None:
+        """Let resting hands go that are more than the pool has slots; some in each turn of the loop."""
+        self._trimming = False
+        for _ in range(min(TRIM, len(self.idle) - self.size)):
+            self.idle.popitem()[0].retire()
+        if len(self.idle) > self.size:
+            self.runtime.soon(self._trim)
+            self._trimming = True
 
     def pause_group(self, name: str) -> None:
         """Let no job of a group start; as `set_slots`, not while the pool is closing."""
@@ -589,7 +597,7 @@ class Engine:
         self.scheduled -= 1
         job._come_due()
         self.queue.push_in_order(job)
-        if self.idle:
+        if self.active < self.slots:
             self.nudge()
 
     def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
@@ -709,7 +717,7 @@ class Engine:
             return
         free = self.slots - self.active
         if turns is None:
-            turns = TURNS * free
+            turns = TURNS * min(free, self.queue.live)
         if free > 0 and (turns > 0 or self.chores):
             # A worker is on its way. This matters to a limit of 0: the job of an idle pool waits for nobody.
             self.runtime.soon(self._queue_expired, job, turns - 1)
@@ -784,7 +792,6 @@ class Engine:
         extra = job._more()
         extra.leaked = True
         self.counters.leaked_total += 1
-        self.leaked += 1
         stack = hand.stack()
         self.errors.log(
             "job %.200r id %.200r was told to stop, and did not end within its grace: it leaked%s\n%s",
@@ -793,23 +800,29 @@ class Engine:
             stack,
             worker=hand.id,
         )
-        if self.on_leak == "replace":
-            self.active -= 1
-            self.calm_down()
-            self.shortage()
+        self._count_leak(1)
         self._tell_ended(extra)
         if self.listeners:
             self.listeners.leaked(job, hand.id, stack, self.now())
+
+    def _count_leak(self, change: int) -> None:
+        """Count a job that has leaked (1), or whose code has ended after all (-1).
+
+        `on_leak="replace"` is no more than this: meanwhile the job has no slot, and another may start.
+        """
+        self.leaked += change
+        if self.on_leak == "replace":
+            self.replaced += change
+            self.active -= change  # at its end the hand gives back a slot
+            self.calm_down()
+            self.nudge()
 
     def _ended_late(self, job: Job[Any], error: BaseException | None) -> None:
         """The code of a job that had been left behind has ended at last."""
         extra = job._more()
         extra.late = False
         if extra.leaked:
-            self.leaked -= 1
-            if self.on_leak == "replace":
-                self.active += 1  # the hand gives it back in a moment
-                self.calm_down()
+            self._count_leak(-1)
         self._tell_ended(extra)
         if error is not None and not is_kind(error, (asyncio.CancelledError, RetryAfter)):
             self.errors.report(job, error)
@@ -851,8 +864,8 @@ class Engine:
         self.watch(job._place, math.inf if seconds is None else self.now() + seconds)
 
 
-def _nothing() -> None:
-    """Until the supervisor says what is to be done."""
+def _nobody() -> None:
+    """There are no hands until there is a supervisor."""
 
 
 def _worker_of(job: Job[Any]) -> int | None:

@@ -48,9 +48,6 @@ class Slots(Protocol):
     def nudge(self) -> None:
         """There may be work to begin."""
 
-    def shortage(self) -> None:
-        """A slot is free, and there may be no worker for it."""
-
 
 @final
 class Loans:
@@ -137,7 +134,7 @@ class Loans:
             self.lent += 1
             self._slots.active -= 1
             self._slots.calm_down()
-            self._slots.shortage()
+            self._slots.nudge()
 
     def want_back(self, extra: JobExtra, future: asyncio.Future[bool]) -> None:
         """Give a slot to a job that had lent its own, now or ahead of the line.

@@ -89,7 +89,8 @@ class Metrics:
         statistics: the numbers of `pool.statistics()`, of the same moment.
         queued: jobs in the queue by priority; those in paused groups included.
         oldest_wait: seconds since the oldest job in the queue was submitted (or its delay was over); 0: none waits.
-        workers: workers by what they do: `idle`, `busy`, `restarting` (waiting to be replaced after a crash).
+        workers: the workers that were needed so far, by what they do: `idle`, `busy`, `restarting` (waiting to be
+            replaced after a crash).
         queue_size: how many jobs may wait; infinite: any number; 0 once the pool is closing.
         paused: no job starts.
         leaked_total: jobs that have leaked so far.

@@ -23,6 +23,7 @@ from aiopool._retry import Retry
 
 __all__ = [
     "DEFAULTS",
+    "MAX_SIZE",
     "UNSET",
     "JobOptions",
     "Priority",
@@ -178,15 +179,19 @@ def id_number(key: str) -> int | None:
     return None
 
 
+# A job that runs takes some 3 KiB: so many take 30 GiB.
+MAX_SIZE: Final = 10_000_000
 _MAX_DIGITS: Final = 18  # a pool that makes a million jobs a second gets there in 30,000 years
 
 
-def check_count(name: str, value: object, *, least: int = 0) -> int:
-    """Return `value` if it is an int of at least `least`."""
+def check_count(name: str, value: object, *, least: int = 0, most: int | None = None) -> int:
+    """Return `value` if it is an int of at least `least`, and at most `most`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}: it must be an int of at least {least}")
     if value < least:
         raise ValueError(f"{name}={value!r}: it must be at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:_}: no machine has room for more jobs at once")
     return value
 
 

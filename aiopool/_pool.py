@@ -28,7 +28,7 @@ from aiopool._health_watch import HealthWatch
 from aiopool._home import Home, Overflow
 from aiopool._job import Job, running_job
 from aiopool._listeners import Recorder
-from aiopool._options import DEFAULTS, JobOptions, Priority, check_count, check_seconds
+from aiopool._options import DEFAULTS, MAX_SIZE, JobOptions, Priority, check_count, check_seconds
 from aiopool._restart import Restart
 from aiopool._retry import Retry
 from aiopool._runtime import Runtime, shield
@@ -98,7 +98,7 @@ class Pool(Submitter):
     one task and closed in another, and opened again after it was closed, in the same loop or another.
 
     Args:
-        size: how many jobs may run at once.
+        size: how many jobs may run at once. Any size costs the same to open: a worker is made when a job needs it.
         queue_size: how many more may wait; None: any number; 0: none, a job is handed to a free worker or waits
             outside. A job that comes back for another attempt, or after its delay, needs no room.
         name: what the pool is called in logs.
@@ -184,7 +184,7 @@ class Pool(Submitter):
         health: HealthLimits | None = None,
         seed: int | None = None,
     ) -> None:
-        check_count("size", size, least=1)
+        check_count("size", size, least=1, most=MAX_SIZE)
         if queue_size is not None:
             check_count("queue_size", queue_size)
         if max_threads is not None:
@@ -273,7 +273,7 @@ class Pool(Submitter):
     # -- open and close ----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Open the pool in the running loop: start its workers."""
+        """Open the pool in the running loop. Its workers come when they are wanted."""
         home = self._home
         if home.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
             raise RuntimeError(
@@ -310,13 +310,12 @@ class Pool(Submitter):
             on_give_up=_weak(self._give_up),
         )
         supervisors.append(supervisor)
-        engine.on_shortage = supervisor.ensure
+        engine.spawn = supervisor.spawn
         engine.on_fatal = _weak(self._on_fatal)
         _open.add(home)
         self._closing = self._shutdown = self._report = self._fatal = None
         self._health.opened(runtime.now())
         home.opened(engine, supervisor)
-        supervisor.ensure()
         if self._signals is not None:
             self._signals.install(runtime.loop)
         enlist(runtime.loop, self)
@@ -334,7 +333,7 @@ class Pool(Submitter):
             if home.status is PoolStatus.OPEN:
                 assert home.engine is not None
                 assert home.supervisor is not None
-                resume_all(home.engine, home.supervisor)  # to leave is to finish
+                resume_all(home.engine)  # to leave is to finish
             try:
                 await self.join()
             except asyncio.CancelledError:
@@ -588,34 +587,26 @@ class Pool(Submitter):
                 await self._home.stop(job, reason)
         return sum(job.cancelled() for job in asked)
 
-    async def resize(self, size: int, *, cancel_excess: bool = False) -> None:
+    def resize(self, size: int) -> None:
         """Change how many jobs may run at once. 0 holds the pool.
 
-        More: at once. Fewer: as running jobs end; none is stopped unless you ask.
+        More: from the next turn of the loop on. Fewer: as running jobs end; none is stopped.
 
         Args:
             size: the new size.
-            cancel_excess: cancel the jobs beyond the new size, the newest first, and wait for their end.
 
-        If the caller is cancelled, the new size stands.
+        Raises:
+            TypeError, ValueError: it is no number of jobs, or more than 10 million, for which no machine has room.
+
+        Example:
+            pool.resize(pool.size * 2)
         """
-        check_count("size", size)
+        check_count("size", size, most=MAX_SIZE)
         engine = self._engine("resize")
         engine.set_slots(size)
-        supervisor = self._home.supervisor
-        assert supervisor is not None
         assert self._bridge is not None
         if self._max_threads is None:
             self._bridge.max_threads = max(size, 1)
-        supervisor.ensure()
-        supervisor.shrink()
-        if cancel_excess:
-            # Those that hold a slot, and can be told: neither a job that has lent its own, nor one that has leaked.
-            running = sorted(
-                (job for w in supervisor.busy() if (job := w.job) and _holds(job)), key=lambda j: j.sequence
-            )
-            excess = min(len(running), max(0, engine.active - size))
-            await self._cancel_all(running[len(running) - excess :], "the pool was made smaller")
 
     def reprioritize(self, id: int | str, priority: int) -> bool:
         """Give a waiting job another priority; among its new equals it stands by its age.
@@ -947,11 +938,6 @@ def _survey(home: Home) -> Survey:
     from aiopool._survey import Survey
 
     return Survey(home)
-
-
-def _holds(job: Job[Any]) -> bool:
-    """Whether a running job holds a slot."""
-    return job._finished_at is None and (job._extra is None or not job._extra.lent)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

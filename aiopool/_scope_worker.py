@@ -115,7 +115,8 @@ class ScopeWorker(Worker):
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         super().__init__(engine, bridge)
-        self._bell: asyncio.Future[None] | None = None
+        # It is made to be called, and that may be before its first step.
+        self._bell: asyncio.Future[None] | None = engine.runtime.loop.create_future()
         self._scope: anyio.CancelScope | None = None
         self._used = False  # the scope was cancelled: it serves no other job
         self.lane: Any = _lane(self)
@@ -127,7 +128,6 @@ class ScopeWorker(Worker):
     async def run(self) -> None:
         self._host = asyncio.current_task()
         assert self._host is not None
-        self.engine.arrive(self)
         try:
             while not self.end.done():
                 try:
@@ -192,7 +192,7 @@ class ScopeWorker(Worker):
                     if not plan.swift:
                         if plan.offload:
                             self.offload(job)
-                            if engine.idle and engine.queue.live:
+                            if engine.active < engine.slots and engine.queue.live:
                                 engine.nudge()
                             break
                         context = self.context(job)
@@ -202,7 +202,7 @@ class ScopeWorker(Worker):
                     yielded = context.run(send, job)
                     if yielded is not _ENDED:
                         suspended = True
-                        if engine.idle and engine.queue.live:
+                        if engine.active < engine.slots and engine.queue.live:
                             engine.nudge()
                         while yielded is not _ENDED:
                             try:
@@ -235,15 +235,16 @@ class ScopeWorker(Worker):
 
     async def _rest(self) -> None:
         """Wait for an offer of work, or for a thread that comes back."""
-        engine = self.engine
-        self._bell = engine.runtime.loop.create_future()
+        if self._bell is None:
+            self._bell = self.engine.runtime.loop.create_future()
         try:
             await self._bell
         finally:
             self._bell = None
+        engine = self.engine
         engine.slice_ends = max(engine.slice_ends, engine.now() + engine.slice)
         if not self.busy and not self.end.done():
-            # The slot is taken here, not with the offer: until now a job could have had it for the room it is.
+            # The slot is taken here, not with the offer: until now another could have had it.
             if engine.active < engine.slots:
                 engine.take_slot(self)
             else:

@@ -148,7 +148,7 @@ class Shutdown:
         before = (counters.succeeded, counters.failed, counters.timed_out, counters.cancelled)
         engine.room.close()
         never_started = self._cancel_waiting() if cancel_pending else 0
-        resume_all(engine, self._supervisor)
+        resume_all(engine)
         await self._finish()
         never_started += self._cancel_waiting()
         leaked = await self._cancel_running()
@@ -277,10 +277,9 @@ class Shutdown:
         return errors
 
 
-def resume_all(engine: Engine, supervisor: Supervisor) -> None:
+def resume_all(engine: Engine) -> None:
     """End every pause, of the pool and of groups, and the hold of size 0: what is there has to be finished."""
     engine.set_slots(size=engine.size or 1, paused=False)
-    supervisor.ensure()
     for label in engine.labels:
         engine.resume_group(label.name)
 

@@ -64,7 +64,7 @@ class Statistics:
         leaked: calls that go on although their job has ended; each holds its slot unless `on_leak="replace"`.
         size: how many jobs may run at once.
         busy: slots taken, by running and by leaked jobs.
-        idle: slots free.
+        idle: slots free: so many more jobs could start at once. Workers for them need not be there yet.
         retries: attempts after a first one.
         restarts: workers that were replaced after a crash.
         threads_busy: threads that run a plain function.

@@ -1,10 +1,11 @@
-"""`Supervisor`: keeps as many workers alive as are wanted, and replaces those that crash.
+"""`Supervisor`: makes workers when they are wanted, and replaces those that crash.
 
 It has no task of its own that could die: it hears of a worker's end by a callback on the worker's task. `_restart.py`
 decides whether and when a crashed worker is replaced; past its limit the supervisor gives up, visibly.
 
-Wanted are as many workers as the pool has slots, and one more for each job that has lent its slot or leaked and is
-replaced: such a job keeps its worker.
+A worker is made when a job is to start, a slot is free and no worker rests. There are never more than the pool has
+slots, and one more for each job that has lent its slot or leaked and is replaced: such a job keeps its worker. After
+its job a worker rests, and is used again.
 """
 
 from __future__ import annotations
@@ -80,37 +81,35 @@ class Supervisor:
         """How many crashed workers wait to be replaced."""
         return len(self._restarts)
 
-    def ensure(self) -> None:
-        """Start workers until there are enough."""
-        while not self.closing and len(self._tasks) + len(self._restarts) < self._wanted():
-            self._start()
-
     def _wanted(self) -> int:
         engine = self._engine
-        return engine.size + engine.loans.lent + (engine.leaked if engine.on_leak == "replace" else 0)
+        return engine.size + engine.loans.lent + engine.replaced
 
-    def shrink(self) -> None:
-        """Let idle workers go that are more than the pool has slots; busy ones go when they are done."""
+    def spawn(self) -> Worker | None:
+        """Make a worker, and return it; None if there are enough, one waits to be restarted, or none can be made."""
         engine = self._engine
-        surplus = len(self._tasks) - self._wanted()
-        while surplus > 0 and engine.idle:
-            engine.idle.pop().retire()
-            surplus -= 1
-
-    def _start(self) -> None:
-        engine = self._engine
+        if self.closing or len(self._tasks) + len(self._restarts) >= self._wanted():
+            return None
         worker = self._kind(engine, self._bridge)
-        task = engine.runtime.task(worker.run(), f"{self._name}-worker-{worker.id}")
-        self._tasks[worker] = task
-        task.add_done_callback(functools.partial(self._ended, worker), context=engine.runtime.context)
         if engine.listeners:
             engine.listeners.worker_started(worker.id)
+        life = worker.run()
+        try:
+            task = engine.runtime.task(life, f"{self._name}-worker-{worker.id}")
+        except Exception as fault:  # no memory, or a task factory of the user's: it has crashed before it began
+            life.close()
+            self._crashed(worker, fault, self._history.crashed(now=engine.now()))
+            return None
+        self._tasks[worker] = task
+        task.add_done_callback(functools.partial(self._ended, worker), context=engine.runtime.context)
+        return worker
 
     def _ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
         del self._tasks[worker]
         engine = self._engine
-        if worker in engine.idle:
-            engine.idle.remove(worker)
+        engine.idle.pop(worker, None)
+        # Cancelled by foreign code: a job in hand goes on in its own task, and gives the slot back.
+        worker.retiring = True
         if worker.busy:
             self._strays.add(worker)
         fault: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
@@ -123,27 +122,32 @@ class Supervisor:
             # asyncio ends a task as cancelled also if the cancel came in its very last step: here, in that of a job.
             fault = None
         if fault is None:
-            self.ensure()  # it left dirty; or it was retired, and the pool has grown again since
+            engine.nudge()  # it left dirty; or it was retired, and the pool has grown again since
             return
-        engine.counters.restarts += 1
         # To be cancelled by foreign code is no fault: a sweep over all tasks must not use up the restarts.
         history = self._history
         delay = history.policy.delay if task.cancelled() else history.crashed(now=engine.now())
-        if listeners:
-            listeners.worker_crashed(worker.id, fault, delay)
+        self._crashed(worker, fault, delay)
+
+    def _crashed(self, worker: Worker, fault: BaseException, delay: float | None) -> None:
+        """Replace a worker in `delay` seconds; None: give up."""
+        engine = self._engine
+        engine.counters.restarts += 1
+        if engine.listeners:
+            engine.listeners.worker_crashed(worker.id, fault, delay)
         if delay is None:
             text = "worker %s crashed, once more than the pool restarts workers"
             log_fault(logger, text, worker.id, error=fault, fields={"worker": worker.id, "pool": self._name})
             self.on_give_up(fault)
             return
-        if not task.cancelled():
+        if not isinstance(fault, asyncio.CancelledError):
             text = "worker %s crashed, and is replaced in %g s"
             log_fault(logger, text, worker.id, delay, error=fault, fields={"worker": worker.id, "pool": self._name})
         self._restarts[worker.id] = engine.runtime.later(delay, self._restart, worker.id)
 
     def _restart(self, id: int) -> None:
         del self._restarts[id]
-        self.ensure()
+        self._engine.nudge()
 
     def sweep(self, now: float) -> Generator[None, None, float]:
         """Ring each worker whose moment has come, one a step; return the next such moment."""
@@ -177,3 +181,5 @@ class Supervisor:
         self._restarts.clear()
         if tasks:
             await asyncio.wait(tasks)
+        else:
+            await asyncio.sleep(0)  # callbacks come next: not inside of the call that began the shutdown (eager tasks)

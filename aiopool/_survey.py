@@ -115,7 +115,7 @@ def _pulse(home: Home, engine: Engine) -> Pulse:
         size=engine.size,
         busy=engine.active,
         leaked=engine.leaked,
-        leaks_hold=engine.on_leak == "hold",
+        leaks_hold=engine.leaked > engine.replaced,
         youngest_run=now - max(began, default=now),
         loop_lag=0.0 if home.lag is None else home.lag.worst(),
         paused=engine.paused,

@@ -261,12 +261,7 @@ class TaskWorker(Worker):
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        self.engine.arrive(self)
-        try:
-            await self.end
-        finally:
-            # Cancelled by foreign code: a job in hand goes on in its own task, and gives the slot back.
-            self.retiring = True
+        await self.end
 
     def offer(self) -> bool:
         self.engine.take_slot(self)

@@ -242,7 +242,7 @@ class WorkerEvent(PoolEvent):
 @final
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WorkerStarted(WorkerEvent):
-    """A worker was started."""
+    """A worker was made: a job is to start, a slot is free, and no worker rests."""
 
 
 @final

@@ -419,7 +419,7 @@ async def test_a_pool_that_is_opened_at_start_up_pins_no_context(new_pool):
         await job
         pool.pause()
         pool.resume()
-        await pool.resize(3)
+        pool.resize(3)
 
     async def read_nothing():
         await asyncio.sleep(0)

@@ -73,8 +73,8 @@ async def test_the_life_of_a_job_and_of_a_pool(isolation):
         await job
     assert kinds(heard) == [
         "PoolOpened",
-        "WorkerStarted",
         "JobSubmitted",
+        "WorkerStarted",
         "JobStarted",
         "JobSucceeded",
         "PoolClosing",
@@ -200,11 +200,11 @@ async def test_size_and_pause(isolation):
     heard = []
     async with Pool(2, isolation=isolation) as pool:
         pool.listen(heard.append, PoolResized, PoolPaused, PoolResumed)
-        await pool.resize(5)
-        await pool.resize(5)
+        pool.resize(5)
+        pool.resize(5)
         async with pool.paused():
             pool.pause()
-            await pool.resize(3)
+            pool.resize(3)
         pool.resume()
         pool.pause()
     assert kinds(heard) == ["PoolResized", "PoolPaused", "PoolResized", "PoolResumed", "PoolPaused", "PoolResumed"]
@@ -216,7 +216,7 @@ async def test_workers_that_crash_are_told(isolation):
     """A worker that is cancelled by foreign code crashes, and is replaced; the event says in how many seconds."""
     heard = []
     async with Pool(1, isolation=isolation, name="p") as pool:
-        await settle()
+        await pool.run(echo, 1)
         pool.listen(heard.append, WorkerStarted, WorkerCrashed, WorkerStopped)
         [task] = [task for task in asyncio.all_tasks() if task.get_name() == "p-worker-1"]
         task.cancel()
@@ -370,7 +370,7 @@ async def test_numbers_that_a_listener_sees_add_up(isolation):
         for n in range(30):
             await view.submit(*((nap, n % 3) if n % 4 else (fail,)))
             await asyncio.sleep(0.1)
-        await pool.resize(1)
+        pool.resize(1)
         await pool.join()
     assert len(seen) > 90
     assert all(map(balanced, seen))
@@ -692,7 +692,7 @@ def test_a_listener_that_does_anything_at_any_moment(seed):
             loop.call_later(0.2, lambda: pool.status == "open" and pool.resume_group("g"))
 
         def resize():
-            tasks.append(asyncio.ensure_future(pool.resize(rng.randrange(1, 5))))
+            pool.resize(rng.randrange(1, 5))
 
         def chaos(event):
             if isinstance(event, JobEvent) and rng.random() < 0.5:
@@ -799,7 +799,7 @@ async def test_events_keep_nothing_alive(isolation):
         gc.collect()
         assert result() is None
         assert gone() is None
-    assert len(heard) == 6
+    assert len(heard) == 7
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ async def main():
         await pool.map(asyncio.sleep, [0] * 10).collect()
         await pool.run(time.sleep, 0)
         await pool.submit(asyncio.sleep, 60)
-        await pool.resize(1)
+        pool.resize(1)
         pool.statistics()
         await pool.cancel_all("enough")
         await pool.shutdown(timeout=1)

@@ -136,7 +136,7 @@ async def test_all_slots_stuck(isolation):
         assert "all 2 slots are taken by jobs that have run for 100 s or more" in report.findings[0].text
         async with pool.paused():
             assert checks(pool.health()) == {}
-        await pool.resize(3)
+        pool.resize(3)
         await settle()
         assert checks(pool.health()) == {}  # a slot came free, and took the job
         await pool.cancel_all()
@@ -198,7 +198,7 @@ async def test_a_storm_of_restarts_and_its_end(isolation):
     with pytest.raises(RestartLimitError):
         async with pool:
             for n in range(1, 20):
-                await asyncio.sleep(0.1)
+                await pool.run(asyncio.sleep, 0.1)
                 [worker] = pool._home.supervisor.workers()
                 worker.crash(OSError("broken"))
                 await asyncio.sleep(1.1)

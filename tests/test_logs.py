@@ -296,7 +296,7 @@ async def test_every_way_to_end_has_its_line(isolation, log):
         leaking = await pool.submit(stubborn)
         await settle()
         await pool.cancel(leaking.id)
-        await pool.resize(2)
+        pool.resize(2)
         async with pool.paused():
             pass
         report = await pool.shutdown(timeout=0, grace=0)
@@ -462,7 +462,7 @@ async def test_a_log_that_raises_hurts_no_job(isolation, capsys):
             leaking = await pool.submit(stubborn)
             await settle()
             assert (await pool.cancel(leaking.id)).leaked
-            await pool.resize(2)
+            pool.resize(2)
             assert await pool.run(echo, 1) == 1
             assert pool.statistics().restarts == 0
             await pool.shutdown(timeout=0, grace=0)

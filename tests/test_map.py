@@ -579,7 +579,7 @@ def test_options_that_cannot_be_had_end_the_stream(asynchronous, size):
 
         async with Pool(size, 0, isolation=isolation) as pool:
             await pool.with_options(id="taken").submit(nap, 100)
-            await pool.resize(size + 1)
+            pool.resize(size + 1)
             for options, error in ((raises, LookupError), (forgets, TypeError), (repeats, ValueError)):
                 got = []
                 with pytest.raises(error, match=r"2|taken"):

@@ -394,11 +394,13 @@ async def test_a_worker_that_is_being_replaced_is_said_to_be(isolation):
         await asyncio.sleep(1)
         rows = samples(registry(pool))
         assert {status: rows["aiopool_workers", "pool", status] for status in ("idle", "busy", "restarting")} == {
-            "idle": 2,
+            "idle": 0,
             "busy": 0,
             "restarting": 1,
         }
         await asyncio.sleep(10)
+        assert pool.metrics().workers == {"idle": 0, "busy": 0, "restarting": 0}
+        await pool.map(nap, [1] * 3).collect()
         assert pool.metrics().workers == {"idle": 3, "busy": 0, "restarting": 0}
 
 

@@ -365,6 +365,7 @@ async def test_restarts_are_counted(isolation, numbers):
     """Workers that were replaced, and not attempts."""
     async with Pool(1, isolation=isolation, restart=Restart(delay=1)) as pool:
         instrument(pool, spans="off", meter_provider=numbers.provider)
+        await pool.run(asyncio.sleep, 0)
         pool._home.supervisor.workers()[0].crash(OSError("broken"))
         await asyncio.sleep(2)
         assert numbers()["aiopool.worker.restarts", "pool"].value == 1

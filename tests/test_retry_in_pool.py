@@ -150,7 +150,7 @@ async def test_pause_and_size_zero_hold_a_job_that_comes_due(isolation):
     async with Pool(1, isolation=isolation, retry=ONCE) as pool:
         for hold, release in (
             (lambda: asyncio.sleep(0, pool.pause()), lambda: asyncio.sleep(0, pool.resume())),
-            (lambda: pool.resize(0), lambda: pool.resize(1)),
+            (lambda: asyncio.sleep(0, pool.resize(0)), lambda: asyncio.sleep(0, pool.resize(1))),
         ):
             flaky = Flaky(1)
             job = await pool.submit(flaky)

@@ -1287,7 +1287,7 @@ healths = st.builds(
 )
 
 VALUES = {
-    "size": st.integers(1, 10**9),
+    "size": st.integers(1, 10**7),
     "queue_size": st.none() | st.integers(0, 10**9),
     "name": names,
     "priority": st.integers() | st.sampled_from(Priority),

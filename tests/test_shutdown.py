@@ -225,7 +225,7 @@ async def test_a_held_pool_goes_on_when_it_is_shut_down(new_pool, hold):
     elif hold == "group":
         pool.pause_group("g")
     else:
-        await pool.resize(0)
+        pool.resize(0)
     await advance(5)
     assert job.status is JobStatus.QUEUED
     report = await pool.shutdown()

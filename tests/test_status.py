@@ -106,10 +106,10 @@ def test_a_wild_run_takes_no_other_step(recorder, isolation):
                 if chance.random() < 0.3:
                     asyncio.get_running_loop().call_later(chance.choice([0, 0.25]), job.cancel)
                 if chance.random() < 0.1:
-                    await pool.resize(chance.randrange(5))
+                    pool.resize(chance.randrange(5))
                 if chance.random() < 0.4:
                     await asyncio.sleep(chance.choice([0, 0.25]))
-            await pool.resize(3)
+            pool.resize(3)
             await pool.shutdown(timeout=0.25, grace=0)
 
     main()

@@ -426,7 +426,7 @@ async def test_a_slot_that_shrinks_or_pauses_while_in_a_thread_starts_nothing(ne
             await working(pool, 2)
             waiting = await pool.submit(double, 21)
             if stop == "retire":
-                await pool.resize(1)
+                pool.resize(1)
             else:
                 pool.pause()
             first.set()
@@ -646,7 +646,7 @@ async def test_what_belongs_to_the_loop_is_refused_in_another_thread(new_pool):
             lambda: asyncio.run(pool.submit(noop)),
             pool.pause,
             pool.resume,
-            lambda: asyncio.run(pool.resize(3)),
+            lambda: pool.resize(3),
             lambda: asyncio.run(pool.cancel_all()),
             lambda: asyncio.run(pool.join()),
             lambda: asyncio.run(pool.shutdown()),

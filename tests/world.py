@@ -282,7 +282,7 @@ class World:
 
     async def resize(self, size: int) -> None:
         self._moment, self._allowed = now(), max(size, self.allowed())
-        await self.pool.resize(size)
+        self.pool.resize(size)
 
     def allowed(self) -> int:
         return max(self.pool.size, self._allowed) if self._moment == now() else self.pool.size

@@ -91,13 +91,15 @@ class Kind:
         return core_schema.no_info_plain_validator_function(self)
 
 
-def count(*, least: int | None = 0, none: bool = False) -> Kind:
+def count(*, least: int | None = 0, most: int | None = None, none: bool = False) -> Kind:
     """Return the kind of whole numbers."""
 
     def read(value: object) -> int:
         number = whole_of(value)
         if least is not None and number < least:
             raise ValueError
+        if most is not None and number > most:
+            raise ValueError(f"it must be at most {most}")
         return number
 
     return Kind("a whole number" if least is None else f"a whole number, {least} or more", read, none=none)

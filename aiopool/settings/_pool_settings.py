@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from aiopool._error_sink import OnError
 from aiopool._health import HealthLimits
 from aiopool._home import Overflow
-from aiopool._options import Priority
+from aiopool._options import MAX_SIZE, Priority
 from aiopool._restart import Restart
 from aiopool._retry import Retry
 from aiopool.errors import SettingsError, SettingsProblem
@@ -65,7 +65,7 @@ class PoolSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__")
 
-    size: Annotated[int, kinds.count(least=1)] = 10
+    size: Annotated[int, kinds.count(least=1, most=MAX_SIZE)] = 10
     queue_size: Annotated[int | None, kinds.count(none=True)] = 1000
     name: Annotated[str, kinds.text()] = "pool"
     priority: Annotated[int, kinds.priority()] = Priority.NORMAL

@@ -103,7 +103,7 @@ def test_resize():
         async with Pool(size=1) as pool:
             for _ in range(10):
                 await pool.submit(asyncio.sleep, 1)
-            await pool.resize(10)
+            pool.resize(10)
             await pool.join()
             assert asyncio.get_running_loop().time() == 1
 
