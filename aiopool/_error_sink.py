@@ -8,14 +8,12 @@ from contextvars import Context
 from typing import Any, final
 
 from aiopool._faults import log_fault
-from aiopool._job import Job
+from aiopool._job import Job, OnError
 from aiopool._runtime import Runtime
 
-__all__ = ["ErrorSink", "OnError"]
+__all__ = ["ErrorSink"]
 
 logger = logging.getLogger("aiopool.job")
-
-OnError = Callable[[Job[Any], BaseException], object]
 
 
 @final

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 from aiopool._engine import Engine
 from aiopool._job import Job, running_job
 from aiopool._listeners import Listeners
 from aiopool._loop_lag import LoopLag
-from aiopool._options import JobOptions
+from aiopool._options import JobOptions, Overflow
 from aiopool._status import PoolStatus
 from aiopool._supervisor import Supervisor
 from aiopool.errors import PoolClosedError
@@ -23,9 +23,7 @@ from aiopool.errors import PoolClosedError
 if TYPE_CHECKING:  # it comes with whoever measures
     from aiopool._metrics import Meter
 
-__all__ = ["Home", "Overflow"]
-
-Overflow = Literal["wait", "reject", "drop_oldest", "drop_lowest"]
+__all__ = ["Home"]
 
 
 @final

@@ -34,6 +34,7 @@ __all__ = [
     "JobExtra",
     "JobResult",
     "Label",
+    "OnError",
     "current_job",
     "make_job",
     "running_job",
@@ -531,6 +532,10 @@ class _Wait:
         job = self._job
         if job._finished_at is None:
             yield from job._plan.owner.wait(job, running_job.get())
+
+
+OnError = Callable[[Job[Any], BaseException], object]
+"""What is called with a job that failed while nobody awaited it, and its exception."""
 
 
 def current_job() -> Job[Any]:

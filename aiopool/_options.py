@@ -17,7 +17,7 @@ import inspect
 import math
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType
-from typing import Final, ParamSpec, TypeVar, final
+from typing import Final, Literal, ParamSpec, TypeVar, final
 
 from aiopool._retry import Retry
 
@@ -26,6 +26,7 @@ __all__ = [
     "MAX_SIZE",
     "UNSET",
     "JobOptions",
+    "Overflow",
     "Priority",
     "Unset",
     "check_count",
@@ -41,6 +42,9 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Overflow = Literal["wait", "reject", "drop_oldest", "drop_lowest"]
+"""What happens to a submission that finds the queue full."""
 
 
 class Priority(enum.IntEnum):

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
 import sys
 import warnings
 import weakref
@@ -22,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
 
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
-from aiopool._error_sink import ErrorSink, OnError
+from aiopool._error_sink import ErrorSink
 from aiopool._group import Group
 from aiopool._health_watch import HealthWatch
-from aiopool._home import Home, Overflow
-from aiopool._job import Job, running_job
+from aiopool._home import Home
+from aiopool._job import Job, OnError, running_job
 from aiopool._listeners import Recorder
-from aiopool._options import DEFAULTS, MAX_SIZE, JobOptions, Priority, check_count, check_seconds
+from aiopool._options import DEFAULTS, MAX_SIZE, JobOptions, Overflow, Priority, check_count, check_seconds
 from aiopool._restart import Restart
 from aiopool._retry import Retry
 from aiopool._runtime import Runtime, shield
@@ -58,14 +57,6 @@ class TaskStatus(Protocol):
     def started(self, value: Any = None) -> None: ...
 
 
-class Settings(Protocol):
-    """What a pool asks of `aiopool.settings.PoolSettings`, which loads pydantic and therefore is not imported here."""
-
-    def to_arguments(self) -> dict[str, Any]: ...
-    def replace(self, **changes: Any) -> Self: ...
-
-
-@final
 @dataclasses.dataclass(frozen=True, slots=True)
 class CancelReport:
     """What `pool.cancel(id)` met, and what came of it. True if the job is cancelled.
@@ -231,44 +222,6 @@ class Pool(Submitter):
         self._health = HealthWatch(health)
         if metrics:
             self.measure()
-
-    @classmethod
-    def from_settings(
-        cls,
-        settings: Settings | None = None,
-        /,
-        *,
-        file: str | os.PathLike[str] | None = None,
-        pool: str | None = None,
-        **changes: Any,
-    ) -> Self:
-        """Make a pool of settings: of the environment, a `.env` file and a settings file, if none are given.
-
-        Args:
-            settings: a `PoolSettings`.
-            file: without `settings`: a `.yaml`, `.toml` or `.json` file; what `AIOPOOL_FILE` says, by default.
-            pool: without `settings`: the name of a pool in it; what `AIOPOOL_POOL` says, by default.
-            changes: arguments of `Pool(...)` that win over all of these.
-
-        Raises:
-            SettingsError: it lists every setting that cannot be used: name, value, source, what is allowed.
-
-        Example:
-            async with Pool.from_settings(file="aiopool.yaml", pool="mail", timeout="30s") as pool:
-                ...
-        """
-        if settings is None:
-            from aiopool.settings import PoolSettings
-
-            settings = PoolSettings.load(file, pool=pool, **changes)
-        elif file is not None or pool is not None:
-            raise TypeError(
-                "from_settings() takes settings, or a file and a pool to load them from, not both: write "
-                "Pool.from_settings(PoolSettings.load(file=..., pool=...))"
-            )
-        elif changes:
-            settings = settings.replace(**changes)
-        return cls(**settings.to_arguments())
 
     # -- open and close ----------------------------------------------------------------------------------------------
 

@@ -41,12 +41,12 @@ FLOORS = [
     # the pool
     "_home _shutdown",
     "_survey",
-    "settings._pool_settings",
-    "settings",
     "_map",
     "_submitter",
     "_group",
     "_pool",
+    "settings._pool_settings",
+    "settings",
     # companions
     "services._families services._pidfile services._exit_handlers",
     "services._command services._kind",
@@ -81,7 +81,6 @@ LATE = {
     ("_listeners", "_teller"): "the classes of events take long to make, and most programs have no listener",
     ("_pool", "_logs"): "it names all classes of events, and logs are off until they are asked for",
     ("_pool", "_survey"): "metrics and health are off until they are asked for",
-    ("_pool", "settings"): "pydantic is not loaded by `import aiopool`",
     ("_supervisor", "_scope_worker"): "a pool of tasks does not need anyio's event loop backend",
 }
 

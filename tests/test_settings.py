@@ -103,8 +103,8 @@ def test_whatever_a_pool_takes_is_a_setting():
         "give PoolSettings the same field, and docs/reference/settings.md a row"
     )
     assert fields == parameters(Pool)
-    own = {*parameters(PoolSettings.load), *parameters(Pool.from_settings), *parameters(PoolSettings.load_all)}
-    assert not own & set(fields), "load() and from_settings() take these for themselves"
+    own = {*parameters(PoolSettings.load), *parameters(PoolSettings.load_all)}
+    assert not own & set(fields), "load() and load_all() take these for themselves"
     assert PoolSettings().to_arguments() == parameters(Pool)
 
 
@@ -276,7 +276,7 @@ def test_the_highest_source_wins(name, highest, here, monkeypatch):
     assert made.origins[name].startswith(SOURCES[highest])
     if 0 < highest < 3:
         assert made.origins[name].endswith(variable(name))
-    assert Pool.from_settings(made).name == made.name
+    assert made.create_pool().name == made.name
 
 
 def _yaml(tree: dict[str, Any], indent: str = "") -> str:
@@ -1077,7 +1077,7 @@ def test_several_pools_in_one_file(suffix, monkeypatch):
     assert PoolSettings.load(f"a.{suffix}") == mail
     assert PoolSettings.load(f"a.{suffix}", pool="web-eu") == web
     assert PoolSettings.load(f"a.{suffix}", pool="mail", name="x").name == "x"
-    assert Pool.from_settings(file=f"a.{suffix}", size=9).name == "mail"
+    assert PoolSettings.load(f"a.{suffix}", size=9).create_pool().name == "mail"
 
 
 def test_variables_for_one_pool(monkeypatch):
@@ -1452,22 +1452,21 @@ async def test_a_pool_from_settings(monkeypatch):
         calls.append(1)
         raise KeyError
 
-    async with Pool.from_settings(name="x") as pool:
+    async with PoolSettings(name="x").create_pool() as pool:
         assert (pool.size, pool.name) == (3, "x")
         with pytest.raises(KeyError):
             await pool.run(fail)
     assert len(calls) == 4
 
 
-def test_ways_to_a_pool():
+def test_each_call_creates_another_pool():
+    """Of the same values; `replace` changes some of them."""
     made = PoolSettings(size=4)
-    assert Pool.from_settings(made).size == 4
-    assert Pool.from_settings(made, size=5, name="n").size == 5
-    assert Pool.from_settings(size="6").size == 6
-    with pytest.raises(TypeError, match=r"not both: write\s+Pool.from_settings\(PoolSettings.load\("):
-        Pool.from_settings(made, file="a.yaml")
-    assert only(Pool.from_settings, sise=5).name == "sise"
-    assert only(Pool.from_settings, made, sise=5).name == "sise"
+    first, second = made.create_pool(), made.create_pool()
+    assert first is not second
+    assert (first.size, second.size) == (4, 4)
+    changed = made.replace(size="5", name="n").create_pool()
+    assert (changed.size, changed.name) == (5, "n")
 
 
 def test_from_dict_reads_nothing_else(monkeypatch):

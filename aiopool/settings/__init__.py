@@ -9,7 +9,7 @@ General layout, from the ground up; each file uses only what lies below it:
     _sources           each source becomes a layer
     _pool_settings     `PoolSettings`: the layers, laid over one another and checked
 
-`import aiopool` does not load this package, nor pydantic; `Pool.from_settings` does.
+`import aiopool` does not load this package, nor pydantic; and a pool knows nothing of it.
 """
 
 from aiopool.errors import SettingsError, SettingsProblem

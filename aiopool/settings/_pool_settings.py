@@ -24,10 +24,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 from pydantic import PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aiopool._error_sink import OnError
 from aiopool._health import HealthLimits
-from aiopool._home import Overflow
-from aiopool._options import MAX_SIZE, Priority
+from aiopool._job import OnError
+from aiopool._options import MAX_SIZE, Overflow, Priority
+from aiopool._pool import Pool
 from aiopool._restart import Restart
 from aiopool._retry import Retry
 from aiopool.errors import SettingsError, SettingsProblem
@@ -59,7 +59,7 @@ class PoolSettings(BaseSettings):
 
     Example:
         settings = PoolSettings.load(file="aiopool.yaml", pool="mail", timeout="30s")
-        async with Pool.from_settings(settings) as pool:
+        async with settings.create_pool() as pool:
             ...
     """
 
@@ -171,7 +171,7 @@ class PoolSettings(BaseSettings):
 
         Example:
             settings = PoolSettings.load_all("aiopool.yaml")
-            mail, web = Pool.from_settings(settings["mail"]), Pool.from_settings(settings["web"])
+            mail, web = settings["mail"].create_pool(), settings["web"].create_pool()
         """
         sources = cls._sources(file, None, env_file, environ, values)
         return {name: made for name, made in cls._each(sources, sources.pools).items() if name is not None}
@@ -245,11 +245,19 @@ class PoolSettings(BaseSettings):
 
     # -- using -------------------------------------------------------------------------------------------------------
 
-    def to_arguments(self) -> dict[str, Any]:
-        """Return the arguments for `Pool(...)`: `Pool(**settings.to_arguments())`.
+    def create_pool(self) -> Pool:
+        """Make a pool of these settings; each call makes another one.
 
         Pools that are made of the same settings share a retry budget, if there is one.
+
+        Example:
+            async with PoolSettings.load("aiopool.yaml", size=4).create_pool() as pool:
+                ...
         """
+        return Pool(**self.to_arguments())
+
+    def to_arguments(self) -> dict[str, Any]:
+        """Return the arguments for `Pool(...)`, as `create_pool` gives them."""
         return {name: getattr(self, name) for name in self._schema}
 
     def to_dict(self) -> dict[str, Any]:

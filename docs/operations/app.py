@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from aiopool import HealthReport, Pool, QueueFullError
+from aiopool import HealthReport, QueueFullError
+from aiopool.settings import PoolSettings
 
-pool = Pool.from_settings(name="web")  # AIOPOOL_SIZE, AIOPOOL_SHUTDOWN_TIMEOUT, ...
+pool = PoolSettings(name="web").create_pool()  # AIOPOOL_SIZE, AIOPOOL_SHUTDOWN_TIMEOUT, ...
 
 
 async def handle(order: int) -> None:
