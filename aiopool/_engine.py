@@ -64,6 +64,10 @@ TRIM = 100
 # more for each.
 MOMENT = 0.0001
 
+# So deep a cancel goes, the event loop's part of it included. If the stack ended on the way, asyncio would lose the
+# wake-up of whoever waits for the job: a job that is cancelled from a recursion too deep is not cancelled at all.
+CANCEL_FRAMES = 24
+
 SCHEDULED, QUEUED, RUNNING = JobStatus.SCHEDULED, JobStatus.QUEUED, JobStatus.RUNNING
 SUCCEEDED, FAILED = JobStatus.SUCCEEDED, JobStatus.FAILED
 TIMED_OUT, CANCELLED = JobStatus.TIMED_OUT, JobStatus.CANCELLED
@@ -661,6 +665,7 @@ class Engine:
             return True
         if job._finished_at is not None:
             return False
+        _need_frames(CANCEL_FRAMES)
         if job._status is RUNNING:
             extra = job._more()
             if extra.stop is not None:
@@ -862,6 +867,12 @@ class Engine:
             return
         job._more().timeout = seconds
         self.watch(job._place, math.inf if seconds is None else self.now() + seconds)
+
+
+def _need_frames(count: int) -> None:
+    """Raise `RecursionError` if the stack has no room for so many frames more."""
+    if count:
+        _need_frames(count - 1)
 
 
 def _nobody() -> None:

@@ -156,7 +156,9 @@ class Group(Submitter, Claim):
             if not is_kind(error, JobCancelledError):
                 self._errors.append(error)
                 if self._on_error == "cancel":
+                    self.let_go(job)  # first: whatever becomes of the others, nobody waits for this one
                     self._fail()
+                    return
         self.let_go(job)
 
     def let_go(self, job: Job[Any]) -> None:

@@ -17,6 +17,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast, final
 
@@ -307,9 +308,9 @@ class MapStream(Claim, Generic[R_co]):
         if not isinstance(self._source, AsyncIterator):
             await self._enter_when_room(engine, self._source)
         elif self._feeder is None:
-            self._feeder = engine.runtime.loop.create_task(
-                self._feed_from(engine, self._source), name=f"{self._home.name}-map-{self._plan.name}"
-            )
+            name = f"{self._home.name}-map-{self._plan.name}"
+            # In the consumer's context: the source is his.
+            self._feeder = engine.runtime.task(self._feed_from(engine, self._source), name, copy_context())
 
     async def _enter_when_room(self, engine: Engine, source: Iterator[Any]) -> None:
         """Wait for room with the next item: the pool is full of other people's jobs."""

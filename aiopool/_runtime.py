@@ -64,10 +64,13 @@ class Runtime:
         """Whether the caller is in the loop's own thread."""
         return threading.get_ident() == self.thread
 
-    def task(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Start a task of the pool itself, in an empty context."""
-        # One of its own: an eager task factory enters it at once, and the caller may be inside `self.context`.
-        context = contextvars.Context()
+    def task(
+        self, coroutine: Coroutine[Any, Any, Any], name: str, context: contextvars.Context | None = None
+    ) -> asyncio.Task[Any]:
+        """Start a task of the pool itself, in an empty context if no other is given."""
+        if context is None:
+            # One of its own: an eager task factory enters it at once, and the caller may be inside `self.context`.
+            context = contextvars.Context()
         try:
             return self.loop.create_task(coroutine, name=name, context=context)
         except Exception:

@@ -309,7 +309,11 @@ class ScopeWorker(Worker):
             if in_loop() is None:  # between two runs of the loop; anyio needs a running one
                 self.engine.runtime.soon(scope.cancel, stop.reason)
             else:
-                scope.cancel(stop.reason)
+                try:
+                    scope.cancel(stop.reason)
+                except Exception:  # it could not arrange to tell the job again in each turn
+                    assert self._host is not None
+                    self._host.cancel(stop.reason)
 
     def has_leaked(self) -> bool:
         """Whether the job has leaked, and stands in no scope of its own, which would be left in the wrong order."""

@@ -180,8 +180,8 @@ class Worker(Hand, ABC):
         if job._plan.offload:
             self._stop_thread(job, stop, now)
             return
+        self.engine.watch(self, now + self.engine.cancel_grace)  # first: told or not, it will be looked at
         self.tell(stop)
-        self.engine.watch(self, now + self.engine.cancel_grace)
 
     def due(self) -> float:
         """Return when the running attempt is to be looked at.

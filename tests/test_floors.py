@@ -66,7 +66,7 @@ FLOORS = [
     "testing._loop cli._source cli._target instrumentation",
     "testing._runner cli._results",
     "instrumentation.logging instrumentation.opentelemetry instrumentation.prometheus instrumentation.system",
-    "testing._explore testing._leaks testing._waiting cli._work",
+    "testing._explore testing._failing testing._leaks testing._waiting cli._work",
     "testing cli._map cli._settings",
     "pytest_plugin cli._app",
     "cli",

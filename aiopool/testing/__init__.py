@@ -1,4 +1,4 @@
-"""A test kit for code that runs on asyncio: virtual time, seeded schedules, order without sleeping, leaks.
+"""A test kit for code on asyncio: virtual time, seeded schedules, failing calls, order without sleeping, leaks.
 
 Usable without pytest and without a pool; it needs nothing but the standard library. The pytest fixtures are
 in `aiopool.pytest_plugin`.
@@ -7,6 +7,8 @@ in `aiopool.pytest_plugin`.
   is an error that says where.
 - `advance`, `settle`: steer the virtual clock from inside the test.
 - `explore`: run a scenario under many schedules; a failure names the seed that brings it back.
+- `fail_calls`: run a scenario once for each call of the loop or a thread that can fail, and let that one fail;
+  `FailingCall` does it for a single call.
 - `Sequencer`, `wait_until`: force an order, wait for a condition.
 - `assert_no_leaks`: tasks, timers, threads, signal handlers as before.
 
@@ -18,6 +20,7 @@ use `offload="leap"`, or the real clock. A schedule with threads or I/O in it is
 """
 
 from ._explore import DELAYS, Exploration, explore
+from ._failing import CALLS, ERRORS, FailedCalls, FailingCall, fail_calls
 from ._leaks import LeakError, assert_no_leaks
 from ._loop import VirtualLoop
 from ._parts import DeadlockError, SpinError
@@ -25,9 +28,13 @@ from ._runner import VirtualRunner, advance, run_virtual, settle
 from ._waiting import Sequencer, wait_until
 
 __all__ = [
+    "CALLS",
     "DELAYS",
+    "ERRORS",
     "DeadlockError",
     "Exploration",
+    "FailedCalls",
+    "FailingCall",
     "LeakError",
     "Sequencer",
     "SpinError",
@@ -36,6 +43,7 @@ __all__ = [
     "advance",
     "assert_no_leaks",
     "explore",
+    "fail_calls",
     "run_virtual",
     "settle",
     "wait_until",

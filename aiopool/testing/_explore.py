@@ -7,7 +7,6 @@ in one line that brings it back.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import random
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 from ._loop import LoopOptions, VirtualLoop
-from ._report import describe_callback
+from ._report import describe_callback, takes_argument
 from ._runner import VirtualRunner
 from ._schedule import Mode
 
@@ -151,9 +150,7 @@ def _run(
 
 
 def _call(scenario: Callable[..., Coroutine[Any, Any, object]], seed: int) -> Coroutine[Any, Any, object]:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    wanted = [p for p in inspect.signature(scenario).parameters.values() if p.kind in kinds and p.default is p.empty]
-    if not wanted:
+    if not takes_argument(scenario):
         return scenario()
     # Not the generator of the schedule: a choice of the scenario must not shift the schedule.
     return scenario(random.Random(f"workload {seed}"))  # noqa: S311 - delays are no secret

@@ -23,6 +23,7 @@ __all__ = [
     "describe_tasks",
     "held_text",
     "spin_text",
+    "takes_argument",
     "task_title",
 ]
 
@@ -43,6 +44,12 @@ def task_title(task: asyncio.Task[Any]) -> str:
     """Return the name of the function that the task runs: the same text in every run."""
     coroutine = task.get_coro()
     return getattr(coroutine, "__qualname__", None) or type(coroutine).__name__
+
+
+def takes_argument(scenario: Callable[..., object]) -> bool:
+    """Whether a scenario asks for an argument."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in kinds and p.default is p.empty for p in inspect.signature(scenario).parameters.values())
 
 
 def describe_callback(callback: object) -> str:

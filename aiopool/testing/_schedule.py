@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-__all__ = ["ChaosReady", "FifoReady", "Mode", "Ready", "TasksReady", "owner", "ready_queue"]
+__all__ = ["ChaosReady", "FifoReady", "Mode", "Ready", "TasksReady", "owner", "ready_queue", "resumed"]
 
 Mode = Literal["fifo", "tasks", "chaos"]
 Taken = Callable[[asyncio.Handle], None]
@@ -38,11 +38,15 @@ _RESUMES = frozenset({None, "task_wakeup", "__step", "__wakeup"})
 
 
 def owner(handle: asyncio.Handle) -> asyncio.Task[Any] | None:
-    """Return the task that `handle` will resume, or None for any other callback.
+    """Return the task that `handle` will resume, or None for any other callback."""
+    return resumed(handle._callback)  # type: ignore[attr-defined]  # no public way to ask
+
+
+def resumed(callback: object) -> asyncio.Task[Any] | None:
+    """Return the task that `callback` resumes, or None.
 
     `loop.call_soon(task.cancel)` is bound to a task too, yet it is a callback like any other.
     """
-    callback = handle._callback  # type: ignore[attr-defined]  # no public way to ask
     task = getattr(callback, "__self__", None)
     if isinstance(task, asyncio.Task) and getattr(callback, "__name__", None) in _RESUMES:
         return task
