@@ -14,19 +14,26 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import contenders, probes, steady, threads  # noqa: F401 - the last two register themselves
-from benchmarks.workloads import WORKLOADS
+from benchmarks import contenders, probes, requests, steady, threads  # noqa: F401 - the last two register themselves
+from benchmarks.workloads import WORKLOADS, Function
 
 WARM_UP = 500
 """Jobs before the clock starts: enough for the specialising interpreter and for lazy imports."""
 
 
-def measure_cell(suite: str, contender: str, workload: str, concurrency: int, count: int) -> dict[str, Any]:
-    """Run one contender once and return its CPU and wall time in seconds."""
+def measure_cell(
+    suite: str, contender: str, workload: str, concurrency: int, count: int, address: str | None = None
+) -> dict[str, Any]:
+    """Run one contender once and return its CPU and wall time in seconds; `address` is that of a server."""
     entry = contenders.find(suite, contender)
-    function = WORKLOADS[workload]
 
     async def main() -> dict[str, Any]:
+        if address is None:
+            return await measure(WORKLOADS[workload])
+        async with requests.CLIENTS[workload].open(address, concurrency) as function:
+            return await measure(function)
+
+    async def measure(function: Function) -> dict[str, Any]:
         await entry.run(function, min(WARM_UP, count), concurrency)
         gc.collect()
         wall, cpu = time.perf_counter(), time.process_time()

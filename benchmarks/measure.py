@@ -6,6 +6,7 @@ where both sides met the same machine, and only then the median over the rounds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contenders, steady, threads  # noqa: F401 - the last two register themselves
+from benchmarks import contenders, requests, servers, steady, threads  # noqa: F401 - the last two register themselves
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD_TIMEOUT = 100.0
@@ -54,6 +55,10 @@ class Cell:
     def key(self) -> str:
         """How `--only` finds this cell."""
         return f"{self.suite}/{self.workload}/{self.concurrency}/{self.count}"
+
+    def missing(self) -> str | None:
+        """Say why this cell cannot be measured here, or None."""
+        return requests.CLIENTS[self.workload].missing() if self.suite == requests.SUITE else None
 
     def contenders(self) -> list[contenders.Contender]:
         """Return the contenders of this cell in the order of the tables."""
@@ -120,12 +125,36 @@ def rotated(names: list[str], turn: int) -> list[str]:
 
 def run_cells(cells: list[Cell], rounds: int, progress: Progress, *, uvloop: bool = False) -> list[CellResult]:
     """Run all cells `rounds` times, interleaved; a contender that fails once is left out with its error."""
+    with contextlib.ExitStack() as stack:
+        return _run_cells(cells, rounds, progress, _Servers(stack), uvloop=uvloop)
+
+
+class _Servers:
+    """The servers of a run: each is started when it is first needed, and ends with the run."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._addresses: dict[str, str] = {}
+
+    def address(self, cell: Cell) -> str | None:
+        """Return where the server of a cell listens; None: it needs none."""
+        if cell.suite != requests.SUITE:
+            return None
+        name = requests.CLIENTS[cell.workload].server
+        if name not in self._addresses:
+            self._addresses[name] = self._stack.enter_context(servers.SERVERS[name]())
+        return self._addresses[name]
+
+
+def _run_cells(
+    cells: list[Cell], rounds: int, progress: Progress, running: _Servers, *, uvloop: bool
+) -> list[CellResult]:
     results = [CellResult(cell) for cell in cells]
     entries: list[dict[str, contenders.Contender]] = []
     for result in results:
         able: dict[str, contenders.Contender] = {}
         for entry in result.cell.contenders():
-            if reason := entry.missing():
+            if reason := entry.missing() or result.cell.missing():
                 result.skipped[entry.name] = reason
             else:
                 able[entry.name] = entry
@@ -135,14 +164,14 @@ def run_cells(cells: list[Cell], rounds: int, progress: Progress, *, uvloop: boo
             for name in rotated(list(able), turn):
                 if name not in result.failed:
                     progress(f"round {turn + 1}/{rounds}  {result.cell.key}  {name}")
-                    _measure(result, able[name], uvloop)
+                    _measure(result, able[name], uvloop, running.address(result.cell))
     for result in results:
         for name in result.failed:
             result.samples.pop(name, None)
     return results
 
 
-def _measure(result: CellResult, entry: contenders.Contender, uvloop: bool) -> None:
+def _measure(result: CellResult, entry: contenders.Contender, uvloop: bool, address: str | None) -> None:
     cell = result.cell
     count = max(cell.count // entry.share, min(cell.count, 100))
     order = {
@@ -152,6 +181,7 @@ def _measure(result: CellResult, entry: contenders.Contender, uvloop: bool) -> N
         "concurrency": cell.concurrency,
         "count": count,
         "uvloop": uvloop,
+        "address": address,
     }
     try:
         measured = run_child(order)

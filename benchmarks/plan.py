@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import contenders
+from benchmarks import contenders, requests
 from benchmarks.contenders import CREATE_TASK, EXECUTOR, GATHER, HAND, MAP_SCOPE, MAP_TASK, SCOPE, TASK
 from benchmarks.measure import Cell
 
@@ -15,6 +15,7 @@ def all_cells() -> list[Cell]:
     """Return the whole matrix: about three minutes a round on two slow cores."""
     at_a_million = (TASK, SCOPE, HAND, GATHER, "aiojobs", "asyncio-pool")
     return [
+        *request_cells(),
         *(
             Cell("burst", workload, concurrency, count)
             for concurrency in (100, 10, 1_000)
@@ -28,11 +29,17 @@ def all_cells() -> list[Cell]:
     ]
 
 
+def request_cells() -> list[Cell]:
+    """Return what most jobs do: requests."""
+    return [Cell(requests.SUITE, name, 100, client.count) for name, client in requests.CLIENTS.items()]
+
+
 def target_cells() -> list[Cell]:
     """Return the cells about which a promise is made, with those who stand in a promise."""
     published = {entry.name for entry in contenders.of_suite("burst") if entry.published}
     names = (TASK, SCOPE, MAP_TASK, MAP_SCOPE, HAND, CREATE_TASK, GATHER, *sorted(published))
     return [
+        *request_cells(),
         *(Cell("burst", workload, 100, count, names) for workload, count in COUNTS.items()),
         *(Cell("steady", workload, 100, count, names) for workload, count in COUNTS.items()),
         Cell("threads", BLOCKING, THREADS, 5_000, (TASK, SCOPE, EXECUTOR)),
@@ -42,6 +49,7 @@ def target_cells() -> list[Cell]:
 def quick_cells() -> list[Cell]:
     """Return one tiny cell of each suite, with every contender."""
     return [
+        *(Cell(requests.SUITE, client, 10, 50, (TASK, SCOPE, GATHER)) for client in requests.CLIENTS),
         Cell("burst", "no-op", 10, 200),
         Cell("burst", "sleep(1 ms)", 10, 50, (TASK, SCOPE, HAND, GATHER)),
         Cell("steady", "no-op", 10, 200),

@@ -15,9 +15,20 @@ from benchmarks.scenarios import TITLES, WATCHING, ScenarioResult
 from benchmarks.steady import OUTSTANDING
 from benchmarks.targets import Verdict
 
-BASELINES = {"burst": GATHER, "steady": GATHER, "threads": EXECUTOR}
+BASELINES = {"requests": GATHER, "burst": GATHER, "steady": GATHER, "threads": EXECUTOR}
 _UNITS = {"count": "jobs"}
-COMPARED = ("aiojobs", "asyncio-pool", "asyncio-taskpool", "aiometer", "anyio", "uvloop")
+COMPARED = (
+    "aiohttp",
+    "httpx",
+    "redis",
+    "asyncpg",
+    "aiojobs",
+    "asyncio-pool",
+    "asyncio-taskpool",
+    "aiometer",
+    "anyio",
+    "uvloop",
+)
 WATCHERS = ("prometheus-client", "structlog", "opentelemetry-sdk", "psutil")
 PACKAGES = (*COMPARED, *WATCHERS)
 DOWN = ("options", *WATCHING)
@@ -66,6 +77,8 @@ def header(rounds: int, uvloop: bool) -> str:
 def _subtitle(suite: str, concurrency: int, count: int | None) -> str:
     if suite == "steady":
         what = f"Steady state: {OUTSTANDING:,} jobs outstanding, at most {concurrency} at a time"
+    elif suite == "requests":
+        what = f"Requests to a server on this machine, {concurrency} at once"
     elif suite == "threads":
         what = f"Blocking functions in threads, {concurrency} in flight"
     else:
