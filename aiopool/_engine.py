@@ -216,7 +216,9 @@ class Engine:
         job = make_job(function, args, plan, sequence, self.moment, claim)
         job._place = None
         # With fewer jobs than may wait there is room.
-        if not plan.direct or (len(self.jobs) >= self.room.limit and self.room.full()):
+        if not plan.direct or (
+            len(self.jobs) >= self.room.limit and (self.room.full() or not self.room.open_to_caller())
+        ):
             return job
         if plan.plain:
             if not self._nudged and self.active < self.slots:
@@ -489,7 +491,7 @@ class Engine:
     def set_slots(self, size: int | None = None, *, paused: bool | None = None) -> None:
         """Change the size, or pause; running jobs go on. A closing pool cannot be held: to leave is to finish."""
         before = self.size, self.paused
-        closing = self.room.closed
+        closing = self.room.restricted
         if size is not None:
             self.size = max(size, 1) if closing else size
         if paused is not None:
@@ -516,7 +518,7 @@ class Engine:
 
     def pause_group(self, name: str) -> None:
         """Let no job of a group start; as `set_slots`, not while the pool is closing."""
-        if not self.room.closed:
+        if not self.room.restricted:
             self.labels.pause(name)
 
     def resume_group(self, name: str) -> None:
@@ -648,6 +650,20 @@ class Engine:
         if listeners:
             listeners.ended(job, worker, now, awaited=awaited)
 
+    def when_ended(self, job: Job[Any]) -> asyncio.Future[None] | None:
+        """Return a future for the moment at which no line of a job will run any more, or it leaked; None: that is so.
+
+        For a job that was told to stop, or waits.
+        """
+        extra = job._extra
+        if extra is None or extra.leaked or (job._finished_at is not None and not extra.late):
+            return None
+        future: asyncio.Future[None] = self.runtime.loop.create_future()
+        if extra.ended is None:
+            extra.ended = []
+        extra.ended.append(future)
+        return future
+
     def _tell_ended(self, extra: JobExtra) -> None:
         for future in extra.ended or ():
             if not future.done():
@@ -776,6 +792,21 @@ class Engine:
 
     # -- what would not end --------------------------------------------------------------------------------------
 
+    def begin_stopping(self, grace: float | None) -> float:
+        """No attempt follows those under way, and a job has `grace` seconds in all to stop; return them."""
+        self.last_attempts = True
+        if grace is not None:
+            self.cancel_grace = grace / 2  # a job is told twice
+        return 2 * self.cancel_grace
+
+    def abandon(self, hand: Hand, job: Job[Any], now: float) -> None:
+        """Call a job leaked that was told to stop and did not end within its grace; it may have been left behind."""
+        extra = job._more()
+        if not extra.late:
+            self.leave_behind(hand, job, leaked=True, now=now)
+        elif not extra.leaked:
+            self.mark_leaked(hand, job)
+
     def leave_behind(self, hand: Hand, job: Job[Any], *, leaked: bool, now: float) -> None:
         """Release a job's waiters although its code still runs; it keeps its slot until it really ends.
 
@@ -841,6 +872,10 @@ class Engine:
     def someone_outside(self) -> bool:
         """Whether somebody waits for room."""
         return bool(self.room.waiting)
+
+    def is_own(self, job: Job[Any] | None) -> bool:
+        """Whether this is a job of the pool that has not finished."""
+        return job is not None and job._plan.owner is self.owner and job._finished_at is None
 
     def running(self) -> int:
         """How many jobs run."""

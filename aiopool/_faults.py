@@ -101,8 +101,9 @@ def log_fault(
     *args: object,
     error: BaseException | None = None,
     fields: Mapping[str, Any] | None = None,
+    level: int = logging.ERROR,
 ) -> None:
-    """Log at `ERROR`, with the traceback of `error`; never raise, whatever the objects and the handlers do.
+    """Log, with the traceback of `error`; never raise, whatever the objects and the handlers do.
 
     Each of `args` that is no text and no number is described here: a handler would lose the whole line to a `__repr__`
     that raises. If a handler raises, the fault and the handler's own go to stderr.
@@ -114,7 +115,7 @@ def log_fault(
         text, trace = f"{text}\n%s", None
         words.append(_frames(error))
     try:
-        logger.error(text, *words, exc_info=trace, extra=fields)
+        logger.log(level, text, *words, exc_info=trace, extra=fields)
     except BaseException as broken:
         # Each by itself: what cannot be printed must not hide the others.
         _to_stderr(text % tuple(words))

@@ -105,13 +105,16 @@ class Home:
         )
 
     def check_accepting(self, job: Job[Any] | None = None) -> None:
-        """Raise if the pool takes no jobs any more."""
-        if self.status is not PoolStatus.OPEN:
-            what = "takes no more jobs" if job is None else f"took {job!r} no more"
-            raise PoolClosedError(
-                f"pool {self.name!r} is {self.status}: it {what}. Submit before the `async with` block "
-                "ends, or `await pool.join()` first"
-            ) from self.failure
+        """Raise if the caller may not submit any more; see `_room.py`."""
+        if self.status is PoolStatus.OPEN or (
+            self.status is PoolStatus.CLOSING and self._books().room.open_to_caller()
+        ):
+            return
+        what = "takes no more jobs" if job is None else f"took {job!r} no more"
+        raise PoolClosedError(
+            f"pool {self.name!r} is {self.status}: it {what}. Submit before the `async with` block "
+            "ends, or `await pool.join()` first"
+        ) from self.failure
 
     # -- what a job asks of its owner ----------------------------------------------------------------------------
 
@@ -149,11 +152,6 @@ class Home:
         engine = self.engine
         assert engine is not None
         engine.cancel(job, reason)
-        extra = job._extra
-        if extra is None or extra.leaked or (job._finished_at is not None and not extra.late):
-            return
-        future: asyncio.Future[None] = engine.runtime.loop.create_future()
-        if extra.ended is None:
-            extra.ended = []
-        extra.ended.append(future)
-        await engine.loans.wait_for(future)
+        ended = engine.when_ended(job)
+        if ended is not None:
+            await engine.loans.wait_for(ended)

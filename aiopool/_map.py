@@ -258,7 +258,8 @@ class MapStream(Claim, Generic[R_co]):
             self._fill_at_once(engine, source, place)
             return True
         for _ in range(place):
-            if len(engine.jobs) >= engine.room.limit and engine.room.full():
+            room = engine.room
+            if len(engine.jobs) >= room.limit and (room.full() or not room.open_to_caller()):
                 return self._between > 0
             try:
                 item = next(source)

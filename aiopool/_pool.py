@@ -12,9 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import sys
 import warnings
-import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
@@ -31,7 +29,7 @@ from aiopool._options import DEFAULTS, MAX_SIZE, JobOptions, Overflow, Priority,
 from aiopool._restart import Restart
 from aiopool._retry import Retry
 from aiopool._runtime import Runtime, shield
-from aiopool._shutdown import OnShutdown, Shutdown, ShutdownReport, only, resume_all
+from aiopool._shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._signals import SignalWatch, enlist
 from aiopool._statistics import Statistics
 from aiopool._status import JobStatus, PoolStatus
@@ -83,7 +81,8 @@ class Pool(Submitter):
 
     Three promises. The limit you set is the number of jobs running: after time limits, cancels, threads that
     do not end and resizes too. The order you set is the order they start: by priority, then first come first served,
-    through cancels and retries. Shutdown ends when you said, whatever the jobs do, and says what it had to leave.
+    through cancels and retries. Shutdown ends when you said, whatever the jobs do, and says what it had to leave. (A
+    job that ignores its cancel is left behind; but `asyncio.run()`, unlike `aiopool.run()`, waits for it.)
 
     Making a pool binds to no loop, installs nothing and starts nothing; `async with` opens it. It may be opened in
     one task and closed in another, and opened again after it was closed, in the same loop or another.
@@ -108,7 +107,9 @@ class Pool(Submitter):
         max_threads: how many plain functions may run in threads at once; `size` by default.
         restart: how often workers may crash before the pool gives up.
         handle_signals: shut down at the first SIGINT or SIGTERM, cancel at the second, exit at the third.
-        shutdown_timeout: seconds for `shutdown()` without a `timeout`; None: as long as the jobs take.
+        shutdown_timeout: seconds that jobs have to finish when the pool is left or shut down; then they are cancelled.
+            The whole end takes this, a grace (twice `cancel_grace`) and a second for callbacks. None: as long as the
+            jobs take.
         metrics: count and time jobs by their names from the opening on; see `measure`.
         logs, log_level: not `"silent"`: the opening calls `configure_logging(log_level, renderer=logs)`, for the whole
             program.
@@ -260,12 +261,11 @@ class Pool(Submitter):
             isolation=self._isolation,
             restart=self._restart,
             name=home.name,
-            on_give_up=_weak(self._give_up),
+            on_give_up=self._give_up,
         )
         supervisors.append(supervisor)
         engine.spawn = supervisor.spawn
-        engine.on_fatal = _weak(self._on_fatal)
-        _open.add(home)
+        engine.on_fatal = self._on_fatal
         self._closing = self._shutdown = self._report = self._fatal = None
         self._health.opened(runtime.now())
         home.opened(engine, supervisor)
@@ -277,21 +277,14 @@ class Pool(Submitter):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave: normally, when all work is done; by an exception, by cancelling it. Bounded, also when cancelled.
+        """Leave, by a shutdown that begins at once: see `shutdown`.
 
-        A pool that is paused, or of size 0, goes on: to leave is to finish.
+        Normally it lets the work finish, for at most `shutdown_timeout` seconds, what jobs submit meanwhile included;
+        by an exception, and if the caller is cancelled, it cancels the jobs. A pool that is paused, or of size 0, goes
+        on, and cannot be held any more: to leave is to finish.
         """
         home = self._home
         if kind is None:
-            if home.status is PoolStatus.OPEN:
-                assert home.engine is not None
-                assert home.supervisor is not None
-                resume_all(home.engine)  # to leave is to finish
-            try:
-                await self.join()
-            except asyncio.CancelledError:
-                await self._close(timeout=0)
-                raise
             await self._close(timeout=self._shutdown_timeout)
             if home.failure is not None:
                 raise home.failure
@@ -351,15 +344,21 @@ class Pool(Submitter):
     ) -> ShutdownReport:
         """End the pool within a time that you set, and report what was left.
 
-        No job is taken any more. Jobs run to their end until `timeout` is over; then they are cancelled, and have
-        `grace` to end; what has not ended by then is named in the report, and its waiters are released. Then
-        callbacks run (`on_shutdown`), each within its own limit. Calling it again, from anywhere, also from inside a
-        job, joins the shutdown under way, and can only make it hurry. The job that calls it is not waited for.
+        From now on only the pool's own jobs may submit. Jobs run to their end until `timeout` is over, with those that
+        they submit meanwhile. Then nobody may submit; what is left is cancelled, and has `grace` to end; what has not
+        ended by then is *leaked*: it is named in the report, and its waiters are released. Then the callbacks of
+        `on_shutdown` run, all at once, in what is left of `timeout` and one second more.
+
+        A leaked job goes on in its task. The pool is closed without it, but `asyncio.run()`, which waits for every task
+        without a limit, is not left before the job ends. `aiopool.run()` is.
+
+        Calling it again, from anywhere, also from inside a job, joins the shutdown under way, and can only make it
+        hurry. The job that calls it is not waited for.
 
         Args:
             timeout: seconds for jobs to finish; `shutdown_timeout` of the pool by default; 0 cancels at once.
             grace: seconds for cancelled jobs to end; twice `cancel_grace` by default.
-            cancel_pending: cancel at once what has not started.
+            cancel_pending: cancel at once what has not started, and refuse what the pool's own jobs submit.
 
         Returns:
             The report; the same one to all callers.
@@ -398,34 +397,34 @@ class Pool(Submitter):
                 self._home.supervisor,
                 self._bridge,
                 self._callbacks,
-                callback_timeout=CALLBACK_TIMEOUT,
+                self._home.name,
             )
             self._home.status = PoolStatus.CLOSING
-            _open.add(self)
         caller = running_job.get()
         if caller is not None and caller._plan.owner is self._home and caller._finished_at is None:
             self._shutdown.called_by(caller)
-        self._shutdown.hurry(timeout, grace)
+        self._shutdown.hurry(timeout, grace, cancel_pending=cancel_pending)
         if self._closing is None:
             self._home.listeners.closing(timeout)
-            self._closing = engine.runtime.task(self._end(cancel_pending), f"{self._home.name}-shutdown")
+            self._closing = engine.runtime.task(self._end(self._shutdown), f"{self._home.name}-shutdown")
         return self._closing
 
-    async def _end(self, cancel_pending: bool) -> ShutdownReport:
-        assert self._shutdown is not None
+    async def _end(self, shutdown: Shutdown) -> ShutdownReport:
         try:
-            self._report = await self._shutdown.run(cancel_pending=cancel_pending)
+            self._report = await shutdown.run()
             return self._report
         finally:
-            _open.difference_update((self, self._home))
             if self._signals is not None:
                 self._signals.restore()
             self._home.closed(len(self._report.leaked) if self._report else 0)
 
     def on_shutdown(self, callback: OnShutdown) -> OnShutdown:
-        """Have `callback()` called (and awaited, if it is asynchronous) at the end of the shutdown; last in, first out.
+        """Have `callback()` called (and awaited, if it is asynchronous) at the end of the shutdown.
 
-        Each has 5 seconds. One that fails or is late is named in the report, and does not stop the others.
+        All callbacks run at once, begun last in first out. They share what is left of the shutdown's `timeout` and one
+        second more; without a timeout they have five seconds. One that fails, or is late and cancelled, does not stop
+        the others: it is logged, named in the report, and makes `aiopool.run` exit with 1.
+
         Usable as a decorator; `remove_on_shutdown` takes it back.
 
         Example:
@@ -838,16 +837,11 @@ class Pool(Submitter):
         doing = "" if engine is None else f" {engine.running()} running, {engine.queued()} queued"
         return f"<Pool {self.name!r} {self.status} size {self.size}{doing}>"
 
-    def __del__(self) -> None:
-        home = getattr(self, "_home", None)
-        if _open is None or sys.is_finalizing():  # the interpreter is going down, and may have emptied this module
-            return
-        if home is not None and home.status is PoolStatus.OPEN:
-            try:
-                home.engine.runtime.loop.call_soon_threadsafe(self._dropped)
-            except RuntimeError:  # the loop is closed: nothing of the pool can run any more
-                _open.discard(home)
-            warnings.warn(
+    # The defaults are there also when the interpreter goes down, and has emptied this module.
+    def __del__(self, _warn: Callable[..., None] = warnings.warn, _open: PoolStatus = PoolStatus.OPEN) -> None:
+        home = getattr(self, "_home", None)  # __init__ may have raised
+        if home is not None and home.status is _open:
+            _warn(
                 f"pool {home.name!r} was dropped while it was open: write `async with Pool(...)`, or "
                 "`await pool.shutdown()`",
                 ResourceWarning,
@@ -855,35 +849,9 @@ class Pool(Submitter):
                 stacklevel=2,
             )
 
-    def _dropped(self) -> None:
-        """Close a pool that nobody can close any more: what was handed in runs to its end, then the workers end."""
-        assert self._home.supervisor is not None
-        self._engine("shutdown").on_fatal = self._on_fatal  # the weak ones may be dead
-        self._home.supervisor.on_give_up = self._give_up
-        self._start_shutdown(timeout=self._shutdown_timeout, grace=None, cancel_pending=False)
-
-
-# The workers of a pool do not refer to it, so that it can be dropped; but neither must they be garbage then, or asyncio
-# would complain of each of them. An open pool is here by its home, and one that is closing by itself.
-_open: set[Home | Pool] = set()
-
-
-def _weak(method: Callable[[BaseException], object]) -> Callable[[BaseException], None]:
-    """Return a function that calls a method of an object while that exists, and does not keep it."""
-    reference = weakref.WeakMethod(method)
-
-    def call(error: BaseException) -> None:
-        live = reference()
-        if live is not None:
-            live(error)
-
-    return call
-
 
 # What may be asked from any thread.
 _READERS = frozenset(("get_job", "health", "jobs", "metrics", "statistics"))
-# Seconds for each callback of `on_shutdown`: half of a container's usual ten.
-CALLBACK_TIMEOUT = 5.0
 
 
 def _survey(home: Home) -> Survey:

@@ -6,6 +6,10 @@ line, and may start, only when its submitter has heard: until then its place is 
 in between withdraws a job that has not begun.
 
 Invariant: first come, first served. While somebody waits outside, nobody else gets in.
+
+From the moment at which the pool is left only its *own jobs* may submit (`restrict`). A submission is one of theirs if
+the current job, that of the task, of the tasks that it starts, and of the thread, is a job of this pool that has not
+finished. Later nobody may (`close`).
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, final
 
-from aiopool._job import Job
+from aiopool._job import Job, running_job
 from aiopool._joiners import Joiners
 from aiopool._loans import Loans
 from aiopool._runtime import Runtime
@@ -75,37 +79,49 @@ class Books(Protocol):
         """Let another job have the id."""
         ...
 
+    def is_own(self, job: Job[Any] | None) -> bool:
+        """Whether this is a job of the pool that has not finished."""
+        ...
+
 
 @final
 class Room:
     """Who waits outside; see the module.
 
     Attributes:
-        limit: so many jobs may wait for a worker, beside those for which one is free; below 0: the doors are closed.
+        capacity: so many jobs may wait for a worker, beside those for which one is free.
+        limit: the same while everybody may submit, else below 0: with fewer live jobs than this no question is asked.
+        closed: nobody may submit, the pool's own jobs neither.
         waiting: the jobs outside, and through what their submitters hear of them.
         entering: how many jobs were taken in, and their submitters have not heard.
     """
 
-    __slots__ = ("_books", "entering", "limit", "waiting")
+    __slots__ = ("_books", "capacity", "closed", "entering", "limit", "waiting")
 
     def __init__(self, books: Books, limit: int | None) -> None:
         self._books = books
-        self.limit: float = math.inf if limit is None else limit
+        self.capacity: float = math.inf if limit is None else limit
+        self.limit = self.capacity
+        self.closed = False
         self.waiting: OrderedDict[Job[Any], asyncio.Future[None]] = OrderedDict()
         self.entering = 0
 
     @property
-    def closed(self) -> bool:
-        """Whether the doors are closed."""
+    def restricted(self) -> bool:
+        """Whether only the pool's own jobs may submit, if anybody may."""
         return self.limit < 0
 
+    def open_to_caller(self) -> bool:
+        """Whether the caller may submit: everybody, the pool's own jobs, or nobody."""
+        return not self.restricted or (not self.closed and self._books.is_own(running_job.get()))
+
     def full(self) -> bool:
-        """Whether a job would have to wait outside; always, once the doors are closed."""
+        """Whether a job would have to wait outside."""
         return bool(self.waiting) or not self._has_place()
 
     def _has_place(self) -> bool:
         books = self._books
-        return books.queued() < self.limit + max(0, books.slots - books.active)
+        return books.queued() < self.capacity + max(0, books.slots - books.active)
 
     async def wait(self, job: Job[Any]) -> None:
         """Wait outside until a job was taken in. Whoever gives up waiting withdraws it.
@@ -141,11 +157,20 @@ class Room:
                 else:
                     future.set_result(None)
 
-    def close(self) -> None:
-        """Take no more jobs in; who waits gets `PoolClosedError`."""
+    def restrict(self) -> None:
+        """Take no more jobs but those of the pool's own; whoever else waits gets `PoolClosedError`."""
         self.limit = -math.inf
+        self._refuse_closing([job for job in self.waiting if not self._books.is_own(_submitter_of(job))])
+
+    def close(self) -> None:
+        """Take no more jobs in, from nobody; who waits gets `PoolClosedError`."""
+        self.limit = -math.inf
+        self.closed = True
+        self._refuse_closing(list(self.waiting))
+
+    def _refuse_closing(self, jobs: list[Job[Any]]) -> None:
         text = "{} was waiting for room when the pool was shut down: it was not taken in"
-        self._refuse_all(list(self.waiting), lambda job: PoolClosedError(text.format(repr(job))))
+        self._refuse_all(jobs, lambda job: PoolClosedError(text.format(repr(job))))
 
     def withdraw(self, job: Job[Any]) -> None:
         """Forget a job whose submitter has given up waiting; harmless if it has ended."""
@@ -187,6 +212,12 @@ class Room:
         """End a job that waits: its submitter is told, and whoever has found it by its id."""
         future.set_exception(error)
         job._finish(JobStatus.CANCELLED, (error, None), self._books.runtime.now())
+
+
+def _submitter_of(job: Job[Any]) -> Job[Any] | None:
+    """Return the job in whose context a job was submitted."""
+    assert job._context is not None
+    return job._context.get(running_job)
 
 
 def _cancelled(job: Job[Any], reason: str | None) -> JobCancelledError:

@@ -92,7 +92,8 @@ class Submitter:
             The job: await it for its result.
 
         Raises:
-            PoolClosedError: the pool is shutting down, or closed.
+            PoolClosedError: the pool is closed, or being left: then only its own jobs may submit, and those until what
+                is left is cancelled. (Own: `current_job()` here is a job of this pool that has not finished.)
             QueueFullError: there is no room, and the pool's `overflow` policy says not to wait.
             TypeError: `function` is no function; the text shows the line to write instead.
 
@@ -115,10 +116,8 @@ class Submitter:
             engine.check_id(plan.id)
         if self._block is not None:
             await self._block.adopt(job, self._enter_when_room(engine, job))
-        elif engine.room.full():
-            await self._enter_when_room(engine, job)
         else:
-            engine.enter(job)
+            await self._enter_when_room(engine, job)
         return job
 
     @overload
@@ -149,6 +148,7 @@ class Submitter:
             return job  # it is in; a listener may have cancelled it already
         if plan.id is not None:
             engine.check_id(plan.id)
+        self._home.check_accepting(job)
         if engine.room.full():
             self._make_room(engine, job, nowait=True)
         if self._block is not None:
@@ -399,6 +399,7 @@ class Submitter:
     # -- room --------------------------------------------------------------------------------------------------------
 
     async def _enter_when_room(self, engine: Engine, job: Job[Any]) -> None:
+        self._home.check_accepting(job)
         if not engine.room.full() or self._make_room(engine, job, nowait=False):
             engine.enter(job)
             return
@@ -410,7 +411,6 @@ class Submitter:
 
     def _make_room(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
         """Apply the overflow policy: whether there is room now. Raises if the job is refused."""
-        self._home.check_accepting(job)
         policy = self._home.overflow
         if policy == "drop_oldest" or policy == "drop_lowest":
             victim = engine.queue.oldest() if policy == "drop_oldest" else engine.queue.last()
@@ -422,7 +422,7 @@ class Submitter:
         engine.counters.submitted += 1
         engine.counters.rejected += 1
         raise QueueFullError(
-            f"{job!r} was refused: {engine.queued()} jobs are queued (queue_size={engine.room.limit:g}) and "
+            f"{job!r} was refused: {engine.queued()} jobs are queued (queue_size={engine.room.capacity:g}) and "
             f'{engine.active} of {engine.size} slots are taken. Use `await pool.submit(...)` with overflow="wait" to '
             "wait for room"
         )

@@ -15,7 +15,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Generator
-from typing import Any, final
+from typing import final
 
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
@@ -164,10 +164,10 @@ class Supervisor:
         """Return the workers whose jobs still run."""
         return [worker for worker in (*self._tasks, *self._strays) if worker.busy and worker.job is not None]
 
-    async def stop(self) -> None:
-        """End all workers that are at rest; whoever is left behind is abandoned to its task."""
+    def stop(self) -> list[asyncio.Task[None]]:
+        """Have all workers end; return the tasks of those that have no job, and so will end at once."""
         self.closing = True
-        tasks: list[asyncio.Task[Any]] = []
+        tasks: list[asyncio.Task[None]] = []
         for worker, task in list(self._tasks.items()):
             if not worker.busy or worker.job is None:  # or on its way to a job that is gone
                 tasks.append(task)
@@ -179,7 +179,4 @@ class Supervisor:
         for timer in self._restarts.values():
             timer.cancel()
         self._restarts.clear()
-        if tasks:
-            await asyncio.wait(tasks)
-        else:
-            await asyncio.sleep(0)  # callbacks come next: not inside of the call that began the shutdown (eager tasks)
+        return tasks

@@ -87,7 +87,7 @@ def _metrics(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
         queued=queued_by_priority(engine),
         oldest_wait=oldest_wait(engine),
         workers={"idle": len(workers) - busy, "busy": busy, "restarting": home.supervisor.restarting},
-        queue_size=max(0.0, engine.room.limit),
+        queue_size=0.0 if engine.room.closed else engine.room.capacity,
         paused=engine.paused,
         leaked_total=engine.counters.leaked_total,
         loop_lag=0.0 if lag is None else lag.worst(),

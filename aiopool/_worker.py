@@ -39,6 +39,8 @@ INF = math.inf
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict, set})
 # A leaked job is told again this often, in seconds, or once a grace if that is longer.
 SLOW_BEAT = 1.0
+# In place of the stack of a job in a thread.
+IN_A_THREAD = "  (in a thread)"
 
 
 class Worker(Hand, ABC):
@@ -208,15 +210,12 @@ class Worker(Hand, ABC):
         elif job._plan.offload:
             if not job._more().late:
                 self.bridge.abandon(self)
-                engine.leave_behind(self, job, leaked=True, now=now)
-            elif not job.leaked:
-                engine.mark_leaked(self, job)
+            engine.abandon(self, job, now)
         elif stop.told < 2:
             self.tell(stop)
             engine.watch(self, now + engine.cancel_grace)
         else:
-            if not job._more().late:
-                engine.leave_behind(self, job, leaked=True, now=now)
+            engine.abandon(self, job, now)
             self.tell(stop)
             engine.watch(self, now + max(SLOW_BEAT, engine.cancel_grace))
 
@@ -224,7 +223,7 @@ class Worker(Hand, ABC):
         """Say where the running job is, as lines of a traceback."""
         job = self.job
         if job is not None and job._plan.offload:
-            return "  (in a thread)"
+            return IN_A_THREAD
         return "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in self.frames())))
 
     def __repr__(self) -> str:

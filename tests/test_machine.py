@@ -167,8 +167,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(timeout=st.none() | delays, grace=st.none() | delays)
     def shutdown(self, timeout, grace):
         self.shut = True
-        self.world.paused = False  # to end is to finish
-        self.world.spawn(self.world.pool.shutdown(timeout, grace))
+        self.world.spawn(self.world.shutdown(timeout, grace))
 
     # -- time ------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import copy
 import functools
+import gc
 import inspect
 import logging
 import weakref
@@ -633,6 +634,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of pools that such a run leaves open
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault, monkeypatch):
     """The search itself is tested: each of these faults is found within its number of seeds, and can be replayed."""
@@ -645,3 +647,5 @@ def test_a_planted_fault_is_found(fault, monkeypatch):
         with pytest.raises(AssertionError) as info:
             explore(scenario(isolation), seeds=range(seeds), max_steps_at_once=20_000)
         assert str(info.value).splitlines()[-1].startswith("replay: explore(")
+        del info
+        gc.collect()

@@ -6,6 +6,7 @@ stores.
 
 import asyncio
 import contextlib
+import logging
 import threading
 
 import anyio
@@ -249,28 +250,321 @@ async def test_blocked_submitters_get_in_order_what_is_left(new_pool):
         assert now() == 10
 
 
+@contextlib.asynccontextmanager
+async def left(pool, way):
+    """Leave an open pool in one of two ways; the body of the block is a moment during the leaving."""
+    ending = asyncio.create_task(pool.shutdown() if way == "shutdown" else pool.__aexit__(None, None, None))
+    await settle()
+    try:
+        yield ending
+    finally:
+        await ending
+
+
 @virtual
-async def test_a_job_that_submits_during_the_shutdown_is_refused(new_pool):
-    """SD1: as executors do; it gets the error at once, and nothing deadlocks."""
-    refused = []
+@pytest.mark.parametrize("way", ["block", "shutdown"])
+async def test_from_the_moment_of_leaving_only_the_pools_own_jobs_may_submit(new_pool, way):
+    """A job may hand in work of its own, from its task, a child task, a thread and a map; the rest of the world not."""
+    done = []
+
+    async def child(name):
+        await asyncio.sleep(1)
+        done.append(name)
 
     async def parent():
         await asyncio.sleep(1)
-        for submit in (pool.submit, pool.run):
-            with pytest.raises(PoolClosedError, match="closing") as caught:
-                await submit(double, 1)
-            refused.append(caught.value)
-        with pytest.raises(PoolClosedError):
-            pool.submit_nowait(double, 1)
+        await pool.submit(child, "submit")
+        pool.submit_nowait(child, "submit_nowait")
+        await pool.run(child, "run")
+        await pool.map(child, ["map 1", "map 2", "map 3"]).collect()
+        async with pool.group() as group:
+            await group.submit(child, "group")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(pool.submit(child, "child task"))
         return "done"
 
-    pool = new_pool(size=1, queue_size=0)
+    pool = new_pool(size=3, queue_size=9)
     await pool.__aenter__()
     job = await pool.submit(parent)
     await settle()
-    await pool.shutdown()
+    async with left(pool, way):
+        assert pool.status is PoolStatus.CLOSING
+        assert not pool.health().ready
+        for _ in range(2):
+            for submit in (pool.submit, pool.run, pool.with_options(priority=1).submit):
+                with pytest.raises(PoolClosedError, match="closing"):
+                    await submit(double, 1)
+            with pytest.raises(PoolClosedError):
+                pool.submit_nowait(double, 1)
+            with pytest.raises(PoolClosedError):
+                await pool.map(double, [1]).collect()
+            with pytest.RaisesGroup(PoolClosedError):
+                async with pool.group() as group:
+                    await group.submit(double, 1)
+            await advance(1.5)
     assert job.result() == "done"
-    assert len(refused) == 2
+    assert sorted(done) == ["child task", "group", "map 1", "map 2", "map 3", "run", "submit", "submit_nowait"]
+
+
+@virtual
+async def test_the_map_of_a_job_goes_on_at_full_speed_while_the_pool_is_left(new_pool):
+    """Its items are not run one after the other."""
+
+    async def parent():
+        await asyncio.sleep(1)
+        return await pool.map(asyncio.sleep, [1] * 8).collect()
+
+    async with new_pool(size=5) as pool:
+        await pool.submit(parent)
+    assert now() == 3
+
+
+@virtual
+async def test_what_a_job_has_left_behind_is_no_part_of_it_when_it_has_ended(new_pool):
+    """A task that a job has started and not waited for may submit as long as the job runs, and no longer."""
+    tasks = []
+
+    async def later():
+        await asyncio.sleep(2)
+        await pool.submit(double, 1)
+
+    async def job():
+        tasks.append(asyncio.create_task(later()))
+        await asyncio.sleep(1)
+
+    async with new_pool(size=2) as pool:
+        await pool.submit(job)
+        await pool.submit(asyncio.sleep, 3)
+    with pytest.raises(PoolClosedError):
+        await tasks[0]
+
+
+@virtual
+async def test_a_job_of_another_pool_is_a_stranger(new_pool):
+    """Being some pool's job is not enough."""
+
+    async def job():
+        await asyncio.sleep(1)
+        with pytest.raises(PoolClosedError):
+            await inner.submit(double, 1)
+        return "refused"
+
+    async with new_pool() as outer:
+        inner = new_pool()
+        async with inner:
+            other = await outer.submit(job)
+            await inner.submit(asyncio.sleep, 2)
+    assert other.result() == "refused"
+
+
+@virtual
+async def test_own_jobs_wait_for_room_while_the_pool_is_left(new_pool):
+    """A job that waits for room when the leaving begins, or later, gets in; a stranger that waits is refused."""
+
+    async def parent():
+        return [await pool.submit(asyncio.sleep, 1) for _ in range(5)]
+
+    pool = new_pool(size=2, queue_size=1)
+    await pool.__aenter__()
+    job = await pool.submit(parent)
+    await settle()
+    stranger = asyncio.create_task(pool.submit(double, 1))
+    await settle()
+    assert not stranger.done()
+    async with left(pool, "block"):
+        assert isinstance(stranger.exception(), PoolClosedError)
+    assert [child.status for child in job.result()] == ["succeeded"] * 5
+
+
+@virtual
+async def test_nobody_may_submit_when_the_time_is_over(new_pool):
+    """In the clean-up of a cancelled job, and with `cancel_pending`, the pool's own jobs are refused, too."""
+    refused = []
+
+    async def job():
+        try:
+            await forever()
+        finally:
+            with pytest.raises(PoolClosedError):
+                pool.submit_nowait(double, 1)
+            refused.append(now())
+
+    async with new_pool(size=1, shutdown_timeout=2) as pool:
+        await pool.submit(job)
+        await settle()
+    assert refused == [2]
+
+    async def submits():
+        await asyncio.sleep(1)
+        with pytest.raises(PoolClosedError):
+            pool.submit_nowait(double, 1)
+
+    pool = new_pool(size=1)
+    await pool.__aenter__()
+    job = await pool.submit(submits)
+    await settle()
+    report = await pool.shutdown(cancel_pending=True)
+    assert job.result() is None
+    assert report.clean
+
+
+async def stubborn_for(seconds):
+    stubborn = Stubborn()
+    asyncio.get_running_loop().call_later(seconds, stubborn.released.set)
+    await stubborn()
+
+
+async def submits_itself_again(pool):
+    await asyncio.sleep(1)
+    await pool.submit(submits_itself_again, pool)
+
+
+LONG = {
+    "long": lambda pool: pool.submit(asyncio.sleep, 60),
+    "delayed": lambda pool: pool.with_options(delay=3600).submit(double, 1),
+    "submits itself again": lambda pool: pool.submit(submits_itself_again, pool),
+    "endless": lambda pool: pool.submit(forever),
+    "ignores its cancel": lambda pool: pool.submit(stubborn_for, 10),
+}
+
+
+@virtual
+@pytest.mark.parametrize("work", LONG)
+@pytest.mark.parametrize("way", ["block", "serve", "shutdown"])
+async def test_leaving_takes_no_longer_than_its_limit(new_pool, way, work):
+    """The clock of `shutdown_timeout` runs from the moment of leaving, whatever the jobs do; then there is a grace."""
+    pool = new_pool(size=2, shutdown_timeout=3, cancel_grace=0.5)
+    if way == "serve":
+        serving = asyncio.create_task(pool.serve())
+        await settle()
+    else:
+        await pool.__aenter__()
+    job = await LONG[work](pool)
+    await advance(0.5)
+    began = now()
+    if way == "block":
+        await pool.__aexit__(None, None, None)
+    else:
+        await pool.shutdown()
+        if way == "serve":
+            await serving
+    assert now() - began == (4 if work == "ignores its cancel" else 3)
+    assert job.done()
+    assert pool.status is PoolStatus.CLOSED
+    await advance(10)
+
+
+@virtual
+@pytest.mark.parametrize("hold", ["pause", "pause_group", "resize"])
+async def test_a_pause_by_another_task_cannot_hold_the_leaving(new_pool, hold):
+    """A pool that is being left cannot be held any more: it goes on to its end, without a limit too."""
+
+    async def hold_it():
+        await asyncio.sleep(1)
+        if hold == "pause":
+            pool.pause()
+        elif hold == "pause_group":
+            pool.pause_group("g")
+        else:
+            pool.resize(0)
+
+    async with new_pool(size=1) as pool:
+        jobs = [await pool.with_options(group="g").submit(asyncio.sleep, 2) for _ in range(3)]
+        holding = asyncio.create_task(hold_it())
+    await holding
+    assert [job.status for job in jobs] == ["succeeded"] * 3
+    assert now() == 6
+
+
+@virtual
+async def test_a_paused_pool_that_is_left_goes_on(new_pool):
+    """To leave is to finish, within the limit."""
+    async with new_pool(size=1, shutdown_timeout=3) as pool:
+        pool.pause()
+        jobs = [await pool.submit(asyncio.sleep, 2) for _ in range(2)]
+    assert [job.status for job in jobs] == ["succeeded", "cancelled"]
+    assert now() == 3
+
+
+@virtual
+async def test_a_cancelled_leaving_cancels_the_jobs(new_pool):
+    """The first cancel ends the time for the work, the second the grace."""
+    for cancels, seconds in [(1, 1.5), (2, 1)]:
+        pool = new_pool(size=1, cancel_grace=1)
+        await pool.__aenter__()
+        await pool.submit(tidy, 0.5)
+        leaving = asyncio.create_task(pool.__aexit__(None, None, None))
+        began = now()
+        await advance(1)
+        for _ in range(cancels):
+            leaving.cancel()
+            await settle()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert now() - began == seconds
+        assert pool.status is PoolStatus.CLOSED
+        await advance(1)
+
+
+@virtual
+async def test_a_later_shutdown_may_cancel_what_is_pending(new_pool):
+    """`cancel_pending` of a call that joins a shutdown under way is heard."""
+    pool = new_pool(size=1)
+    await pool.__aenter__()
+    jobs = [await pool.submit(asyncio.sleep, 2) for _ in range(3)]
+    first = asyncio.create_task(pool.shutdown())
+    await advance(1)
+    report = await pool.shutdown(cancel_pending=True)
+    assert await first is report
+    assert [job.status for job in jobs] == ["succeeded", "cancelled", "cancelled"]
+    assert (now(), report.never_started) == (2, 2)
+
+
+# -- what is said ----------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_jobs_that_a_shutdown_cancels_are_told_in_one_line(new_pool, caplog):
+    """The counts as a warning; the ids at DEBUG; nothing, if nothing was cancelled."""
+    caplog.set_level(logging.DEBUG, "aiopool.pool")
+    pool = new_pool(size=1, name="orders")
+    await pool.__aenter__()
+    for number in range(3):
+        await pool.with_options(id=f"order-{number}").submit(forever)
+    await settle()
+    await pool.shutdown(0)
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert lines == [
+        ("WARNING", "the shutdown of pool orders cancelled 3 jobs: 2 had not started, 0 did not end"),
+        (
+            "DEBUG",
+            "the shutdown of pool orders cancelled the jobs with these ids: 'order-1', 'order-2', 'order-0'",
+        ),
+    ]
+    assert (caplog.records[0].pool, caplog.records[0].cancelled, caplog.records[0].never_started) == ("orders", 3, 2)
+    caplog.clear()
+    async with new_pool() as pool:
+        await pool.submit(double, 1)
+    assert caplog.records == []
+
+
+@virtual
+async def test_the_report_says_that_asyncio_run_waits_for_a_leaked_job(new_pool):
+    """In words, with the counts, the names, and what to use instead."""
+
+    async def fail():
+        raise OSError("no network")
+
+    pool = new_pool(size=1, cancel_grace=0.5)
+    await pool.__aenter__()
+    await pool.with_options(id="stubborn").submit(stubborn_for, 10)
+    pool.on_shutdown(fail)
+    await settle()
+    text = str(await pool.shutdown(0))
+    assert text.startswith("the shutdown took 1.00 s: 0 jobs succeeded, 0 failed, 0 timed out, 1 were cancelled (0 ")
+    assert "1 callbacks failed: OSError('no network')" in text
+    assert "(id 'stubborn') did not end; asyncio.run() will wait for it: aiopool.run() does not" in text
+    await advance(10)
 
 
 @virtual
@@ -514,8 +808,8 @@ async def test_handles_can_be_read_after_the_end(new_pool):
 
 
 @virtual
-async def test_callbacks_run_last_in_first_out_when_the_jobs_are_over(new_pool):
-    """Plain and async ones, each once; one that was taken back is not called."""
+async def test_callbacks_run_together_when_the_jobs_are_over(new_pool):
+    """Plain and async ones, each once, begun last in first out; one that was taken back is not called."""
     calls = []
     pool = new_pool()
 
@@ -535,39 +829,95 @@ async def test_callbacks_run_last_in_first_out_when_the_jobs_are_over(new_pool):
     async with pool:
         await pool.submit(asyncio.sleep, 2)
         pool.on_shutdown(lambda: calls.append("third"))
-    assert calls == ["third", ("second", 0), "first"]
+    assert calls == ["third", "first", ("second", 0)]
     assert now() == 3
 
 
 @virtual
-async def test_a_callback_that_fails_or_hangs_does_not_stop_the_others(new_pool):
-    """Each has its limit; what went wrong is in the report; CancelledError of a callback is an error like any other."""
+@pytest.mark.parametrize(
+    "error",
+    [OSError, asyncio.CancelledError, GeneratorExit, MemoryError, RecursionError, KeyboardInterrupt, SystemExit],
+)
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_a_callback_that_fails_does_not_stop_the_others_and_is_told(new_pool, caplog, kind, error):
+    """Whatever it raises, it is in the report and in the log, once."""
     calls = []
     pool = new_pool()
 
-    async def hang():
-        await forever()
+    def plain():
+        raise error
 
-    async def cancelled():
-        raise asyncio.CancelledError("of its own")
-
-    async def reentrant():
-        await pool.shutdown()
-
-    def fail():
-        raise OSError
+    async def asynchronous():
+        await asyncio.sleep(0.5)
+        raise error
 
     pool.on_shutdown(lambda: calls.append("last"))
-    for callback in (hang, cancelled, fail, reentrant):
-        pool.on_shutdown(callback)
+    pool.on_shutdown(plain if kind == "plain" else asynchronous)
     pool.on_shutdown(lambda: calls.append("first"))
     async with pool:
         report = await pool.shutdown()
     assert calls == ["first", "last"]
-    kinds = [type(error) for error in report.callback_errors]
-    assert kinds == [TimeoutError, OSError, asyncio.CancelledError, TimeoutError]
-    assert now() == 10
+    assert [type(found) for found in report.callback_errors] == [error]
     assert not report.clean
+    [record] = caplog.records
+    assert record.getMessage().startswith("a callback of on_shutdown failed: <function ")
+    assert record.exc_info[0] is error
+
+
+async def hang():
+    await forever()
+
+
+# (shutdown_timeout, seconds of the job, seconds until the end with callbacks that hang)
+HANGING = {
+    "time left": (10, 2, 11),
+    "no time left": (3, 60, 4),
+    "at once": (0, 60, 1),
+    "without a limit": (None, 2, 7),
+}
+
+
+@virtual
+@pytest.mark.parametrize("case", HANGING)
+async def test_callbacks_share_what_is_left_and_a_second(new_pool, caplog, case):
+    """Four that hang take no longer than one: what is left of the time, and one second; five without a limit."""
+    limit, seconds, expected = HANGING[case]
+    pool = new_pool(size=1, shutdown_timeout=limit)
+    for _ in range(4):
+        pool.on_shutdown(hang)
+    pool.on_shutdown(pool.shutdown)  # which would wait for itself
+    async with pool:
+        await pool.submit(asyncio.sleep, seconds)
+        await settle()
+    report = await pool.shutdown()
+    assert now() == report.seconds == expected
+    assert [type(error) for error in report.callback_errors] == [TimeoutError] * 5
+    assert len([record for record in caplog.records if "on_shutdown failed" in record.getMessage()]) == 5
+
+
+@virtual
+async def test_a_callback_that_ignores_its_cancel_is_left_behind(new_pool):
+    """It holds up nobody."""
+    stubborn = Stubborn()
+    async with new_pool(shutdown_timeout=2) as pool:
+        pool.on_shutdown(stubborn)
+    assert now() == 3
+    assert [type(error) for error in (await pool.shutdown()).callback_errors] == [TimeoutError]
+    stubborn.released.set()
+    await settle()
+
+
+@virtual
+async def test_a_shutdown_that_is_hurried_hurries_its_callbacks(new_pool):
+    """A later limit that is shorter holds for them, too: a second signal does not wait for what the first allowed."""
+    pool = new_pool()
+    pool.on_shutdown(hang)
+    await pool.__aenter__()
+    first = asyncio.create_task(pool.shutdown(60))
+    await advance(5)
+    await pool.shutdown(0)
+    assert now() == 6
+    assert (await first).callback_errors
 
 
 # -- the shutdown itself is hurt -------------------------------------------------------------------------------
@@ -590,7 +940,7 @@ async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_po
     jobs = [] if phase == "callbacks" else [await pool.submit(tidy, 3), await pool.submit(asyncio.sleep, 100)]
     waiters = [asyncio.create_task(job.wait()) for job in jobs]
     await settle()
-    callers = [asyncio.create_task(pool.shutdown(None if phase == "finish" else 0)) for _ in range(2)]
+    callers = [asyncio.create_task(pool.shutdown(0 if phase == "grace" else None)) for _ in range(2)]
     closed = asyncio.create_task(pool.wait_closed())
     await advance(1)
     [task] = [task for task in asyncio.all_tasks() if task.get_name() == "pool-shutdown"]
@@ -598,6 +948,7 @@ async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_po
     ended = await asyncio.gather(*callers, return_exceptions=True)
     await closed
     assert pool.status is PoolStatus.CLOSED
+    assert now() <= 2  # a callback has a second
     assert not any(isinstance(end, asyncio.CancelledError) for end in ended)
     assert all(await asyncio.gather(*waiters))
     assert len(calls) == 1

@@ -163,7 +163,9 @@ def test_asyncio_run_that_ends_with_an_open_pool(program):
         asyncio.run(main())
         assert time.monotonic() - began < 5
         say("after", pool.statistics().running)
-        """
+        """,
+        "-W",
+        "ignore:pool 'pool' was dropped:ResourceWarning",
     )
     lines, code = end(process)
     assert code == 0, lines

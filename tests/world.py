@@ -284,6 +284,12 @@ class World:
         self._moment, self._allowed = now(), max(size, self.allowed())
         self.pool.resize(size)
 
+    async def shutdown(self, timeout: float | None, grace: float | None) -> None:
+        self.paused = (
+            False  # to end is to finish: from here on, and not if this task is cancelled before its first step
+        )
+        await self.pool.shutdown(timeout, grace)
+
     def allowed(self) -> int:
         return max(self.pool.size, self._allowed) if self._moment == now() else self.pool.size
 
