@@ -263,6 +263,13 @@ class Engine:
         finally:
             self.counters.submitted += len(made) - before
 
+    def end_program(self, error: BaseException) -> None:
+        """End the program, soon, for what a hook has raised; from any thread."""
+        self.runtime.loop.call_soon_threadsafe(self._end_program, error, context=self.runtime.context)
+
+    def _end_program(self, error: BaseException) -> None:
+        self.on_fatal(error)
+
     def wrong_thread(self, what: str) -> RuntimeError:
         """Return the error for a call from another thread than the event loop's."""
         return RuntimeError(

@@ -8,6 +8,7 @@ from contextvars import Context
 from typing import Any, final
 
 from aiopool._faults import log_fault
+from aiopool._hooks import HookGuard
 from aiopool._job import Job, OnError
 from aiopool._runtime import Runtime
 
@@ -20,10 +21,11 @@ logger = logging.getLogger("aiopool.job")
 class ErrorSink:
     """The user's `on_error`, or the log."""
 
-    __slots__ = ("_on_error", "_pool", "_runtime")
+    __slots__ = ("_hooks", "_on_error", "_pool", "_runtime")
 
-    def __init__(self, pool: str, runtime: Runtime, on_error: OnError | None) -> None:
+    def __init__(self, pool: str, runtime: Runtime, on_error: OnError | None, hooks: HookGuard) -> None:
         self._pool = pool
+        self._hooks = hooks
         self._runtime = runtime
         self._on_error = on_error
 
@@ -50,8 +52,5 @@ class ErrorSink:
         log_fault(logger, text, job._plan.name, job.id, *more, error=error, fields=fields)
 
     def call(self, context: Context, function: Callable[..., object], *args: Any) -> None:
-        """Call a callback of the user's, in nobody's job; its failure is logged and hurts nobody."""
-        try:
-            context.run(function, *args)
-        except Exception as error:
-            log_fault(logger, "a callback of the pool failed: %s", function, error=error)
+        """Call a callback of the user's, in nobody's job."""
+        self._hooks.call(context, function, *args, logger=logger, text="a callback of the pool failed: %s")

@@ -8,13 +8,15 @@ it on.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import enum
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import final
 
+from aiopool._faults import describe, describe_error, is_kind
+from aiopool._hooks import HookGuard
 from aiopool._options import check_count, check_seconds
 
 __all__ = [
@@ -69,6 +71,8 @@ class Finding:
 
 
 Check = Callable[[], "Finding | str | None"]
+
+logger = logging.getLogger("aiopool.health")
 
 _MAX_TEXT = 500  # of somebody else's words in a finding
 _SPACING = 1 / 60  # of the window: more probes than that are not kept
@@ -241,32 +245,34 @@ def judge(now: Pulse, pulses: deque[Pulse], opened_at: float, limits: HealthLimi
     return findings
 
 
-def ask(checks: Mapping[str, Check]) -> list[Finding]:
+def ask(checks: Mapping[str, Check], hooks: HookGuard) -> list[Finding]:
     """Run the user's checks. One that raises is a finding: it cannot say that all is well."""
     findings = []
     for name, check in list(checks.items()):
         try:
-            answer = check()
-        except (Exception, asyncio.CancelledError) as error:  # the latter is what a cancelled task answers
-            findings.append(Finding(name, FAILING, f"the check raised {type(error).__name__}: {_words(str, error)}"))
-            continue
-        if isinstance(answer, Finding):
-            if answer.status is not HEALTHY:
-                findings.append(answer)
-        elif isinstance(answer, str):
-            findings.append(Finding(name, DEGRADED, _words(str, answer)))
-        elif answer is not None:
-            text = f"the check returned {_words(repr, answer)}: return None if all is well, or a text, or a Finding"
-            findings.append(Finding(name, FAILING, text))
+            finding = _finding(name, check())
+        except BaseException as error:
+            if is_kind(error, (KeyboardInterrupt, SystemExit)):
+                hooks.caught(error, logger, "health check %.200r failed", name)
+            finding = Finding(name, FAILING, _cut(f"the check raised {describe_error(error)}"))
+        if finding is not None:
+            findings.append(finding)
     return findings
 
 
-def _words(of: Callable[[object], str], value: object) -> str:
-    """Return what an object of the user's says, cut; it may have no words."""
-    try:
-        text = of(value)
-    except Exception:
-        return f"(a {type(value).__name__} that has no words)"
+def _finding(name: str, answer: object) -> Finding | None:
+    """Return what a check has found by its answer."""
+    if answer is None:
+        return None
+    if isinstance(answer, Finding):
+        return None if answer.status is HEALTHY else answer
+    if isinstance(answer, str):
+        return Finding(name, DEGRADED, _cut(answer))
+    text = f"the check returned {_cut(describe(answer))}: return None if all is well, or a text, or a Finding"
+    return Finding(name, FAILING, text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
 
 

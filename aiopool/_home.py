@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, final
 
 from aiopool._engine import Engine
+from aiopool._hooks import HookGuard
 from aiopool._job import Job, running_job
 from aiopool._listeners import Listeners
 from aiopool._loop_lag import LoopLag
@@ -35,6 +37,7 @@ class Home:
         "closers",
         "engine",
         "failure",
+        "hooks",
         "lag",
         "listeners",
         "name",
@@ -52,7 +55,8 @@ class Home:
         self.engine: Engine | None = None
         self.supervisor: Supervisor | None = None
         self.failure: BaseException | None = None
-        self.listeners = Listeners(name)
+        self.hooks = HookGuard()
+        self.listeners = Listeners(name, self.hooks)
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open
         self._watches_loop = False
         self.closers: list[asyncio.Future[None]] = []  # who waits for the end of the pool
@@ -61,6 +65,7 @@ class Home:
         """Take jobs from now on, and tell."""
         self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
         engine.owner = self
+        self.hooks.end_program = engine.end_program
         self.listeners.attach(engine, engine.runtime)
         self._start_lag()
         self.listeners.opened(engine.size)
@@ -125,6 +130,10 @@ class Home:
     def cancel(self, job: Job[Any], reason: str | None) -> bool:
         """See `Job.cancel`."""
         return self._books().cancel(job, reason)
+
+    def call_back(self, job: Job[Any], callback: Callable[[Any], object]) -> None:
+        """See `Job.add_done_callback`."""
+        self._books().errors.call(copy_context(), callback, job)
 
     def set_timeout(self, job: Job[Any], seconds: float | None) -> None:
         """See `Job.set_timeout`."""

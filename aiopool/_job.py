@@ -394,10 +394,11 @@ class Job(Generic[T]):
         """Call `callback(job)` when the job is done; at once, if it is.
 
         It runs in the loop, before the awaiters go on, in the context of whoever added it, as with a future of asyncio.
-        If it raises, that is logged and hurts nobody.
+        If it raises, that is logged and hurts nobody. `KeyboardInterrupt` and `SystemExit` end the program, as they do
+        from a job.
         """
         if self._finished_at is not None:
-            callback(self)
+            self._plan.owner.call_back(self, callback)
             return
         extra = self._more()
         if extra.callbacks is None:

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-from aiopool._faults import log_fault
+from aiopool._hooks import HookGuard
 from aiopool._job import Job
 from aiopool._runtime import Runtime
 
@@ -56,10 +56,11 @@ class Seat(Protocol):
 class Listeners:
     """Who hears of one pool. The mutable state is: the meter, the recorders, the listeners and their teller."""
 
-    __slots__ = ("__weakref__", "_recorders", "_rows", "_runtime", "_seat", "_teller", "meter", "pool")
+    __slots__ = ("__weakref__", "_hooks", "_recorders", "_rows", "_runtime", "_seat", "_teller", "meter", "pool")
 
-    def __init__(self, pool: str) -> None:
+    def __init__(self, pool: str, hooks: HookGuard) -> None:
         self.pool = pool
+        self._hooks = hooks
         self.meter: Meter | None = None
         self._recorders: tuple[Recorder, ...] = ()
         self._rows: tuple[Listener, ...] = ()
@@ -101,7 +102,7 @@ class Listeners:
     def _changed(self) -> None:
         rows = (*self._rows, *_everywhere)
         if self._teller is None and rows:
-            self._teller = _tellers()(self.pool)
+            self._teller = _tellers()(self.pool, self._hooks)
             self._teller.attach(self._runtime)
         if self._teller is not None:
             self._teller.tell_to(rows)
@@ -136,9 +137,9 @@ class Listeners:
         for recorder in self._recorders:
             try:
                 getattr(recorder, method)(*args)
-            except Exception as error:
+            except BaseException as error:
                 self.unrecord(recorder)
-                log_fault(logger, "%s of pool %.200r failed, and records no more", recorder, self.pool, error=error)
+                self._hooks.caught(error, logger, "%s of pool %.200r failed, and records no more", recorder, self.pool)
 
     # -- what happens to the pool and its workers --------------------------------------------------------------------
 

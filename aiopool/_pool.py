@@ -252,7 +252,7 @@ class Pool(Submitter):
             aging=self._aging,
             cancel_grace=self._cancel_grace,
             on_leak=self._on_leak,
-            errors=ErrorSink(home.name, runtime, self._on_error),
+            errors=ErrorSink(home.name, runtime, self._on_error, home.hooks),
             sweep=lambda now: supervisors[0].sweep(now),
         )
         supervisor = Supervisor(

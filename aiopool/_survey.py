@@ -73,7 +73,7 @@ class Survey:
             findings += in_loop(
                 engine.runtime, lambda: judge(_pulse(home, engine), watch.pulses, watch.opened_at, limits)
             )
-        return report(home.name, findings + ask(watch.checks))
+        return report(home.name, findings + ask(watch.checks, home.hooks))
 
 
 def _metrics(home: Home, engine: Engine, statistics: Statistics) -> Metrics:

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, final
 
-from aiopool._faults import log_fault
+from aiopool._hooks import HookGuard
 from aiopool._job import Job
 from aiopool._options import is_asynchronous
 from aiopool._runtime import Runtime
@@ -63,6 +63,7 @@ class Teller:
     __slots__ = (
         "_by_type",
         "_context",
+        "_hooks",
         "_now",
         "_pool",
         "_posted",
@@ -72,8 +73,9 @@ class Teller:
         "_telling",
     )
 
-    def __init__(self, pool: str) -> None:
+    def __init__(self, pool: str, hooks: HookGuard) -> None:
         self._pool = pool
+        self._hooks = hooks
         self._rows: tuple[Listener, ...] = ()
         self._by_type: dict[type[PoolEvent], tuple[Listener, ...]] = {}
         self._queue: deque[PoolEvent] = deque()
@@ -182,19 +184,16 @@ class Teller:
                         self._faulty(listener, event, error)
 
     def _faulty(self, listener: Listener, event: PoolEvent, error: BaseException) -> None:
-        """Remove a listener that raised, and say so, once."""
+        """Remove a listener that raised: it hears no more."""
         listener.error = error
         listener.remove()
-        if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._runtime is not None:
-            self._runtime.soon(_leave, error)  # out of the event loop, as asyncio does with these two
-            return
-        log_fault(
+        self._hooks.caught(
+            error,
             logger,
             "a listener of pool %.200r raised, and hears no more: %s, at %s. Catch what you expect inside of it",
             self._pool,
             listener.function,
             type(event).__name__,
-            error=error,
         )
 
     # -- what happens to the pool and its workers --------------------------------------------------------------------
@@ -314,7 +313,3 @@ def check_types(what: str, types: tuple[Any, ...]) -> tuple[type[PoolEvent], ...
                 f"pool.{what}({'function, ' if what == 'listen' else ''}aiopool.events.JobFailed)"
             )
     return types
-
-
-def _leave(error: BaseException) -> None:
-    raise error
