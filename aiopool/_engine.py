@@ -32,7 +32,7 @@ from typing import Any, Literal, Protocol, final
 from aiopool._ending import add_note, cancelled_error, failure_of, next_delay, timeout_error
 from aiopool._error_sink import ErrorSink
 from aiopool._faults import is_kind, set_context, traceback_of
-from aiopool._job import AttemptRecord, Claim, Job, JobExtra, make_job
+from aiopool._job import AttemptRecord, Job, JobExtra, make_job
 from aiopool._joiners import Joiners
 from aiopool._labels import Labels
 from aiopool._listeners import Listeners
@@ -47,6 +47,7 @@ from aiopool._scope import StopCause, StopRequest, verdict
 from aiopool._statistics import Counters
 from aiopool._status import JobStatus
 from aiopool._timetable import Alarm, Timetable
+from aiopool._waiters import JobObserver, is_awaited
 
 __all__ = ["SLICE", "Engine", "Hand"]
 
@@ -200,68 +201,51 @@ class Engine:
 
     # -- entering ----------------------------------------------------------------------------------------------
 
-    def make(
-        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], claim: Claim | None = None
-    ) -> Job[Any]:
-        """Make a job, and take it in if there is room and nobody to ask: it has a place then (or an end already).
+    def try_submit(
+        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
+    ) -> Job[Any] | None:
+        """Make a job and take it in, or return None: it would have to wait for room, or is refused.
 
-        For nearly every job this is all, and a plain one is taken in here, in line, without `enter`.
+        The hot path: what most jobs do not have is asked for once (`plan.plain`). `make` and `enter` are the same in
+        two steps, for a job that has to wait in between.
+
+        Raises:
+            ValueError: its id is taken.
+            RuntimeError: in another thread than the loop's.
         """
         if get_ident() != self.thread:
             raise self.wrong_thread("submit")
-        sequence = self.next_job()
+        # With fewer jobs than may wait there is room.
+        if len(self.jobs) >= self.room.limit and (self.room.full() or not self.room.open_to_caller()):
+            return None
+        if not plan.plain:
+            job = self.make(plan, function, args, owner)
+            self.enter(job)
+            return job
         now = self.now()
         if now - self.moment > MOMENT or self.listeners:
             self.moment = now
-        job = make_job(function, args, plan, sequence, self.moment, claim)
-        job._place = None
-        # With fewer jobs than may wait there is room.
-        if not plan.direct or (
-            len(self.jobs) >= self.room.limit and (self.room.full() or not self.room.open_to_caller())
-        ):
-            return job
-        if plan.plain:
-            if not self._nudged and self.active < self.slots:
-                self.nudge()  # first what may fail: then nothing has happened
-            self.queue.push(job)
-            self.jobs[sequence] = job
-            self.counters.submitted += 1
-            if self.listeners:
-                self.listeners.submitted(job)
-        else:
-            if plan.id is not None:
-                self.check_id(plan.id)
-            self.enter(job)
+        job = make_job(function, args, plan, self.next_job(), self.moment, owner)
+        if not self._nudged and self.active < self.slots:
+            self.nudge()  # first what may fail: then nothing has happened
+        self.queue.push(job)
+        self.jobs[job.sequence] = job
+        self.counters.submitted += 1
+        if self.listeners:
+            self.listeners.submitted(job)
         return job
 
-    def make_all(
-        self,
-        plan: Plan,
-        function: Callable[..., Any],
-        source: Iterator[Any],
-        count: int,
-        claim: Claim,
-        made: list[Job[Any]],
-    ) -> None:
-        """Make a job for each of the next `count` items and take it in, all in one moment; plain jobs, with room.
-
-        `make` in a row, without what is the same for all. Raises what the source raises: the jobs before that are in.
-        """
+    def make(
+        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
+    ) -> Job[Any]:
+        """Make a job without taking it in: `enter` does that, or nobody."""
         if get_ident() != self.thread:
-            raise self.wrong_thread("map")
-        now, jobs, queue = self.now(), self.jobs, self.queue
-        if not self._nudged and self.active < self.slots:
-            self.nudge()
-        before = len(made)
-        try:
-            for item in itertools.islice(source, count):
-                sequence = self.next_job()  # not bound: the source may take an id that is a number
-                job = make_job(function, (item,), plan, sequence, now, claim)
-                queue.push(job)
-                jobs[sequence] = job
-                made.append(job)
-        finally:
-            self.counters.submitted += len(made) - before
+            raise self.wrong_thread("submit")
+        if plan.id is not None:
+            self.check_id(plan.id)
+        job = make_job(function, args, plan, self.next_job(), self.now(), owner)
+        job._place = None
+        return job
 
     def end_program(self, error: BaseException) -> None:
         """End the program, soon, for what a hook has raised; from any thread."""
@@ -615,7 +599,7 @@ class Engine:
 
     def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
         add_note(error, job)
-        awaited = _is_awaited(job)
+        awaited = is_awaited(job)
         worker = _worker_of(job)
         self._finish(job, status, (error, traceback_of(error)), now)
         if is_kind(error, (SystemExit, KeyboardInterrupt)):
@@ -629,7 +613,7 @@ class Engine:
     def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
         """Close the book on a job: every end but the plainest comes through here."""
         listeners = self.listeners
-        worker, awaited = (_worker_of(job), _is_awaited(job)) if listeners else (None, False)
+        worker, awaited = (_worker_of(job), is_awaited(job)) if listeners else (None, False)
         del self.jobs[job.sequence]
         counters = self.counters
         if status is SUCCEEDED:
@@ -708,7 +692,7 @@ class Engine:
     def drop(self, job: Job[Any], error: BaseException) -> None:
         """End a queued or scheduled job with an error of the pool's: dropped, or given up."""
         self.withdraw(job)
-        awaited = _is_awaited(job)
+        awaited = is_awaited(job)
         self._finish(job, CANCELLED, (error, None), self.now())
         if not awaited:
             self.errors.report(job, error)
@@ -925,12 +909,3 @@ def _worker_of(job: Job[Any]) -> int | None:
     """Return the number of the worker that runs a job, or None."""
     worker: int | None = job._place.id if job._status is RUNNING else None
     return worker
-
-
-def _is_awaited(job: Job[Any]) -> bool:
-    """Whether somebody will hear of the outcome; a waiter that was cancelled in this turn will not."""
-    waiters = job._waiters
-    if waiters is None:
-        return False
-    waiting = waiters if type(waiters) is list else (waiters,)
-    return any(waiter.hears() if isinstance(waiter, Claim) else not waiter.done() for waiter in waiting)

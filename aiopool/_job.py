@@ -25,11 +25,11 @@ from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
 from aiopool._scope import StopRequest
 from aiopool._status import JobStatus
+from aiopool._waiters import JobObserver, notify
 from aiopool.errors import JobPendingError
 
 __all__ = [
     "AttemptRecord",
-    "Claim",
     "Job",
     "JobExtra",
     "JobResult",
@@ -111,20 +111,6 @@ class JobResult(Generic[T_co]):
         return self.status is SUCCEEDED
 
 
-class Claim:
-    """Somebody who looks after the outcome of jobs without awaiting each: a group, a stream of results."""
-
-    __slots__ = ()
-
-    def hears(self) -> bool:
-        """Whether it still listens."""
-        return True
-
-    def settled(self, job: Job[Any]) -> None:
-        """A job of theirs is done."""
-        raise NotImplementedError
-
-
 class Label:
     """The jobs of one group name: counted, paused and cancelled together.
 
@@ -197,7 +183,7 @@ class Job(Generic[T]):
     _started_at: float
     _finished_at: float | None
     _place: Any  # the bucket of the queue, then the worker; None in between, before and after
-    _waiters: Any  # None, one waiter, or a list: futures and claims
+    _waiters: Any  # None, one waiter, or a list: futures and observers; see `_waiters.py`
     _extra: JobExtra | None
     _value: Any
 
@@ -475,17 +461,8 @@ class Job(Generic[T]):
         self._finished_at = now
         self._function = self._context = self._place = None
         self._args = ()
-        waiters = self._waiters
-        if waiters is not None:
-            self._waiters = None
-            if isinstance(waiters, Claim):
-                waiters.settled(self)
-                return
-            for waiter in waiters if type(waiters) is list else (waiters,):
-                if isinstance(waiter, Claim):
-                    waiter.settled(self)
-                elif not waiter.done():
-                    waiter.set_result(None)
+        if self._waiters is not None:
+            notify(self)
 
     def __repr__(self) -> str:
         about = f"attempt {self._attempt}" if self._attempt else f"priority {self.priority}"
@@ -501,7 +478,7 @@ def make_job(
     plan: Plan,
     sequence: int,
     now: float,
-    claim: Claim | None,
+    owner: JobObserver | None,
 ) -> Job[Any]:
     """submit: make a job that is about to be queued, in a copy of the caller's context.
 
@@ -517,7 +494,7 @@ def make_job(
     job._status = QUEUED
     job._attempt = 0
     job._finished_at = job._extra = None
-    job._waiters = claim
+    job._waiters = owner
     return job
 
 

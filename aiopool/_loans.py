@@ -19,9 +19,10 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol, final
 
 from aiopool._faults import is_kind
-from aiopool._job import Claim, Job, JobExtra, running_job
+from aiopool._job import Job, JobExtra, running_job
 from aiopool._plan import JobOwner
 from aiopool._runtime import Runtime
+from aiopool._waiters import JobObserver, add_waiter, remove_waiter
 
 __all__ = ["Loans", "Slots"]
 
@@ -72,12 +73,12 @@ class Loans:
             yield from self._wait_lent(job, waiter._more(), give_up)
         else:
             future: asyncio.Future[None] = self._slots.runtime.loop.create_future()
-            _add_waiter(job, future)
+            add_waiter(job, future)
             try:
                 yield from future
             finally:
                 if not future.done() or future.cancelled():
-                    _remove_waiter(job, future)
+                    remove_waiter(job, future)
 
     async def wait_for(self, future: asyncio.Future[Any], give_up: Callable[[], object] | None = None) -> None:
         """Wait for a future of the pool's; a caller that is a running job of this pool lends its slot meanwhile."""
@@ -110,13 +111,13 @@ class Loans:
         """Wait for a job without a slot. At its end the slot is asked for in the same turn: ahead of the line."""
         future: asyncio.Future[bool] = self._slots.runtime.loop.create_future()
         waiter = _Returner(self, extra, future)
-        _add_waiter(job, waiter)
+        add_waiter(job, waiter)
         self._lend(extra)
         try:
             granted = yield from future
         except BaseException as error:
             if not self._refuse(future):
-                _remove_waiter(job, waiter)
+                remove_waiter(job, waiter)
             if give_up is not None:
                 give_up()
             yield from self._take_back_after(error, extra)
@@ -231,7 +232,7 @@ class Loans:
 
 
 @final
-class _Returner(Claim):
+class _Returner(JobObserver):
     """A task of a job that waits for another job, and has lent the slot."""
 
     __slots__ = ("extra", "future", "loans")
@@ -241,10 +242,10 @@ class _Returner(Claim):
         self.extra = extra
         self.future = future
 
-    def hears(self) -> bool:
+    def handles_errors(self) -> bool:
         return not self.future.done()
 
-    def settled(self, job: Job[Any]) -> None:
+    def job_done(self, job: Job[Any]) -> None:
         """Ask for the slot before the worker of that job takes its next one; unless other tasks lend it still."""
         if self.future.done():
             return
@@ -265,24 +266,3 @@ class _Awaitable:
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._steps
-
-
-def _add_waiter(job: Job[Any], waiter: Any) -> None:
-    waiters = job._waiters
-    if waiters is None:
-        job._waiters = waiter
-    elif type(waiters) is list:
-        waiters.append(waiter)
-    else:
-        job._waiters = [waiters, waiter]
-
-
-def _remove_waiter(job: Job[Any], waiter: Any) -> None:
-    """Leave nothing on the job of a waiter that gave up."""
-    waiters = job._waiters
-    if waiters is waiter:
-        job._waiters = None
-    elif type(waiters) is list and waiter in waiters:
-        waiters.remove(waiter)
-        if not waiters:
-            job._waiters = None

@@ -36,13 +36,11 @@ class Plan:
         offload: the function is a plain one and runs in a thread.
         owner: whose jobs they are.
         plain: nothing has to be arranged at submission: no id, group, delay, or limit that runs from then on.
-        direct: nobody has to be asked at submission: no block of a group.
         swift: nothing but a time limit has to be arranged at the start of an attempt: no retry and no thread.
     """
 
     __slots__ = (
         "delay",
-        "direct",
         "group",
         "id",
         "name",
@@ -57,7 +55,7 @@ class Plan:
         "total_timeout",
     )
 
-    def __init__(self, options: JobOptions, function: str, owner: JobOwner, *, offload: bool, direct: bool) -> None:
+    def __init__(self, options: JobOptions, function: str, owner: JobOwner, *, offload: bool) -> None:
         """`options` are complete; `function` is its name."""
         # Any: a complete set of options holds no UNSET, which the type of a field cannot say.
         complete: Any = options
@@ -72,7 +70,6 @@ class Plan:
         self.group: str | None = complete.group
         self.owner = owner
         self.offload = offload
-        self.direct = direct
         self.plain = (
             self.id is None
             and self.group is None

@@ -16,10 +16,12 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from types import FunctionType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from aiopool._block import JobBlock
 from aiopool._engine import Engine
 from aiopool._home import Home
 from aiopool._job import Job
-from aiopool._map import Block, MapResult, MapStream
+from aiopool._map import MapResult, MapStream
+from aiopool._map_feed import MapFeed
 from aiopool._options import (
     UNSET,
     JobOptions,
@@ -65,7 +67,7 @@ class Submitter:
         self._home = home
         self._options = options
         self._base = base
-        self._block: Block | None = None
+        self._block: JobBlock | None = None  # whose jobs they are
         # The last function, and its plan.
         self._known: Callable[[], object] = _nothing
         self._known_plan: Plan
@@ -103,22 +105,8 @@ class Submitter:
             job = await pool.submit(fetch, url)
             page = await job
         """
-        plan = self._known_plan if function is self._known() else self._look_up(function)
-        if kwargs:
-            function = _bind(function, args, kwargs)
-        engine = self._home.engine
-        if engine is None:
-            raise self._home.not_open("submit")
-        job = engine.make(plan, function, args)
-        if job._place is not None or job._finished_at is not None:
-            return job  # it is in; a listener may have cancelled it already
-        if plan.id is not None:
-            engine.check_id(plan.id)
-        if self._block is not None:
-            await self._block.adopt(job, self._enter_when_room(engine, job))
-        else:
-            await self._enter_when_room(engine, job)
-        return job
+        job = self._try_submit("submit", function, args, kwargs)
+        return job if job is not None else await self._submit_when_space(function, args, kwargs)
 
     @overload
     def submit_nowait(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
@@ -137,23 +125,26 @@ class Submitter:
         Example:
             job = pool.submit_nowait(fetch, url)
         """
+        job = self._try_submit("submit_nowait", function, args, kwargs)
+        return job if job is not None else self._submit_or_refuse(function, args, kwargs)
+
+    def _try_submit(
+        self, what: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any] | None:
+        """Hand in a call if there is room; else return None."""
         plan = self._known_plan if function is self._known() else self._look_up(function)
         if kwargs:
             function = _bind(function, args, kwargs)
         engine = self._home.engine
         if engine is None:
-            raise self._home.not_open("submit_nowait")
-        job = engine.make(plan, function, args)
-        if job._place is not None or job._finished_at is not None:
-            return job  # it is in; a listener may have cancelled it already
-        if plan.id is not None:
-            engine.check_id(plan.id)
-        self._home.check_accepting(job)
-        if engine.room.full():
-            self._make_room(engine, job, nowait=True)
-        if self._block is not None:
-            self._block.adopt_nowait(job)
-        engine.enter(job)
+            raise self._home.not_open(what)
+        block = self._block
+        if block is None:
+            return engine.try_submit(plan, function, args)
+        block.check_open()
+        job = engine.try_submit(plan, function, args, block)
+        if job is not None:
+            block.add(job)
         return job
 
     @overload
@@ -299,17 +290,18 @@ class Submitter:
                     "function that returns one for an item"
                 )
             plan_for = functools.partial(self._plan_for, function, options)
-        return MapStream(
+        feed = MapFeed(
             self._home,
             self._block,
             plan,
+            plan_for,
             function,
             items,
             ordered=ordered,
             buffersize=buffersize,
-            errors=errors,
-            plan_for=plan_for,
+            with_inputs=errors == "yield",
         )
+        return MapStream(feed)
 
     # -- options -----------------------------------------------------------------------------------------------------
 
@@ -385,7 +377,7 @@ class Submitter:
         known = self._plans.get(key)
         if known is None or known[0] is not own:
             options = self._options if own is None else self._options.over(own)
-            plan = Plan(options.over(self._base), name, self._home, offload=offload, direct=self._block is None)
+            plan = Plan(options.over(self._base), name, self._home, offload=offload)
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             self._plans[key] = own, plan
@@ -398,16 +390,47 @@ class Submitter:
 
     # -- room --------------------------------------------------------------------------------------------------------
 
-    async def _enter_when_room(self, engine: Engine, job: Job[Any]) -> None:
+    async def _submit_when_space(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """Hand in a call that found no room, as the overflow policy says."""
+        engine, job = self._make(function, args, kwargs)
         self._home.check_accepting(job)
-        if not engine.room.full() or self._make_room(engine, job, nowait=False):
+        has_room = not engine.room.full() or self._make_room(engine, job, nowait=False)
+        if self._block is not None:
+            self._block.add(job)
+        if has_room:
             engine.enter(job)
-            return
+            return job
         try:
             await engine.room.wait(job)
         except asyncio.CancelledError:
             engine.room.withdraw(job)
             raise
+        return job
+
+    def _submit_or_refuse(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """Hand in a call that found no room if the overflow policy makes some; never wait."""
+        engine, job = self._make(function, args, kwargs)
+        self._home.check_accepting(job)
+        if engine.room.full():
+            self._make_room(engine, job, nowait=True)
+        if self._block is not None:
+            self._block.add(job)
+        engine.enter(job)
+        return job
+
+    def _make(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Engine, Job[Any]]:
+        """Make a job that is not taken in yet."""
+        plan = self._look_up(function)
+        engine = self._home.engine
+        assert engine is not None
+        job = engine.make(plan, _bind(function, args, kwargs) if kwargs else function, args, self._block)
+        return engine, job
 
     def _make_room(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
         """Apply the overflow policy: whether there is room now. Raises if the job is refused."""

@@ -19,7 +19,7 @@ FLOORS = [
     # words, rules and tools: they import nothing of ours
     "_faults",
     "_hooks",
-    "errors _status _numbers _eager _queue _statistics _bridge _signals _notifier _file_trust",
+    "errors _status _numbers _eager _queue _waiters _statistics _bridge _signals _notifier _file_trust",
     "_restart _retry_budget _runtime services._calls services._process services._die_with_parent services._status",
     "settings._files settings._text settings._layer",
     "_retry",
@@ -41,7 +41,8 @@ FLOORS = [
     "_supervisor",
     # the pool
     "_home _shutdown",
-    "_survey",
+    "_survey _block",
+    "_map_feed",
     "_map",
     "_submitter",
     "_group",
@@ -201,10 +202,10 @@ def test_every_way_to_write_an_import_is_seen(source, package, found):
 # What `import aiopool` loads of ours: what a pool needs to run jobs, and nothing that only some programs use. A module
 # that is added here costs every program its time, and start-up is promised to be short (docs: what a job costs).
 LOADED = """
-    errors from_thread _bridge _eager _ending _engine _error_sink _faults _group _health_watch _home _hooks _job
-    _joiners _labels _listeners _loans _loop_lag _map _numbers _options _plan _pool _queue _restart _retry
+    errors from_thread _block _bridge _eager _ending _engine _error_sink _faults _group _health_watch _home _hooks _job
+    _joiners _labels _listeners _loans _loop_lag _map _map_feed _numbers _options _plan _pool _queue _restart _retry
     _retry_budget _room _runtime _scope _shutdown _signals _statistics _status _submitter _supervisor _timetable
-    _worker
+    _waiters _worker
 """
 
 
