@@ -20,6 +20,7 @@ FLOORS = [
     "_faults",
     "_hooks",
     "errors _status _numbers _eager _queue _waiters _statistics _bridge _signals _notifier _file_trust",
+    "services._process_posix",
     "_restart _retry_budget _runtime services._calls services._process services._die_with_parent services._status",
     "settings._files settings._text settings._layer",
     "_retry",
@@ -83,6 +84,7 @@ LATE = {
     ("_listeners", "_teller"): "the classes of events take long to make, and most programs have no listener",
     ("_pool", "_logs"): "it names all classes of events, and logs are off until they are asked for",
     ("_pool", "_survey"): "metrics and health are off until they are asked for",
+    ("services._process", "services._process_posix"): "psutil is not loaded on Linux, where it is slow",
     ("_supervisor", "_scope_worker"): "a pool of tasks does not need anyio's event loop backend",
 }
 

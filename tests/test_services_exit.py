@@ -317,7 +317,7 @@ if __name__ == "__main__":
     process = context.Process(target=getattr(targets, sys.argv[2]), args=(writer,))
     process.start()
     print(process.pid, reader.recv(), flush=True)
-    sys.stdin.readline()
+    process.join(float(sys.stdin.readline()))
     print(process.is_alive(), process.exitcode, flush=True)
     sys.stdin.readline()
 """
@@ -362,7 +362,7 @@ def test_a_multiprocessing_target_can_die_with_its_parent(parent, method, signum
     program = parent(method)
     child, ready = words(program)
     assert ready == "ready"
-    print(file=program.stdin, flush=True)
+    print(0, file=program.stdin, flush=True)
     assert words(program) == ["True", "None"]
     assert running(int(child))
     program.send_signal(signum)
@@ -398,7 +398,7 @@ def test_a_child_that_is_done_ends_before_its_parent(parent, method) -> None:
     program = parent(method, "bound_and_done")
     child, _ = words(program)
     wait_until(lambda: not running(int(child)), what="the end of the child")
-    print(file=program.stdin, flush=True)
+    print(30, file=program.stdin, flush=True)
     assert words(program) == ["False", "7"]
 
 

@@ -89,12 +89,11 @@ def known_self() -> ProcessId:
 
 def test_the_two_ways_to_read_processes_agree(child, monkeypatch) -> None:
     """/proc, and psutil for systems without it: the same parents, sessions and descendants."""
-    ours = ProcessTable()
+    ours, by_proc = ProcessTable(), identify(os.getpid())
     monkeypatch.setattr(_process, "_LINUX", False)
-    theirs = ProcessTable()
-    me = identify(os.getpid())
-    assert me is not None
-    for table, process in ((ours, known_self_by_proc()), (theirs, me)):
+    theirs, by_psutil = ProcessTable(), identify(os.getpid())
+    for table, process in ((ours, by_proc), (theirs, by_psutil)):
+        assert process is not None
         assert child.pid in {found.pid for found in table.children_of(process)}
         assert child.pid in {found.pid for found in table.session(os.getsid(0))}
         assert process in table
@@ -112,12 +111,6 @@ def test_the_two_ways_to_read_processes_agree(child, monkeypatch) -> None:
     assert child.wait(10) == -signal.SIGTERM
     assert not alive(process)
     assert identify(child.pid) is None
-
-
-def known_self_by_proc() -> ProcessId:
-    entry = _process._read_proc(os.getpid())
-    assert entry is not None
-    return ProcessId(entry.pid, entry.started)
 
 
 @pytest.mark.parametrize("pidfds", [True, False])

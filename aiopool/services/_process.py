@@ -25,6 +25,7 @@ import select
 import signal
 import sys
 import time
+import types
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,10 +97,9 @@ class _Entry:
 
 def _read(pid: int) -> _Entry | None:
     """Look at one process; `None` if there is none with this pid."""
-    return _read_proc(pid) if _LINUX else _read_psutil(pid)
-
-
-def _read_proc(pid: int) -> _Entry | None:
+    if not _LINUX:
+        found = _posix().read(pid)
+        return None if found is None else _Entry(pid, *found)
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
@@ -115,40 +115,21 @@ def _read_proc(pid: int) -> _Entry | None:
     return _Entry(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0] in (b"Z", b"X", b"x"))
 
 
-def _read_psutil(pid: int) -> _Entry | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            started, parent = process.create_time(), process.ppid()
-            zombie = process.status() == psutil.STATUS_ZOMBIE
-    except psutil.ZombieProcess:
-        return _Entry(pid, 0, 0, 0.0, True)
-    except psutil.NoSuchProcess:
-        return None
-    try:
-        session = os.getsid(pid)
-    except OSError:
-        session = 0
-    return _Entry(pid, parent, session, started, zombie)
-
-
 def _all_pids() -> list[int]:
-    if _LINUX:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    import psutil
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()] if _LINUX else _posix().all_pids()
 
-    return psutil.pids()
+
+def _posix() -> types.ModuleType:
+    from aiopool.services import _process_posix
+
+    return _process_posix
 
 
 @cache
 def system_id() -> tuple[str, str]:
     """Name the boot and the pid namespace within which pids and start times mean something."""
     if not _LINUX:
-        import psutil
-
-        return f"boot-{psutil.boot_time():.0f}", ""
+        return _posix().boot_id(), ""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         boot = file.read().strip()
     return boot, os.readlink("/proc/self/ns/pid")
