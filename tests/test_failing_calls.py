@@ -358,3 +358,37 @@ def test_a_call_from_a_deep_recursion_leaves_a_pool_that_works(act, isolation):
     assert done[0] is False
     if act not in ("resume", "cancel"):
         assert done[-1] is True
+
+
+def _real_loops():
+    yield pytest.param(asyncio.run, id="asyncio")
+    try:
+        import uvloop
+    except ImportError:
+        return
+    yield pytest.param(uvloop.run, id="uvloop")
+
+
+@pytest.mark.parametrize("isolation", BOTH)
+@pytest.mark.parametrize("run", [*_real_loops()])
+def test_any_call_may_fail_once_on_a_real_loop(run, isolation):
+    """Coroutines, threads and retries, on the loops that programs run on."""
+
+    async def flaky():
+        if current_job().attempt < 2:
+            raise ValueError
+
+    async def scenario(fault):
+        async with asyncio.timeout(20), Pool(size=2, isolation=isolation) as pool:
+            with fault:
+                await gather(pool, [(echo, 1), (nap, 0.001), (sleepy, 2), (nap, 0), (sleepy, 3)])
+                await gather(pool.with_options(retry=Retry(attempts=2, delay=0.001), timeout=5), [(flaky,)])
+            assert await asyncio.gather(*[pool.run(f, n) for n in range(4) for f in (echo, sleepy)])
+            await pool.join()
+            numbers = pool.statistics()
+            assert balanced(numbers), numbers
+
+    failed = fail_calls(scenario, run=run)
+    assert failed.calls["call_soon"] > 0
+    assert failed.calls["call_soon_threadsafe"] > 0
+    assert failed.calls["Thread.start"] > 0

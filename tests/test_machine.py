@@ -4,6 +4,7 @@ The quick profile runs with the suite; `pytest -m soak tests/test_machine.py` ru
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 
@@ -14,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from world import KINDS, Record, World
 
 from aiopool import PoolStatus, Retry
-from aiopool.testing import DELAYS, VirtualLoop, settle
+from aiopool.testing import DELAYS, ERRORS, FailingCall, VirtualLoop, settle
 
 MORE = int(os.environ.get("AIOPOOL_EXAMPLES", "1000"))
 
@@ -178,6 +179,24 @@ class PoolMachine(RuleBasedStateMachine):
             await settle()
 
         self.run(pass_time())
+        self.world.check_at_rest()
+
+    @rule(
+        call=st.sampled_from(["call_soon", "call_later", "call_at", "create_task"]),
+        n=st.integers(1, 4),
+        error=st.sampled_from(ERRORS),
+        seconds=delays,
+    )
+    def fail(self, call, n, error, seconds):
+        """Let time pass, and one call of the loop fail meanwhile: a job may fail by that, and nothing else."""
+
+        async def pass_time():
+            with FailingCall(call, n, error), contextlib.suppress(error):
+                await asyncio.sleep(seconds)  # may be the one
+            await settle()
+
+        self.run(pass_time())
+        self.loop.unhandled[:] = [text for text in self.loop.unhandled if "made to fail" not in text]
         self.world.check_at_rest()
 
     @rule(turns=st.integers(1, 4))

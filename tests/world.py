@@ -41,6 +41,7 @@ from aiopool import (
     current_job,
     events,
 )
+from aiopool.testing import ERRORS
 
 FINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.TIMED_OUT, JobStatus.CANCELLED}
 KINDS = ("ok", "instant", "fail", "flaky", "stubborn", "cleanup", "self_cancel", "raise_cancel", "nested")
@@ -204,7 +205,7 @@ class World:
         record.lent = True
         try:
             await self.pool.run(self.body, child)
-        except (ValueError, JobCancelledError, JobDroppedError, PoolClosedError, QueueFullError):
+        except (ValueError, JobCancelledError, JobDroppedError, PoolClosedError, QueueFullError, *ERRORS):
             pass
         except asyncio.CancelledError:
             raise  # its clean-up waits for no slot
@@ -236,7 +237,7 @@ class World:
                     record.job = await view.submit(self.body, record)
                 finally:
                     self.waiting -= 1
-        except (PoolClosedError, QueueFullError, JobCancelledError):
+        except (PoolClosedError, QueueFullError, JobCancelledError, *ERRORS):
             record.forbidden = "it was refused"
         except asyncio.CancelledError:
             record.forbidden = "its submitter was cancelled"
@@ -254,7 +255,8 @@ class World:
             if record.job.done() and record.job.status is JobStatus.TIMED_OUT and error is record.job.exception():
                 record.heard.append(error)
         except Exception as error:
-            record.heard.append(error)
+            if not made_to_fail(error) or error is record.job.exception():  # else the timer of this wait
+                record.heard.append(error)
 
     def cancel(self, record: Record) -> None:
         job = record.job
@@ -307,7 +309,7 @@ class World:
             async with self.pool.group(on_error=on_error) as group:
                 for record in records:
                     record.job = await group.submit(self.body, record)
-        except* (ValueError, JobCancelledError, JobDroppedError, PoolClosedError, QueueFullError, RuntimeError):
+        except* (ValueError, JobCancelledError, JobDroppedError, PoolClosedError, QueueFullError, *ERRORS):
             pass
         finally:
             for record in records:
@@ -323,7 +325,7 @@ class World:
             async with self.pool.map(self.body, records, ordered=ordered, buffersize=2) as stream:
                 for _ in range(taken):
                     await anext(stream)
-        except (ValueError, JobCancelledError, JobDroppedError, PoolClosedError, StopAsyncIteration):
+        except (ValueError, JobCancelledError, JobDroppedError, PoolClosedError, StopAsyncIteration, *ERRORS):
             pass
         finally:
             for record in records:
@@ -399,7 +401,7 @@ class World:
             if not task.done():
                 self.faults.append(f"I2: {task!r} still waits after the end of the pool")
                 task.cancel()
-            elif not task.cancelled() and (error := task.exception()) is not None:
+            elif not task.cancelled() and not made_to_fail(error := task.exception()):
                 self.faults.append(f"{task!r} raised {error!r}")
         for record in self.records:
             if record.inside:
@@ -429,6 +431,11 @@ class World:
             self.faults.append(f"pitfall 9: {record!r} was cancelled in attempt {record.cancelled_in}, and tried again")
         if record.cancelled_in == 0 and job.status is not JobStatus.CANCELLED:
             self.faults.append(f"I6: {record!r} was cancelled while it waited")
+
+
+def made_to_fail(error: BaseException | None) -> bool:
+    """Whether an error is none, or one that a `FailingCall` has raised."""
+    return error is None or str(error).startswith("made to fail")
 
 
 def _place(job: Job[Any]) -> tuple[int, int]:
