@@ -376,6 +376,21 @@ class Engine:
         if len(self.chores) == 1:
             self._work()
 
+    async def worked_off(self, steps: Iterator[object]) -> None:
+        """Do a chore, and wait for its end; if the caller is cancelled, it goes on."""
+        end: asyncio.Future[None] = self.runtime.loop.create_future()
+
+        def all_steps() -> Iterator[object]:
+            try:
+                yield from steps
+            finally:
+                if not end.done():
+                    end.set_result(None)
+
+        self.work_off(all_steps())
+        if not end.done():
+            await self.loans.wait_for(end)
+
     def _work(self) -> None:
         chores, ends = self.chores, self.now() + CHORES
         try:

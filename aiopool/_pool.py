@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
 
@@ -532,12 +532,25 @@ class Pool(Submitter):
         return engine.room.cancel_all(reason=reason) + await self._cancel_all(list(engine.jobs.values()), reason)
 
     async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
-        own = running_job.get()
-        asked = [job for job in jobs if job is not own and job.cancel(reason)]
-        for job in asked:
-            if job._extra is not None and job._extra.stop is not None:
-                await self._home.stop(job, reason)
-        return sum(job.cancelled() for job in asked)
+        own, count = running_job.get(), 0
+        running: list[Job[Any]] = []
+
+        def cancel_each() -> Iterator[None]:
+            nonlocal count
+            jobs.reverse()
+            while jobs:  # emptied on the way: to let go of many jobs takes time, too
+                job = jobs.pop()
+                if job is not own and job.cancel(reason):
+                    if job._extra is not None and job._extra.stop is not None:
+                        running.append(job)
+                    else:
+                        count += job.cancelled()
+                yield
+
+        await self._engine("cancel_all").worked_off(cancel_each())
+        for job in running:
+            await self._home.stop(job, reason)
+        return count + sum(job.cancelled() for job in running)
 
     def resize(self, size: int) -> None:
         """Change how many jobs may run at once. 0 holds the pool.

@@ -31,6 +31,8 @@ __all__ = ["Entry", "JobQueue"]
 MAX_FIFOS = 64
 # Sweeping fewer stale entries than this is not worth the call.
 MIN_STALE = 64
+# So many entries of a FIFO are looked at in one sweep.
+SWEEP = 4096
 
 
 class _Plan(Protocol):
@@ -149,6 +151,8 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         # The FIFO of the best key, where nearly every `pop` finds its entry; nowhere, while there is a heap to look at.
         self._best: deque[Any] = _NOWHERE
         self._stale = 0
+        self._swept = 0  # how far the sweep has come in its FIFO
+        self._sweep_above = 0
         # Of a FIFO by its key, how many entries are stale; of a priority, how many live ones are in the heap.
         self._gone: dict[Any, int] = {}
         self._rows: dict[Any, int] = {}
@@ -287,20 +291,33 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         else:
             key = entry._plan.priority
             self._gone[key] = self._gone.get(key, 0) + 1
-        if self._stale > MIN_STALE and self._stale > self.live:
+        if self._stale > max(MIN_STALE, self._sweep_above) and self._stale > self.live:
             self._sweep()
 
     def _sweep(self) -> None:
-        for key in self._gone:
-            fifo = self._fifos[key]
-            kept = [entry for entry in fifo if entry._place is fifo]
-            fifo.clear()
-            fifo.extend(kept)
-        self._heap[:] = [row for row in self._heap if row[2]._place is row]
-        heapq.heapify(self._heap)
-        self._stale = 0
-        self._gone.clear()
-        self._ages = self._ends = None
+        """Forget stale entries: those of the heap, if they are the most of it, and those in a slice of a FIFO."""
+        if len(self._heap) > 2 * sum(self._rows.values()) + MIN_STALE:
+            before = len(self._heap)
+            self._heap[:] = [row for row in self._heap if row[2]._place is row]
+            heapq.heapify(self._heap)
+            self._stale -= before - len(self._heap)
+            self._ages = self._ends = None
+        self._sweep_above = 0
+        if not self._gone:
+            return
+        key = max(self._gone, key=self._gone.__getitem__)
+        fifo = self._fifos[key]
+        start = self._swept if self._swept < len(fifo) else 0
+        count = min(SWEEP, len(fifo) - start)
+        fifo.rotate(-start)
+        kept = [entry for _ in range(count) if (entry := fifo.popleft())._place is fifo]
+        fifo.extendleft(reversed(kept))
+        fifo.rotate(start)
+        self._swept = start + len(kept)
+        for _ in range(count - len(kept)):
+            self._skip(key)
+        if self._stale > self.live:  # the next slice comes with more of them: a long line is not swept in one turn
+            self._sweep_above = self._stale + SWEEP // 4
 
     def _skip(self, key: Any) -> None:
         """A stale entry has left its FIFO."""

@@ -162,17 +162,17 @@ class Room:
     def restrict(self) -> None:
         """Take no more jobs but those of the pool's own; whoever else waits gets `PoolClosedError`."""
         self.limit = -sys.maxsize
-        self._refuse_closing([job for job in self.waiting if not self._books.is_own(_submitter_of(job))])
+        self._refuse_closing(lambda job: not self._books.is_own(_submitter_of(job)))
 
     def close(self) -> None:
         """Take no more jobs in, from nobody; who waits gets `PoolClosedError`."""
         self.limit = -sys.maxsize
         self.closed = True
-        self._refuse_closing(list(self.waiting))
+        self._refuse_closing(None)
 
-    def _refuse_closing(self, jobs: list[Job[Any]]) -> None:
+    def _refuse_closing(self, which: Callable[[Job[Any]], bool] | None) -> None:
         text = "{} was waiting for room when the pool was shut down: it was not taken in"
-        self._refuse_all(jobs, lambda job: PoolClosedError(text.format(repr(job))))
+        self._refuse_all(which, lambda job: PoolClosedError(text.format(repr(job))))
 
     def withdraw(self, job: Job[Any]) -> None:
         """Forget a job whose submitter has given up waiting; harmless if it has ended."""
@@ -193,22 +193,27 @@ class Room:
 
     def cancel_all(self, group: str | None = None, reason: str | None = None) -> int:
         """Cancel all jobs that wait, or those of a group; return how many there were."""
-        return self._refuse_all(
-            [job for job in self.waiting if group in (None, job.group)], lambda job: _cancelled(job, reason)
-        )
+        which = None if group is None else lambda job: bool(job.group == group)
+        return self._refuse_all(which, lambda job: _cancelled(job, reason))
 
-    def _refuse_all(self, jobs: list[Job[Any]], error: Callable[[Job[Any]], Exception]) -> int:
-        rows = [(job, future) for job in jobs if not (future := self.waiting.pop(job)).done()]
+    def _refuse_all(self, which: Callable[[Job[Any]], bool] | None, error: Callable[[Job[Any]], Exception]) -> int:
+        rows = self.waiting
+        if which is None:
+            self.waiting = OrderedDict()
+        else:
+            rows = OrderedDict((job, rows.pop(job)) for job in list(filter(which, rows)))
+        count = len(rows)
 
         def refuse() -> Iterator[None]:
-            for job, future in rows:
+            while rows:
+                job, future = rows.popitem(last=False)
                 if not future.done():  # its submitter has not given up meanwhile
                     self._refuse(job, future, error(job))
                 yield
             self._books.joiners.look()
 
         self._books.work_off(refuse())
-        return len(rows)
+        return count
 
     def _refuse(self, job: Job[Any], future: asyncio.Future[None], error: Exception) -> None:
         """End a job that waits: its submitter is told, and whoever has found it by its id."""

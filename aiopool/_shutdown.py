@@ -21,7 +21,7 @@ import dataclasses
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, final
 
 from aiopool._bridge import ThreadBridge
@@ -187,6 +187,8 @@ class Shutdown:
         engine, counters, before = self._engine, self._engine.counters, self._before
         await self._finish()
         self._cancel_waiting()
+        while engine.chores:
+            await self._yield()
         leaked = await self._cancel_running()
         self._log(leaked)
         await self._stop_workers()
@@ -210,9 +212,18 @@ class Shutdown:
         """Let nobody submit any more, and cancel what is queued or scheduled."""
         engine = self._engine
         engine.room.close()
-        for job in [job for job in engine.jobs.values() if job._status is not JobStatus.RUNNING]:
-            self._cancel(job)
-            self._never_started += job._attempt == 0
+        waiting = [job for job in engine.jobs.values() if job._status is not JobStatus.RUNNING]
+        waiting.reverse()
+
+        def cancel_each() -> Iterator[None]:
+            while waiting:  # emptied on the way: to let go of many jobs takes time, too
+                job = waiting.pop()
+                if job._finished_at is None:
+                    self._cancel(job)
+                    self._never_started += job._attempt == 0
+                yield
+
+        engine.work_off(cancel_each())
 
     def _cancel(self, job: Job[Any]) -> None:
         if self._engine.cancel(job, REASON):

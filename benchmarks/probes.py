@@ -22,6 +22,7 @@ import psutil
 
 from benchmarks.backlogs import BACKLOGS, Backlog
 from benchmarks.contenders import CREATE_TASK, SCOPE, Isolation
+from benchmarks.growth import measure
 from benchmarks.prices import prices
 from benchmarks.watching import ask, compare, ways_to_log, ways_to_trace, ways_to_watch
 from benchmarks.workloads import noop, spin_5_microseconds
@@ -230,6 +231,11 @@ async def asking(contender: str, count: int) -> Numbers:
     return await ask(isolation_of(contender), count)
 
 
+async def growth(contender: str, verb: str, count: int, gaps: bool = False) -> Numbers:
+    """Do one verb of the face to `count` jobs; µs of CPU for each, or the largest gap of the loop."""
+    return await measure(verb, isolation_of(contender), count, gaps=gaps)
+
+
 def import_time(contender: str) -> Numbers:
     """Import the module `contender` in a fresh interpreter that has asyncio already; ms.
 
@@ -258,6 +264,7 @@ PROBES: dict[str, Callable[..., Coroutine[Any, Any, Numbers]]] = {
     "logging": logging,
     "tracing": tracing,
     "asking": asking,
+    "growth": growth,
 }
 
 

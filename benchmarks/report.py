@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from benchmarks.contenders import EXECUTOR, GATHER
+from benchmarks.growth import HUGE, LARGE, MOST_GAP, MOST_GROWTH, SMALL
 from benchmarks.measure import CellResult, Spread
 from benchmarks.scenarios import TITLES, WATCHING, ScenarioResult
 from benchmarks.steady import OUTSTANDING
@@ -133,6 +134,9 @@ def scenario_tables(results: list[ScenarioResult]) -> list[str]:
         group = [result for result in results if result.scenario.probe == probe]
         if not group:
             continue
+        if probe == "growth":
+            tables.append(f"### {title}\n\n" + _growth(group))
+            continue
         names = list(dict.fromkeys(name for result in group for name in result.samples))
         if probe in DOWN:
             tables.append(f"### {title}\n\n" + _down(group, names))
@@ -148,6 +152,31 @@ def scenario_tables(results: list[ScenarioResult]) -> list[str]:
         heads = [name.replace("_", " ") for name in names] or ["result"]
         tables.append(f"### {title}\n\n" + table(["", "", *heads], rows))
     return tables
+
+
+def _growth(group: list[ScenarioResult]) -> str:
+    """Verbs down; what is not flat, or holds the loop for too long, is marked."""
+    cells: dict[tuple[str, str], dict[int, ScenarioResult]] = {}
+    for result in group:
+        of = result.scenario.parameters
+        cells.setdefault((of["verb"], result.scenario.contender), {})[of["count"]] = result
+    rows, notes = [], []
+    for (verb, contender), by_count in cells.items():
+        costs = {count: result.spread("us").median for count, result in by_count.items() if "us" in result.samples}
+        gaps = [result.spread("gap_ms").median for result in by_count.values() if "gap_ms" in result.samples]
+        ratio = costs[LARGE] / costs[SMALL] if SMALL in costs and LARGE in costs else None
+        gap = max(gaps, default=None)
+        flags = ["**grows**"] if ratio is not None and ratio > MOST_GROWTH else []
+        flags += ["**gap**"] if gap is not None and gap > MOST_GAP else []
+        shown = [number(costs[count]) if count in costs else "–" for count in (SMALL, LARGE)]
+        shown += ["–" if value is None else number(value) for value in (ratio, gap)]
+        rows.append([verb, contender, *shown, ", ".join(flags)])
+        for result in by_count.values():
+            if problem := result.failed or result.skipped:
+                notes.append(f"- {result.scenario.key}: {problem}")
+    head = ["", "", f"µs, {SMALL:,} jobs", f"µs, {LARGE:,} jobs", "growth", f"largest gap, {HUGE:,} jobs, ms", ""]
+    limits = f"Marked: growth above {MOST_GROWTH}, gaps above {MOST_GAP:g} ms (CPU clock)."
+    return "\n\n".join(part for part in (table(head, rows), limits, "\n".join(notes)) if part)
 
 
 def _down(group: list[ScenarioResult], names: list[str]) -> str:

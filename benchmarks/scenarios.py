@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.contenders import CREATE_TASK, GATHER, HAND, SCOPE, TASK
+from benchmarks.growth import HUGE, LARGE, SMALL, VERBS
 from benchmarks.measure import MeasurementError, Progress, Spread, run_child
 
 TITLES = {
@@ -21,6 +22,7 @@ TITLES = {
     "watching": "What watching adds to a no-op job",
     "logging": "What logs add to a no-op job",
     "tracing": "What OpenTelemetry adds to a no-op job",
+    "growth": "What grows: each verb for many jobs, and for sixteen times as many",
     "asking": "What a question costs, with a backlog, and a hundred names of jobs",
 }
 WATCHING = ("watching", "logging", "tracing", "asking")
@@ -119,6 +121,17 @@ def all_scenarios() -> list[Scenario]:
         *(Scenario("logging", name, {"count": 1_000, "repeats": 12}) for name in (TASK, SCOPE)),
         *(Scenario("tracing", name, {"count": 2_000, "repeats": 14}) for name in (TASK, SCOPE)),
         *(Scenario("asking", name, {"count": 10_000}) for name in (TASK, SCOPE)),
+        *growth_scenarios(),
+    ]
+
+
+def growth_scenarios() -> list[Scenario]:
+    """Return each verb at both sizes, and at a third one for the gap of the loop."""
+    return [
+        Scenario("growth", name, {"verb": verb, "count": count, **({"gaps": True} if count == HUGE else {})})
+        for verb in VERBS
+        for name in (TASK, SCOPE)
+        for count in (SMALL, LARGE, HUGE)
     ]
 
 
@@ -146,4 +159,6 @@ def quick_scenarios() -> list[Scenario]:
         Scenario("logging", TASK, {"count": 100, "repeats": 1}),
         Scenario("tracing", SCOPE, {"count": 100, "repeats": 1}),
         Scenario("asking", TASK, {"count": 100}),
+        Scenario("growth", TASK, {"verb": "cancel_all, queued", "count": 50}),
+        Scenario("growth", SCOPE, {"verb": "retries due together", "count": 50, "gaps": True}),
     ]

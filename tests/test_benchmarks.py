@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # `benchmarks` stands beside the package and is not installed with it
 
 from aiopool import Pool  # noqa: E402
-from benchmarks import chart, contenders, measure, page, plan, report, scenarios, targets, watching  # noqa: E402
+from benchmarks import chart, contenders, growth, measure, page, plan, report, scenarios, targets, watching  # noqa: E402
 from benchmarks.__main__ import choose, parse  # noqa: E402
 from benchmarks.contenders import CREATE_TASK, EXECUTOR, GATHER, OURS, SCOPE, TASK  # noqa: E402
 from benchmarks.measure import Cell, CellResult, Spread  # noqa: E402
@@ -91,6 +91,37 @@ def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: 
             assert entry.name in text or entry.missing()
     if not selection:
         assert all(title in text for title in scenarios.TITLES.values())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("gaps", [False, True])
+def test_every_verb_can_be_asked_whether_it_grows(gaps: bool) -> None:
+    """Each of them comes to its end, with few jobs, and says what it took."""
+
+    async def main() -> None:
+        for verb in growth.VERBS:
+            numbers = await growth.measure(verb, "task", 60, gaps=gaps, repeats=1)
+            assert list(numbers) == ["gap_ms" if gaps else "us"], verb
+            assert all(value >= 0 for value in numbers.values()), verb
+
+    asyncio.run(main())
+
+
+def test_what_grows_is_marked() -> None:
+    """A cost that is more than half above that of few jobs, and a gap of more than 5 ms, are marked."""
+    probed = []
+    for verb, costs, gap in (("flat", [1.0, 1.4], 4.9), ("steep", [1.0, 1.6], 5.1)):
+        for count, numbers in zip(
+            (growth.SMALL, growth.LARGE, growth.HUGE),
+            ({"us": [costs[0]]}, {"us": [costs[1]]}, {"gap_ms": [gap]}),
+            strict=True,
+        ):
+            scenario = scenarios.Scenario("growth", TASK, {"verb": verb, "count": count})
+            probed.append(scenarios.ScenarioResult(scenario, numbers))
+    (table,) = report.scenario_tables(probed)
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
+    assert "**" not in rows["flat"]
+    assert "**grows**, **gap**" in rows["steep"]
 
 
 def test_a_wrong_name_leaves_nothing_to_measure_and_says_so() -> None:
