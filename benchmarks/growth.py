@@ -39,14 +39,18 @@ class Clock:
             asyncio.get_running_loop().call_soon(self._tick)
 
     def _tick(self) -> None:
-        now = time.process_time()
-        self.worst = max(self.worst, now - self._last)
         if self._running:
-            self._last = now
+            self._look()
             asyncio.get_running_loop().call_soon(self._tick)
 
+    def _look(self) -> None:
+        now = time.process_time()
+        self.worst = max(self.worst, now - self._last)
+        self._last = now
+
     def stop(self) -> None:
-        self.seconds = time.process_time() - self._began
+        self._look()
+        self.seconds = self._last - self._began
         self._running = False
 
 
