@@ -22,6 +22,7 @@ import io
 import logging
 import math
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -34,7 +35,7 @@ from aiopool._options import check_seconds, function_name
 from aiopool._orphans import OrphanReaper, is_init
 from aiopool._pool import Pool
 from aiopool._scope import coroutine_frames
-from aiopool._shutdown import only
+from aiopool._shutdown import CALLBACK_EXTRA, only
 from aiopool._signals import Roster, SignalWatch
 from aiopool._status import PoolStatus
 from aiopool.errors import JobCancelledError, PoolClosedError
@@ -48,9 +49,11 @@ R = TypeVar("R")
 
 logger = logging.getLogger("aiopool.run")
 
-# At most so many graces after `timeout`, and so many seconds to close the event loop: the time that systemd is told.
+# At most so many graces after `timeout`, and so many seconds, one for the callbacks of the pools and three to close the
+# event loop: the time that systemd is told.
 _GRACES = 8
 _CLOSING = 3.0
+_SECONDS = CALLBACK_EXTRA + _CLOSING
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -101,7 +104,8 @@ def run(
     the third signal ends it; only what ends Python without asking (SIGKILL, a crash) leaves them behind.
 
     The exit code of a program that a signal ended is 0 if everything was finished in time, and 128 + the signal's
-    number if something was cancelled, killed, left behind or hurried. What does not end by `timeout` and the graces is
+    number if something was cancelled, killed, left behind or hurried. Else, and without a signal, it is 1 if a callback
+    of `on_shutdown` failed. What does not end by `timeout` and the graces is
     named in the log, and the process is left without it. The signal handlers that were there before are put back.
 
     Under systemd (`Type=notify`) it says when it is ready, stopping and alive. As process 1 of a container it reaps
@@ -125,7 +129,7 @@ def run(
 
     Raises:
         BaseException: what `main` raises.
-        SystemExit: a signal ended the program before `main` returned.
+        SystemExit: a signal ended the program before `main` returned, or a callback of `on_shutdown` failed.
         TypeError: `main` is no function, or `services` no `ServiceRegistry`.
         RuntimeError: an event loop runs in this thread.
 
@@ -203,7 +207,6 @@ class _Life(Generic[R]):
         self._patience: asyncio.Future[None] | None = None  # ends a wait for main early
         self._ends_at = math.inf  # when the time is up, once a signal has come
         self._forced = False
-        self._broken = False  # a callback failed on the way out
         self.exit_code: int | None = None
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -225,8 +228,6 @@ class _Life(Generic[R]):
         if self._stopping is not None:
             await self._stopping
         await self._stop_services()
-        if self._stopping is None:
-            return self._main.result()
         return self._outcome()
 
     async def _body(self) -> R:
@@ -250,12 +251,10 @@ class _Life(Generic[R]):
     def _tell_stopping(self, why: str) -> None:
         if not self._notifier.listening:
             return
-        places = [pool.statistics() for pool in self._open_pools()]
-        jobs = sum(now.queued + now.scheduled + now.running for now in places)
         fields = {"STOPPING": 1}
         if self._stopping is not None and self._timeout is not None:
-            fields["EXTEND_TIMEOUT_USEC"] = int((self._timeout + _GRACES * self._grace + _CLOSING) * 1e6)
-        self._notifier.tell(f"{why}; jobs to finish: {jobs}", **fields)
+            fields["EXTEND_TIMEOUT_USEC"] = int((self._timeout + _GRACES * self._grace + _SECONDS) * 1e6)
+        self._notifier.tell(f"{why}: finishing {self._jobs()} jobs", **fields)
 
     async def _stop_services(self) -> None:
         """Stop the services: in what is left of the time, and one grace at least."""
@@ -275,14 +274,17 @@ class _Life(Generic[R]):
     def _on_signal(self, count: int) -> None:
         loop = self._roster.loop
         if count == 1:
-            logger.info("told to end by signal %s: finishing the jobs", self._watch.last)
+            logger.info("%s: finishing %d jobs", self._signal(), self._jobs())
             if self._timeout is not None:
                 self._ends_at = loop.time() + self._timeout
+            for pool in self._open_pools():  # at once: from here on, nobody outside of them may submit
+                pool._start_shutdown(timeout=self._timeout, grace=self._grace, cancel_pending=False)
             self._stopping = loop.create_task(self._stop(), name="aiopool-run-stop")
-            self._tell_stopping(f"told to end by signal {self._watch.last}")
+            self._tell_stopping(self._signal())
             return
-        logger.warning("told to end again by signal %s: cancelling the jobs", self._watch.last)
-        self._notifier.tell(f"told to end again by signal {self._watch.last}: cancelling the jobs")
+        text = f"second {self._signal()}: cancelling {self._jobs()} jobs; once more leaves at once"
+        logger.warning(text)
+        self._notifier.tell(text)
         self._forced = True
         self._services.hurry(self._grace)
         for pool in self._open_pools():
@@ -291,6 +293,13 @@ class _Life(Generic[R]):
             task.add_done_callback(self._hurrying.discard)
         if self._patience is not None and not self._patience.done():
             self._patience.set_result(None)
+
+    def _signal(self) -> str:
+        return "Ctrl-C" if self._watch.last == signal.SIGINT else signal.Signals(self._watch.last or 0).name
+
+    def _jobs(self) -> int:
+        places = [pool.statistics() for pool in self._open_pools()]
+        return sum(now.queued + now.scheduled + now.running for now in places)
 
     def _open_pools(self) -> list[Pool]:
         return [pool for pool in self._roster.pools if pool.status in (PoolStatus.OPEN, PoolStatus.CLOSING)]
@@ -317,10 +326,6 @@ class _Life(Generic[R]):
         late = timeout is not None and self._roster.loop.time() - began >= timeout
         # Jobs that were not finished for want of time. (One that somebody cancelled was not cut short.)
         self._forced |= bool(report.leaked or (late and report.cancelled))
-        if not cancel_pending:
-            for error in report.callback_errors:
-                self._broken = True
-                logger.error("a callback of on_shutdown failed", exc_info=error)
 
     async def _wait_for_main(self) -> None:
         """Wait until `main` has ended, for the grace, or until the next signal."""
@@ -333,14 +338,18 @@ class _Life(Generic[R]):
 
     def _outcome(self) -> R | None:
         """What to return, or the exit code; raises what `main` raised, unless it comes of the stop."""
+        if self._stopping is None:
+            result = self._main.result()
+            self.exit_code = 1 if self._roster.broken else None
+            return result
         if not self._main.cancelled():
             error = self._main.exception()
             ours = (PoolClosedError, JobCancelledError, asyncio.CancelledError) if self._forced else (PoolClosedError,)
             if error is not None and not only(error, ours):
                 raise error
-            if error is None and not self._forced:
+            if error is None and not self._forced and not self._roster.broken:
                 return self._main.result()
-        self.exit_code = self._code() if self._forced else int(self._broken)
+        self.exit_code = self._code() if self._forced else int(self._roster.broken)
         return None
 
     def _code(self) -> int:

@@ -30,7 +30,7 @@ from aiopool._restart import Restart
 from aiopool._retry import Retry
 from aiopool._runtime import Runtime, shield
 from aiopool._shutdown import OnShutdown, Shutdown, ShutdownReport, only
-from aiopool._signals import SignalWatch, enlist
+from aiopool._signals import Roster, SignalWatch, enlist
 from aiopool._statistics import Statistics
 from aiopool._status import JobStatus, PoolStatus
 from aiopool._submitter import Submitter
@@ -106,7 +106,8 @@ class Pool(Submitter):
         on_error: called as `on_error(job, error)` for a failure that nobody awaits; the log, by default.
         max_threads: how many plain functions may run in threads at once; `size` by default.
         restart: how often workers may crash before the pool gives up.
-        handle_signals: shut down at the first SIGINT or SIGTERM, cancel at the second, exit at the third.
+        handle_signals: shut down at the first SIGINT or SIGTERM, cancel at the second, exit at the third; where
+            `aiopool.run` does not do so already.
         shutdown_timeout: seconds that jobs have to finish when the pool is left or shut down; then they are cancelled.
             The whole end takes this, a grace (twice `cancel_grace`) and a second for callbacks. None: as long as the
             jobs take.
@@ -141,6 +142,7 @@ class Pool(Submitter):
         "_queue_size",
         "_report",
         "_restart",
+        "_roster",
         "_seed",
         "_shutdown",
         "_shutdown_timeout",
@@ -214,6 +216,7 @@ class Pool(Submitter):
         self._callbacks: list[OnShutdown] = []
         self._groups = 0
         self._bridge: ThreadBridge[Worker] | None = None
+        self._roster: Roster | None = None
         self._shutdown: Shutdown | None = None
         self._closing: asyncio.Task[ShutdownReport] | None = None
         self._report: ShutdownReport | None = None
@@ -269,9 +272,9 @@ class Pool(Submitter):
         self._closing = self._shutdown = self._report = self._fatal = None
         self._health.opened(runtime.now())
         home.opened(engine, supervisor)
-        if self._signals is not None:
+        self._roster = enlist(runtime.loop, self)
+        if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
             self._signals.install(runtime.loop)
-        enlist(runtime.loop, self)
         return self
 
     async def __aexit__(
@@ -416,6 +419,8 @@ class Pool(Submitter):
         finally:
             if self._signals is not None:
                 self._signals.restore()
+            if self._roster is not None and self._report is not None:
+                self._roster.broken |= bool(self._report.callback_errors)
             self._home.closed(len(self._report.leaked) if self._report else 0)
 
     def on_shutdown(self, callback: OnShutdown) -> OnShutdown:

@@ -206,12 +206,17 @@ _desk = _Desk()
 
 @final
 class Roster:
-    """The pools that were opened by a program in its event loop, as far as they still exist."""
+    """The pools that were opened by a program in its event loop, as far as they still exist.
 
-    __slots__ = ("loop", "pools")
+    Attributes:
+        broken: a callback of `on_shutdown` of one of them, also of one that exists no more, has failed.
+    """
+
+    __slots__ = ("broken", "loop", "pools")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.broken = False
         self.pools: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def begin(self) -> None:
@@ -222,8 +227,10 @@ class Roster:
 _roster: contextvars.ContextVar[Roster | None] = contextvars.ContextVar("aiopool_roster", default=None)
 
 
-def enlist(loop: asyncio.AbstractEventLoop, pool: object) -> None:
-    """Put a pool on the roster of the program that opens it, if there is one for this loop."""
+def enlist(loop: asyncio.AbstractEventLoop, pool: object) -> Roster | None:
+    """Put a pool on the roster of the program that opens it, if there is one for this loop; return that."""
     roster = _roster.get()
-    if roster is not None and roster.loop is loop:
-        roster.pools.add(pool)
+    if roster is None or roster.loop is not loop:
+        return None
+    roster.pools.add(pool)
+    return roster

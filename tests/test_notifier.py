@@ -88,7 +88,7 @@ def test_a_signal_after_main_has_ended_asks_for_time_all_the_same(listener: List
         environment={"NOTIFY_SOCKET": listener.name},
     ) as process:
         wait_for(process, "started")
-        assert listener.until("STOPPING") == {"STOPPING": "1", "STATUS": "main has ended; jobs to finish: 1"}
+        assert listener.until("STOPPING") == {"STOPPING": "1", "STATUS": "main has ended: finishing 1 jobs"}
         process.terminate()
         assert "EXTEND_TIMEOUT_USEC" in listener.until("STOPPING")
         process.stdin.write("go\n")
@@ -108,7 +108,7 @@ def test_ready_then_stopping(listener: Listener, loop: str):
         lines, code = rest(process)
     assert code == 0, lines
     assert stopping["STOPPING"] == "1"
-    assert stopping["STATUS"] == "told to end by signal 15; jobs to finish: 1"
+    assert stopping["STATUS"] == "SIGTERM: finishing 1 jobs"
     assert 20_000_000 <= int(stopping["EXTEND_TIMEOUT_USEC"]) <= 40_000_000
     assert [message for message in listener.rest() if "READY" in message or "STOPPING" in message] == [
         listener.heard[0],
@@ -145,7 +145,7 @@ def test_ready_comes_after_the_services(listener: Listener):
         process.stdin.write("go\n")
         process.stdin.flush()
         assert listener.next()["READY"] == "1"
-        assert listener.next() == {"STOPPING": "1", "STATUS": "main has ended; jobs to finish: 0"}
+        assert listener.next() == {"STOPPING": "1", "STATUS": "main has ended: finishing 0 jobs"}
         assert listener.next() == {"STATUS": "stopping services: 1"}
         lines, code = rest(process)
     assert (lines, code) == ([], 0)
@@ -379,6 +379,6 @@ def test_the_second_signal_is_told(listener: Listener):
         process.terminate()
         assert "EXTEND_TIMEOUT_USEC" not in listener.until("STOPPING"), "nobody knows how long it takes"
         process.terminate()
-        assert listener.next() == {"STATUS": "told to end again by signal 15: cancelling the jobs"}
+        assert listener.next() == {"STATUS": "second SIGTERM: cancelling 1 jobs; once more leaves at once"}
         _, code = rest(process)
     assert code == 128 + signal.SIGTERM

@@ -39,7 +39,7 @@ needs_namespaces = pytest.mark.skipif(refused() is not None, reason=str(refused(
 
 def longest(timeout: float, grace: float) -> float:
     """What the pages say that the end of `aiopool.run` takes at most, in seconds."""
-    return timeout + 8 * grace + 3
+    return timeout + 8 * grace + 4
 
 
 def numbers_of_worker() -> tuple[float, float]:
@@ -72,10 +72,10 @@ def test_the_page_shows_what_the_file_has(page: str, language: str, file: str):
 
 def test_the_sum_is_the_one_that_systemd_is_told():
     """The pages, the constant, and `EXTEND_TIMEOUT_USEC` agree."""
-    assert longest(20, 2) == 20 + _lifecycle._GRACES * 2 + _lifecycle._CLOSING
+    assert longest(20, 2) == 20 + _lifecycle._GRACES * 2 + _lifecycle._SECONDS
     for page in ("docker.md", "systemd.md", "kubernetes.md", "stop-on-sigterm.md"):
         text = (HOW_TO / page).read_text()
-        assert "8 × `grace` + 3" in text or "20 + 8 × 2 + 3" in text, page
+        assert "8 × `grace` + 4" in text or "20 + 8 × 2 + 4" in text, page
 
 
 def test_what_the_table_says_fits():
@@ -84,7 +84,7 @@ def test_what_the_table_says_fits():
     rows = re.findall(r"^\|.*\| (\d+) s, .*\| `timeout=([\d.]+), grace=([\d.]+)` \|$", text, re.MULTILINE)
     assert len(rows) == 3
     assert all(longest(float(timeout), float(grace)) <= float(limit) for limit, timeout, grace in rows)
-    assert longest(18, 1) <= 30, "kubernetes.md, for a worker"
+    assert longest(17, 1) <= 30, "kubernetes.md, for a worker"
 
 
 # -- Docker ------------------------------------------------------------------------------------------------------------
@@ -284,12 +284,14 @@ def variables() -> dict[str, str]:
 
 
 def test_the_deployment_fits_together():
-    """preStop, the shutdown of the pool and ten seconds are done before the kill; ports and labels agree."""
+    """preStop, the requests, the jobs and their end are done before the kill; ports and labels agree."""
     before = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
+    requests = float(CONTAINER["command"][CONTAINER["command"].index("--timeout-graceful-shutdown") + 1])
     shutdown = float(variables()["AIOPOOL_SHUTDOWN_TIMEOUT"])
-    assert before + shutdown + 10 <= POD["terminationGracePeriodSeconds"]
+    assert before + requests + shutdown + 5 <= POD["terminationGracePeriodSeconds"]
     page = (HOW_TO / "kubernetes.md").read_text()
-    for moment in (before, before + shutdown, POD["terminationGracePeriodSeconds"]):
+    moments = (before, before + requests, before + requests + shutdown, POD["terminationGracePeriodSeconds"])
+    for moment in moments:
         assert f"| {moment:.0f} s |" in page
     port = CONTAINER["ports"][0]["containerPort"]
     command = CONTAINER["command"]

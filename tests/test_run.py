@@ -496,6 +496,122 @@ def test_a_failing_callback_is_reported():
     assert "ZeroDivisionError: division by zero" in lines
 
 
+@pytest.mark.parametrize("end", ["returns", "SIGTERM, returns", pytest.param("SIGTERM, is cancelled", marks=long)])
+@pytest.mark.parametrize("opens", ["run", pytest.param("main", marks=long)])
+def test_a_failing_callback_is_exit_code_1_however_the_program_ends(end: str, opens: str):
+    """One rule: after a signal and without, for the pool of `run` and those of `main`; it is logged once."""
+    with program(
+        f"""
+        async def main(*pools):
+            async with contextlib.AsyncExitStack() as stack:
+                if not pools:
+                    await stack.enter_async_context(pool)
+                if {end!r} != "returns":
+                    signal.raise_signal(signal.SIGTERM)
+                    await (pool.wait_closed() if {end!r} == "SIGTERM, returns" else asyncio.sleep(3600))
+                return "done"
+
+        import contextlib
+        pool = Pool()
+        pool.on_shutdown(lambda: 1 / 0)
+        aiopool.run(main, pool=pool if {opens!r} == "run" else None, grace=0.1)
+        """
+    ) as process:
+        lines, code = rest(process)
+    assert code == 1, lines
+    assert lines.count("ZeroDivisionError: division by zero") == 1
+
+
+@pytest.mark.parametrize("isolation", ["task", pytest.param("scope", marks=long)])
+def test_a_leaked_job_does_not_hold_up_a_normal_end(isolation: str):
+    """`main` returns, the pool is left in its time, and so is the program; asyncio.run would wait for the job."""
+    with program(
+        f"""
+        async def stubborn():
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+
+        async def main(pool):
+            await pool.submit(stubborn)
+            await asyncio.sleep(0.05)
+            say("returns")
+
+        pool = Pool(isolation={isolation!r}, shutdown_timeout=0.1, cancel_grace=0.1)
+        began = time.monotonic()
+        aiopool.run(main, pool=pool, grace=0.1)
+        say("left", time.monotonic() - began < 10)
+        """
+    ) as process:
+        wait_for(process, "returns")
+        lines, code = rest(process)
+    assert code == 0, lines
+    assert "left True" in lines
+
+
+def test_from_sigterm_on_only_the_pools_own_jobs_may_submit():
+    """Already in the turn of the signal; what a job submits is finished."""
+    with program(
+        """
+        async def child():
+            await asyncio.sleep(0.05)
+            say("child done")
+
+        async def parent():
+            while pool.status == "open":
+                await asyncio.sleep(0.01)
+            await pool.submit(child)
+            say("parent done")
+
+        async def main(pool):
+            await pool.submit(parent)
+            await asyncio.sleep(0.05)
+            signal.raise_signal(signal.SIGTERM)
+            while pool.status == "open":
+                await asyncio.sleep(0)
+            try:
+                await pool.submit(child)
+            except aiopool.PoolClosedError:
+                say("refused", pool.health().ready)
+            await pool.wait_closed()
+            await asyncio.sleep(0)
+
+        pool = Pool()
+        aiopool.run(main, pool=pool)
+        """
+    ) as process:
+        lines, code = rest(process)
+    assert code == 0, lines
+    assert [line for line in lines if " " in line][:3] == ["refused False", "parent done", "child done"], lines
+
+
+def test_the_second_signal_says_what_a_third_one_does():
+    """In one line: how many jobs are cancelled, and that the next one leaves at once."""
+    with program(
+        """
+        import logging
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+        async def main(pool):
+            for _ in range(3):
+                await pool.submit(asyncio.sleep, 3600)
+            await asyncio.sleep(0.01)
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+                await asyncio.sleep(0.01)
+            await pool.wait_closed()
+
+        aiopool.run(main, pool=Pool(), grace=0.1)
+        """
+    ) as process:
+        lines, code = rest(process)
+    assert code == 128 + signal.SIGINT
+    assert "Ctrl-C: finishing 3 jobs" in lines
+    assert "second Ctrl-C: cancelling 3 jobs; once more leaves at once" in lines
+
+
 def test_a_forked_child_dies_of_its_own_signal():
     """The child inherits handlers and wake-up socket; neither may keep it alive, nor end its parent."""
     with program(

@@ -271,7 +271,7 @@ def test_the_second_signal_hurries_them():
 def wait_until_stopping(process: "subprocess.Popen[str]") -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        if "told to end by" in line:
+        if ": finishing " in line:
             return
     raise AssertionError("the program was not told to end")
 
