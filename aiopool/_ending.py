@@ -10,7 +10,7 @@ import random
 from traceback import clear_frames
 from typing import Any
 
-from aiopool._faults import traceback_of
+from aiopool._faults import is_kind, traceback_of
 from aiopool._job import Job
 from aiopool._scope import StopCause, StopRequest
 from aiopool._status import JobStatus
@@ -29,6 +29,14 @@ def failure_of(
         failure.__cause__ = _without_locals(error)  # where the job was when it was told
         return failure
     assert error is not None
+    if is_kind(error, StopIteration):
+        # No coroutine can raise it, so no `await job` could. Python does the same for a coroutine that tries.
+        instead = RuntimeError(
+            f"{job._plan.name} raised StopIteration, which no `await` can raise: let it return a value instead, as in "
+            "next(iterator, None), or raise an exception of its own"
+        )
+        instead.__cause__ = error
+        return instead
     return error
 
 

@@ -287,14 +287,16 @@ class MapFeed(JobObserver):
 
     async def _close_source(self, source: AsyncIterator[Any]) -> None:
         """Close a source, if it can be closed, as an async generator can. Its failure has nobody else to go to."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancels = task.cancelling()
         try:
             aclose = getattr(source, "aclose", None)
             if aclose is not None:
                 await aclose()
         except BaseException as error:
-            task = asyncio.current_task()
-            if is_kind(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
+            if is_kind(error, asyncio.CancelledError) and task.cancelling() > cancels:
+                raise  # we were cancelled, and the source does not end by itself
             log_fault(logger, "closing the source of map(%s, ...) failed", self._plan.name, error=error)
 
     def _fail(self, error: BaseException) -> None:

@@ -168,7 +168,7 @@ async def test_a_log_that_raises_hurts_nobody(new_pool, monkeypatch, capsys):
 @real
 @pytest.mark.parametrize("kind", ["async", "plain"])
 async def test_stop_iteration_does_not_stop_anything(new_pool, kind):
-    """WC1: Python makes a RuntimeError of it wherever a coroutine would end by it; the handle keeps what came."""
+    """Python makes a RuntimeError of it wherever a coroutine would end by it; so does a job, with what it raised."""
 
     async def job():
         raise StopIteration("by hand")
@@ -178,8 +178,12 @@ async def test_stop_iteration_does_not_stop_anything(new_pool, kind):
 
     async with new_pool(size=1) as pool:
         handle = await pool.submit(job if kind == "async" else plain)
-        with pytest.raises(RuntimeError, match="StopIteration"):
+        with pytest.raises(RuntimeError, match="StopIteration") as info:
             await handle
+        assert type(info.value.__cause__) is StopIteration
+        with pytest.raises(RuntimeError, match="StopIteration" if kind == "async" else r"next\(iterator, None\)"):
+            handle.result()
+        assert handle.exception() is info.value
         assert handle.status is JobStatus.FAILED
         assert await pool.run(double, 1) == 2
 

@@ -75,7 +75,7 @@ async def test_what_it_returns_and_where_it_runs(new_pool):
 
 
 @real
-@pytest.mark.parametrize("error", [LookupError("mine"), StopIteration(7), TimeoutError("its own")], ids=repr)
+@pytest.mark.parametrize("error", [LookupError("mine"), StopAsyncIteration(7), TimeoutError("its own")], ids=repr)
 async def test_what_it_raises(new_pool, error):
     """The same exception, with the line that raised it; the job failed, and the thread serves the next one."""
 

@@ -1,0 +1,332 @@
+"""A map is never shorter than its source in silence: only the source's own end is an end."""
+
+import asyncio
+import gc
+import itertools
+import weakref
+
+import pytest
+from virtual import echo, now, virtual
+
+from aiopool import Pool, PoolClosedError
+from aiopool.testing import advance, settle, wait_until
+
+CONTROL = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
+
+
+async def plain_loop(stream):
+    return [result async for result in stream]
+
+
+async def with_block(stream):
+    async with stream:
+        return [result async for result in stream]
+
+
+async def collect(stream):
+    return await stream.collect()
+
+
+CONSUMERS = (plain_loop, with_block, collect)
+
+
+def values(results):
+    return [getattr(result, "value", result) for result in results]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("consume", CONSUMERS)
+@pytest.mark.parametrize("error", [StopIteration, StopAsyncIteration, GeneratorExit])
+def test_a_function_that_raises_what_would_end_a_loop(error, consume, ordered):
+    """What the function raises is an error at the consumer, also if it looks like the end of an iteration."""
+
+    @virtual
+    async def main(isolation):
+        async def fails(n):
+            if n == 2:
+                raise error("its own")
+            return n
+
+        def fails_in_a_thread(n):
+            if n == 2:
+                raise error("its own")
+            return n
+
+        async with Pool(2, isolation=isolation, on_error=lambda job, error: None) as pool:
+            for function in (fails, fails_in_a_thread):
+                with pytest.raises(RuntimeError) as info:
+                    await consume(pool.map(function, range(5), ordered=ordered))
+                causes = [info.value]
+                while causes[-1].__cause__ is not None:
+                    causes.append(causes[-1].__cause__)
+                assert type(causes[-1]) is error
+            results = await pool.map(fails, range(5), ordered=ordered, errors="yield").collect()
+            assert len(results) == 5
+            (failed,) = (result for result in results if not result.ok)
+            assert failed.input == 2
+            assert failed.job.exception() is failed.error
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+class Source:
+    """A source that raises where it is told to."""
+
+    def __init__(self, where, error):
+        self.where, self.error, self.left = where, error, [0, 1, 2]
+        self.closed = 0
+
+    def check(self, where):
+        if where == self.where and (where != "next" or not self.left):
+            raise self.error
+
+
+class PlainSource(Source):
+    def __iter__(self):
+        self.check("iter")
+        return self
+
+    def __next__(self):
+        self.check("next")
+        if not self.left:
+            raise StopIteration
+        return self.left.pop(0)
+
+
+class AsyncSource(Source):
+    def __aiter__(self):
+        self.check("iter")
+        return self
+
+    async def __anext__(self):
+        await asyncio.sleep(0)
+        if self.where == "next" and not self.left and self.error is StopAsyncIteration:
+            raise LookupError("a coroutine's own end cannot be told from the source's")
+        self.check("next")
+        if not self.left:
+            raise StopAsyncIteration
+        return self.left.pop(0)
+
+    async def aclose(self):
+        self.closed += 1
+        self.check("close")
+
+
+@pytest.mark.parametrize("errors", ["raise", "yield"])
+@pytest.mark.parametrize("kind", [PlainSource, AsyncSource])
+@pytest.mark.parametrize("where", ["iter", "next"])
+@pytest.mark.parametrize("error", [*CONTROL, OSError])
+def test_a_source_that_raises_anything(error, where, kind, errors):
+    """The results of the items before come first, then an error: never a short list."""
+    if where == "next" and kind is PlainSource and error is StopIteration:
+        return  # that is its end
+
+    @virtual
+    async def main(isolation):
+        for ordered in (True, False):
+            async with Pool(2, isolation=isolation) as pool:
+                got = []
+                stream = pool.map(echo, kind(where, error), ordered=ordered, errors=errors)
+                with pytest.raises((RuntimeError, OSError, LookupError)):
+                    async for result in stream:
+                        got.append(result)
+                assert sorted(values(got)) == ([0, 1, 2] if where == "next" else [])
+                with pytest.raises((RuntimeError, OSError, LookupError)):
+                    await pool.map(echo, kind(where, error), ordered=ordered, errors=errors).collect()
+                assert await pool.run(echo, 1) == 1
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, OSError, GeneratorExit])
+@pytest.mark.parametrize("ending", ["whole", "break", "closed"])
+def test_a_source_that_fails_to_close(error, ending, caplog):
+    """Its error is reported, once: not raised beside the results, nor as that of a task that nobody looks at."""
+
+    @virtual
+    async def main(isolation):
+        caplog.clear()
+        source = AsyncSource("close", error)
+        async with Pool(2, isolation=isolation) as pool:
+            if ending == "whole":
+                assert await pool.map(echo, source).collect() == [0, 1, 2]
+            elif ending == "break":
+                async for _ in pool.map(echo, source, buffersize=1):
+                    break
+            else:
+                async with pool.map(echo, source, buffersize=1) as stream:
+                    await anext(stream)
+            await settle()
+        gc.collect()
+        assert source.closed == 1
+        (record,) = caplog.records
+        assert record.levelname == "ERROR"
+        assert "closing the source of map(echo, ...) failed" in record.getMessage()
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@pytest.mark.parametrize("consume", CONSUMERS)
+@pytest.mark.parametrize("pause", [0.0, 1.0, 1000.0])
+def test_a_pool_that_closes_under_an_async_source(pause, consume):
+    """The consumer is woken with an error, wherever the source is: the end of the pool is not that of the source."""
+
+    @virtual
+    async def main(isolation):
+        closed = []
+
+        async def rows():
+            try:
+                for n in itertools.count():
+                    yield n
+                    await asyncio.sleep(pause)
+            finally:
+                closed.append(True)
+
+        async def work(n):
+            await asyncio.sleep(0.7)
+            return n
+
+        for when in (0.0, 0.5, 2.2):
+            for ordered in (True, False):
+                closed.clear()
+                async with Pool(2, 0, isolation=isolation) as pool:
+                    task = asyncio.create_task(consume(pool.map(work, rows(), ordered=ordered)))
+                    await advance(when)
+                    await pool.shutdown(timeout=5)
+                    with pytest.raises(PoolClosedError):
+                        await asyncio.wait_for(task, 5)
+                    assert len(closed) <= 1
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_loop_that_breaks_leaves_nothing(ordered):
+    """Neither feeder nor open source outlives a loop that breaks; a job under way is reported when it fails."""
+
+    @virtual
+    async def main(isolation):
+        closed, seen = [], []
+
+        async def rows():
+            try:
+                for n in itertools.count():
+                    yield n
+            finally:
+                closed.append(now())
+
+        async def work(n):
+            await asyncio.sleep(n)
+            if n == 2:
+                raise ValueError(n)
+
+        async with Pool(9, isolation=isolation, on_error=lambda job, error: seen.append(now())) as pool:
+            began, tasks = now(), len(asyncio.all_tasks())
+            async for _ in pool.map(work, rows(), ordered=ordered, buffersize=5):
+                break
+            await settle()
+            assert closed == [began]
+            submitted = pool.statistics().submitted
+            await advance(2)
+            assert seen == [began + 2]
+            await advance(10)
+            assert pool.statistics().submitted == submitted <= 7
+            assert pool.statistics().running == 0
+            assert len(asyncio.all_tasks()) <= tasks + 9  # workers come with work
+            assert not [task for task in asyncio.all_tasks() if "-map-" in task.get_name()]
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_failing_collect_leaves_no_cycle(asynchronous):
+    """An error of a map is free as soon as it was handled, with all that it refers to, without the collector."""
+
+    class OwnError(Exception):
+        pass
+
+    @virtual
+    async def main(isolation):
+        async def source():
+            for n in range(9):
+                yield n
+
+        async def fails(n):
+            raise OwnError(n)
+
+        async def raises(consume, function, items):
+            try:
+                await consume(pool.map(function, items))
+            except OwnError as error:
+                return weakref.ref(error)
+
+        def broken():
+            yield 1
+            raise OwnError
+
+        async with Pool(2, isolation=isolation, on_error=lambda job, error: None) as pool:
+            gc.collect()
+            gc.disable()
+            try:
+                for consume in CONSUMERS:
+                    gone = await raises(consume, fails, source() if asynchronous else range(9))
+                    await wait_until(lambda gone=gone: gone() is None, timeout=1)
+                    if not asynchronous:
+                        gone = await raises(consume, echo, broken())
+                        await wait_until(lambda gone=gone: gone() is None, timeout=1)
+            finally:
+                gc.enable()
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@virtual
+async def test_a_source_whose_error_nobody_takes_is_reported(isolation, caplog):
+    """A consumer that leaves before the error of the source has come loses the results, and not the error."""
+
+    def source():
+        yield 1
+        raise OSError("the source broke")
+
+    async with Pool(2, isolation=isolation) as pool:
+        async with pool.map(echo, source()) as stream:
+            assert await anext(stream) == 1
+    (record,) = caplog.records
+    assert "the source of map(echo, ...) failed" in record.getMessage()
+    assert "the source broke" in str(record.exc_info[1])
+
+
+@virtual
+async def test_counts(isolation):
+    """A stream says how far it is: submitted, done, failed, running."""
+
+    async def work(n):
+        await asyncio.sleep(n)
+        if n == 2:
+            raise ValueError(n)
+
+    async with Pool(2, isolation=isolation) as pool:
+        for ordered in (True, False):
+            stream = pool.map(work, [1, 2, 3, 4], ordered=ordered, errors="yield", buffersize=4)
+            counts = []
+            async for _ in stream:
+                counts.append((stream.submitted, stream.done, stream.failed, stream.running))
+            assert counts == [(4, 1, 0, 2), (4, 2, 1, 2), (4, 3, 1, 1), (4, 4, 1, 0)]
+
+
+@virtual
+async def test_the_wrong_loop_says_which_one_to_write(isolation):
+    """`for` and `await` on a stream name what to write instead."""
+    async with Pool(2, isolation=isolation) as pool:
+        with pytest.raises(TypeError, match=r"async for result in pool\.map.*collect\(\)"):
+            for _ in pool.map(echo, [1]):
+                pass
+        with pytest.raises(TypeError, match=r"await pool\.map\(\.\.\.\)\.collect\(\)"):
+            await pool.map(echo, [1])
