@@ -717,7 +717,7 @@ class Engine:
         if job._status is SCHEDULED:
             self.timetable.cross_out(job._place)
             self.scheduled -= 1
-        elif job._extra is not None and job._extra.line is not None:
+        elif job._extra is not None and job._extra.parked:
             self.labels.discard(job)
         elif job._place is self.room:
             self.room.entering -= 1
@@ -730,7 +730,7 @@ class Engine:
         if job._status is RUNNING or job._finished_at is not None or job.sequence not in self.jobs:
             return False
         extra = job._extra
-        line = self.queue if extra is None or extra.line is None else extra.line
+        line = extra.label.parked if extra is not None and extra.parked else self.queue
         queued = job._status is QUEUED and job._place is not self.room
         if queued:
             line.discard(job)

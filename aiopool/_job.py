@@ -21,7 +21,6 @@ from typing import Any, Generic, NoReturn, TypeVar, final
 
 from aiopool._faults import describe_fields, set_traceback
 from aiopool._plan import Plan
-from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
 from aiopool._scope import StopRequest
 from aiopool._status import JobStatus
@@ -33,7 +32,6 @@ __all__ = [
     "Job",
     "JobExtra",
     "JobResult",
-    "Label",
     "OnError",
     "current_job",
     "make_job",
@@ -111,33 +109,14 @@ class JobResult(Generic[T_co]):
         return self.status is SUCCEEDED
 
 
-class Label:
-    """The jobs of one group name: counted, paused and cancelled together.
-
-    Attributes:
-        name: the group's name.
-        paused: its jobs do not start.
-        parked: the line of queued jobs that met the pause; None, if none ever did.
-        members: its live jobs, oldest first.
-    """
-
-    __slots__ = ("members", "name", "parked", "paused")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.paused = False
-        self.parked: JobQueue | None = None
-        self.members: dict[Job[Any], None] = {}
-
-
 class JobExtra:
     """What few jobs have. Defaults of the class, not slots: most of it is never set, and unset it costs nothing."""
 
-    label: Label | None = None
+    label: Any = None  # of its group; a `Label`
     stop: StopRequest | None = None
     callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
     entries: list[Any] | None = None  # in the timetable
-    line: JobQueue | None = None  # in which it is parked
+    parked = False  # it came out of the queue, and its group is paused
     due: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None
     lent = 0  # how many of its tasks wait for another job of the pool

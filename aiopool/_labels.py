@@ -9,10 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, final
 
-from aiopool._job import Job, JobExtra, Label
+from aiopool._job import Job, JobExtra
 from aiopool._queue import JobQueue
 
-__all__ = ["Labels"]
+__all__ = ["Label", "Labels"]
+
+
+@final
+class Label:
+    """The jobs of one group name: counted, paused and cancelled together.
+
+    Attributes:
+        name: the group's name.
+        paused: its jobs do not start.
+        parked: the line of queued jobs that met the pause; None, if none ever did.
+        members: its live jobs, oldest first.
+    """
+
+    __slots__ = ("members", "name", "parked", "paused")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.paused = False
+        self.parked: JobQueue | None = None
+        self.members: dict[Job[Any], None] = {}
 
 
 @final
@@ -69,7 +89,7 @@ class Labels:
                 label.parked = None
                 break
             self.parked -= 1
-            job._extra.line = None
+            job._extra.parked = False
             self._queue.push_in_order(job)
             yield
         self._drop(label)
@@ -79,20 +99,19 @@ class Labels:
         extra = job._extra
         if extra is None or extra.label is None or not extra.label.paused:
             return False
-        label = extra.label
+        label: Label = extra.label
         if label.parked is None:
             label.parked = self._queue.another()
-        extra.line = label.parked
-        extra.line.push_in_order(job)
+        label.parked.push_in_order(job)
+        extra.parked = True
         self.parked += 1
         return True
 
     def discard(self, job: Job[Any]) -> None:
         """Take a job out of the line in which it is parked."""
         assert job._extra is not None
-        assert job._extra.line is not None
-        job._extra.line.discard(job)
-        job._extra.line = None
+        job._extra.label.parked.discard(job)
+        job._extra.parked = False
         self.parked -= 1
 
     def _label(self, name: str) -> Label:
