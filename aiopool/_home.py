@@ -90,7 +90,11 @@ class Home:
         if not self._watches_loop:
             self._watches_loop = True
             if self.engine is not None and self.status is not PoolStatus.CLOSED:
-                self.engine.runtime.loop.call_soon_threadsafe(self._start_lag)
+                try:
+                    self.engine.runtime.loop.call_soon_threadsafe(self._start_lag)
+                except BaseException:
+                    self._watches_loop = False  # first it was set, for the loop may look before we are back
+                    raise
 
     def _start_lag(self) -> None:
         if self._watches_loop and self.lag is None and self.engine is not None and self.status is not PoolStatus.CLOSED:

@@ -67,7 +67,7 @@ def explore(
         scenario: a coroutine function. If it takes an argument it gets a `random.Random` of the same seed,
             for its delays and its choices (draw delays from `DELAYS`).
         seeds: which seeds.
-        mode: `"tasks"` for legal schedules; `"chaos"` for hints.
+        mode: `"tasks"` for another legal order in each run; `"fifo"` for asyncio's own in all.
         debug: asyncio's debug mode; None leaves it to the environment.
         allow_unhandled: accept runs in which the loop's exception handler was called.
         **options: `max_steps`, `max_steps_at_once`, `patience` and `offload` of `VirtualLoop`.

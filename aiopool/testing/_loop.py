@@ -73,7 +73,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         mode: `"fifo"` is asyncio's documented order. `"tasks"` lets any task that is ready go next, keeps
             the order of all other callbacks, and leaves the order of equal timers open: an order that asyncio
             might really produce.
-            `"chaos"` runs any ready callback, against asyncio's word: what it finds is a hint, not a bug.
         max_steps: raise `SpinError` after this many callbacks.
         max_steps_at_once: raise `SpinError` after this many callbacks while the clock stands still.
         patience: how long to wait for threads and I/O, in *real* seconds, before that is called a deadlock.

@@ -111,7 +111,7 @@ def run_virtual(
     Args:
         main: a coroutine function without arguments, or a coroutine.
         seed: what the schedule is drawn from; None draws one.
-        mode: `"fifo"` (asyncio's order), `"tasks"` (another legal order) or `"chaos"` (any order).
+        mode: `"fifo"` (asyncio's order) or `"tasks"` (another legal order).
         debug: asyncio's debug mode; None leaves it to the environment.
         **options: `max_steps`, `max_steps_at_once`, `patience` and `offload` of `VirtualLoop`.
 

@@ -1,4 +1,4 @@
-"""Which ready callback runs next: three queues that stand where asyncio keeps its own.
+"""Which ready callback runs next: two queues that stand where asyncio keeps its own.
 
 asyncio keeps what is ready to run in a deque and takes it from the left. These queues answer the same five
 calls (`append`, `popleft`, `len`, iteration, `clear`), so that `BaseEventLoop._run_once` does not know the
@@ -8,8 +8,6 @@ difference, and each has its own idea of *next*:
 - `TasksReady`: a *legal* order that asyncio does not promise. Ready callbacks fall into lines: one line per
   task, one per timer (asyncio leaves the order of equal timers undefined), one for all else. Within a line
   the order is kept; which line goes next is drawn.
-- `ChaosReady`: any ready callback. It breaks the promise of `call_soon`, so what it finds is a hint, not a
-  bug.
 
 Invariant: with the same seed and the same program the same order comes out. So nothing here looks at
 addresses, and the lines are kept sorted by number, whatever the order in which they became ready.
@@ -26,9 +24,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-__all__ = ["ChaosReady", "FifoReady", "Mode", "Ready", "TasksReady", "owner", "ready_queue", "resumed"]
+__all__ = ["FifoReady", "Mode", "Ready", "TasksReady", "owner", "ready_queue", "resumed"]
 
-Mode = Literal["fifo", "tasks", "chaos"]
+Mode = Literal["fifo", "tasks"]
 Taken = Callable[[asyncio.Handle], None]
 Number = Callable[[asyncio.Task[Any]], int]
 
@@ -76,23 +74,6 @@ class FifoReady:
 
     def clear(self) -> None:
         self._items.clear()
-
-
-class ChaosReady(FifoReady):
-    """Any ready callback may be next."""
-
-    def __init__(self, taken: Taken, chance: random.Random) -> None:
-        super().__init__(taken)
-        self._chance = chance
-
-    def popleft(self) -> asyncio.Handle:
-        items = self._items
-        place = int(self._chance.random() * len(items))
-        items.rotate(-place)
-        handle = items.popleft()
-        items.rotate(place)
-        self._taken(handle)
-        return handle
 
 
 class TasksReady:
@@ -169,9 +150,6 @@ def ready_queue(mode: Mode, seed: int, taken: Taken, number: Number) -> Ready:
     """Return the queue for `mode`; the whole schedule is drawn from one generator made of `seed`."""
     if mode == "fifo":
         return FifoReady(taken)
-    chance = random.Random(seed)  # noqa: S311 - a schedule is no secret
     if mode == "tasks":
-        return TasksReady(taken, chance, number)
-    if mode == "chaos":
-        return ChaosReady(taken, chance)
-    raise ValueError(f"mode={mode!r}: there is no such schedule; use mode='fifo', 'tasks' or 'chaos'")
+        return TasksReady(taken, random.Random(seed), number)  # noqa: S311 - a schedule is no secret
+    raise ValueError(f"mode={mode!r}: there is no such schedule; use mode='fifo' or mode='tasks'")
