@@ -30,7 +30,7 @@ class Group(Submitter):
     """Jobs that are awaited, paused and cancelled together; made by `pool.group(...)`.
 
     Attributes:
-        name: its name; `pool.cancel_group(name)` and `with_options(group=name)` mean the same jobs.
+        name: its name; `pool.cancel_all(group=name)` and `with_options(group=name)` mean the same jobs.
 
     Example:
         async with pool.group("import") as group:

@@ -512,29 +512,29 @@ class Pool(Submitter):
         del engine
         return CancelReport(id, was, job.status, job.leaked)
 
-    async def cancel_group(self, name: str, reason: str | None = None) -> int:
-        """Cancel all jobs of a group, and return when they have ended, or leaked. Those that wait for room are refused.
+    async def cancel_all(self, reason: str | None = None, *, group: str | None = None) -> int:
+        """Cancel all jobs, or those of a group, and return when they have ended, or leaked; the pool stays open.
+
+        Those that wait for room are refused.
+
+        Args:
+            reason: for the log, and for whoever awaits the jobs.
+            group: the name of a group; None: the whole pool.
 
         Returns:
             How many jobs were cancelled.
 
         If the caller is cancelled, the cancel of the jobs goes on.
-        """
-        engine = self._engine("cancel_group")
-        blocked = engine.room.cancel_all(name, reason)  # first: the others make room
-        label = engine.labels.get(name)
-        return blocked + await self._cancel_all([] if label is None else list(label.members), reason)
 
-    async def cancel_all(self, reason: str | None = None) -> int:
-        """Cancel all jobs, and return when they have ended, or leaked; the pool stays open. As `cancel_group`.
-
-        Returns:
-            How many jobs were cancelled.
-
-        If the caller is cancelled, the cancel of the jobs goes on.
+        Example:
+            await pool.cancel_all("wrong text", group="newsletter")
         """
         engine = self._engine("cancel_all")
-        return engine.room.cancel_all(reason=reason) + await self._cancel_all(list(engine.jobs.values()), reason)
+        refused = engine.room.cancel_all(group, reason)  # first: the others make room
+        if group is None:
+            return refused + await self._cancel_all(list(engine.jobs.values()), reason)
+        label = engine.labels.get(group)
+        return refused + await self._cancel_all([] if label is None else list(label.members), reason)
 
     async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
         own, count = running_job.get(), 0
@@ -588,37 +588,48 @@ class Pool(Submitter):
         job = self.get_job(id)
         return job is not None and self._engine("reprioritize").reprioritize(job, priority)
 
-    def pause(self) -> None:
-        """Let no job start until `resume()`; running ones go on."""
-        self._engine("pause").set_slots(paused=True)
+    def pause(self, *, group: str | None = None) -> None:
+        """Let no job start until `resume()`, or none of a group; running ones go on.
 
-    def resume(self) -> None:
-        """Let jobs start again."""
-        self._engine("resume").set_slots(paused=False)
+        Args:
+            group: the name of a group, of live jobs or jobs to come; None: the whole pool.
+        """
+        if group is None:
+            self._engine("pause").set_slots(paused=True)
+        else:
+            self._engine("pause").pause_group(group)
+
+    def resume(self, *, group: str | None = None) -> None:
+        """Let jobs start again, in their order: those of the pool, or those of a group. Each has its own pause.
+
+        Args:
+            group: the name of a group; None: the whole pool.
+        """
+        if group is None:
+            self._engine("resume").set_slots(paused=False)
+        else:
+            self._engine("resume").resume_group(group)
 
     @contextlib.asynccontextmanager
-    async def paused(self) -> AsyncIterator[None]:
-        """Hold the pool for a block: no job starts inside it.
+    async def paused(self, *, group: str | None = None) -> AsyncIterator[None]:
+        """Hold the pool, or a group, for a block: no job of it starts inside. What was paused before stays so.
+
+        Args:
+            group: the name of a group; None: the whole pool.
 
         Example:
-            async with pool.paused():
+            async with pool.paused(group="imports"):
                 await migrate()
         """
-        before = self._engine("paused").paused
-        self.pause()
+        engine = self._engine("paused")
+        label = None if group is None else engine.labels.get(group)
+        before = engine.paused if group is None else label is not None and label.paused
+        self.pause(group=group)
         try:
             yield
         finally:
             if not before and self._home.status is PoolStatus.OPEN:
-                self.resume()
-
-    def pause_group(self, name: str) -> None:
-        """Let no job of a group start until `resume_group(name)`."""
-        self._engine("pause_group").pause_group(name)
-
-    def resume_group(self, name: str) -> None:
-        """Let the jobs of a group start again, in their order."""
-        self._engine("resume_group").resume_group(name)
+                self.resume(group=group)
 
     def group(
         self,
@@ -631,7 +642,7 @@ class Pool(Submitter):
         """Return a group: a block that is left when all of its jobs are done.
 
         Args:
-            name: its name, for `cancel_group` and the like; made up by default.
+            name: its name, for `cancel_all(group=name)` and the like; made up by default.
             on_error: `"cancel"`: the first failure cancels the other jobs and the body, and leaving raises an
                 `ExceptionGroup`. `"collect"`: the others go on; see `group.errors`.
             timeout: seconds for the whole block; then its jobs are cancelled, and leaving raises `TimeoutError`.

@@ -231,7 +231,7 @@ def _cancels(*, last_first: bool, paused: bool = False) -> Verb:
     async def run(isolation: Isolation, count: int, clock: Clock) -> None:
         async with Pool(size=1, queue_size=None, isolation=isolation, on_error=_ignore) as pool:
             if paused:
-                pool.pause_group("it")
+                pool.pause(group="it")
             else:
                 pool.pause()
             jobs = [pool.with_options(group="it").submit_nowait(noop, 0)]
@@ -364,7 +364,7 @@ async def pause(isolation: Isolation, count: int, clock: Clock) -> None:
 async def resume_group(isolation: Isolation, count: int, clock: Clock) -> None:
     """Parked jobs go back to their places, and run."""
     async with Pool(size=1, queue_size=None, isolation=isolation) as pool:
-        pool.pause_group("it")
+        pool.pause(group="it")
         view = pool.with_options(group="it")
         for index in range(count):
             view.submit_nowait(noop, index)
@@ -375,7 +375,7 @@ async def resume_group(isolation: Isolation, count: int, clock: Clock) -> None:
             pool.submit_nowait(noop, index)
         await turns(3)
         clock.start()
-        pool.resume_group("it")
+        pool.resume(group="it")
         pool.resume()
         await pool.join()
         clock.stop()

@@ -688,8 +688,8 @@ def test_a_listener_that_does_anything_at_any_moment(seed):
             loop.call_later(0.2, lambda: pool.status == "open" and pool.resume())
 
         def pause_group():
-            pool.pause_group("g")
-            loop.call_later(0.2, lambda: pool.status == "open" and pool.resume_group("g"))
+            pool.pause(group="g")
+            loop.call_later(0.2, lambda: pool.status == "open" and pool.resume(group="g"))
 
         def resize():
             pool.resize(rng.randrange(1, 5))

@@ -111,7 +111,7 @@ async def test_cancelling_a_member_is_no_failure(isolation):
 
 @virtual
 async def test_cancelling_the_group(isolation):
-    """CA29: `group.cancel` and `pool.cancel_group` end all members, queued ones too; the block is left in peace."""
+    """`group.cancel` and `cancel_all(group=...)` end all members, queued ones too; the block is left in peace."""
     async with Pool(2, isolation=isolation) as pool:
         async with pool.group("a") as group:
             jobs = [await group.submit(nap, 100) for _ in range(5)]
@@ -122,11 +122,40 @@ async def test_cancelling_the_group(isolation):
             jobs = [await group.submit(nap, 100) for _ in range(5)]
             outside = await pool.with_options(group="b").submit(nap, 100)
             await settle()
-            assert await pool.cancel_group("b") == 6
+            assert await pool.cancel_all(group="b") == 6
             assert outside.cancelled()
-            assert await pool.cancel_group("b") == 0
-            assert await pool.cancel_group("nobody") == 0
+            assert await pool.cancel_all(group="b") == 0
+            assert await pool.cancel_all(group="nobody") == 0
         assert now() == 0
+
+
+@virtual
+async def test_a_group_has_a_pause_of_its_own(isolation):
+    """`pause`, `resume` and `paused` hold the pool, or with `group=` one group; each pause is ended by itself."""
+    async with Pool(2, isolation=isolation) as pool:
+        other = await pool.submit(echo, 1)
+        async with pool.paused(group="a"):
+            held = await pool.with_options(group="a").submit(echo, 2)
+            assert await other == 1
+            await advance(1)
+            assert held.waits_for == "group paused"
+            async with pool.paused(group="a"):
+                pass
+            await advance(1)
+            assert not held.done()  # the outer block holds it still
+            async with pool.paused():
+                pool.resume(group="b")
+                third = await pool.submit(echo, 3)
+                await advance(1)
+                assert not third.done()
+            assert await third == 3
+            assert not held.done()
+        assert await held == 2
+        pool.pause(group="")
+        nameless = await pool.with_options(group="").submit(echo, 4)
+        assert await pool.run(echo, 5) == 5
+        assert not nameless.done()
+        assert await pool.cancel_all("enough", group="") == 1
 
 
 @virtual

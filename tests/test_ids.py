@@ -127,7 +127,7 @@ async def test_the_reason_of_a_cancel_reaches_a_submitter_that_waits_for_room(is
         by = (
             lambda job: pool.cancel(job.id, "paid twice"),
             lambda job: job.cancel("paid twice"),
-            lambda job: pool.cancel_group("bills", "paid twice"),
+            lambda job: pool.cancel_all("paid twice", group="bills"),
             lambda job: pool.cancel_all("paid twice"),
         )
         for cancel in by:

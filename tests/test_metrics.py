@@ -197,7 +197,7 @@ def test_histograms_agree_with_the_events(seed):
 async def test_the_pool_in_numbers(isolation):
     """Queued by priority (parked jobs too), oldest wait, workers, pause: read when asked."""
     async with Pool(2, isolation=isolation, name="shop") as pool:
-        pool.pause_group("held")
+        pool.pause(group="held")
         pool.with_options(group="held", priority=1).submit_nowait(nap, 1)
         for _ in range(2):
             pool.submit_nowait(nap, 100)
@@ -216,7 +216,7 @@ async def test_the_pool_in_numbers(isolation):
         assert seen.workers == {"idle": 0, "busy": 2, "restarting": 0}
         assert seen.oldest_wait == 4
         pool.resume()
-        pool.resume_group("held")
+        pool.resume(group="held")
         await pool.join()
         seen = pool.metrics()
         assert (seen.queued, seen.oldest_wait, seen.workers["busy"]) == ({}, 0, 0)

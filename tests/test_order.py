@@ -283,13 +283,13 @@ async def test_a_paused_group_steps_aside(isolation):
     async with Pool(1, isolation=isolation) as pool:
         await held(pool)
         mail = pool.with_options(group="mail")
-        pool.pause_group("mail")
+        pool.pause(group="mail")
         for n in range(4):
             await (mail if n % 2 == 0 else pool).submit(log.start, n, 1)
         await advance(1.5)
         assert log == [1]
         assert [waiting.waits_for for waiting in pool.jobs("queued")] == ["group paused", "group paused", "slot"]
-        pool.resume_group("mail")
+        pool.resume(group="mail")
     assert log == [1, 0, 2, 3]
 
 
@@ -298,7 +298,7 @@ async def test_a_job_of_a_paused_group_can_be_cancelled_and_moved(isolation):
     """PR6: while it is parked a job can be cancelled, and given another priority."""
     log = Log()
     async with Pool(1, isolation=isolation) as pool:
-        pool.pause_group("mail")
+        pool.pause(group="mail")
         mail = pool.with_options(group="mail")
         jobs = [await mail.submit(log.start, n) for n in range(4)]
         await settle()
@@ -308,7 +308,7 @@ async def test_a_job_of_a_paused_group_can_be_cancelled_and_moved(isolation):
             await jobs[1]
         assert pool.reprioritize(jobs[3].id, 1)
         assert pool.statistics().queued == 3
-        pool.resume_group("mail")
+        pool.resume(group="mail")
     assert log == [3, 0, 2]
 
 

@@ -143,7 +143,7 @@ async def test_a_job_that_waits_for_room_can_be_cancelled_by_its_id(isolation):
 async def test_jobs_that_wait_for_room_are_cancelled_with_their_group_and_with_all(isolation):
     """F-05: their submitters are told, they never run, and those of others wait on."""
     async with Pool(1, 0, isolation=isolation) as pool:
-        for cancel, other in ((lambda: pool.cancel_group("mail"), True), (pool.cancel_all, False)):
+        for cancel, other in ((lambda: pool.cancel_all(group="mail"), True), (pool.cancel_all, False)):
             mail = pool.with_options(group="mail")
             running = await mail.submit(nap, 100)
             waiting = [asyncio.create_task(mail.submit(nap, 100)) for _ in range(3)]

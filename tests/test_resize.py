@@ -207,7 +207,7 @@ async def test_leaving_a_pool_of_size_zero_finishes_its_work(isolation):
     assert job.result() == 1
     async with Pool(2, isolation=isolation) as pool:
         pool.pause()
-        pool.pause_group("mail")
+        pool.pause(group="mail")
         job = await pool.with_options(group="mail").submit(echo, 2)
     assert job.result() == 2
 

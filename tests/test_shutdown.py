@@ -193,7 +193,7 @@ async def test_every_waiter_is_released(new_pool):
         "group": await pool.with_options(group="g").submit(forever),
         "queued": await pool.submit(forever),
     }
-    pool.pause_group("g")
+    pool.pause(group="g")
     while True:
         try:
             pool.submit_nowait(forever)
@@ -224,7 +224,7 @@ async def test_a_held_pool_goes_on_when_it_is_shut_down(new_pool, hold):
     if hold == "pool":
         pool.pause()
     elif hold == "group":
-        pool.pause_group("g")
+        pool.pause(group="g")
     else:
         pool.resize(0)
     await advance(5)
@@ -464,7 +464,7 @@ async def test_a_pause_by_another_task_cannot_hold_the_leaving(new_pool, hold):
         if hold == "pause":
             pool.pause()
         elif hold == "pause_group":
-            pool.pause_group("g")
+            pool.pause(group="g")
         else:
             pool.resize(0)
 

@@ -391,12 +391,12 @@ async def test_what_follows_a_thread_starts_in_its_order(new_pool):
             for number, (priority, function) in enumerate(line):
                 await pool.with_options(priority=priority).submit(function, number)
             parked = await pool.with_options(group="mail", priority=0).submit(order.append, 6)
-            pool.pause_group("mail")
+            pool.pause(group="mail")
             go.set()
             await held
             await wait_until(lambda: len(order) == 6)
             assert order == [4, 5, 0, 1, 2, 3]
-            pool.resume_group("mail")
+            pool.resume(group="mail")
             await parked
             assert order[-1] == 6
 

@@ -183,7 +183,7 @@ async def groups(pool: Pool) -> None:
 
 async def steering(pool: Pool) -> None:
     assert_type(await pool.cancel("a", reason="b"), CancelReport)
-    assert_type(await pool.cancel_group("mail"), int)
+    assert_type(await pool.cancel_all(group="mail"), int)
     assert_type(await pool.shutdown(timeout=3, grace=1), ShutdownReport)
     assert_type(pool.statistics(), Statistics)
     assert_type(pool.get_job(3), Job[Any] | None)
