@@ -20,7 +20,7 @@ FLOORS = [
     "_faults",
     "_hooks",
     "errors _status _numbers _eager _queue _waiters _statistics _bridge _signals _notifier _file_trust",
-    "services._process_posix",
+    "services._process_posix _daemon_thread",
     "_restart _retry_budget _runtime services._calls services._process services._die_with_parent services._status",
     "settings._files settings._text settings._layer",
     "_retry",

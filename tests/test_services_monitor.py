@@ -124,11 +124,15 @@ async def test_a_service_that_crashes_too_often_is_given_up_visibly() -> None:
         await until(lambda: registry.status()["crash"].status == "failed")
 
 
-async def test_an_on_error_that_raises_hurts_nobody(caplog) -> None:
-    """It is logged, and the service is started again."""
+ANYTHING = [RuntimeError, asyncio.CancelledError, GeneratorExit, MemoryError, RecursionError]
+
+
+@pytest.mark.parametrize("kind", [*ANYTHING, KeyboardInterrupt])
+async def test_an_on_error_that_raises_hurts_nobody(caplog, kind) -> None:
+    """Whatever it raises is logged, and the service is started again."""
 
     def explode(status: ServiceStatus, error: Exception) -> None:
-        raise RuntimeError("listener is broken")
+        raise kind("listener is broken")
 
     runs = 0
 
@@ -174,7 +178,8 @@ async def test_a_start_that_fails_again_counts_as_a_crash() -> None:
         assert registry.status()["flaky"].error is None
 
 
-async def test_an_object_whose_liveness_cannot_be_asked_counts_as_ended(caplog) -> None:
+@pytest.mark.parametrize("kind", [OSError, *ANYTHING])
+async def test_an_object_whose_liveness_cannot_be_asked_counts_as_ended(caplog, kind) -> None:
     """An exception in `is_running()` is a fault, told and answered; it is not swallowed."""
 
     class Sick:
@@ -190,7 +195,7 @@ async def test_an_object_whose_liveness_cannot_be_asked_counts_as_ended(caplog) 
 
         def is_running(self) -> bool:
             if self.starts == 1:
-                raise OSError("socket closed")
+                raise kind("socket closed")
             return self.starts > 1 and not self.stopped
 
     registry = ServiceRegistry(restart=FAST, check_every=0.02)

@@ -17,8 +17,9 @@ from services.helpers import (
     wait_until,
 )
 
+from aiopool._daemon_thread import run_in_daemon_thread
 from aiopool.services import _families, _process
-from aiopool.services._calls import call_at, in_thread, run_to_end
+from aiopool.services._calls import call_at, run_to_end
 from aiopool.services._families import MARK, Family, end_families, refresh_families
 from aiopool.services._process import ExitWatch, ProcessId, ProcessTable, alive, ancestors, identify, send
 
@@ -236,14 +237,16 @@ def test_someone_elses_process_is_an_error_text(monkeypatch, child) -> None:
 # -- calls --------------------------------------------------------------------------------------------------
 
 
-async def test_in_thread_gives_results_and_errors() -> None:
+async def test_a_daemon_thread_gives_results_and_errors() -> None:
     """From a daemon thread of its own."""
-    assert await in_thread(lambda: threading.current_thread().daemon, name="t") is True
+    assert await run_in_daemon_thread(lambda: threading.current_thread().daemon, name="t") is True
     with pytest.raises(ZeroDivisionError):
-        await in_thread(lambda: 1 // 0, name="t")
+        await run_in_daemon_thread(lambda: 1 // 0, name="t")
+    with pytest.raises(RuntimeError, match="t raised StopIteration"):
+        await run_in_daemon_thread(lambda: next(iter(())), name="t")
 
 
-async def test_in_thread_goes_on_after_its_caller_gave_up(caplog) -> None:
+async def test_a_daemon_thread_goes_on_after_its_caller_gave_up(caplog) -> None:
     """And a late error is logged, not lost."""
     let_go = threading.Event()
 
@@ -251,7 +254,7 @@ async def test_in_thread_goes_on_after_its_caller_gave_up(caplog) -> None:
         let_go.wait(20)
         raise OSError("late")
 
-    task = asyncio.create_task(in_thread(late, name="latecomer"))
+    task = asyncio.create_task(run_in_daemon_thread(late, name="latecomer"))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

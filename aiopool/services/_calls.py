@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["call_at", "in_thread", "run_to_end", "running_loop"]
+__all__ = ["call_at", "run_to_end", "running_loop"]
 
 T = TypeVar("T")
 
@@ -30,44 +30,6 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-async def in_thread(function: Callable[[], T], *, name: str) -> T:
-    """Run a function in a thread of its own, and wait for it.
-
-    A daemon thread, and not one of the loop's executor: whoever stops waiting must not find at exit that the
-    executor waits in his place. If the caller is cancelled, the function runs on.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            if error is not None:
-                _log.error("%s failed after nobody waited for it any more", name, exc_info=error)
-        elif error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # T, since there was no error
-
-    def body() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except BaseException as caught:
-            error = caught
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:  # the loop is closed: nobody waits
-            if error is not None:
-                _log.error("%s failed after nobody waited for it any more", name, exc_info=error)
-
-    try:
-        threading.Thread(target=body, name=name, daemon=True).start()
-    except RuntimeError:
-        # While the interpreter goes down, some versions (3.12.1 is one) start no threads any more.
-        body()
-    return await future
 
 
 def _report_late(name: str) -> Callable[[asyncio.Future[Any]], None]:

@@ -19,9 +19,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import final
 
+from aiopool._daemon_thread import run_in_daemon_thread
+from aiopool._hooks import HookGuard
 from aiopool._restart import RestartHistory
 from aiopool.errors import RestartLimitError
-from aiopool.services._calls import call_at, in_thread, running_loop
+from aiopool.services._calls import call_at, running_loop
 from aiopool.services._families import refresh_families
 from aiopool.services._kind import Ended
 from aiopool.services._process import ProcessId, alive
@@ -183,7 +185,7 @@ class Monitor:
         """Find out who descends from whom, while it can still be found out."""
         families = [family for service in services if (family := service.look()) is not None]
         if families:
-            await in_thread(lambda: refresh_families(families), name="aiopool-services-look")
+            await run_in_daemon_thread(lambda: refresh_families(families), name="aiopool-services-look")
             self._table.note_pids()
 
     def _watch(self, services: Sequence[Service]) -> None:
@@ -288,8 +290,8 @@ class Monitor:
         _log.error("%s", error, exc_info=error.__cause__)
         try:
             self._on_error(service, error)
-        except Exception:
-            _log.exception("on_error raised while it was told of service %r", service.name)
+        except BaseException as raised:
+            HookGuard().caught(raised, _log, "on_error raised while it was told of service %r", service.name)
 
 
 def _roots(service: Service) -> tuple[ProcessId, ...]:

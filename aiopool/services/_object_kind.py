@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
-from aiopool.services._calls import call_at, in_thread, running_loop
+from aiopool._daemon_thread import run_in_daemon_thread
+from aiopool.services._calls import call_at, running_loop
 from aiopool.services._kind import Ended, accepted, shown
 from aiopool.services._process import ProcessId, identify
 
@@ -107,7 +108,7 @@ class ObjectKind:
         async def ask() -> None:
             # A plain stop() may block, so it gets a thread: the deadline holds, and the loop goes on.
             asynchronous = inspect.iscoroutinefunction(stop)
-            result = stop(**limits) if asynchronous else await in_thread(lambda: stop(**limits), name=name)
+            result = stop(**limits) if asynchronous else await run_in_daemon_thread(lambda: stop(**limits), name=name)
             if inspect.isawaitable(result):
                 await result
 

@@ -25,9 +25,9 @@ from typing import Any, Self, final
 
 import anyio
 
+from aiopool._daemon_thread import run_in_daemon_thread
 from aiopool._restart import Restart
 from aiopool.services._adapt import adapt
-from aiopool.services._calls import in_thread
 from aiopool.services._exit_handlers import ExitHandlers
 from aiopool.services._families import refresh_families
 from aiopool.services._kind import shown
@@ -321,7 +321,9 @@ class ServiceRegistry:
         Raises:
             ValueError: the registry has no `pid_dir`.
         """
-        return await in_thread(lambda: self.end_leftovers_sync(timeout=timeout), name="aiopool-services-leftovers")
+        return await run_in_daemon_thread(
+            lambda: self.end_leftovers_sync(timeout=timeout), name="aiopool-services-leftovers"
+        )
 
     def end_leftovers_sync(self, *, timeout: float = 3.0) -> StopReport:
         """Do what `end_leftovers` does, from plain code: it blocks until it is done."""

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, final
 
+from aiopool._faults import describe_error, log_fault
 from aiopool._restart import Restart, RestartHistory
 from aiopool.services._families import Family
 from aiopool.services._kind import ServiceKind
@@ -131,9 +132,11 @@ class Service:
         """Whether it runs: by its own word, or, if it does not say, because it was started."""
         try:
             answer = self.kind.alive()
-        except Exception as error:
-            self.error = f"cannot be asked whether it runs: {type(error).__name__}: {error}"
-            _log.exception("service %r cannot be asked whether it runs; taken for ended", self.name)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a CancelledError, too, is an answer of the object: nobody cancels in here
+            self.error = f"cannot be asked whether it runs: {describe_error(error)}"
+            log_fault(_log, "service %r cannot be asked whether it runs; taken for ended", self.name, error=error)
             return False
         return self.status == "running" if answer is None else answer
 
@@ -141,8 +144,10 @@ class Service:
         """Its family, with the roots of now; `None` if it never had a process."""
         try:
             roots = self.kind.roots()
-        except Exception:
-            _log.exception("service %r cannot be asked for its processes", self.name)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            log_fault(_log, "service %r cannot be asked for its processes", self.name, error=error)
             roots = []
         if roots and (self.family is None or self.family.roots != tuple(roots)):
             members = () if self.family is None else self.family.members

@@ -20,7 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from aiopool.services._calls import call_at, in_thread, run_to_end, running_loop
+from aiopool._daemon_thread import run_in_daemon_thread
+from aiopool._faults import log_fault
+from aiopool.services._calls import call_at, run_to_end, running_loop
 from aiopool.services._families import Family, end_families, refresh_families
 from aiopool.services._service import Service
 from aiopool.services._status import StopReport, TypeReport
@@ -176,7 +178,7 @@ async def stop_services(services: Sequence[Service], timeout: float) -> list[Out
     plain = [service for service in services if not service.kind.asks]
     if families := _families(asked):
         # Before anybody is asked: a manager that ends takes with it the trace of what it leaves behind.
-        await in_thread(lambda: refresh_families(families), name="aiopool-services-look")
+        await run_in_daemon_thread(lambda: refresh_families(families), name="aiopool-services-look")
     ending = end_in_thread(_families(plain), force_at=times.force_at, deadline=times.deadline)
     errors = await asyncio.gather(*(_ask(service, times) for service in asked), ending)
     by_name = {service.name: text for service, text in zip(asked, errors, strict=False)}
@@ -204,7 +206,7 @@ async def _end_start(service: Service, times: Deadlines) -> None:
 async def end_in_thread(families: Sequence[Family], *, force_at: float, deadline: float) -> None:
     """End families of processes without holding up the event loop."""
     if families:
-        await in_thread(
+        await run_in_daemon_thread(
             lambda: end_families(families, force_at=force_at, deadline=deadline), name="aiopool-services-end"
         )
 
@@ -282,8 +284,10 @@ async def _verdict(service: Service, times: Deadlines, text: str | None) -> Outc
 def _says(service: Service) -> bool | None:
     try:
         return service.kind.alive()
-    except Exception:
-        _log.exception("service %r cannot be asked whether it runs", service.name)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        log_fault(_log, "service %r cannot be asked whether it runs", service.name, error=error)
         return None
 
 
