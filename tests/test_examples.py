@@ -39,6 +39,39 @@ def aiopool_map(target: str, lines: list[str], *options: str, **env: str) -> dic
     return {row["input"]: row for row in rows}
 
 
+# -- the commands of the README ---------------------------------------------------------------------------------------
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    return [text.split(f"## {heading}\n")[1].split("```sh\n")[1].split("\n```")[0] for heading in ("Run it", "Test it")]
+
+
+@pytest.mark.parametrize("command", readme_commands(), ids=["run", "test"])
+def test_readme_refuses_a_python_that_is_too_old_at_once(command: str, tmp_path: Path):
+    """pip would try old versions of everything first, in silence, for many minutes."""
+    found = [*Path.home().glob(".pyenv/versions/3.10.*/bin/python"), shutil.which("python3.10")]
+    old = next((str(path) for path in found if path), None)
+    if old is None:
+        pytest.skip("needs a Python 3.10")
+    (tmp_path / "python3").symlink_to(old)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Python 3.11 or later is needed: name it in place of python3\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["python3"], "nothing was made"
+
+
+@pytest.mark.parametrize("command", readme_commands(), ids=["run", "test"])
+def test_readme_takes_this_python(command: str, tmp_path: Path):
+    check, _, rest = command.partition(" && ")
+    assert rest.startswith("python3 -m venv ")
+    (tmp_path / "python3").symlink_to(sys.executable)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", check], env=env, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 # -- stdlib.py and checksums.py --------------------------------------------------------------------------------------
 
 
