@@ -66,8 +66,8 @@ FLOORS = [
     "aiopool",
     # doors: they knock at the face
     "testing._parts testing._report testing._schedule testing._threads cli._board cli._words",
-    "testing._loop cli._source cli._target instrumentation",
-    "testing._runner cli._results",
+    "testing._loop cli._source instrumentation",
+    "testing._runner cli._results cli._target",
     "instrumentation.logging instrumentation.opentelemetry instrumentation.prometheus instrumentation.system",
     "testing._explore testing._failing testing._leaks testing._waiting cli._work",
     "testing cli._map cli._settings",

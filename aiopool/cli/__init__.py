@@ -2,10 +2,10 @@
 
     _app      the commands and their options, in typer's words
     _map      `aiopool map`: from the options to an exit code
-    _work     the work itself: lines in, through a pool, results out
-    _target   `MODULE:FUNCTION`: import it, or say in one line why not
+    _work     the work itself: lines in, through `pool.map`, results out
+    _target   `MODULE:FUNCTION`: import it, or say in one line why not; what it does ends its own call only
     _source   lines of files and of standard input, read as they are needed
-    _results  results as lines of JSON, into a file or to standard output
+    _results  results as lines of JSON, into a file or to standard output, which jobs do not get
     _board    the live progress bar, or plain lines where there is no terminal
     _settings `aiopool settings`: the effective settings, and where each comes from
     _words    the errors and exit codes that all of them use

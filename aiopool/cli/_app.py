@@ -13,6 +13,7 @@ __all__ = ["app"]
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -74,7 +75,7 @@ def map_command(
 ) -> None:
     """Apply a function to every line of the input, many at a time.
 
-    Results are lines of JSON: input, ok, result or error, attempts, seconds. Progress goes to standard error.
+    Results are lines of JSON: line, input, ok, result or error, attempts, seconds. Progress goes to standard error.
 
     The first Ctrl-C stops reading and finishes what is under way, the second cancels it, the third leaves at once.
 

@@ -13,11 +13,6 @@ import time
 from collections import deque
 from typing import Final, Protocol, final
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as RichProgress
-from rich.text import Text
-
 __all__ = ["Board", "LiveBoard", "Meter", "PlainBoard", "Progress", "duration"]
 
 # Seconds that the rate looks back: long enough to be calm, short enough to follow.
@@ -65,9 +60,10 @@ class Meter:
         self._past: deque[tuple[float, int]] = deque([(self._began, 0)])
         self.done = 0
         self.failed = 0
-        self.size = 0
+        self.cancelled = 0
+        self.size = 0.0
 
-    def count(self, size: int, *, ok: bool) -> None:
+    def count(self, size: float, *, ok: bool = True) -> None:
         """Take note of a finished line of `size` bytes."""
         self.done += 1
         self.failed += not ok
@@ -107,6 +103,13 @@ class LiveBoard:
     """A bar on the last line of a terminal; what is said appears above it."""
 
     def __init__(self) -> None:
+        # Only where there is a terminal: it takes longer to load than all the rest.
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+        from rich.text import Text
+
+        self._text = Text
         self._progress = RichProgress(
             BarColumn(bar_width=20),
             TextColumn("{task.fields[percent]}{task.fields[numbers]}", markup=False),
@@ -128,7 +131,7 @@ class LiveBoard:
         self._progress.refresh()
 
     def say(self, line: str) -> None:
-        self._progress.console.print(Text(printable(line)), soft_wrap=True, highlight=False)
+        self._progress.console.print(self._text(printable(line)), soft_wrap=True, highlight=False)
 
     def close(self) -> None:
         self._progress.stop()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from aiopool import Pool, Retry, run
 from aiopool._signals import SignalWatch
 from aiopool.cli._board import Board, LiveBoard, PlainBoard
-from aiopool.cli._results import Results, close_broken_output, screen
-from aiopool.cli._source import Source, paths, reads_terminal
-from aiopool.cli._target import find_function
-from aiopool.cli._words import BROKEN_PIPE, MISUSED, Refusal
-from aiopool.cli._work import Plan, Work
+from aiopool.cli._results import STDOUT_NAMES, Results, check_output, screen, take_standard_streams
+from aiopool.cli._source import Source
+from aiopool.cli._target import BadLineError, find_function
+from aiopool.cli._words import BROKEN_PIPE, FAILED, MISUSED, Refusal
+from aiopool.cli._work import MapOptions, MapRun
 
 __all__ = ["map_lines"]
 
@@ -35,56 +35,64 @@ def map_lines(
     every: float,
 ) -> int:
     """Apply a function to every line, and return the exit code."""
+    live = screen(2) is not None and os.environ.get("TERM") != "dumb"
+    # Results that share the terminal with the bar are printed above it.
+    shared = live and screen(1) == screen(2)
+    if output in STDOUT_NAMES:
+        output = None
     try:
         if priority_field is not None and not as_json:
             raise Refusal("--priority-field takes the priority out of JSON objects: add --json")
-        function = find_function(target)
-        source = Source(files, as_json=as_json, complain=lambda line: board.say(line))
-        live = screen(2) is not None and os.environ.get("TERM") != "dumb"
-        # Results that share the terminal with the bar are printed above it.
-        shared = live and screen(1) == screen(2)
-        results = Results(output, inputs=paths(source), show=(lambda line: board.say(line)) if shared else None)
+        stdin, stdout = take_standard_streams()
+        with contextlib.redirect_stdout(sys.stderr):
+            function = find_function(target)
+        source = Source(
+            files,
+            stdin=stdin,
+            as_json=as_json,
+            priority_field=priority_field,
+            complain=lambda line: board.say(line),
+        )
+        check_output(output, stdout, source.files)
+        results = Results(output, stdout, show=(lambda line: board.say(line)) if shared else None)
     except Refusal as refusal:
         print(f"aiopool: {refusal}", file=sys.stderr)
         return MISUSED
-    board: Board = LiveBoard() if live and not reads_terminal(source) else PlainBoard(every)
-    plan = Plan(
+    board: Board = LiveBoard() if live and not source.from_terminal else PlainBoard(every)
+    options = MapOptions(
         function,
         ordered=ordered,
         fail_fast=fail_fast,
-        priority_field=priority_field,
+        priorities=priority_field is not None,
         # Priorities have their effect among the lines that have been read.
-        window=max(1000, 2 * size) if priority_field is not None else 2 * size,
+        buffersize=max(1000 if priority_field is not None else 100, 2 * size),
+    )
+    pool = Pool(
+        size,
+        queue_size=None,  # bounded by the buffer of `map`
+        name="map",
+        timeout=timeout,
+        retry=Retry(attempts=1 + retries, give_up_on=BadLineError) if retries else None,
+        on_error=lambda job, error: None,  # each is in the results
     )
     try:
-        # What the function prints must not come between the results.
         with contextlib.redirect_stdout(sys.stderr):
-            return _run(plan, source, results, board, size=size, timeout=timeout, retries=retries)
+            code = _run(MapRun(options, source, results, board), pool, source, board)
     finally:
         board.close()
         results.close()
+    if results.error is not None:
+        return BROKEN_PIPE if isinstance(results.error, BrokenPipeError) else FAILED
+    return code
 
 
-def _run(
-    plan: Plan, source: Source, results: Results, board: Board, *, size: int, timeout: float | None, retries: int
-) -> int:
-    pool = Pool(
-        size,
-        queue_size=None,  # bounded by the window
-        name="map",
-        timeout=timeout,
-        retry=Retry(attempts=1 + retries) if retries else None,
-        on_error=lambda job, error: None,  # each is in the results
-    )
+def _run(work: MapRun, pool: Pool, source: Source, board: Board) -> int:
     last: list[int] = []
 
     async def main(pool: Pool) -> int:
-        import asyncio
-
-        work = Work(plan, source, results, board)
         watch = SignalWatch(work.on_signal)
         watch.install(asyncio.get_running_loop())
-        if reads_terminal(source):
+        if source.from_terminal:
             board.say("reading from the terminal; end with Ctrl-D")
         try:
             code = await work(pool)
@@ -93,7 +101,4 @@ def _run(
             watch.restore()
         return 128 + last[0] if code is None else code
 
-    code: Any = run(main, pool=pool, timeout=None)
-    if code == BROKEN_PIPE:
-        close_broken_output()
-    return int(code)
+    return int(run(main, pool=pool, timeout=None))

@@ -9,41 +9,57 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import stat
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar, final
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, NoReturn, final
 
+from aiopool import Priority
 from aiopool.cli._words import Refusal
 
-__all__ = ["Item", "Source", "in_thread"]
+__all__ = ["STDIN_NAMES", "Item", "Source"]
 
-T = TypeVar("T")
-
-# About a thousand lines: one change of thread for them is not worth counting.
+# About a thousand lines, or ten thousand short ones: one change of thread for them is not worth counting.
 CHUNK: Final = 64 * 1024
+
+STDIN_NAMES: Final = frozenset(("-", "/dev/stdin", "/dev/fd/0"))
+
+FileId = tuple[int, int]
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True)
 class Item:
     """One line of input.
 
     Attributes:
-        value: what the function is called with; the line as it was read, if that is no JSON.
-        size: how many bytes it took.
-        place: the file and the number of the line.
+        value: what the function is called with.
+        text: the line itself.
+        name: the file, as messages call it.
+        number: the number of the line in its file, from 1.
+        size: how many bytes it took, on the average of its chunk.
+        priority: of its job.
         problem: why the line cannot be used; None if it can.
+        is_json: whether the line itself is JSON.
     """
 
-    value: Any
-    size: int
-    place: str
-    problem: str | None = None
+    __slots__ = ("is_json", "name", "number", "priority", "problem", "size", "text", "value")
+
+    def __init__(self, text: str, name: str, number: int, size: float) -> None:
+        self.value: Any = text
+        self.text = text
+        self.name = name
+        self.number = number
+        self.size = size
+        self.priority: int = Priority.NORMAL
+        self.problem: str | None = None
+        self.is_json = False
+
+    @property
+    def place(self) -> str:
+        """The file and the number of the line."""
+        return f"{self.name}, line {self.number}"
 
 
 @final
@@ -52,144 +68,205 @@ class Source:
 
     Args:
         names: paths of files; `-` is standard input; none at all is standard input too.
+        stdin: the descriptor of standard input.
         as_json: each line is a JSON value; empty lines are skipped.
+        priority_field: the field of a JSON object that holds its priority.
         complain: called with one line for each file that cannot be read to its end.
+
+    Attributes:
+        total: bytes in all files; None if it cannot be known.
+        read: lines that were handed out.
+        ended: whether all lines were.
+        unreadable: files that failed on the way.
 
     Raises:
         Refusal: a file cannot be opened, seen before anything is read.
     """
 
-    def __init__(self, names: Sequence[str], *, as_json: bool, complain: Callable[[str], object]) -> None:
-        self._names = list(names) or ["-"]
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        stdin: int,
+        as_json: bool,
+        priority_field: str | None,
+        complain: Callable[[str], object],
+    ) -> None:
+        self._names = ["-" if name in STDIN_NAMES else name for name in names] or ["-"]
+        self._stdin = stdin
         self._as_json = as_json
+        self._priority_field = priority_field
         self._complain = complain
-        self.total: int | None = 0  # bytes; None if it cannot be known
+        self._stopped = False
+        self._chunk: asyncio.Future[bytes] | None = None  # what is waited for
+        self.files: dict[FileId, str] = {}  # by device and inode, to be told from the results
+        self.total: int | None = 0
         for name in self._names:
-            size = _check(name)
+            size = self._check(name)
             self.total = None if size is None or self.total is None else self.total + size
-        self.unreadable = 0  # files that failed later
+        self.read = 0
+        self.ended = False
+        self.unreadable = 0
 
     @property
-    def names(self) -> list[str]:
-        """What is read, in order."""
-        return self._names
+    def several(self) -> bool:
+        """Whether a line's number says too little without its file."""
+        return len(self._names) > 1
+
+    @property
+    def from_terminal(self) -> bool:
+        """Whether somebody has to type the input."""
+        return "-" in self._names and os.isatty(self._stdin)
+
+    def stop(self) -> None:
+        """Hand out no further line, and wait for none."""
+        self._stopped = True
+        if self._chunk is not None and not self._chunk.done():
+            self._chunk.set_result(b"")
 
     async def __aiter__(self) -> AsyncIterator[Item]:
+        make = self._json_item if self._as_json else Item
         for name in self._names:
+            shown, number = _shown(name), 0
             try:
-                descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY)
-                number = 0
-                async for lines in _chunks_of_lines(descriptor):
+                descriptor = self._stdin if name == "-" else os.open(name, os.O_RDONLY)
+                async for lines, size in self._lines(descriptor):
                     for line in lines:
                         number += 1
-                        item = self._item(line, f"{_called(name)}, line {number}", first=number == 1)
+                        item = make(line, shown, number, size)
                         if item is not None:
+                            if self._stopped:
+                                return
+                            self.read += 1
                             yield item
             except OSError as error:
                 self.unreadable += 1
-                self._complain(f"{_called(name)} cannot be read: {error.strerror or error}")
+                self._complain(f"{shown} cannot be read: {error.strerror or error}")
+            if self._stopped:
+                return
+        self.ended = True
 
-    def _item(self, line: bytes, place: str, *, first: bool) -> Item | None:
-        size = len(line) + 1
-        if first and line.startswith(b"\xef\xbb\xbf"):  # a byte order mark
-            line = line[3:]
-        # Names of files may be any bytes; they come out as they went in.
-        text = line.decode("utf-8", "surrogateescape").rstrip("\r")
-        if not self._as_json:
-            return Item(text, size, place)
-        if not text.strip():
+    def _json_item(self, text: str, name: str, number: int, size: float) -> Item | None:
+        if not text or text.isspace():
             return None
+        item = Item(text, name, number, size)
         try:
-            return Item(json.loads(text), size, place)
+            item.value = json.loads(text, parse_constant=_no_constant)
+            item.is_json, item.text = True, text.strip()
+            if self._priority_field is not None:
+                item.priority = _priority(item.value, self._priority_field)
+        except _PriorityError as error:
+            item.problem = f"{item.place}: {error}"
         except ValueError as error:
-            return Item(text, size, place, f"{place}: this is not JSON: {error}")
+            item.problem = f"{item.place}: this is not JSON: {error}"
         except RecursionError:
-            return Item(text, size, place, f"{place}: this JSON is nested too deeply")
+            item.problem = f"{item.place}: this JSON is nested too deeply"
+        return item
 
-
-async def _chunks_of_lines(descriptor: int) -> AsyncIterator[list[bytes]]:
-    """Yield lists of lines, without their ends. Closes the descriptor, unless it is standard input."""
-    rest: list[bytes] = []  # the pieces of a line that is longer than a chunk
-    reading = False
-    try:
-        while True:
-            reading = True
-            chunk = await in_thread(lambda: os.read(descriptor, CHUNK))
-            reading = False
-            if not chunk:
-                break
-            head, newline, tail = chunk.partition(b"\n")
-            rest.append(head)
-            if newline:
-                lines = [b"".join(rest), *tail.split(b"\n")]
-                rest = [lines.pop()]
-                yield lines
-        last = b"".join(rest)
-        if last:
-            yield [last]
-    finally:
-        if descriptor != 0 and not reading:  # a thread may still be reading: its descriptor must not be used again
-            os.close(descriptor)
-
-
-async def in_thread(function: Callable[[], T]) -> T:
-    """Call a function in a daemon thread of its own.
-
-    If the caller is cancelled, the thread goes on, and nobody waits for it.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(error: BaseException | None, value: T | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(value)  # type: ignore[arg-type]
-        else:
-            future.set_exception(error)
-
-    def body() -> None:
-        error, value = None, None
+    async def _lines(self, descriptor: int) -> AsyncIterator[tuple[list[str], float]]:
+        """Yield lists of lines, without their ends, and the bytes of a line. Closes the descriptor, unless it is
+        standard input.
+        """
+        rest: list[bytes] = []  # the pieces of a line that is longer than a chunk
+        first = True
         try:
-            value = function()
-        except BaseException as caught:
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, error, value)
+            while chunk := await self._read(descriptor):
+                if first:
+                    first, chunk = False, chunk.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+                head, newline, tail = chunk.rpartition(b"\n")
+                if not newline:
+                    rest.append(tail)
+                    continue
+                rest.append(head)
+                data = b"".join(rest)
+                rest = [tail]
+                lines = _decode(data)
+                yield lines, (len(data) + 1) / len(lines)
+            if (last := b"".join(rest)) and not self._stopped:
+                yield _decode(last), len(last)
+        finally:
+            # A thread may still be reading: its descriptor must not be used again.
+            if descriptor != self._stdin and self._chunk is None:
+                os.close(descriptor)
 
-    threading.Thread(target=body, name="aiopool-cli", daemon=True).start()
-    return await future
+    async def _read(self, descriptor: int) -> bytes:
+        """Read a chunk in a daemon thread; nothing at the end, or when told to stop.
+
+        Then, and if the caller is cancelled, the thread goes on, and nobody waits for it.
+        """
+        if self._stopped:
+            return b""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes] = loop.create_future()
+        self._chunk = future
+
+        def settle(error: BaseException | None, chunk: bytes) -> None:
+            if not future.done():
+                if error is None:
+                    future.set_result(chunk)
+                else:
+                    future.set_exception(error)
+
+        def read() -> None:
+            error, chunk = None, b""
+            try:
+                chunk = os.read(descriptor, CHUNK)
+            except BaseException as caught:
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, error, chunk)
+
+        threading.Thread(target=read, name="aiopool-cli-read", daemon=True).start()
+        try:
+            return await future
+        finally:
+            if not (self._stopped or future.cancelled()):
+                self._chunk = None
+
+    def _check(self, name: str) -> int | None:
+        """Return how many bytes there are to read, None if nobody knows; raise if it cannot be read."""
+        try:
+            if name == "-":
+                state = os.fstat(self._stdin)
+            else:
+                state = os.stat(name)
+                if stat.S_ISDIR(state.st_mode):
+                    raise Refusal(f"{name} cannot be read: it is a directory; name its files: {name.rstrip('/')}/*")
+                if not stat.S_ISFIFO(state.st_mode):  # opening one would wait for whoever writes
+                    os.close(os.open(name, os.O_RDONLY))
+        except OSError as error:
+            raise Refusal(f"{_shown(name)} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise Refusal(f"{name!r} cannot be read: {error}") from None
+        self.files.setdefault((state.st_dev, state.st_ino), _shown(name))
+        if not stat.S_ISREG(state.st_mode):
+            return None
+        return max(0, state.st_size - os.lseek(self._stdin, 0, os.SEEK_CUR)) if name == "-" else state.st_size
 
 
-def _called(name: str) -> str:
+class _PriorityError(ValueError):
+    """A line has no priority that can be used."""
+
+
+def _priority(value: Any, field: str) -> int:
+    if not isinstance(value, dict):
+        raise _PriorityError(f"this is no JSON object, so it has no field {field!r}")
+    priority = value.get(field, int(Priority.NORMAL))
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise _PriorityError(f"its priority, the field {field!r}, is {priority!r}, not a whole number")
+    return priority
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value; write null, or a text")
+
+
+def _decode(data: bytes) -> list[str]:
+    # Names of files may be any bytes; they come out as they went in.
+    text = data.decode("utf-8", "surrogateescape")
+    lines = text.split("\n")
+    return [line.rstrip("\r") for line in lines] if "\r" in text else lines
+
+
+def _shown(name: str) -> str:
     return "standard input" if name == "-" else name
-
-
-def _check(name: str) -> int | None:
-    """Return how many bytes there are to read, None if nobody knows; raise if it cannot be read."""
-    try:
-        if name == "-":
-            state = os.fstat(0)
-        else:
-            state = os.stat(name)
-            if stat.S_ISDIR(state.st_mode):
-                raise Refusal(f"{name} cannot be read: it is a directory")
-            if not stat.S_ISFIFO(state.st_mode):  # opening one would wait for whoever writes
-                os.close(os.open(name, os.O_RDONLY))
-    except OSError as error:
-        raise Refusal(f"{_called(name)} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise Refusal(f"{name!r} cannot be read: {error}") from None
-    if not stat.S_ISREG(state.st_mode):
-        return None
-    return max(0, state.st_size - os.lseek(0, 0, os.SEEK_CUR)) if name == "-" else state.st_size
-
-
-def reads_terminal(source: Source) -> bool:
-    """Whether somebody has to type the input."""
-    return "-" in source.names and sys.stdin is not None and sys.stdin.isatty()
-
-
-def paths(source: Source) -> Iterator[str]:
-    """The files of a source."""
-    return (name for name in source.names if name != "-")

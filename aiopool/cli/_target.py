@@ -5,7 +5,6 @@ The module is a name, looked up as `python -m` does (the working directory first
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -15,12 +14,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any, final
+from types import CoroutineType, ModuleType
+from typing import Any, NoReturn, final
 
+from aiopool._faults import describe
+from aiopool.cli._source import Item
 from aiopool.cli._words import Refusal, one_line
 
-__all__ = ["ExitedError", "find_function"]
+__all__ = ["BadLineError", "ExitedError", "find_function"]
 
 
 @final
@@ -28,19 +29,21 @@ class ExitedError(Exception):
     """The function called `sys.exit()`: that ends its call, not the others."""
 
 
-def find_function(target: str) -> Callable[[Any], Any]:
-    """Return the function that `MODULE:FUNCTION` names; it takes one argument, and cannot end the program.
+@final
+class BadLineError(Exception):
+    """A line cannot be used: the function was not called with it."""
 
-    Whatever the module prints while it is imported goes to standard error.
+
+def find_function(target: str) -> Callable[[Item], Any]:
+    """Return the function that `MODULE:FUNCTION` names, as one of an `Item`; it cannot end the program.
 
     Raises:
-        Refusal: there is no such thing, or it cannot be called with one argument.
+        Refusal: there is no such thing, or it cannot be called with one argument, or would run nothing.
     """
     where, colon, name = target.rpartition(":")
     if not (where and colon and name):
         raise Refusal(f"{target!r} does not name a function: write MODULE:FUNCTION or path/to/file.py:FUNCTION")
-    with contextlib.redirect_stdout(sys.stderr):
-        module = _load(where)
+    module = _load(where)
     found: Any = module
     for part in name.split("."):
         try:
@@ -49,6 +52,7 @@ def find_function(target: str) -> Callable[[Any], Any]:
             raise Refusal(f"{where} has no function {name!r}{_suggestion(module, name)}") from None
     if not callable(found):
         raise Refusal(f"{target} is not a function, but {type(found).__name__}")
+    _check_kind(target, found)
     _check_argument(target, found)
     return _contained(found)
 
@@ -112,24 +116,75 @@ def _check_argument(target: str, function: Callable[..., Any]) -> None:
         raise Refusal(f"{target}{signature} cannot be called with one argument, the line: {error}") from None
 
 
-def _contained(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return the function with its `sys.exit()` made an ordinary failure: one bad line must not end the whole run."""
+def _check_kind(target: str, function: Callable[..., Any]) -> None:
+    """Refuse a generator function: calling it runs nothing of it, and no line would fail."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    for called in (function, type(function).__call__):
+        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+            kind, start = (
+                ("an async generator", "async def") if inspect.isasyncgenfunction(called) else ("a generator", "def")
+            )
+            raise Refusal(
+                f"{target} is {kind} function: calling it runs nothing of it. Return a list instead of yielding: "
+                f"{start} {getattr(function, '__name__', 'function')}(line): ...; return [...]"
+            )
+
+
+def _contained(function: Callable[[Any], Any]) -> Callable[[Item], Any]:
+    """Return the function as one of an item, that ends nothing but its own call.
+
+    Its `sys.exit()` is an ordinary failure: one bad line must not end the whole run. And what comes back in a child of
+    `os.fork()` goes no further: there is one run, and it is the parent's.
+    """
+    us = os.getpid()
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
 
         @functools.wraps(function)
-        async def call(item: Any) -> Any:
+        async def call(item: Item) -> Any:
+            if item.problem is not None:
+                raise BadLineError(item.problem)
             try:
-                return await function(item)
+                return await function(item.value)
             except SystemExit as error:
-                raise ExitedError(f"it called sys.exit({error.code!r})") from error
+                raise ExitedError(f"it called sys.exit({describe(error.code)})") from error
+            finally:
+                if os.getpid() != us:
+                    _leave_child()
 
         return call
 
     @functools.wraps(function)
-    def call_plain(item: Any) -> Any:
+    def call_plain(item: Item) -> Any:
+        if item.problem is not None:
+            raise BadLineError(item.problem)
         try:
-            return function(item)
+            result = function(item.value)
+            if type(result) is CoroutineType:
+                result.close()
+                raise TypeError("it returned a coroutine, which ran not at all: write `async def`, and await it there")
+            return result
         except SystemExit as error:
-            raise ExitedError(f"it called sys.exit({error.code!r})") from error
+            raise ExitedError(f"it called sys.exit({describe(error.code)})") from error
+        finally:
+            if os.getpid() != us:
+                _leave_child()
 
     return call_plain
+
+
+def _leave_child() -> NoReturn:
+    """End a child of `os.fork()` whose function has ended, as Python would end it."""
+    error, code = sys.exception(), 0
+    while isinstance(error, ExitedError):
+        error = error.__cause__
+    try:
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            code = 1
+            traceback.print_exception(error)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        os._exit(code & 0xFF)

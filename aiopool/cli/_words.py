@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Final, final
 
+from aiopool._faults import describe_error
+
 __all__ = ["BROKEN_PIPE", "FAILED", "FINE", "MISUSED", "Refusal", "one_line"]
 
 FINE: Final = 0
@@ -20,7 +22,5 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not an error of ours
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception as one line: its type and its text."""
-    text = " ".join(str(error).split())
-    name = type(error).__qualname__
-    return f"{name}: {text}" if text else name
+    """Return an exception as one line: its type and its text, whatever its methods raise."""
+    return " ".join(describe_error(error).split())
