@@ -47,7 +47,7 @@ from aiopool._scope import StopCause, StopRequest, verdict
 from aiopool._statistics import Counters
 from aiopool._status import JobStatus
 from aiopool._timetable import Alarm, Timetable
-from aiopool._waiters import JobObserver, is_awaited
+from aiopool._waiters import JobObserver, awaiter_count
 
 __all__ = ["SLICE", "Engine", "Hand"]
 
@@ -614,13 +614,23 @@ class Engine:
 
     def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
         add_note(error, job)
-        awaited = is_awaited(job)
+        awaiters = awaiter_count(job)
         worker = _worker_of(job)
         self._finish(job, status, (error, traceback_of(error)), now)
         if is_kind(error, (SystemExit, KeyboardInterrupt)):
             self.on_fatal(error)
-        elif not awaited:
+        elif awaiters:
+            job._more().awaiters = awaiters
+        else:
             self.errors.report(job, error, worker)
+
+    def unheard(self, job: Job[Any]) -> None:
+        """Whoever waited for a job was cancelled; if the job had failed before, and nobody else is told, report it."""
+        extra = job._extra
+        if extra is not None and extra.awaiters:
+            extra.awaiters -= 1
+            if not extra.awaiters:
+                self.errors.report(job, job._value[0])
 
     def _finish_cancelled(self, job: Job[Any], now: float, *, cause: BaseException | None = None) -> None:
         self._finish(job, CANCELLED, (cancelled_error(job, cause), None), now)
@@ -628,7 +638,7 @@ class Engine:
     def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
         """Close the book on a job: every end but the plainest comes through here."""
         listeners = self.listeners
-        worker, awaited = (_worker_of(job), is_awaited(job)) if listeners else (None, False)
+        worker, awaited = (_worker_of(job), bool(awaiter_count(job))) if listeners else (None, False)
         del self.jobs[job.sequence]
         counters = self.counters
         if status is SUCCEEDED:
@@ -707,9 +717,11 @@ class Engine:
     def drop(self, job: Job[Any], error: BaseException) -> None:
         """End a queued or scheduled job with an error of the pool's: dropped, or given up."""
         self.withdraw(job)
-        awaited = is_awaited(job)
+        awaiters = awaiter_count(job)
         self._finish(job, CANCELLED, (error, None), self.now())
-        if not awaited:
+        if awaiters:
+            job._more().awaiters = awaiters
+        else:
             self.errors.report(job, error)
 
     def withdraw(self, job: Job[Any]) -> None:

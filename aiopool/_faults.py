@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 __all__ = [
+    "class_name",
     "describe",
     "describe_error",
     "describe_fields",
@@ -31,7 +32,8 @@ __all__ = [
     "type_name",
 ]
 
-_name_of: Callable[[type], str] = type.__dict__["__name__"].__get__  # a metaclass may have an idea of its own, too
+class_name: Callable[[type], str] = type.__dict__["__name__"].__get__  # a metaclass may have an idea of its own, too
+"""Return the name of a class."""
 
 traceback_of: Callable[[BaseException], TracebackType | None] = BaseException.__dict__["__traceback__"].__get__
 """Return the traceback of an exception."""
@@ -64,7 +66,7 @@ def drop_frame(error: BaseException) -> BaseException:
 
 def type_name(thing: object) -> str:
     """Return the name of an object's class."""
-    return _name_of(type(thing))
+    return class_name(type(thing))
 
 
 def describe(thing: object) -> str:

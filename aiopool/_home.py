@@ -76,6 +76,7 @@ class Home:
         if self.lag is not None:
             self.lag.stop()
             self.lag = None
+        self._books().errors.close()
         self.tell_closed()
         self.listeners.closed(leaked)
         self.listeners.detach()

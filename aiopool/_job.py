@@ -119,6 +119,7 @@ class JobExtra:
     parked = False  # it came out of the queue, and its group is paused
     due: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None
+    awaiters = 0  # of a job that has failed: who will be told, and has not been cancelled since
     lent = 0  # how many of its tasks wait for another job of the pool
     away = 0.0  # seconds since submission that it did not wait in line, by its delays and attempts
     returner: asyncio.Future[bool] | None = None  # the one of them that wants a slot back

@@ -46,6 +46,9 @@ class Slots(Protocol):
     def calm_down(self) -> None:
         """Slots or the wish for one have changed."""
 
+    def unheard(self, job: Job[Any]) -> None:
+        """Whoever waited for a job was cancelled, perhaps after its end."""
+
     def nudge(self) -> None:
         """There may be work to begin."""
 
@@ -76,9 +79,12 @@ class Loans:
             add_waiter(job, future)
             try:
                 yield from future
-            finally:
-                if not future.done() or future.cancelled():
+            except BaseException:
+                if future.done() and not future.cancelled():
+                    self._slots.unheard(job)
+                else:
                     remove_waiter(job, future)
+                raise
 
     async def wait_for(self, future: asyncio.Future[Any], give_up: Callable[[], object] | None = None) -> None:
         """Wait for a future of the pool's; a caller that is a running job of this pool lends its slot meanwhile."""
@@ -118,6 +124,7 @@ class Loans:
         except BaseException as error:
             if not self._refuse(future):
                 remove_waiter(job, waiter)
+            self._slots.unheard(job)
             if give_up is not None:
                 give_up()
             yield from self._take_back_after(error, extra)

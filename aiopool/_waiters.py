@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-__all__ = ["JobObserver", "add_waiter", "is_awaited", "notify", "remove_waiter"]
+__all__ = ["JobObserver", "add_waiter", "awaiter_count", "notify", "remove_waiter"]
 
 
 class JobObserver:
@@ -54,14 +54,14 @@ def remove_waiter(job: Awaited, waiter: asyncio.Future[Any] | JobObserver) -> No
             job._waiters = None
 
 
-def is_awaited(job: Awaited) -> bool:
-    """Return whether somebody will hear of the outcome; a future that was cancelled in this turn will not."""
+def awaiter_count(job: Awaited) -> int:
+    """Return how many will hear of the outcome; a future that was cancelled in this turn will not."""
     waiters = job._waiters
     if waiters is None:
-        return False
+        return 0
     if type(waiters) is not list:
         waiters = (waiters,)
-    return any(w.handles_errors() if isinstance(w, JobObserver) else not w.done() for w in waiters)
+    return sum(w.handles_errors() if isinstance(w, JobObserver) else not w.done() for w in waiters)
 
 
 def notify(job: Awaited) -> None:
