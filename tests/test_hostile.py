@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import io
 import logging
 import sys
 import traceback
+import weakref
 
 import anyio
 import pytest
@@ -385,3 +387,106 @@ async def test_a_hostile_result_argument_or_function_harms_nobody(isolation, kin
         numbers = pool.statistics()
         assert (numbers.restarts, numbers.busy) == (0, 0)
         assert balanced(numbers)
+
+
+# -- frames and references -------------------------------------------------------------------------------------------
+
+
+@virtual
+@pytest.mark.parametrize(
+    "place", ["first step", "after a wait", "a future", "a thread", "a nested job", "a wrong call"]
+)
+async def test_frames_of_a_failure_may_be_cleared(isolation, place):
+    """As `assertRaises` of unittest does it: no frame of the pool's that still runs is in a traceback."""
+
+    async def work():
+        if place == "after a wait":
+            await asyncio.sleep(1)
+        elif place == "a future":
+            future = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(1, future.set_exception, LookupError())
+            await future
+        elif place == "a nested job":
+            await pool.run(job_that_raises(LookupError()))
+        raise LookupError
+
+    def plain():
+        raise LookupError
+
+    async with Pool(1, isolation=isolation) as pool:
+        if place == "a wrong call":
+            error = await outcome(pool.run(double, 1, 2))
+        else:
+            error = await outcome(pool.run(plain if place == "a thread" else work))
+        traceback.clear_frames(error.__traceback__)
+        assert await asyncio.wait_for(pool.run(double, 1), 10) == 2
+        assert pool.statistics().restarts == 0
+        report = await asyncio.wait_for(pool.shutdown(1, 1), 10)
+        assert report.clean
+
+
+@virtual
+async def test_frames_of_an_error_may_be_cleared_while_the_job_goes_on(isolation):
+    """A job that catches an error and clears its frames, and then waits on, is not closed."""
+
+    async def work():
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(1, future.set_exception, LookupError())
+        try:
+            await future
+        except LookupError as error:
+            caught = error
+        task = asyncio.create_task(asyncio.sleep(1))
+        task.add_done_callback(lambda _: traceback.clear_frames(caught.__traceback__.tb_next))
+        await asyncio.sleep(2)
+        return "to its end"
+
+    async with Pool(1, isolation=isolation) as pool:
+        assert await asyncio.wait_for(pool.run(work), 10) == "to its end"
+        assert pool.statistics().restarts == 0
+
+
+@virtual
+async def test_an_error_that_a_job_has_handled_is_not_kept(isolation):
+    """It is gone while the job goes on, however it came: raised in the job, or by what it waited for."""
+    kept = []
+
+    async def work():
+        for wait in (False, True):
+            future = asyncio.get_running_loop().create_future()
+            error = Frozen()
+            kept.append(weakref.ref(error))
+            if wait:
+                asyncio.get_running_loop().call_soon(future.set_exception, error)
+            else:
+                future.set_exception(error)
+            del error
+            with contextlib.suppress(Frozen):
+                await future
+            del future
+        await asyncio.sleep(10)
+
+    async with Pool(1, isolation=isolation) as pool:
+        job = await pool.submit(work)
+        await asyncio.sleep(5)
+        assert job.status == "running"
+        gc.collect()
+        assert [ref() for ref in kept] == [None, None]
+
+
+@virtual
+@pytest.mark.parametrize("what", ["busy", "idle"])
+async def test_a_worker_whose_coroutine_is_closed_is_replaced(isolation, what):
+    """Its job fails, its slot is free, and the shutdown does not wait for it."""
+    async with Pool(1, isolation=isolation) as pool:
+        await pool.run(double, 1)
+        job = await pool.submit(asyncio.sleep, 5) if what == "busy" else None
+        await asyncio.sleep(1)
+        (worker,) = [task for task in asyncio.all_tasks() if "worker" in task.get_name()]
+        inner = worker.get_coro().cr_await if isolation == "scope" else worker.get_coro()
+        inner.close()
+        await asyncio.sleep(10)
+        assert job is None or job.done()
+        assert await asyncio.wait_for(pool.run(double, 1), 10) == 2
+        assert pool.statistics().busy == 0
+        await asyncio.wait_for(pool.shutdown(1, 1), 20)
