@@ -5,6 +5,8 @@ loop that takes the step down instead of queueing it, and the step is called at 
 of the loop is spent. A job that never suspends then costs a quarter of what it costs otherwise (measured, asyncio's own
 loop and uvloop).
 
+If the loop has a task factory when the pool is opened (tracers set one), each task comes from that.
+
 Invariant: outside of a call of the starter the loop is as it was.
 """
 
@@ -15,9 +17,9 @@ import sys
 from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Protocol, final
+from typing import Any, Protocol, cast, final
 
-__all__ = ["Start", "task_starter"]
+__all__ = ["Start", "has_factory", "task_starter"]
 
 
 class Start(Protocol):
@@ -26,8 +28,15 @@ class Start(Protocol):
     def __call__(self, coroutine: Coroutine[Any, Any, Any], *, name: str, context: Context) -> asyncio.Task[Any]: ...
 
 
+def has_factory(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether tasks of a loop come from a task factory; that of asyncio makes the same tasks as we do."""
+    return loop.get_task_factory() not in (None, getattr(asyncio, "eager_task_factory", None))
+
+
 def task_starter(loop: asyncio.AbstractEventLoop) -> Start:
     """Return what starts tasks on a loop; it may be called in another task's step, or outside of any."""
+    if has_factory(loop):
+        return _FactoryStarter(loop)
     if sys.version_info < (3, 12):
         return _Starter(loop)
     new_task = asyncio.Task
@@ -95,3 +104,77 @@ class _Starter:
                 _current_tasks[loop] = outer
             del coroutine, context, step, outer  # an error's frames refer to this one (`f_back`), these to its job
         return task
+
+
+@final
+class _FactoryStarter:
+    """Start tasks of the loop's own task factory at once, in every Python.
+
+    The factory may wrap the coroutine, and give a task of any class. Its first step is taken down, as above, and called
+    here. If there is none to take down, the task is eager already, or it starts when it likes.
+    """
+
+    __slots__ = ("_call_soon", "_loop", "_steps", "_take_down")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._call_soon: Callable[..., Any] = loop.call_soon
+        self._steps: list[tuple[Callable[..., object], tuple[Any, ...], Context | None]] = []
+
+        def take_down(call: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+            if not args and isinstance(getattr(call, "__self__", None), asyncio.Task):
+                self._steps.append((call, args, context))
+                return None
+            return self._call_soon(call, *args, context=context)
+
+        self._take_down = take_down
+
+    def __call__(self, coroutine: Coroutine[Any, Any, Any], *, name: str, context: Context) -> asyncio.Task[Any]:
+        loop, attributes = self._loop, self._loop.__dict__
+        before = attributes.get("call_soon")
+        cast("Any", coroutine).__qualname__ = name  # what tracers call it by
+        attributes["call_soon"] = self._take_down
+        try:
+            # Not `context=`: a factory of two arguments is refused that. The task has a copy of the context.
+            task: asyncio.Task[Any] = context.run(loop.create_task, coroutine, name=name)
+        finally:
+            if before is None:
+                del attributes["call_soon"]
+            else:
+                attributes["call_soon"] = before
+            steps, self._steps = self._steps, []
+        first: Callable[..., object] | None = None
+        inside: Context | None = None
+        for step, args, its_context in steps:
+            if first is None and getattr(step, "__self__", None) is task:
+                first, inside = step, its_context
+            else:  # the factory has made other tasks, too
+                self._call_soon(step, *args, context=its_context)
+        if first is not None and inside is not None:
+            outer = _leave_task(loop)
+            try:
+                inside.run(first)
+            finally:
+                _return_to_task(loop, outer)
+                del outer
+        del coroutine, context, steps, first, inside  # an error's frames refer to this one (`f_back`)
+        return task
+
+
+if sys.version_info < (3, 12):
+
+    def _leave_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+        return _current_tasks.pop(loop, None)  # type: ignore[no-any-return]
+
+    def _return_to_task(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> None:
+        if task is not None:
+            _current_tasks[loop] = task
+
+else:
+    from asyncio.tasks import _swap_current_task  # type: ignore[attr-defined]
+
+    def _leave_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+        return _swap_current_task(loop, None)  # type: ignore[no-any-return]
+
+    def _return_to_task(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> None:
+        _swap_current_task(loop, task)

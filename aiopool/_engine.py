@@ -24,6 +24,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from threading import get_ident
@@ -42,7 +44,7 @@ from aiopool._plan import JobOwner, Plan
 from aiopool._queue import JobQueue
 from aiopool._retry import RetryAfter
 from aiopool._room import Room
-from aiopool._runtime import Runtime
+from aiopool._runtime import Runtime, in_loop
 from aiopool._scope import StopCause, StopRequest, verdict
 from aiopool._statistics import Counters
 from aiopool._status import JobStatus
@@ -107,6 +109,8 @@ class Engine:
     """The books of one open pool; see the module."""
 
     __slots__ = (
+        "__weakref__",
+        "_loop",
         "_nudged",
         "_reserved",
         "_trimming",
@@ -142,7 +146,6 @@ class Engine:
         "slice_ends",
         "slots",
         "spawn",
-        "thread",
         "timetable",
     )
 
@@ -162,7 +165,9 @@ class Engine:
         self.runtime = runtime
         self.now = runtime.now
         self.next_job = runtime.next_job
-        self.thread = runtime.thread
+        # Which thread it runs in, if it runs; asyncio's own loops know, for others it is the thread of the opening.
+        self._loop: Any = runtime.loop if hasattr(runtime.loop, "_thread_id") else _AnyLoop(runtime.thread)
+        _engines.add(self)
         self.queue = JobQueue(aging=aging)
         self.timetable = Timetable(runtime, sweep, self.work_off)
         self.counters = Counters()
@@ -213,8 +218,8 @@ class Engine:
             ValueError: its id is taken.
             RuntimeError: in another thread than the loop's.
         """
-        if get_ident() != self.thread:
-            raise self.wrong_thread("submit")
+        if get_ident() != self._loop._thread_id:
+            self.check_caller("submit")
         # With fewer jobs than may wait there is room.
         if len(self.jobs) >= self.room.limit and (self.room.full() or not self.room.open_to_caller()):
             return None
@@ -239,8 +244,8 @@ class Engine:
         self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
     ) -> Job[Any]:
         """Make a job without taking it in: `enter` does that, or nobody."""
-        if get_ident() != self.thread:
-            raise self.wrong_thread("submit")
+        if get_ident() != self._loop._thread_id:
+            self.check_caller("submit")
         if plan.id is not None:
             self.check_id(plan.id)
         job = make_job(function, args, plan, self.next_job(), self.now(), owner)
@@ -254,13 +259,28 @@ class Engine:
     def _end_program(self, error: BaseException) -> None:
         self.on_fatal(error)
 
-    def wrong_thread(self, what: str) -> RuntimeError:
-        """Return the error for a call from another thread than the event loop's."""
-        return RuntimeError(
-            f"{what}() was called in another thread than that of the pool's event loop, which it would corrupt. There, "
-            f"write `asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or `loop.call_soon_threadsafe(...)` "
-            "for a method that does not wait; `job.cancel()` may be called anywhere"
-        )
+    def check_caller(self, what: str) -> None:
+        """Raise if the caller is not in the pool's own event loop; between two runs of the loop, its thread will do."""
+        running = in_loop()
+        if running is self.runtime.loop and self.runtime.in_thread():
+            return
+        if self.runtime.forked:
+            raise RuntimeError(
+                f"{what}() was called in a child process that was forked while the pool was open: the pool and its "
+                "event loop live in the parent. Open a pool in the child, `async with Pool(...) as pool:`"
+            )
+        if not self.runtime.in_thread():
+            raise RuntimeError(
+                f"{what}() was called in another thread than that of the pool's event loop, which it would corrupt. "
+                f"There, write `asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or "
+                "`loop.call_soon_threadsafe(...)` for a method that does not wait; `job.cancel()` may be called "
+                "anywhere"
+            )
+        if running is not None:
+            raise RuntimeError(
+                f"{what}() was called in another event loop than that of the pool, which does not run meanwhile: a "
+                "pool serves the loop in which it was opened. Open another here, `async with Pool(...) as pool:`"
+            )
 
     def register(self, job: Job[Any]) -> None:
         """Write a job into the books."""
@@ -693,6 +713,8 @@ class Engine:
         if not self.runtime.in_thread():
             if job._finished_at is not None:
                 return False
+            if self.runtime.forked:
+                self.check_caller("cancel")
             self.runtime.loop.call_soon_threadsafe(self.cancel, job, reason)
             return True
         if job._finished_at is not None:
@@ -926,6 +948,31 @@ def _need_frames(count: int) -> None:
     """Raise `RecursionError` if the stack has no room for so many frames more."""
     if count:
         _need_frames(count - 1)
+
+
+class _AnyLoop:
+    """A stand-in for a loop that does not tell in which thread it runs."""
+
+    __slots__ = ("_thread_id",)
+
+    def __init__(self, thread: int) -> None:
+        self._thread_id = thread
+
+
+# No thread has this number.
+_FORKED = _AnyLoop(-1)
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child: nobody is in the loop of a pool of the parent's."""
+    for engine in _engines:
+        engine._loop = _FORKED
+        engine.runtime.thread = _FORKED._thread_id
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _nobody() -> None:

@@ -86,7 +86,9 @@ class Group(Submitter):
     async def __aenter__(self) -> Self:
         if self._entered:
             raise RuntimeError(f"group {self.name!r} was entered before: make another with pool.group(...)")
-        runtime = self._members.engine.runtime
+        engine = self._members.engine
+        engine.check_caller("group")
+        runtime = engine.runtime
         self._entered = True
         task = self._members.body = asyncio.current_task()
         if task is not None:

@@ -371,6 +371,19 @@ class Job(Generic[T]):
             extra.callbacks = []
         extra.callbacks.append((callback, copy_context()))
 
+    def remove_done_callback(self, callback: Callable[[Job[T]], object]) -> int:
+        """Take a callback back that was added with `add_done_callback`; return how often it was there.
+
+        With these two, `asyncio.wait` takes jobs as it takes tasks.
+        """
+        extra = self._extra
+        if extra is None or extra.callbacks is None:
+            return 0
+        kept = [row for row in extra.callbacks if row[0] != callback]
+        removed = len(extra.callbacks) - len(kept)
+        extra.callbacks = kept or None
+        return removed
+
     # -- acting ------------------------------------------------------------------------------------------------
 
     def cancel(self, reason: str | None = None) -> bool:

@@ -31,7 +31,7 @@ from aiopool._retry import Retry
 from aiopool._runtime import Runtime, shield
 from aiopool._shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._signals import Roster, SignalWatch, enlist
-from aiopool._statistics import Statistics
+from aiopool._statistics import Statistics, adds_up
 from aiopool._status import JobStatus, PoolStatus
 from aiopool._submitter import Submitter
 from aiopool._supervisor import Supervisor
@@ -585,8 +585,9 @@ class Pool(Submitter):
             Whether it was waiting.
         """
         JobOptions(priority=priority)
-        job = self.get_job(id)
-        return job is not None and self._engine("reprioritize").reprioritize(job, priority)
+        engine = self._engine("reprioritize")
+        job = engine.get_job(id)
+        return job is not None and engine.reprioritize(job, priority)
 
     def pause(self, *, group: str | None = None) -> None:
         """Let no job start until `resume()`, or none of a group; running ones go on.
@@ -754,10 +755,18 @@ class Pool(Submitter):
             status: only those with this status.
         """
         wanted = None if status is None else JobStatus(status)
-        return [job for job in self._engine("jobs").jobs.values() if wanted is None or job.status is wanted]
+        engine = self._engine("jobs")
+        live = engine.runtime.read(lambda: list(engine.jobs.values()))
+        return [job for job in live if wanted is None or job.status is wanted]
 
     def statistics(self) -> Statistics:
-        """Return the pool in numbers, as a frozen snapshot; from any state after the first opening."""
+        """Return the pool in numbers, of one moment, as a frozen snapshot; from any state after the first opening.
+
+        From any thread: another than the loop's waits for the loop, for at most a quarter of a second.
+        """
+        return self._engine("statistics").runtime.read(self._statistics, adds_up)
+
+    def _statistics(self) -> Statistics:
         engine = self._engine("statistics")
         counters, bridge = engine.counters, self._bridge
         assert bridge is not None
@@ -857,8 +866,8 @@ class Pool(Submitter):
         if engine is None:
             raise self._home.not_open(what)
         # Reading is harmless; everything else belongs to the loop.
-        if what not in _READERS and not engine.runtime.in_thread():
-            raise engine.wrong_thread(what)
+        if what not in _READERS:
+            engine.check_caller(what)
         return engine
 
     def __repr__(self) -> str:

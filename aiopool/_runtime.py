@@ -11,6 +11,7 @@ and have done nothing. So a flag that says "it is on its way" is set after such 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import inspect
@@ -20,12 +21,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from aiopool._eager import task_starter
 
 __all__ = ["Runtime", "in_loop", "shield"]
 
+T = TypeVar("T")
+
+# A reader in another thread waits this long for the event loop to answer, and tries so often to read from outside.
+PATIENCE = 0.25
+TRIES = 100
 # A loop clock this near the system's monotonic clock *is* that clock. uvloop caches its reading for a whole
 # turn, to the millisecond, so the distance is not zero.
 _SAME_CLOCK = 0.1
@@ -59,6 +65,36 @@ class Runtime:
         self.next_worker: Callable[[], int] = itertools.count(1).__next__
         self.context = contextvars.Context()
         self.thread = threading.get_ident()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child that was forked while the pool was open."""
+        return self.thread == -1
+
+    def read(self, function: Callable[[], T], whole: Callable[[T], bool] = lambda found: True) -> T:
+        """Call a function that only reads, between two steps of the event loop; from any thread.
+
+        If the loop does not run, or does not answer in time, it is read from outside, until what is found is `whole`.
+        """
+        if self.in_thread() or self.forked or not self.loop.is_running():
+            return function() if self.in_thread() else _patiently(function, whole)
+        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def call() -> None:
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(function())
+                except BaseException as error:
+                    answer.set_exception(error)
+
+        try:
+            self.loop.call_soon_threadsafe(call, context=self.context)
+        except RuntimeError:  # closed in this moment
+            return _patiently(function, whole)
+        try:
+            return answer.result(PATIENCE)
+        except concurrent.futures.TimeoutError:
+            return _patiently(function, whole) if answer.cancel() else answer.result()
 
     def in_thread(self) -> bool:
         """Whether the caller is in the loop's own thread."""
@@ -95,6 +131,20 @@ class Runtime:
             return self.loop.call_later(delay, function, *args, context=self.context)
         except Exception:
             return self.loop.call_at(self.loop.time() + delay, function, *args, context=self.context)
+
+
+def _patiently(function: Callable[[], T], whole: Callable[[T], bool]) -> T:
+    """Call a function that reads what another thread may change meanwhile."""
+    for _ in range(TRIES):
+        try:
+            found = function()
+        except RuntimeError:  # a dict or a deque has changed under us
+            pass
+        else:
+            if whole(found):
+                return found
+        time.sleep(0.001)
+    return function()
 
 
 def shield() -> contextlib.AbstractContextManager[object]:

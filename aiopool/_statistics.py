@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import final
 
-__all__ = ["Counters", "Statistics"]
+__all__ = ["Counters", "Statistics", "adds_up"]
 
 
 @final
@@ -89,3 +89,10 @@ class Statistics:
     restarts: int
     threads_busy: int
     threads_abandoned: int
+
+
+def adds_up(found: Statistics) -> bool:
+    """Whether numbers are of one moment, as far as one can see."""
+    ended = found.succeeded + found.failed + found.timed_out + found.cancelled + found.rejected
+    live = found.queued + found.scheduled + found.running
+    return found.submitted == ended + live and min(found.queued, found.scheduled, found.running, found.busy) >= 0

@@ -93,11 +93,9 @@ class Supervisor:
         worker = self._kind(engine, self._bridge)
         if engine.listeners:
             engine.listeners.worker_started(worker.id)
-        life = worker.run()
         try:
-            task = engine.runtime.task(life, f"{self._name}-worker-{worker.id}")
+            task = engine.runtime.task(worker.run(), f"{self._name}-worker-{worker.id}")
         except Exception as fault:  # no memory, or a task factory of the user's: it has crashed before it began
-            life.close()
             self._crashed(worker, fault, self._history.crashed(now=engine.now()))
             return None
         self._tasks[worker] = task

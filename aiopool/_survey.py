@@ -7,8 +7,6 @@ It comes with the first who measures or asks, and with it all of metrics and hea
 
 from __future__ import annotations
 
-import concurrent.futures
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar, final
 
@@ -17,18 +15,12 @@ from aiopool._health import Finding, HealthLimits, HealthReport, HealthStatus, P
 from aiopool._health_watch import HealthWatch
 from aiopool._home import Home
 from aiopool._metrics import Meter, Metrics, label_text
-from aiopool._runtime import Runtime
 from aiopool._statistics import Statistics
 from aiopool._status import PoolStatus
 
-__all__ = ["Survey", "in_loop", "oldest_wait"]
+__all__ = ["Survey", "oldest_wait"]
 
 T = TypeVar("T")
-
-# A scraper in another thread waits this long for the event loop to answer. If the loop is held up for longer, it
-# changes nothing meanwhile, and can be read from outside.
-PATIENCE = 0.25
-TRIES = 100
 
 
 @final
@@ -56,8 +48,7 @@ class Survey:
         """Return the metrics of a pool that was opened, consistent: all of one moment between two steps of the loop."""
         home, engine = self._home, self._home.engine
         assert engine is not None
-        busy = home.status is not PoolStatus.CLOSED
-        return in_loop(engine.runtime, lambda: _metrics(home, engine, statistics()), busy=busy)
+        return engine.runtime.read(lambda: _metrics(home, engine, statistics()))
 
     def health(self, watch: HealthWatch) -> HealthReport:
         """Return how a pool is; the user's own checks run in the caller's thread."""
@@ -70,9 +61,7 @@ class Survey:
         if engine is not None and home.status is not PoolStatus.CLOSED:
             home.watch_loop()
             limits = watch.limits or HealthLimits()
-            findings += in_loop(
-                engine.runtime, lambda: judge(_pulse(home, engine), watch.pulses, watch.opened_at, limits)
-            )
+            findings += engine.runtime.read(lambda: judge(_pulse(home, engine), watch.pulses, watch.opened_at, limits))
         return report(home.name, findings + ask(watch.checks, home.hooks))
 
 
@@ -138,33 +127,3 @@ def oldest_wait(engine: Engine) -> float:
         return 0.0
     waited: float = engine.now() - job._submitted_at - (job._plan.delay or 0.0)
     return max(0.0, waited)
-
-
-def in_loop(runtime: Runtime, function: Callable[[], T], *, busy: bool = True) -> T:
-    """Call a function that only reads, between two steps of the event loop; at once, if the loop would not answer."""
-    if not busy or runtime.in_thread() or not runtime.loop.is_running():
-        return function()
-    answer: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def call() -> None:
-        if answer.set_running_or_notify_cancel():
-            try:
-                answer.set_result(function())
-            except BaseException as error:
-                answer.set_exception(error)
-
-    try:
-        runtime.loop.call_soon_threadsafe(call, context=runtime.context)
-    except RuntimeError:  # closed in this moment
-        return function()
-    try:
-        return answer.result(PATIENCE)
-    except concurrent.futures.TimeoutError:
-        if not answer.cancel():
-            return answer.result()
-    for _ in range(TRIES):
-        try:
-            return function()
-        except RuntimeError:  # a dict has changed under us: the loop goes on after all
-            time.sleep(0.001)
-    return function()

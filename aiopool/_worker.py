@@ -26,6 +26,7 @@ from types import CoroutineType, GeneratorType
 from typing import Any, final
 
 from aiopool._bridge import ThreadBridge
+from aiopool._eager import has_factory
 from aiopool._engine import Engine, Hand
 from aiopool._faults import drop_frame, is_kind, type_name
 from aiopool._job import Job, running_job
@@ -251,12 +252,13 @@ def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
 class TaskWorker(Worker):
     """Runs each attempt in an asyncio task of its own, started eagerly."""
 
-    __slots__ = ("_inline", "_start", "_task")
+    __slots__ = ("_inline", "_of_factory", "_start", "_task")
 
     def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
         super().__init__(engine, bridge)
         self._inline = False  # an attempt takes its first step, inside of ours
         self._start = engine.runtime.start_task
+        self._of_factory = has_factory(engine.runtime.loop)
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -322,9 +324,23 @@ class TaskWorker(Worker):
     def _suspended(self, job: Job[Any], task: asyncio.Task[None]) -> None:
         """The first step of an attempt is over, and there is more."""
         self._task = task
+        if self._of_factory:
+            task.add_done_callback(self._skipped)
         extra = job._extra
         if extra is not None and extra.stop is not None and not extra.stop.told:
             self.tell(extra.stop)  # it was told in its first step
+
+    def _skipped(self, task: asyncio.Task[None]) -> None:
+        """A task of a factory has ended: perhaps without its attempt, as one that is cancelled before it begins."""
+        job = self.job
+        if self._task is task and job is not None:
+            self._task = None
+            now = self.engine.now()
+            try:
+                self.engine.conclude(self, job, None, asyncio.CancelledError(), now)
+                self._pull(now)
+            except BaseException as fault:
+                self.crash(fault)
 
     async def _attempt(self, job: Job[Any]) -> None:
         """The task of one attempt. What the job raises ends here; what follows the job follows in its tail."""

@@ -7,6 +7,7 @@ import pytest
 from virtual import balanced, echo, nap, now, stubborn, virtual
 
 from aiopool import Pool
+from aiopool._runtime import Runtime
 from aiopool.errors import SettingsError
 from aiopool.settings import PoolSettings
 from aiopool.testing import advance, settle
@@ -105,22 +106,19 @@ async def test_a_worker_that_foreign_code_cancels_before_its_first_step(isolatio
 
 
 @virtual
-async def test_a_worker_that_cannot_be_made_is_a_crash(isolation):
-    """If the loop's task factory fails, the job waits for a second worker, as after a crash; it is counted as one."""
-    loop, failures = asyncio.get_running_loop(), [MemoryError("no task"), RuntimeError("nor now")]
+async def test_a_worker_that_cannot_be_made_is_a_crash(isolation, monkeypatch):
+    """If there is no memory for a worker, its job waits for the next one, as after a crash; it is counted as one."""
+    failures, make = [MemoryError("no task"), RuntimeError("nor now")], Runtime.task
+
+    def task(self, coroutine, name):
+        if failures and "worker" in name:
+            coroutine.close()
+            raise failures.pop()
+        return make(self, coroutine, name)
+
+    monkeypatch.setattr(Runtime, "task", task)
     async with Pool(1, isolation=isolation) as pool:
-        make = loop.create_task
-
-        def create_task(coroutine, **options):
-            if failures and "worker" in options.get("name", ""):
-                raise failures.pop()
-            return make(coroutine, **options)
-
-        loop.create_task = create_task
-        try:
-            assert await pool.run(nap, 1, "late") == "late"
-        finally:
-            del loop.create_task
+        assert await pool.run(nap, 1, "late") == "late"
         assert (pool.statistics().restarts, failures) == (2, [])
 
 
