@@ -234,7 +234,7 @@ class Engine:
         if not self._nudged and self.active < self.slots:
             self.nudge()  # first what may fail: then nothing has happened
         self.queue.push(job)
-        self.jobs[job.sequence] = job
+        self.jobs[job._sequence] = job
         self.counters.submitted += 1
         if self.listeners:
             self.listeners.submitted(job)
@@ -287,7 +287,7 @@ class Engine:
         if not job._plan.plain:
             self._arrange(job, job._plan)
         self.counters.submitted += 1
-        self.jobs[job.sequence] = job
+        self.jobs[job._sequence] = job
 
     def enter(self, job: Job[Any], *, inside: bool = False, held: bool = False) -> None:
         """Take a job in: into the line, or into the timetable if it has a delay; maybe inside of another step.
@@ -558,7 +558,7 @@ class Engine:
     def returned(self, hand: Hand, job: Job[Any], value: Any, now: float) -> None:
         """An attempt returned."""
         if job._extra is None:
-            del self.jobs[job.sequence]
+            del self.jobs[job._sequence]
             self.counters.succeeded += 1
             job._finish(SUCCEEDED, value, now)
             if self.joiners.futures:
@@ -659,7 +659,7 @@ class Engine:
         """Close the book on a job: every end but the plainest comes through here."""
         listeners = self.listeners
         worker, awaited = (_worker_of(job), bool(awaiter_count(job))) if listeners else (None, False)
-        del self.jobs[job.sequence]
+        del self.jobs[job._sequence]
         counters = self.counters
         if status is SUCCEEDED:
             counters.succeeded += 1
@@ -727,7 +727,7 @@ class Engine:
             extra.lost = reason
             self._stop(job, StopRequest(StopCause.CANCEL, reason))
             return True
-        if job.sequence not in self.jobs:
+        if job._sequence not in self.jobs:
             return self.room.cancel(job, reason)
         if reason is not None:
             job._more().lost = reason
@@ -761,7 +761,7 @@ class Engine:
 
     def reprioritize(self, job: Job[Any], priority: int) -> bool:
         """Give a waiting job another priority; among its new equals it stands by its age."""
-        if job._status is RUNNING or job._finished_at is not None or job.sequence not in self.jobs:
+        if job._status is RUNNING or job._finished_at is not None or job._sequence not in self.jobs:
             return False
         extra = job._extra
         line = extra.label.parked if extra is not None and extra.parked else self.queue
@@ -827,7 +827,7 @@ class Engine:
     def watch(self, hand: Hand, when: float) -> None:
         """Have the attempt on a hand looked at when `when` has come, whatever its plan says."""
         assert hand.job is not None
-        hand.alarm, hand.alarm_for = when, hand.job.sequence
+        hand.alarm, hand.alarm_for = when, hand.job._sequence
         self.timetable.watch(when)
 
     # -- what would not end --------------------------------------------------------------------------------------
@@ -925,7 +925,7 @@ class Engine:
         """Say why a job does not run; see `Job.waits_for`."""
         if job._finished_at is not None or job._status is RUNNING:
             return None
-        if job.sequence not in self.jobs:
+        if job._sequence not in self.jobs:
             return "room"
         if job._status is SCHEDULED:
             return "backoff" if job._attempt else "delay"

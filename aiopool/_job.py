@@ -156,7 +156,7 @@ class Job(Generic[T]):
     _args: tuple[Any, ...]
     _context: contextvars.Context | None
     _plan: Plan
-    sequence: int
+    _sequence: int
     _status: JobStatus
     _attempt: int
     _submitted_at: float
@@ -177,12 +177,12 @@ class Job(Generic[T]):
         "_function",
         "_place",
         "_plan",
+        "_sequence",
         "_started_at",
         "_status",
         "_submitted_at",
         "_value",
         "_waiters",
-        "sequence",
     )
 
     # -- questions ---------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class Job(Generic[T]):
     @property
     def id(self) -> int | str:
         """The id that was given with `with_options(id=…)`, or the job's number in its pool."""
-        return self.sequence if self._plan.id is None else self._plan.id
+        return self._sequence if self._plan.id is None else self._plan.id
 
     @property
     def name(self) -> str:
@@ -482,7 +482,7 @@ def make_job(
     job._args = args
     job._context = copy_context()
     job._plan = plan
-    job.sequence = sequence
+    job._sequence = sequence
     job._submitted_at = now
     job._status = QUEUED
     job._attempt = 0

@@ -44,7 +44,7 @@ class Entry(Protocol):
     """What the queue knows of a job."""
 
     _place: Any
-    sequence: int
+    _sequence: int
 
     @property
     def _plan(self) -> _Plan: ...
@@ -57,11 +57,11 @@ class Entry(Protocol):
 class _Item:
     """Any item that is no job, put by the methods of `asyncio.Queue`: it is its own priority."""
 
-    __slots__ = ("_place", "item", "sequence")
+    __slots__ = ("_place", "_sequence", "item")
 
     def __init__(self, item: Any, sequence: int) -> None:
         self.item = item
-        self.sequence = sequence
+        self._sequence = sequence
         self._place: Any = None
 
     @property
@@ -207,7 +207,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         """Put an entry at the place that its number gives it among its equals."""
         fifo = self._fifos.get(entry._plan.priority)
         # With a stale entry of its own in the FIFO, its number is not above that of the last.
-        if fifo is None or not fifo or fifo[-1].sequence < entry.sequence:
+        if fifo is None or not fifo or fifo[-1]._sequence < entry._sequence:
             self.push(entry)
         else:
             self._push_row(entry)
@@ -216,7 +216,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         key = priority = entry._plan.priority
         if self._aging is not None:
             key += entry._aged_from / self._aging
-        row = (key, entry.sequence, entry)
+        row = (key, entry._sequence, entry)
         heapq.heappush(self._heap, row)
         entry._place = row
         self._best = _NOWHERE
@@ -278,7 +278,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
             # One empty FIFO is kept open: the usual pool has one priority, and would open it for every job.
             del self._fifos[heapq.heappop(keys)]
         self._best = _NOWHERE if heap else fifo
-        if heap and not (fifo and (keys[0], fifo[0].sequence) < heap[0][:2]):
+        if heap and not (fifo and (keys[0], fifo[0]._sequence) < heap[0][:2]):
             return heap
         return fifo or None
 
@@ -338,7 +338,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         """Iterate over the waiting entries, best first; a copy of the line is made for it."""
         rows = [row for row in self._heap if row[2]._place is row]
         for key, fifo in self._fifos.items():
-            rows += [(key, entry.sequence, entry) for entry in fifo if entry._place is fifo]
+            rows += [(key, entry._sequence, entry) for entry in fifo if entry._place is fifo]
         rows.sort(key=lambda row: row[:2])
         return (row[2] for row in rows)
 
@@ -356,13 +356,13 @@ class JobQueue(asyncio.PriorityQueue[Any]):
             while fifo and fifo[0]._place is not fifo:
                 fifo.popleft()
                 self._skip(key)
-            if fifo and (found is None or fifo[0].sequence < found.sequence):
+            if fifo and (found is None or fifo[0]._sequence < found._sequence):
                 found = fifo[0]
         if self._heap:
             if self._ages is None:
                 self._ages = _Index(_by_age, self._heap)
             row = self._ages.first()
-            if row is not None and (found is None or row[1] < found.sequence):
+            if row is not None and (found is None or row[1] < found._sequence):
                 found = row[2]
         return found
 
@@ -375,7 +375,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
                 fifo.pop()
                 self._skip(key)
             if fifo:
-                found = key, fifo[-1].sequence, fifo[-1]
+                found = key, fifo[-1]._sequence, fifo[-1]
                 break
         if self._heap:
             if self._ends is None:

@@ -283,7 +283,7 @@ class Teller:
         plan = job._plan
         return {
             "pool": self._pool,
-            "job_id": job.sequence if plan.id is None else plan.id,
+            "job_id": job._sequence if plan.id is None else plan.id,
             "name": job._plan.name,
             "kind": None,
             "attempt": job._attempt,

@@ -194,7 +194,7 @@ class Worker(Hand, ABC):
         job = self.job
         if job is None:
             return INF
-        if self.alarm_for == job.sequence:
+        if self.alarm_for == job._sequence:
             return self.alarm
         limit = job._plan.timeout
         return INF if limit is None else job._started_at + limit
@@ -203,7 +203,7 @@ class Worker(Hand, ABC):
         """Its moment is here: a time limit is over, or a job that was told to stop is still there."""
         job, engine = self.job, self.engine
         assert job is not None
-        self.alarm, self.alarm_for = INF, job.sequence
+        self.alarm, self.alarm_for = INF, job._sequence
         extra = job._extra
         stop = None if extra is None else extra.stop
         if stop is None:

@@ -85,8 +85,8 @@ async def test_a_job_with_an_id_of_its_own_does_not_answer_to_a_number(isolation
     """A job answers to one id: to its own, if it has one."""
     async with Pool(1, isolation=isolation) as pool:
         mine = await pool.with_options(id="mine").submit(nap, 1)
-        assert pool.get_job(mine.sequence) is None
-        other = await pool.with_options(id=mine.sequence).submit(nap, 1)
+        assert pool.get_job(mine._sequence) is None
+        other = await pool.with_options(id=mine._sequence).submit(nap, 1)
         assert (pool.get_job(1), pool.get_job("mine")) == (other, mine)
 
 

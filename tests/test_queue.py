@@ -127,9 +127,9 @@ class Uncomparable:
 
 def new_job(sequence, priority=5, at=0.0):
     job = Job()
-    job._plan = Plan(JobOptions(priority=priority).over(DEFAULTS), "job", None, offload=False, direct=True)
+    job._plan = Plan(JobOptions(priority=priority).over(DEFAULTS), "job", None, offload=False)
     job._args = (Uncomparable(),)
-    job.sequence, job._submitted_at, job._extra = sequence, at, None
+    job._sequence, job._submitted_at, job._extra = sequence, at, None
     return job
 
 
@@ -158,7 +158,7 @@ def test_ten_thousand_equals_with_discards_between():
     for job in jobs:
         queue.push(job)
         if chance.random() < 0.6:
-            victim = chance.choice(jobs[: job.sequence + 1])
+            victim = chance.choice(jobs[: job._sequence + 1])
             if victim not in gone:
                 queue.discard(victim)
                 gone.add(victim)
@@ -186,7 +186,7 @@ def test_the_heap_takes_what_has_no_fifo():
         queue.push(job)
     assert len(queue._fifos) == MAX_FIFOS
     assert queue.qsize() == len(jobs)
-    assert drain(queue) == sorted(jobs, key=lambda job: (job.priority, job.sequence))
+    assert drain(queue) == sorted(jobs, key=lambda job: (job.priority, job._sequence))
 
 
 def test_a_job_without_a_fifo_may_be_the_best():
@@ -208,7 +208,7 @@ def test_aging_lets_a_low_priority_overtake():
         queue = JobQueue(aging=10.0)
         queue.push(new_job(1, priority=8, at=100.0))
         queue.push(new_job(2, priority=5, at=100.0 + older))
-        assert queue.pop().sequence == first
+        assert queue.pop()._sequence == first
 
 
 def test_oldest_and_last():
@@ -219,11 +219,11 @@ def test_oldest_and_last():
         jobs = [new_job(n, priority) for n, priority in enumerate([5, 3, 8, 8, 1, 5])]
         for job in jobs:
             queue.push(job)
-        assert (queue.oldest().sequence, queue.last().sequence) == (0, 3)
+        assert (queue.oldest()._sequence, queue.last()._sequence) == (0, 3)
         queue.discard(jobs[0])
         queue.discard(jobs[3])
-        assert (queue.oldest().sequence, queue.last().sequence) == (1, 2)
-        assert [job.sequence for job in queue.jobs()] == [4, 1, 5, 2]
+        assert (queue.oldest()._sequence, queue.last()._sequence) == (1, 2)
+        assert [job._sequence for job in queue.jobs()] == [4, 1, 5, 2]
 
 
 class Counted(int):
@@ -308,7 +308,7 @@ class LineOfJobs(RuleBasedStateMachine):
 
     def key(self, job):
         age = 0 if self.AGING is None else job.submitted_at / self.AGING
-        return (job.priority + age, job.sequence)
+        return (job.priority + age, job._sequence)
 
     @rule(data=st.data(), wait=st.sampled_from([0.0, 0.0, 1.0, 40.0]))
     def push(self, data, wait):
@@ -358,7 +358,7 @@ class LineOfJobs(RuleBasedStateMachine):
         assert self.queue.peek() is (line[0] if line else None)
         assert list(self.queue.jobs()) == line, "a look has changed the line"
         assert self.queue.last() is (line[-1] if line else None)
-        assert self.queue.oldest() is min(line, key=lambda job: job.sequence, default=None)
+        assert self.queue.oldest() is min(line, key=lambda job: job._sequence, default=None)
         assert self.queue.counts() == Counter(job.priority for job in line)
 
     def teardown(self):

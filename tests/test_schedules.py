@@ -285,7 +285,7 @@ async def equals_start_as_they_came(world, chance, *, size=1):
     await world.pool.join()
     began = sorted((record for record, _ in rows if record.starts), key=lambda record: record.began)
     assert [record.number for record in began] == [
-        record.number for record in sorted(began, key=lambda record: (record.job.priority, record.job.sequence))
+        record.number for record in sorted(began, key=lambda record: (record.job.priority, record.job._sequence))
     ]
 
 

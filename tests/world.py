@@ -440,4 +440,4 @@ def made_to_fail(error: BaseException | None) -> bool:
 
 def _place(job: Job[Any]) -> tuple[int, int]:
     """Where a job stands in line: by priority, then by submission."""
-    return job.priority, job.sequence
+    return job.priority, job._sequence
