@@ -341,16 +341,16 @@ class Shutdown:
         engine = self._engine
         self._wakeup = engine.runtime.loop.create_future()
         left = until - engine.now()
+        # A timer of the runtime's, which has a second way; that of `asyncio.wait` has none.
+        timer = None if left == math.inf else engine.runtime.later(max(0.0, left), self.wake)
         try:
-            await asyncio.wait(
-                [*futures, self._wakeup],
-                timeout=None if left == math.inf else max(0.0, left),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await asyncio.wait([*futures, self._wakeup], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self._cancelled()
         finally:
             self._wakeup = None
+            if timer is not None:
+                timer.cancel()
 
     async def _yield_until(self, ends: Iterable[asyncio.Future[Any]]) -> None:
         """Wait a few turns of the loop for all of some futures."""

@@ -183,8 +183,10 @@ class Worker(Hand, ABC):
         if job._plan.offload:
             self._stop_thread(job, stop, now)
             return
-        self.engine.watch(self, now + self.engine.cancel_grace)  # first: told or not, it will be looked at
-        self.tell(stop)
+        try:
+            self.engine.watch(self, now + self.engine.cancel_grace)
+        finally:
+            self.tell(stop)  # either may fail, and the other is done: told, or looked at again
 
     def due(self) -> float:
         """Return when the running attempt is to be looked at.

@@ -16,7 +16,15 @@ from virtual import BOTH, balanced, double, echo, nap, now, virtual
 from aiopool import JobStatus, Pool, PoolStatus, Retry, current_job
 from aiopool.testing import ERRORS, FailingCall, fail_calls, run_virtual, settle
 
-logging.getLogger("aiopool").setLevel(logging.CRITICAL)
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """What fails is in the log as well, hundreds of times."""
+    logger = logging.getLogger("aiopool")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    yield
+    logger.setLevel(before)
 
 
 def sleepy(value=None):
