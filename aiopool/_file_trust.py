@@ -64,7 +64,7 @@ def who_can_change(path: Path) -> str | None:
     if not _POSIX:
         return None
     links = 0
-    where, todo = Path("/"), [*reversed(Path(os.path.abspath(path)).parts[1:])]
+    where, todo = Path("/"), [*reversed(path.absolute().parts[1:])]  # ".." and all, as the kernel goes
     clause = who_can_write(where, os.lstat(where))
     while clause is None and todo:
         part = todo.pop()

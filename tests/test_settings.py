@@ -901,6 +901,17 @@ def test_a_file_that_others_can_change(spoil, who, tmp_path, monkeypatch):
     assert not Path("pwned").exists()
 
 
+def test_the_way_to_a_file_is_the_one_that_the_system_goes(tmp_path):
+    """`link/..` is the directory above the one that the link leads to."""
+    inner = tmp_path / "open" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(inner)
+    (tmp_path / "open" / "a.yaml").write_text("size: 4")
+    (tmp_path / "open").chmod(0o777)
+    with pytest.warns(RuntimeWarning, match="open' can be changed by everybody"):
+        assert PoolSettings.load(tmp_path / "link" / ".." / "a.yaml").size == 4
+
+
 def test_a_file_that_nobody_else_can_change(tmp_path, recwarn):
     """Of our own, or of root; in a directory with the sticky bit; for a group that is nobody else."""
     directory = tmp_path / "sticky"
