@@ -37,6 +37,7 @@ from aiopool._faults import is_kind, set_context, traceback_of
 from aiopool._job import AttemptRecord, Job, JobExtra, make_job
 from aiopool._joiners import Joiners
 from aiopool._labels import Labels
+from aiopool._limits import Limits
 from aiopool._listeners import Listeners
 from aiopool._loans import Loans
 from aiopool._options import id_key, id_number
@@ -48,7 +49,7 @@ from aiopool._runtime import Runtime, in_loop
 from aiopool._scope import StopCause, StopRequest, verdict
 from aiopool._statistics import Counters
 from aiopool._status import JobStatus
-from aiopool._timetable import Alarm, Timetable
+from aiopool._timetable import Timetable
 from aiopool._waiters import JobObserver, awaiter_count
 
 __all__ = ["SLICE", "Engine", "Hand"]
@@ -137,6 +138,7 @@ class Engine:
         "owner",
         "paused",
         "queue",
+        "queue_limits",
         "replaced",
         "room",
         "runtime",
@@ -147,6 +149,7 @@ class Engine:
         "slots",
         "spawn",
         "timetable",
+        "total_limits",
     )
 
     def __init__(
@@ -175,6 +178,8 @@ class Engine:
         # By the keys of their ids: jobs with an id of the user's, and all that wait for room.
         self.names: dict[str, Job[Any]] = {}
         self._reserved: set[int] = set()  # ids of the user's that are numbers: no job gets them as its own
+        self.total_limits = Limits(self.timetable, self.now, self.jobs, self._total_expired)
+        self.queue_limits = Limits(self.timetable, self.now, self.jobs, self._queue_expired)
         self.labels = Labels(self.queue)
         self.moment = -math.inf
         self.scheduled = 0
@@ -315,27 +320,17 @@ class Engine:
 
     def _arrange(self, job: Job[Any], plan: Plan) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
-        extra = job._more()
-        now = job._submitted_at
-        entries: list[Alarm] = []
-        try:
-            if plan.total_timeout is not None:
-                entries.append(self.timetable.add(now + plan.total_timeout, self._total_expired, job))
-            if plan.queue_timeout is not None:
-                due = now + (plan.delay or 0)
-                entries.append(self.timetable.add(due + plan.queue_timeout, self._queue_expired, job))
-            if plan.delay:
-                self._schedule(job, now + plan.delay)
-        except BaseException:  # the job is refused
-            for alarm in entries:
-                self.timetable.cross_out(alarm)
-            raise
-        if entries:
-            extra.entries = entries
+        if plan.total_timeout is not None:
+            self.total_limits.add(plan.total_timeout, job)
+        if plan.queue_timeout is not None:
+            self.queue_limits.add(plan.queue_timeout + (plan.delay or 0), job)
+        if plan.delay:
+            self._schedule(job, job._submitted_at + plan.delay)
         if plan.id is not None:
+            job._more()
             self.take_id(job)
         if plan.group is not None:
-            self.labels.join(job, extra, plan.group)
+            self.labels.join(job, job._more(), plan.group)
 
     # -- ids -----------------------------------------------------------------------------------------------------
 
@@ -670,9 +665,6 @@ class Engine:
         if extra is not None:
             if job._plan.id is not None:
                 self.release_id(job)
-            for alarm in extra.entries or ():
-                self.timetable.cross_out(alarm)
-            extra.entries = None
             if extra.label is not None:
                 self.labels.leave(job, extra.label)
             if extra.lent:

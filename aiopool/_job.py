@@ -115,7 +115,6 @@ class JobExtra:
     label: Any = None  # of its group; a `Label`
     stop: StopRequest | None = None
     callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
-    entries: list[Any] | None = None  # in the timetable
     parked = False  # it came out of the queue, and its group is paused
     due: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None

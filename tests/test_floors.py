@@ -26,7 +26,7 @@ FLOORS = [
     "_retry",
     # what can be said about a job
     "events _options _scope _timetable from_thread",
-    "_plan _health _orphans _loop_lag",
+    "_plan _health _limits _orphans _loop_lag",
     "_health_watch",
     "settings._kinds",
     "_job settings._sources",
@@ -205,9 +205,9 @@ def test_every_way_to_write_an_import_is_seen(source, package, found):
 # that is added here costs every program its time, and start-up is promised to be short (docs: what a job costs).
 LOADED = """
     errors from_thread _block _bridge _eager _ending _engine _error_sink _faults _group _health_watch _home _hooks _job
-    _joiners _labels _listeners _loans _loop_lag _map _map_feed _numbers _options _plan _pool _queue _restart _retry
-    _retry_budget _room _runtime _scope _shutdown _signals _statistics _status _submitter _supervisor _timetable
-    _waiters _worker
+    _joiners _labels _limits _listeners _loans _loop_lag _map _map_feed _numbers _options _plan _pool _queue _restart
+    _retry _retry_budget _room _runtime _scope _shutdown _signals _statistics _status _submitter _supervisor
+    _timetable _waiters _worker
 """
 
 

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from virtual import nap, virtual
 
 from aiopool import Pool, Retry
 from aiopool._engine import STEPS
+from aiopool._limits import MIN_ENDED
 from aiopool.testing import settle
 
 MANY = 20 * STEPS
@@ -149,3 +151,38 @@ async def test_a_limit_that_ends_many_jobs_ends_them_in_slices(isolation):
         assert watch.largest_step <= STEPS
     assert log == []
     assert pool.statistics().timed_out == MANY
+
+
+@pytest.mark.parametrize("option", ["total_timeout", "queue_timeout"])
+@pytest.mark.parametrize("lengths", [1, 3000])
+@virtual
+async def test_limits_that_are_not_used_up_leave_nothing_behind(isolation, option, lengths):
+    """Jobs that end in time are forgotten, long before their limits would be over; however many lengths there are."""
+    async with Pool(1, None, isolation=isolation) as pool:
+        for number in range(3000):
+            await pool.with_options(**{option: 1000.0 + number % lengths}).submit(nap, 0)
+            if not number % 10:
+                await pool.join()
+        await pool.join()
+        engine = pool._home.engine
+        left = [line.jobs for limits in (engine.total_limits, engine.queue_limits) for line in limits._lines.values()]
+        assert sum(map(len, left)) <= 3 * MIN_ENDED
+        assert len(engine.timetable._rows) <= 6 * MIN_ENDED
+
+
+@virtual
+async def test_limits_end_jobs_at_their_own_moments(isolation):
+    """Limits of one length and of many end each job when its own time is over, submitted at once or one by one."""
+    ends = {}
+    async with Pool(1, None, isolation=isolation, on_error=lambda error, job: None) as pool:
+        began = asyncio.get_running_loop().time()
+        await pool.submit(nap, 100)
+        for number in range(30):
+            seconds = 5.0 + number % 3
+            job = await pool.with_options(total_timeout=seconds).submit(nap, 0)
+            due = asyncio.get_running_loop().time() - began + seconds
+            job.add_done_callback(lambda job, due=due: ends.setdefault(job.sequence, (due, job.finished_at - began)))
+            if number % 2:
+                await asyncio.sleep(0.5)
+    assert len(ends) == 30
+    assert all(abs(due - end) < 1e-3 for due, end in ends.values())
