@@ -254,12 +254,17 @@ class Submitter:
 
         Returns:
             A stream: `async with … as results: async for result in results`, or a bare `async for`, or
-            `await ….collect()` for a list. `async with` cancels what is left over when the block is left. A bare loop
-            that breaks cannot tell us: its jobs run on, and the failures among them are reported at their end.
+            `await ….collect()` for a list. It is as long as `items`, or raises. `async with` cancels what is left over
+            when the block is left. When a bare loop breaks, no more items are read and the source is closed; jobs
+            under way run on, and those that fail are reported. The stream tells how far it is: `done`, `failed`, …
 
         Raises:
             ValueError, TypeError: an argument that it cannot have; an option `id`, which only one job can have. What
                 `options(item)` raises ends the stream, as an error of the source does.
+
+            RuntimeError: the function or the source raised `StopIteration`, `StopAsyncIteration`, `GeneratorExit`, or a
+                `CancelledError` of its own, which would look like an end; that is the cause.
+            PoolClosedError: the pool closed before the source had ended.
 
         If the consumer is cancelled, `async with` cancels the jobs and waits for their end.
 

@@ -139,3 +139,16 @@ def test_every_way_to_assign_it_is_seen(source):
     """The test tests itself."""
     assert assigned(source, "_status") == [1]
     assert not assigned("print(job._status); job.status_ = 1", "_status")
+
+
+def test_nothing_is_public_by_accident():
+    """Groups, streams and jobs show what users may call, and nothing of how the pool hears of their jobs."""
+
+    def public(cls):
+        return {name for name in dir(cls) if not name.startswith("_")}
+
+    submitting = public(aiopool.Submitter)
+    assert submitting == {"map", "run", "submit", "submit_nowait", "with_options"}
+    assert public(aiopool.Group) - submitting == {"cancel", "errors", "jobs", "name", "pause", "resume"}
+    assert public(aiopool.MapStream) == {"aclose", "collect", "done", "failed", "running", "submitted"}
+    assert not public(aiopool.Job) & {"sequence"}
