@@ -213,6 +213,7 @@ class ScopeWorker(Worker):
                             else:
                                 yielded = context.run(send, sent)
                                 continue
+                            yielded = None  # a future, which refers to its exception
                             yield from drive
                             drive = None
                             break
