@@ -314,7 +314,7 @@ async def test_every_way_to_end_has_its_line(isolation, log):
         }.items()
     )
     [line] = log("job failed, and is tried again")
-    assert (line["level"], line["attempt"], line["error"]) == ("warning", 1, "ValueError: ")
+    assert (line["level"], line["attempt"], line["error"]) == ("warning", 1, "ValueError")
     assert log("job cancelled")[0]["reason"] == "enough"
     leaks = [line for line in log() if "it leaked" in line["event"]]
     assert len(leaks) == 1
