@@ -15,8 +15,8 @@ import enum
 import functools
 import inspect
 import math
-from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType
+from collections.abc import Callable, Mapping
+from types import AsyncGeneratorType, BuiltinFunctionType, FunctionType, MethodWrapperType
 from typing import Final, Literal, ParamSpec, TypeVar, final
 
 from aiopool._retry import Retry
@@ -284,6 +284,12 @@ def check_function(function: object) -> bool:
             f"{function_name(plain)} is an async generator function: it yields many values and returns none. "
             "Write an async def that consumes it and returns the result"
         )
+    cached = getattr(plain, "__wrapped__", None) if hasattr(plain, "cache_info") else None
+    if cached is not None and inspect.iscoroutinefunction(cached) and not inspect.iscoroutinefunction(plain):
+        raise TypeError(
+            f"{function_name(plain)} is an async def under functools.cache: what it keeps is a coroutine, which can be "
+            "awaited once. Keep the results in a dict of your own, or use a cache that is made for async def"
+        )
     return is_asynchronous(plain)
 
 
@@ -291,8 +297,16 @@ def is_asynchronous(function: Callable[..., object]) -> bool:
     """Return whether calling this gives a coroutine, as far as one can see."""
     while isinstance(function, functools.partial):
         function = function.func
-    # The last resort is for objects with an `async def __call__`.
-    return inspect.iscoroutinefunction(function) or (
-        not isinstance(function, (FunctionType, BuiltinFunctionType, type))
-        and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - the method itself
-    )
+    if inspect.iscoroutinefunction(function):
+        return True
+    if isinstance(function, FunctionType):
+        # `functools.singledispatch`: as its functions, if they are all of one kind.
+        registry = getattr(function, "registry", None)
+        return isinstance(registry, Mapping) and all(map(is_asynchronous, registry.values()))
+    if isinstance(function, (BuiltinFunctionType, MethodWrapperType)):
+        # `anext`, and `__anext__`, `asend`, ... of an async generator, give what can be awaited.
+        return function is anext or isinstance(getattr(function, "__self__", None), AsyncGeneratorType)
+    if isinstance(function, type):
+        return False
+    # An object with an `async def __call__`.
+    return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - the method itself

@@ -243,10 +243,20 @@ def _is_awaitable(outcome: object) -> bool:
 def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
     if type(outcome) is CoroutineType:
         outcome.close()
-    kind = type_name(outcome)
+    kind, name = type_name(outcome), job._plan.name
+    inner = getattr(job._function, "__wrapped__", None)
+    if inner is not None and inspect.iscoroutinefunction(inner):
+        advice = (
+            "Its decorator wraps an async def in a plain function: write `async def` for that, and "
+            f"`return await {name}(...)` in it"
+        )
+    else:
+        advice = (
+            "Submit the async function itself: submit(function, ...), not submit(lambda: function(...)); or write an "
+            f"`async def` that has `return await {name}(...)` in it"
+        )
     return TypeError(
-        f"{job._plan.name} is a plain function, so it ran in a thread, and it returned an awaitable "
-        f"({kind}). Submit the async function itself: submit(function, ...), not submit(lambda: function(...))"
+        f"{name} is a plain function, so it ran in a thread, and it returned an awaitable ({kind}). {advice}"
     )
 
 
