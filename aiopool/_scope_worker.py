@@ -125,6 +125,10 @@ class ScopeWorker(Worker):
         self._host: asyncio.Task[Any] | None = None
         self._state: Any = None
 
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        return self._host
+
     async def run(self) -> None:
         self._host = asyncio.current_task()
         assert self._host is not None

@@ -89,6 +89,11 @@ class Worker(Hand, ABC):
     def tell(self, stop: StopRequest) -> None:
         """Tell the coroutine of the running job to stop."""
 
+    @property
+    @abstractmethod
+    def task(self) -> asyncio.Task[Any] | None:
+        """The task in which the coroutine of the running job runs."""
+
     @abstractmethod
     def frames(self) -> list[Any]:
         """Return the frames of the running job's coroutine."""
@@ -272,6 +277,10 @@ class TaskWorker(Worker):
         self._start = engine.runtime.start_task
         self._of_factory = has_factory(engine.runtime.loop)
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        return self._task
 
     async def run(self) -> None:
         await self.end

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,61 @@ def test_the_command_of_the_deployment_answers_its_probes_and_drains():
         process.wait()
     assert text.count("handled") == 30, text
     assert "Application shutdown complete" in text
+
+
+def longer_than_the_limit(path: Path, directory: Path, limit: str) -> Path:
+    """Copy a program of the pages, in which each order takes an hour, and which has less time at its end."""
+    text = path.read_text()
+    text, count = re.subn(r"asyncio\.sleep\([\d.]+\)  # here: the work", "asyncio.sleep(3600)", text)
+    assert count == 1
+    (directory / path.name).write_text(re.sub(r"timeout=\d+, grace=\d+", limit, text))
+    return directory / path.name
+
+
+def test_the_web_app_ends_in_its_time_whatever_its_jobs_do(tmp_path: Path):
+    """The command of the deployment, with a job of an hour: SIGTERM, the limit of the pool, and the end, in order."""
+    pytest.importorskip("uvicorn", reason="uvicorn is not installed; it is in the extra test")
+    pytest.importorskip("starlette", reason="starlette is not installed; it is in the extra test")
+    port = free_port()
+    command = [sys.executable, *CONTAINER["command"][1:]]
+    command[command.index("--port") + 1] = str(port)
+    command[command.index("--host") + 1] = "127.0.0.1"
+    longer_than_the_limit(OPERATIONS / "app.py", tmp_path, "")
+    environment = {**variables(), "AIOPOOL_SHUTDOWN_TIMEOUT": "1"}
+    with started(command, tmp_path, PYTHONPATH=str(ROOT), **environment) as process:
+        read_until(process, "Uvicorn running")
+        assert ask(port, "POST", "/orders/1")[0] == 202
+        began = time.monotonic()
+        process.terminate()
+        assert process.stdout is not None
+        text = process.stdout.read()
+        process.wait()
+        assert 1 <= time.monotonic() - began < 15
+    said = ["Waiting for application shutdown", "cancelled 1 jobs: 0 had not started", "Application shutdown complete"]
+    assert sorted(said, key=text.find) == said, text
+    assert all(words in text for words in said), text
+
+
+@pytest.mark.parametrize("recipe", ["systemd", pytest.param("Docker", marks=pytest.mark.long)])
+def test_the_worker_ends_in_its_time_whatever_its_jobs_do(recipe: str, tmp_path: Path):
+    """worker.py, by the command of the unit and of the image, with jobs of an hour: exit code 143, in the time said."""
+    worker = longer_than_the_limit(OPERATIONS / "worker.py", tmp_path, "timeout=1, grace=0.2")
+    words = shlex.split(unit()["Service"]["ExecStart"])[1:-1] if recipe == "systemd" else []
+    with contextlib.ExitStack() as stack:
+        systemd = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)))
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(ROOT)}
+        process = stack.enter_context(started([sys.executable, *words, str(worker)], tmp_path, **told))
+        while b"READY=1" not in systemd.recv(65536):
+            pass
+        began = time.monotonic()
+        process.terminate()
+        assert process.stdout is not None
+        text = process.stdout.read()
+        assert process.wait() == 128 + signal.SIGTERM, text
+        assert 1 <= time.monotonic() - began < longest(1, 0.2) + 10
+    assert re.search(r"cancelled \d+ jobs: \d+ had not started, 0 did not end", text), text
 
 
 def test_the_variables_of_the_deployment_are_settings_of_the_pool():

@@ -326,6 +326,35 @@ def test_a_job_that_cannot_be_ended_fails_the_teardown(auto):
     result.stdout.fnmatch_lines(["*jobs of the fixture `pool` could not be ended:*", "*stubborn*"])
 
 
+@pytest.mark.parametrize("isolation", ["task", "scope"])
+@pytest.mark.parametrize("mode", ["asyncio-auto", "anyio"])
+def test_a_job_that_ignores_its_cancel_fails_the_test_and_does_not_hang(pytester, monkeypatch, mode, isolation):
+    """The loop of the test is closed without it, and the next test runs."""
+    inner = Inner(pytester, monkeypatch, mode)
+    result = inner.run(
+        f"""
+        async def stubborn():
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+
+        @pytest.mark.aiopool(cancel_grace=0.05, isolation={isolation!r})
+        @MARK
+        async def test_leaks(pool):
+            await pool.submit(stubborn)
+            await asyncio.sleep(0)
+
+        @MARK
+        async def test_next(pool):
+            assert await pool.run(asyncio.sleep, 0, 42) == 42
+        """,
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*jobs of the fixture `pool` could not be ended:*", "*stubborn*"])
+
+
 def test_the_pool_lives_in_the_loop_of_its_test(auto):
     """A loop for the whole module, as pytest-asyncio offers it."""
     result = auto.run("""

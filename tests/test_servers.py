@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from starlette.routing import Route
 
 if os.environ["POOL"] == "yes":
     from aiopool import Pool
-    make = lambda: Pool(size=2, shutdown_timeout=20)
+    make = lambda: Pool(size=2, shutdown_timeout=float(os.environ["LIMIT"]))
 else:
     make = contextlib.nullcontext
 
@@ -39,7 +40,7 @@ def say(*words):
 
 async def work(number):
     say("start", number)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(3600 if number == 99 else 0.5)
     say("end", number)
 
 @contextlib.asynccontextmanager
@@ -109,7 +110,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(server: str, directory: Path, *, pool: bool, grace: int = 25) -> Iterator[Server]:
+def serving(server: str, directory: Path, *, pool: bool, grace: int = 25, limit: float = 20) -> Iterator[Server]:
     for module in {"uvicorn": ["uvicorn"], "gunicorn": ["gunicorn"]}[server.split(",")[0]]:
         pytest.importorskip(module, reason=f"{module} is not installed; it is in the extra test")
     if server == "gunicorn, uvicorn":
@@ -123,7 +124,7 @@ def serving(server: str, directory: Path, *, pool: bool, grace: int = 25) -> Ite
             stderr=subprocess.STDOUT,
             text=True,
             cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "POOL": "yes" if pool else "no"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "POOL": "yes" if pool else "no", "LIMIT": str(limit)},
             pass_fds=[listening.fileno()],
             start_new_session=True,
         ) as process:
@@ -151,6 +152,21 @@ def test_sigterm_drains_the_pool_and_the_server_ends(server: str, tmp_path: Path
         assert running.said("end") == 5, running.lines
         assert running.said("closed closed") == (1 if server == "uvicorn" else 2)
         assert "Traceback" not in "".join(running.lines)
+
+
+@pytest.mark.parametrize("server", ["uvicorn", *OTHERS])
+def test_a_job_that_is_longer_than_the_limit_does_not_hold_up_the_server(server: str, tmp_path: Path):
+    """Not before `shutdown_timeout`, and soon after it: the job is cancelled, the pool closed, the server gone."""
+    with serving(server, tmp_path, pool=True, limit=1) as running:
+        assert running.ask("POST", "/jobs/99")[0] == 202
+        running.wait_for("start 99")
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        running.end()
+        assert 1 <= time.monotonic() - began < 15
+        assert running.said("end 99") == 0
+        assert running.said("closed closed") == (1 if server == "uvicorn" else 2), running.lines
+        assert running.said("shutdown of pool pool cancelled 1 jobs: 0 had not started, 0 did not end") == 1
 
 
 @pytest.mark.parametrize("server", ["uvicorn", *OTHERS])

@@ -137,6 +137,17 @@ async def test_the_time_limit_is_for_all_jobs_together(new_pool):
     assert (report.succeeded, report.cancelled, report.never_started) == (10, 90, 80)
 
 
+@real
+async def test_a_long_line_is_cancelled_to_its_end(new_pool):
+    """In slices, and the report counts every job of it."""
+    pool = new_pool(size=1, queue_size=None)
+    await pool.__aenter__()
+    jobs = [await pool.submit(forever) for _ in range(20_000)]
+    report = await pool.shutdown(0)
+    assert (report.cancelled, len(jobs)) == (20_000, 20_000)
+    assert all(job.done() for job in jobs)
+
+
 @virtual
 async def test_a_default_limit_of_the_pool(new_pool):
     """`shutdown_timeout` is what `shutdown()` takes, and what leaving the block takes after its work is done."""
