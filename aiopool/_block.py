@@ -9,6 +9,7 @@ Invariant: `jobs` holds the jobs of the block that have not ended; the block is 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, final
 
 from aiopool._engine import Engine
@@ -103,9 +104,18 @@ class JobBlock(JobObserver):
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def cancel(self, reason: str | None) -> int:
-        """Ask all jobs to end; return how many were asked."""
-        engine = self.engine
-        return sum(engine.cancel(job, reason) for job in list(self.jobs))
+        """Ask all jobs to end, in slices if they are many; return how many are asked."""
+        engine, jobs, asked = self.engine, list(self.jobs), 0
+        jobs.reverse()
+
+        def cancel_each() -> Iterator[None]:
+            nonlocal asked
+            while jobs:
+                asked += engine.cancel(jobs.pop(), reason)
+                yield
+
+        engine.work_off(cancel_each())
+        return asked + len(jobs)  # those whose slice comes later: none of them starts before
 
     def stop(self, why: str, reason: str) -> None:
         """Take no more jobs, cancel those there are, and cancel the body if it still runs."""

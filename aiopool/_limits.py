@@ -62,7 +62,7 @@ class Limits:
             line = _Line(seconds)
             line.alarm = self._timetable.add(job._submitted_at + seconds, self._look, line)
             self._lines[seconds] = line
-        line.jobs.append(job.sequence)
+        line.jobs.append(job._sequence)
         self._count += 1
 
     def _look(self, line: _Line) -> None:

@@ -8,15 +8,17 @@ It comes with the first who measures or asks, and with it all of metrics and hea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 from aiopool._engine import Engine
 from aiopool._health import Finding, HealthLimits, HealthReport, HealthStatus, Pulse, ask, judge, report
 from aiopool._health_watch import HealthWatch
 from aiopool._home import Home
-from aiopool._metrics import Meter, Metrics, label_text
 from aiopool._statistics import Statistics
 from aiopool._status import PoolStatus
+
+if TYPE_CHECKING:  # it comes with whoever measures: a probe of health must not load it
+    from aiopool._metrics import Metrics
 
 __all__ = ["Survey", "oldest_wait"]
 
@@ -40,6 +42,8 @@ class Survey:
         max_names: int | None = None,
     ) -> None:
         """Count and time jobs from now on; see `Pool.measure`."""
+        from aiopool._metrics import Meter
+
         home = self._home
         wanted = {"wait_buckets": wait_buckets, "run_buckets": run_buckets, "max_names": max_names}
         home.measure(Meter.like(home.listeners.meter, **wanted))
@@ -66,6 +70,8 @@ class Survey:
 
 
 def _metrics(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
+    from aiopool._metrics import Metrics, label_text
+
     assert home.supervisor is not None
     meter, lag = home.listeners.meter, home.lag
     workers = home.supervisor.workers()

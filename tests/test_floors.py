@@ -84,6 +84,7 @@ LATE = {
     ("_listeners", "_teller"): "the classes of events take long to make, and most programs have no listener",
     ("_pool", "_logs"): "it names all classes of events, and logs are off until they are asked for",
     ("_pool", "_survey"): "metrics and health are off until they are asked for",
+    ("_survey", "_metrics"): "a probe of health does not load what measures jobs",
     ("services._process", "services._process_posix"): "psutil is not loaded on Linux, where it is slow",
     ("_supervisor", "_scope_worker"): "a pool of tasks does not need anyio's event loop backend",
 }

@@ -181,7 +181,7 @@ async def test_limits_end_jobs_at_their_own_moments(isolation):
             seconds = 5.0 + number % 3
             job = await pool.with_options(total_timeout=seconds).submit(nap, 0)
             due = asyncio.get_running_loop().time() - began + seconds
-            job.add_done_callback(lambda job, due=due: ends.setdefault(job.sequence, (due, job.finished_at - began)))
+            job.add_done_callback(lambda job, due=due: ends.setdefault(job._sequence, (due, job.finished_at - began)))
             if number % 2:
                 await asyncio.sleep(0.5)
     assert len(ends) == 30
