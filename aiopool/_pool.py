@@ -401,6 +401,7 @@ class Pool(Submitter):
                 self._bridge,
                 self._callbacks,
                 self._home.name,
+                self._home.hooks,
             )
             self._home.status = PoolStatus.CLOSING
         caller = running_job.get()

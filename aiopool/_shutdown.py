@@ -27,6 +27,7 @@ from typing import Any, final
 from aiopool._bridge import ThreadBridge
 from aiopool._engine import Engine
 from aiopool._faults import describe, log_fault
+from aiopool._hooks import HookGuard
 from aiopool._job import Job
 from aiopool._status import JobStatus
 from aiopool._supervisor import Supervisor
@@ -122,6 +123,7 @@ class Shutdown:
         "_engine",
         "_grace",
         "_grace_ends",
+        "_hooks",
         "_name",
         "_never_started",
         "_supervisor",
@@ -136,8 +138,10 @@ class Shutdown:
         bridge: ThreadBridge[Worker],
         callbacks: list[OnShutdown],
         name: str,
+        hooks: HookGuard,
     ) -> None:
         self._engine = engine
+        self._hooks = hooks
         self._supervisor = supervisor
         self._bridge = bridge
         self._callbacks = callbacks
@@ -330,8 +334,7 @@ class Shutdown:
                 error = asyncio.CancelledError() if call.cancelled() else call.result()
             if error is not None:
                 errors.append(error)
-                text, fields = "a callback of on_shutdown failed: %s", {"pool": self._name}
-                log_fault(logger, text, describe(callback), error=error, fields=fields)
+                self._hooks.caught(error, logger, "a callback of on_shutdown failed: %s", callback)
         return errors
 
     # -- waiting -----------------------------------------------------------------------------------------------------

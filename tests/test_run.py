@@ -522,6 +522,24 @@ def test_a_failing_callback_is_exit_code_1_however_the_program_ends(end: str, op
     assert lines.count("ZeroDivisionError: division by zero") == 1
 
 
+def test_system_exit_in_a_callback_of_on_shutdown_ends_the_program_with_its_code():
+    """When the pool is closed: the other callbacks are not left out."""
+    with program(
+        """
+        async def main(pool):
+            await asyncio.sleep(0)
+
+        pool = Pool()
+        pool.on_shutdown(lambda: say("first"))
+        pool.on_shutdown(lambda: sys.exit(7))
+        aiopool.run(main, pool=pool, grace=0.1)
+        """
+    ) as process:
+        lines, code = rest(process)
+    assert code == 7, lines
+    assert lines[0] == "first"
+
+
 @pytest.mark.parametrize("isolation", ["task", pytest.param("scope", marks=long)])
 def test_a_leaked_job_does_not_hold_up_a_normal_end(isolation: str):
     """`main` returns, the pool is left in its time, and so is the program; asyncio.run would wait for the job."""

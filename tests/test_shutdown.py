@@ -847,7 +847,7 @@ async def test_callbacks_run_together_when_the_jobs_are_over(new_pool):
 @virtual
 @pytest.mark.parametrize(
     "error",
-    [OSError, asyncio.CancelledError, GeneratorExit, MemoryError, RecursionError, KeyboardInterrupt, SystemExit],
+    [OSError, asyncio.CancelledError, GeneratorExit, MemoryError, RecursionError],
 )
 @pytest.mark.parametrize("kind", ["plain", "async"])
 async def test_a_callback_that_fails_does_not_stop_the_others_and_is_told(new_pool, caplog, kind, error):
