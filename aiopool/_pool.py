@@ -752,6 +752,9 @@ class Pool(Submitter):
     def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
         """Return the live jobs, the oldest first; each says in `job.waits_for` why it does not run.
 
+        A copy of all of them is made: 3 ms for 100,000 live jobs, in which the event loop does nothing else.
+        `statistics()` counts them at no such price.
+
         Args:
             status: only those with this status.
         """
