@@ -21,20 +21,20 @@ import importlib as _importlib
 import typing as _typing
 
 from aiopool import from_thread as from_thread
-from aiopool._group import Group
-from aiopool._job import AttemptRecord, Job, JobResult, current_job
-from aiopool._listeners import Recorder
-from aiopool._map import MapResult, MapStream
-from aiopool._options import JobOptions, Priority, job
-from aiopool._pool import CancelReport, Pool
-from aiopool._queue import JobQueue
-from aiopool._restart import Restart
-from aiopool._retry import Retry, RetryAfter
-from aiopool._retry_budget import RetryBudget
-from aiopool._shutdown import LeakedJob, ShutdownReport
-from aiopool._statistics import Statistics
-from aiopool._status import JobStatus, PoolStatus, WorkerStatus
-from aiopool._submitter import Submitter
+from aiopool._engine.queue import JobQueue
+from aiopool._jobs.job import AttemptRecord, Job, JobResult, current_job
+from aiopool._jobs.options import JobOptions, Priority, job
+from aiopool._jobs.restart import Restart
+from aiopool._jobs.retry import Retry, RetryAfter
+from aiopool._jobs.retry_budget import RetryBudget
+from aiopool._jobs.statistics import Statistics
+from aiopool._jobs.status import JobStatus, PoolStatus, WorkerStatus
+from aiopool._observe.observers import Recorder
+from aiopool._pool.group import Group
+from aiopool._pool.map import MapResult, MapStream
+from aiopool._pool.pool import CancelReport, Pool
+from aiopool._pool.shutdown import LeakedJob, ShutdownReport
+from aiopool._pool.submitter import Submitter
 from aiopool.errors import (
     JobCancelledError,
     JobDroppedError,
@@ -50,10 +50,10 @@ from aiopool.errors import (
 
 if _typing.TYPE_CHECKING:
     from aiopool import events as events
-    from aiopool._health import Finding, HealthLimits, HealthReport, HealthStatus
-    from aiopool._lifecycle import run
-    from aiopool._logs import configure_logging
-    from aiopool._metrics import HistogramCounts, JobMetrics, Metrics
+    from aiopool._observe.health import Finding, HealthLimits, HealthReport, HealthStatus
+    from aiopool._observe.logs import configure_logging
+    from aiopool._observe.metrics import HistogramCounts, JobMetrics, Metrics
+    from aiopool._program.run import run
     from aiopool.services import (
         Command,
         RegistryStatus,
@@ -124,22 +124,22 @@ __all__ = [
 # asked for. (A frozen class takes a millisecond or two, and there are twenty kinds of events.)
 _LATER = {
     "Command": "services",
-    "Finding": "_health",
-    "HealthLimits": "_health",
-    "HealthReport": "_health",
-    "HealthStatus": "_health",
-    "HistogramCounts": "_metrics",
-    "JobMetrics": "_metrics",
-    "Metrics": "_metrics",
+    "Finding": "_observe.health",
+    "HealthLimits": "_observe.health",
+    "HealthReport": "_observe.health",
+    "HealthStatus": "_observe.health",
+    "HistogramCounts": "_observe.metrics",
+    "JobMetrics": "_observe.metrics",
+    "Metrics": "_observe.metrics",
     "RegistryStatus": "services",
     "ServiceRegistry": "services",
     "ServiceStatus": "services",
     "StopReport": "services",
     "TypeReport": "services",
-    "configure_logging": "_logs",
+    "configure_logging": "_observe.logs",
     "die_with_parent": "services",
     "events": "events",
-    "run": "_lifecycle",
+    "run": "_program.run",
 }
 
 

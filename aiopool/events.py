@@ -32,7 +32,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, final
 
-from aiopool._faults import describe, describe_error, describe_fields
+from aiopool._runtime.faults import describe, describe_error, describe_fields
 
 __all__ = [
     "EventStream",

@@ -1,5 +1,5 @@
 """What a plain function may call while a pool runs it in a thread."""
 
-from aiopool._bridge import check_cancelled as check_cancelled
+from aiopool._runtime.threads import check_cancelled as check_cancelled
 
 __all__ = ["check_cancelled"]

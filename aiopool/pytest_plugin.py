@@ -252,7 +252,7 @@ def _forget_leaked(pool: Pool) -> None:
     """Take the tasks of leaked jobs off asyncio's list: closing the loop would wait for them without a limit."""
     import asyncio
 
-    from aiopool._job import running_job
+    from aiopool._jobs.job import running_job
 
     assert pool._home.supervisor is not None
     workers = pool._home.supervisor.busy()

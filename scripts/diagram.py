@@ -3,8 +3,8 @@
     python scripts/diagram.py           write both
     python scripts/diagram.py --check   write nothing; exit with 1 if one of them is out of date
 
-The rows come from `aiopool._status.TRANSITIONS` and from nowhere else. What is kept here is where the boxes stand and
-which way the arrows take; an arrow that nobody has placed yet is drawn as a straight line, and a status that has no
+The rows come from `aiopool._jobs.status.TRANSITIONS` and from nowhere else. What is kept here is where the boxes stand
+and which way the arrows take; an arrow that nobody has placed yet is drawn as a straight line, and a status that has no
 place is an error that says so.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from aiopool._status import FINAL, TRANSITIONS, JobStatus  # noqa: E402
+from aiopool._jobs.status import FINAL, TRANSITIONS, JobStatus  # noqa: E402
 
 PICTURE = ROOT / "docs" / "assets" / "how-a-job-travels.svg"
 PAGE = ROOT / "docs" / "reference" / "statuses.md"
@@ -112,7 +112,7 @@ def picture() -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
             'aria-labelledby="title words" font-family="system-ui, sans-serif" font-size="14">',
-            "  <!-- Drawn by scripts/diagram.py from the table in aiopool/_status.py. Do not edit. -->",
+            "  <!-- Drawn by scripts/diagram.py from the table in aiopool/_jobs/status.py. Do not edit. -->",
             '  <title id="title">How a job travels</title>',
             f'  <desc id="words">{words}.</desc>',
             '  <defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '

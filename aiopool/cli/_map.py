@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from aiopool import Pool, Retry, run
-from aiopool._signals import SignalWatch
+from aiopool._runtime.signals import SignalWatch
 from aiopool.cli._board import Board, LiveBoard, PlainBoard
 from aiopool.cli._results import STDOUT_NAMES, Results, check_output, screen, take_standard_streams
 from aiopool.cli._source import Source

@@ -25,7 +25,7 @@ from json.encoder import encode_basestring
 from queue import SimpleQueue
 from typing import Any, Final, final
 
-from aiopool._faults import describe_error, type_name
+from aiopool._runtime.faults import describe_error, type_name
 from aiopool.cli._source import FileId
 from aiopool.cli._words import Refusal
 

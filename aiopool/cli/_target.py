@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CoroutineType, ModuleType
 from typing import Any, NoReturn, final
 
-from aiopool._faults import describe
+from aiopool._runtime.faults import describe
 from aiopool.cli._source import Item
 from aiopool.cli._words import Refusal, one_line
 

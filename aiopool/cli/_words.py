@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Final, final
 
-from aiopool._faults import describe_error
+from aiopool._runtime.faults import describe_error
 
 __all__ = ["BROKEN_PIPE", "FAILED", "FINE", "MISUSED", "Refusal", "one_line"]
 

@@ -4,6 +4,6 @@
 - `add_job_fields`: a structlog processor. `JobFieldsFilter`: a filter for handlers of `logging`. `job_fields`: a dict.
 """
 
-from aiopool._logs import JobFieldsFilter, add_job_fields, configure_logging, job_fields, reset_logging
+from aiopool._observe.logs import JobFieldsFilter, add_job_fields, configure_logging, job_fields, reset_logging
 
 __all__ = ["JobFieldsFilter", "add_job_fields", "configure_logging", "job_fields", "reset_logging"]

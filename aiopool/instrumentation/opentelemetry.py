@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, final
 
 from aiopool import Job, JobStatus, Pool, Statistics
-from aiopool._faults import describe_error
-from aiopool._metrics import label_text
+from aiopool._observe.metrics import label_text
+from aiopool._runtime.faults import describe_error
 
 try:
     from opentelemetry import context as otel_context

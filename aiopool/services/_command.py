@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, final
 
-from aiopool._faults import type_name
+from aiopool._runtime.faults import type_name
 from aiopool.services import _die_with_parent
 from aiopool.services._families import MARK
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
-from aiopool._faults import type_name
+from aiopool._runtime.faults import type_name
 from aiopool.services._process import ProcessId
 
 __all__ = ["Ended", "ServiceKind", "accepted", "shown"]

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import final
 
-from aiopool._daemon_thread import run_in_daemon_thread
-from aiopool._hooks import HookGuard
-from aiopool._restart import RestartHistory
+from aiopool._jobs.restart import RestartHistory
+from aiopool._runtime.daemon_thread import run_in_daemon_thread
+from aiopool._runtime.hooks import HookGuard
 from aiopool.errors import RestartLimitError
 from aiopool.services._calls import call_at, running_loop
 from aiopool.services._families import refresh_families
@@ -53,7 +53,7 @@ def decide(policy: RestartPolicy, ended: Ended, history: RestartHistory, *, now:
         too often.
 
     Example:
-        >>> from aiopool._restart import Restart
+        >>> from aiopool._jobs.restart import Restart
         >>> history = RestartHistory(Restart(max_restarts=1, delay=0.5))
         >>> crash = Ended(False, "ended with exit code 1")
         >>> [decide("on_failure", end, history, now=0.0) for end in (Ended(True, "returned"), crash, crash)]

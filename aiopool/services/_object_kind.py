@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
-from aiopool._daemon_thread import run_in_daemon_thread
+from aiopool._runtime.daemon_thread import run_in_daemon_thread
 from aiopool.services._calls import call_at, running_loop
 from aiopool.services._kind import Ended, accepted, shown
 from aiopool.services._process import ProcessId, identify

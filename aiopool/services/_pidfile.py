@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-from aiopool._file_trust import read_regular_file, who_can_change, who_can_write
+from aiopool._runtime.file_trust import read_regular_file, who_can_change, who_can_write
 from aiopool.services._process import ProcessId, alive, identify, system_id
 
 __all__ = ["Leftover", "PidFile", "PidRecord", "leftovers"]

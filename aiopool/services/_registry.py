@@ -25,8 +25,8 @@ from typing import Any, Self, final
 
 import anyio
 
-from aiopool._daemon_thread import run_in_daemon_thread
-from aiopool._restart import Restart
+from aiopool._jobs.restart import Restart
+from aiopool._runtime.daemon_thread import run_in_daemon_thread
 from aiopool.services._adapt import adapt
 from aiopool.services._exit_handlers import ExitHandlers
 from aiopool.services._families import refresh_families

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, final
 
-from aiopool._faults import describe_error, log_fault
-from aiopool._restart import Restart, RestartHistory
+from aiopool._jobs.restart import Restart, RestartHistory
+from aiopool._runtime.faults import describe_error, log_fault
 from aiopool.services._families import Family
 from aiopool.services._kind import ServiceKind
 from aiopool.services._pidfile import PidRecord

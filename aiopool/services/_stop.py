@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from aiopool._daemon_thread import run_in_daemon_thread
-from aiopool._faults import log_fault
+from aiopool._runtime.daemon_thread import run_in_daemon_thread
+from aiopool._runtime.faults import log_fault
 from aiopool.services._calls import call_at, run_to_end, running_loop
 from aiopool.services._families import Family, end_families, refresh_families
 from aiopool.services._service import Service

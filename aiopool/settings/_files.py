@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
-from aiopool._file_trust import read_regular_file, who_can_change, who_can_write
+from aiopool._runtime.file_trust import read_regular_file, who_can_change, who_can_write
 
 __all__ = ["SUFFIXES", "SettingsFile", "Unreadable", "content_of", "read_file", "suffix_of", "written"]
 

@@ -22,11 +22,11 @@ from typing import Annotated, Any, Final, final
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema, core_schema
 
-from aiopool._health import HealthLimits
-from aiopool._options import Priority
-from aiopool._restart import Restart
-from aiopool._retry import Retry
-from aiopool._retry_budget import RetryBudget
+from aiopool._jobs.options import Priority
+from aiopool._jobs.restart import Restart
+from aiopool._jobs.retry import Retry
+from aiopool._jobs.retry_budget import RetryBudget
+from aiopool._observe.health import HealthLimits
 from aiopool.settings._text import duration_of, exception_of, imported, named, number_of, whole_of
 
 __all__ = [

@@ -24,12 +24,12 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 from pydantic import PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aiopool._health import HealthLimits
-from aiopool._job import OnError
-from aiopool._options import MAX_SIZE, Overflow, Priority
-from aiopool._pool import Pool
-from aiopool._restart import Restart
-from aiopool._retry import Retry
+from aiopool._jobs.job import OnError
+from aiopool._jobs.options import MAX_SIZE, Overflow, Priority
+from aiopool._jobs.restart import Restart
+from aiopool._jobs.retry import Retry
+from aiopool._observe.health import HealthLimits
+from aiopool._pool.pool import Pool
 from aiopool.errors import SettingsError, SettingsProblem
 from aiopool.settings import _kinds as kinds
 from aiopool.settings._files import Unreadable, suffix_of, written

@@ -16,7 +16,7 @@ from typing import Any
 __all__ = ["busy_for", "idle"]
 
 _ANYIO = "anyio._backends._asyncio"
-_BRIDGE = "aiopool._bridge"
+_BRIDGE = "aiopool._runtime.threads"
 
 
 def idle(thread: threading.Thread) -> bool:

@@ -1,4 +1,4 @@
-"""A program with a real `queuemgr` queue system under a registry; used by `tests/test_services_queuemgr.py`.
+"""A program with a real `queuemgr` queue system under a registry; used by `tests/services/test_services_queuemgr.py`.
 
     queue_host.py MODE DIRECTORY
 

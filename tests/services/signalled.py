@@ -1,4 +1,4 @@
-"""Programs that are told to end: what `tests/test_services_exit.py` sends signals to.
+"""Programs that are told to end: what `tests/services/test_services_exit.py` sends signals to.
 
     signalled.py MODE
 

@@ -1,0 +1,100 @@
+"""`Limits`: time limits that run from submission, for as little as a limit that runs from the start.
+
+Jobs with limits of one length run out of time in the order of their submission: a FIFO for each length holds them, and
+one row of the timetable stands for its head. A job that ends is not taken out; it is skipped when its turn comes.
+Entries are numbers of jobs, which keep no job alive, and those of ended jobs are swept when they outnumber the rest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+from aiopool._runtime.timers import Alarm, Timetable
+
+__all__ = ["Limits"]
+
+MIN_ENDED = 64
+# So many entries are looked at in one step of what is due.
+STEP = 8
+
+
+@final
+class _Line:
+    """The jobs with a limit of one length, by their numbers, and the alarm for the first of them."""
+
+    __slots__ = ("alarm", "jobs", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.jobs: deque[int] = deque()
+        self.alarm: Alarm | None = None
+
+
+@final
+class Limits:
+    """One kind of limit."""
+
+    __slots__ = ("_count", "_expire", "_jobs", "_lines", "_now", "_timetable")
+
+    def __init__(
+        self,
+        timetable: Timetable,
+        now: Callable[[], float],
+        jobs: Mapping[int, Any],
+        expire: Callable[[Any], object],
+    ) -> None:
+        """`jobs` are the live ones by their numbers; `expire(job)` is called for those whose limit is over."""
+        self._timetable = timetable
+        self._now = now
+        self._jobs = jobs
+        self._expire = expire
+        self._lines: dict[float, _Line] = {}
+        self._count = 0
+
+    def add(self, seconds: float, job: Any) -> None:
+        """Limit a job that is submitted now, and is about to be live."""
+        if self._count > 2 * len(self._jobs) + MIN_ENDED:
+            self._sweep()
+        line = self._lines.get(seconds)
+        if line is None:
+            line = _Line(seconds)
+            line.alarm = self._timetable.add(job._submitted_at + seconds, self._look, line)
+            self._lines[seconds] = line
+        line.jobs.append(job._sequence)
+        self._count += 1
+
+    def _look(self, line: _Line) -> None:
+        """The moment of the first job has come: skip those that have ended, and end one that has not."""
+        jobs, now, expired = line.jobs, self._now(), None
+        for _ in range(min(STEP, len(jobs))):
+            job = self._jobs.get(jobs[0])
+            if job is not None and job._submitted_at + line.seconds > now:
+                break
+            jobs.popleft()
+            self._count -= 1
+            if job is not None:
+                expired = job
+                break
+        if jobs:
+            # First: to end a job may fail. What is due already comes in the next step.
+            head = self._jobs.get(jobs[0])
+            when = now if head is None else head._submitted_at + line.seconds
+            line.alarm = self._timetable.add(when, self._look, line)
+        else:
+            del self._lines[line.seconds]
+        if expired is not None:
+            self._expire(expired)
+
+    def _sweep(self) -> None:
+        self._count = 0
+        for line in list(self._lines.values()):
+            kept = [number for number in line.jobs if number in self._jobs]
+            line.jobs.clear()
+            line.jobs.extend(kept)
+            self._count += len(kept)
+            if not kept:
+                del self._lines[line.seconds]
+                assert line.alarm is not None
+                self._timetable.cross_out(line.alarm)

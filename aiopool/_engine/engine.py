@@ -1,0 +1,977 @@
+"""`Engine`: the one door through which jobs enter, start, end, wait again and are stopped.
+
+It keeps the books of one open pool and knows workers only as hands that can be offered work (`Hand`). Everything here
+is synchronous: it decides and marks; who has to wait, waits elsewhere.
+
+The mutable state here is: the live jobs, the slots taken, and the hands at rest. What is a matter of its own has a
+module of its own: the line (`queue.py`), the moments to come (`_runtime/timers.py`), groups (`groups.py`), who has lent
+a slot (`slots.py`), who waits for room (`admission.py`) or for the end of all work (`join_waiters.py`), what an end
+means (`_jobs/outcome.py`), and where failures go (`error_reporter.py`).
+
+Slots. `active` counts the slots taken; a job starts only while `active < slots`, and a hand that has ended
+a job keeps the slot for the next one. `slots` is the size of the pool, or 0 while it is paused. A job that waits for
+another job of the same pool lends its slot and takes one back before it goes on, ahead of the line.
+
+Turns. Jobs that never suspend would hold the event loop: after `SLICE` seconds of them the hand rests, and the
+next turn of the loop goes on. After a suspension a hand always may take one more job: it is a turn of its own.
+
+Chores. What concerns many jobs at once (all that are due, a group that goes on, a cancel of everything) is done in
+steps, a slice of them a turn (`work_off`). Until the last step no job starts: it is as if all had been done at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from threading import get_ident
+from typing import Any, Literal, Protocol, final
+
+from aiopool._engine.admission import Room
+from aiopool._engine.deadlines import Limits
+from aiopool._engine.error_reporter import ErrorSink
+from aiopool._engine.groups import Labels
+from aiopool._engine.join_waiters import Joiners
+from aiopool._engine.queue import JobQueue
+from aiopool._engine.slots import Loans
+from aiopool._jobs.job import AttemptRecord, Job, JobExtra, make_job
+from aiopool._jobs.options import id_key, id_number
+from aiopool._jobs.outcome import add_note, cancelled_error, failure_of, next_delay, timeout_error
+from aiopool._jobs.retry import RetryAfter
+from aiopool._jobs.spec import JobOwner, Plan
+from aiopool._jobs.statistics import Counters
+from aiopool._jobs.status import JobStatus
+from aiopool._jobs.stop import StopCause, StopRequest, verdict
+from aiopool._jobs.waiters import JobObserver, awaiter_count
+from aiopool._observe.observers import Listeners
+from aiopool._runtime.faults import is_kind, set_context, traceback_of
+from aiopool._runtime.runtime import Runtime, in_loop
+from aiopool._runtime.timers import Timetable
+
+__all__ = ["SLICE", "Engine", "Hand"]
+
+# Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
+SLICE = 0.002
+# Of chores in one turn; with it so many steps until the next look at the clock, and in one turn of a virtual clock.
+CHORES = 0.001
+STEPS = 64
+# So many turns of the loop it takes, at most, until a free worker begins a job; one after the other.
+TURNS = 4
+# So many resting workers are let go in one turn of the loop when the pool was made smaller: some 0.2 ms.
+TRIM = 100
+
+# Jobs submitted within so many seconds share one moment, while nobody listens: a number of its own would be 32 bytes
+# more for each.
+MOMENT = 0.0001
+
+# So deep a cancel goes, the event loop's part of it included. If the stack ended on the way, asyncio would lose the
+# wake-up of whoever waits for the job: a job that is cancelled from a recursion too deep is not cancelled at all.
+CANCEL_FRAMES = 24
+
+SCHEDULED, QUEUED, RUNNING = JobStatus.SCHEDULED, JobStatus.QUEUED, JobStatus.RUNNING
+SUCCEEDED, FAILED = JobStatus.SUCCEEDED, JobStatus.FAILED
+TIMED_OUT, CANCELLED = JobStatus.TIMED_OUT, JobStatus.CANCELLED
+
+
+class Hand(Protocol):
+    """A worker, as the engine sees it."""
+
+    __slots__ = ("alarm", "alarm_for", "busy", "id", "job")
+
+    id: int
+    job: Job[Any] | None
+    alarm: float
+    alarm_for: int
+    busy: bool
+
+    def offer(self) -> bool:
+        """Take a slot and look for work; whether to offer some to the next hand at once."""
+        ...
+
+    def stop_job(self, stop: StopRequest, now: float) -> None:
+        """Tell the running job to stop."""
+        ...
+
+    def stack(self) -> str:
+        """Say where the running job is."""
+        ...
+
+    def retire(self) -> None:
+        """End: the worker is not needed any more."""
+        ...
+
+
+@final
+class Engine:
+    """The books of one open pool; see the module."""
+
+    __slots__ = (
+        "__weakref__",
+        "_loop",
+        "_nudged",
+        "_reserved",
+        "_trimming",
+        "active",
+        "calm",
+        "cancel_grace",
+        "chores",
+        "counters",
+        "errors",
+        "idle",
+        "jobs",
+        "joiners",
+        "labels",
+        "last_attempts",
+        "leaked",
+        "listeners",
+        "loans",
+        "moment",
+        "names",
+        "next_job",
+        "now",
+        "on_fatal",
+        "on_leak",
+        "owner",
+        "paused",
+        "queue",
+        "queue_limits",
+        "replaced",
+        "room",
+        "runtime",
+        "scheduled",
+        "size",
+        "slice",
+        "slice_ends",
+        "slots",
+        "spawn",
+        "timetable",
+        "total_limits",
+    )
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        size: int,
+        queue_size: int | None,
+        aging: float | None,
+        cancel_grace: float,
+        on_leak: Literal["hold", "replace"],
+        errors: ErrorSink,
+        sweep: Callable[[float], Generator[None, None, float]],
+    ) -> None:
+        self.listeners: Listeners | None = None  # None while nobody listens: one test, nothing built
+        self.runtime = runtime
+        self.now = runtime.now
+        self.next_job = runtime.next_job
+        # Which thread it runs in, if it runs; asyncio's own loops know, for others it is the thread of the opening.
+        self._loop: Any = runtime.loop if hasattr(runtime.loop, "_thread_id") else _AnyLoop(runtime.thread)
+        _engines.add(self)
+        self.queue = JobQueue(aging=aging)
+        self.timetable = Timetable(runtime, sweep, self.work_off)
+        self.counters = Counters()
+        self.jobs: dict[int, Job[Any]] = {}
+        # By the keys of their ids: jobs with an id of the user's, and all that wait for room.
+        self.names: dict[str, Job[Any]] = {}
+        self._reserved: set[int] = set()  # ids of the user's that are numbers: no job gets them as its own
+        self.total_limits = Limits(self.timetable, self.now, self.jobs, self._total_expired)
+        self.queue_limits = Limits(self.timetable, self.now, self.jobs, self._queue_expired)
+        self.labels = Labels(self.queue)
+        self.moment = -math.inf
+        self.scheduled = 0
+        self.leaked = 0
+        self.replaced = 0  # leaked jobs without a slot: another job has it
+        # Slots.
+        self.size = self.slots = size
+        self.active = 0
+        self.calm = True
+        self.paused = False
+        self.idle: dict[Hand, None] = {}  # a stack; whoever ends is taken out of its middle
+        # A clock that stands still while code runs never comes to the end of a slice: there, each job is one.
+        self.slice = 0.0 if runtime.virtual else SLICE
+        self.slice_ends = 0.0
+        self._nudged = self._trimming = False
+        self.chores: deque[Iterator[object]] = deque()
+        # Who waits: for a slot lent out, for the end of all work, for room.
+        self.loans = Loans(self)
+        self.joiners = Joiners(self)
+        self.room = Room(self, queue_size)
+        self.last_attempts = False  # the pool is leaving: there will be no worker for another
+        # Policies.
+        self.cancel_grace = cancel_grace
+        self.on_leak = on_leak
+        self.errors = errors
+        self.on_fatal: Callable[[BaseException], object] = lambda error: None
+        self.spawn: Callable[[], Hand | None] = _nobody
+        self.owner: JobOwner | None = None  # whom the plans of its jobs name
+
+    # -- entering ----------------------------------------------------------------------------------------------
+
+    def try_submit(
+        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
+    ) -> Job[Any] | None:
+        """Make a job and take it in, or return None: it would have to wait for room, or is refused.
+
+        The hot path: what most jobs do not have is asked for once (`plan.plain`). `make` and `enter` are the same in
+        two steps, for a job that has to wait in between.
+
+        Raises:
+            ValueError: its id is taken.
+            RuntimeError: in another thread than the loop's.
+        """
+        if get_ident() != self._loop._thread_id:
+            self.check_caller("submit")
+        # With fewer jobs than may wait there is room.
+        if len(self.jobs) >= self.room.limit and (self.room.full() or not self.room.open_to_caller()):
+            return None
+        if not plan.plain:
+            job = self.make(plan, function, args, owner)
+            self.enter(job)
+            return job
+        now = self.now()
+        if now - self.moment > MOMENT or self.listeners:
+            self.moment = now
+        job = make_job(function, args, plan, self.next_job(), self.moment, owner)
+        if not self._nudged and self.active < self.slots:
+            self.nudge()  # first what may fail: then nothing has happened
+        self.queue.push(job)
+        self.jobs[job._sequence] = job
+        self.counters.submitted += 1
+        if self.listeners:
+            self.listeners.submitted(job)
+        return job
+
+    def make(
+        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
+    ) -> Job[Any]:
+        """Make a job without taking it in: `enter` does that, or nobody."""
+        if get_ident() != self._loop._thread_id:
+            self.check_caller("submit")
+        if plan.id is not None:
+            self.check_id(plan.id)
+        job = make_job(function, args, plan, self.next_job(), self.now(), owner)
+        job._place = None
+        return job
+
+    def end_program(self, error: BaseException) -> None:
+        """End the program, soon, for what a hook has raised; from any thread."""
+        self.runtime.loop.call_soon_threadsafe(self._end_program, error, context=self.runtime.context)
+
+    def _end_program(self, error: BaseException) -> None:
+        self.on_fatal(error)
+
+    def check_caller(self, what: str) -> None:
+        """Raise if the caller is not in the pool's own event loop; between two runs of the loop, its thread will do."""
+        running = in_loop()
+        if running is self.runtime.loop and self.runtime.in_thread():
+            return
+        if self.runtime.forked:
+            raise RuntimeError(
+                f"{what}() was called in a child process that was forked while the pool was open: the pool and its "
+                "event loop live in the parent. Open a pool in the child, `async with Pool(...) as pool:`"
+            )
+        if not self.runtime.in_thread():
+            raise RuntimeError(
+                f"{what}() was called in another thread than that of the pool's event loop, which it would corrupt. "
+                f"There, write `asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or "
+                "`loop.call_soon_threadsafe(...)` for a method that does not wait; `job.cancel()` may be called "
+                "anywhere"
+            )
+        if running is not None:
+            raise RuntimeError(
+                f"{what}() was called in another event loop than that of the pool, which does not run meanwhile: a "
+                "pool serves the loop in which it was opened. Open another here, `async with Pool(...) as pool:`"
+            )
+
+    def register(self, job: Job[Any]) -> None:
+        """Write a job into the books."""
+        if not job._plan.plain:
+            self._arrange(job, job._plan)
+        self.counters.submitted += 1
+        self.jobs[job._sequence] = job
+
+    def enter(self, job: Job[Any], *, inside: bool = False, held: bool = False) -> None:
+        """Take a job in: into the line, or into the timetable if it has a delay; maybe inside of another step.
+
+        `held`: not yet into the line; see `admission.py`.
+        """
+        if not held and not self._nudged and self.active < self.slots:
+            self.nudge()  # first what may fail: then nothing has happened
+        self.register(job)
+        if job._status is QUEUED:
+            if held:
+                job._place = self.room
+                self.room.entering += 1
+            else:
+                self.queue.push_in_order(job)  # it may have been made, and have waited, before others came
+        if self.listeners:
+            self.listeners.submitted(job, inside=inside)
+
+    def line_up(self, job: Job[Any]) -> None:
+        """Let a job go into line that was held in the room."""
+        if not self._nudged and self.active < self.slots:
+            self.nudge()
+        self.room.entering -= 1
+        self.queue.push_in_order(job)
+
+    def _arrange(self, job: Job[Any], plan: Plan) -> None:
+        """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
+        if plan.total_timeout is not None:
+            self.total_limits.add(plan.total_timeout, job)
+        if plan.queue_timeout is not None:
+            self.queue_limits.add(plan.queue_timeout + (plan.delay or 0), job)
+        if plan.delay:
+            self._schedule(job, job._submitted_at + plan.delay)
+        if plan.id is not None:
+            job._more()
+            self.take_id(job)
+        if plan.group is not None:
+            self.labels.join(job, job._more(), plan.group)
+
+    # -- ids -----------------------------------------------------------------------------------------------------
+
+    def get_job(self, id: int | str) -> Job[Any] | None:
+        """Return the live job that answers to an id, or None; also one that waits for room. From any thread."""
+        key = id_key(id)
+        job = self.names.get(key)
+        if job is None and (number := id_number(key)) is not None:
+            job = self.jobs.get(number)
+            if job is not None and job._plan.id is not None:
+                return None  # it has an id of its own, and answers to that
+        return None if job is None or job._finished_at is not None else job
+
+    def check_id(self, id: int | str) -> None:
+        """Raise if a live job, or one that waits for room, answers to this id."""
+        other = self.get_job(id)
+        if other is not None:
+            raise ValueError(
+                f"id={id!r} is taken by a live job ({other!r}): cancel or await that one first, or choose another id"
+            )
+
+    def take_id(self, job: Job[Any]) -> None:
+        """Let a job answer to its id from now on."""
+        key = id_key(job.id)
+        self.names[key] = job
+        if job._plan.id is not None and (number := id_number(key)) is not None:
+            self._reserved.add(number)
+            self.next_job = self._next_free
+
+    def release_id(self, job: Job[Any]) -> None:
+        """Let another job have the id, if it is still this one's."""
+        key = id_key(job.id)
+        if self.names.get(key) is not job:
+            return
+        del self.names[key]
+        if job._plan.id is not None and (number := id_number(key)) is not None:
+            self._reserved.discard(number)
+            if not self._reserved:
+                self.next_job = self.runtime.next_job
+
+    def _next_free(self) -> int:
+        """Number the next job: `next_job` while a live job has a number for an id of its own."""
+        while (number := self.runtime.next_job()) in self._reserved:
+            pass
+        return number
+
+    # -- starting ----------------------------------------------------------------------------------------------
+
+    def nudge(self) -> None:
+        """Offer work in the next turn of the loop: to resting hands, then to new ones."""
+        if not self._nudged:
+            self.runtime.soon(self._dispatch)
+            self._nudged = True
+
+    def work_off(self, steps: Iterator[object]) -> None:
+        """Do a chore: a slice of it now, and the rest in slices, one a turn. No job starts until it is done."""
+        self.chores.append(steps)
+        if len(self.chores) == 1:
+            self._work()
+
+    async def worked_off(self, steps: Iterator[object]) -> None:
+        """Do a chore, and wait for its end; if the caller is cancelled, it goes on."""
+        end: asyncio.Future[None] = self.runtime.loop.create_future()
+
+        def all_steps() -> Iterator[object]:
+            try:
+                yield from steps
+            finally:
+                if not end.done():
+                    end.set_result(None)
+
+        self.work_off(all_steps())
+        if not end.done():
+            await self.loans.wait_for(end)
+
+    def _work(self) -> None:
+        chores, ends = self.chores, self.now() + CHORES
+        try:
+            while chores:
+                if sum(1 for _ in itertools.islice(chores[0], STEPS)) < STEPS:
+                    chores.popleft()
+                elif self.runtime.virtual or self.now() >= ends:
+                    break
+        except BaseException:
+            chores.popleft()  # it has ended by this
+            raise
+        finally:
+            self.calm_down()
+            if chores or (self.active < self.slots and self.queue.live):
+                self.nudge()
+
+    def _dispatch(self) -> None:
+        self._nudged = False
+        if self.chores:
+            self._work()
+        self.slice_ends = self.now() + self.slice
+        while self.active < self.size and self.loans.grant():
+            pass
+        if self.room.waiting:
+            self.room.admit()  # a slot that was lent is room too
+        hands = self.slots - self.active
+        while self.active < self.slots and self.queue.live and not self.chores:
+            hand = self.idle.popitem()[0] if self.idle else self.spawn()
+            if hand is None or not hand.offer():
+                break
+            hands -= 1
+            if (hands <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue.live:
+                self.nudge()
+                break
+
+    def next(self, hand: Hand, now: float) -> Job[Any] | None:
+        """Start the best job on a hand that holds a slot, or put the hand to rest and return None."""
+        if self.calm:
+            job: Job[Any] | None = self.queue.pop()
+            if job is not None and (job._extra is None or not self.labels.park(job)):
+                hand.job = job
+                job._start(hand, now)
+                if self.room.waiting:
+                    self.room.admit()
+                return job
+        return self._next_or_rest(hand, now)
+
+    def next_is_for_thread(self) -> bool:
+        """Whether `next` will certainly return a job whose function runs in a thread."""
+        job: Job[Any] | None = self.queue.peek() if self.calm else None
+        return job is not None and job._plan.offload and job._extra is None
+
+    def _next_or_rest(self, hand: Hand, now: float) -> Job[Any] | None:
+        # Not `slots`: in a paused pool, what runs goes on.
+        if self.active <= self.size and self.loans.returners and self.loans.grant():
+            pass  # the slot went with it, and `rest` counts it off for this hand
+        elif self.active <= self.slots and not self.chores:
+            for _ in range(STEPS):  # of a paused group there may be more: then in the next turn
+                job = self.queue.pop()
+                if job is None:
+                    break
+                if job._extra is None or not self.labels.park(job):
+                    job._start(hand, now)
+                    hand.job = job
+                    self.room.admit()
+                    return hand.job
+        self.rest(hand)
+        return None
+
+    def rest(self, hand: Hand) -> None:
+        """Give a hand's slot back, and let the hand rest."""
+        self.leave(hand)
+        self.lie_down(hand)
+        if self.queue.live:
+            self.nudge()  # whoever waited for room got in with the slot that was given back
+
+    def lie_down(self, hand: Hand) -> None:
+        """Let a hand without a slot rest, or end if as many rest as the pool has slots."""
+        if len(self.idle) >= self.size:
+            hand.retire()
+        else:
+            self.idle[hand] = None
+
+    def take_slot(self, hand: Hand) -> None:
+        """Give a hand a slot, for as long as it finds work; there is one."""
+        hand.busy = True
+        self.active += 1
+
+    def leave(self, hand: Hand) -> None:
+        """Give a hand's slot back; the hand itself is not offered work again."""
+        hand.job = None
+        hand.busy = False
+        self.active -= 1
+        self.calm_down()
+        if self.room.waiting:
+            self.room.admit()
+
+    def calm_down(self) -> None:
+        """Recompute whether a hand may go from job to job without a look at anything else."""
+        self.calm = self.active <= self.slots and not self.loans.returners and not self.chores
+
+    # -- size and pause ------------------------------------------------------------------------------------------
+
+    def set_slots(self, size: int | None = None, *, paused: bool | None = None) -> None:
+        """Change the size, or pause; running jobs go on. A closing pool cannot be held: to leave is to finish."""
+        before = self.size, self.paused
+        closing = self.room.restricted
+        if size is not None:
+            self.size = max(size, 1) if closing else size
+        if paused is not None:
+            self.paused = paused and not closing
+        self.slots = 0 if self.paused else self.size
+        self.calm_down()
+        self.room.admit()
+        if self.queue.live or self.loans.returners:
+            self.nudge()
+        if len(self.idle) > self.size and not self._trimming:
+            self.runtime.soon(self._trim)
+            self._trimming = True
+        if self.listeners:
+            self.listeners.slots_changed(before, (self.size, self.paused))
+
+    def _trim(self) -> None:
+        """Let resting hands go that are more than the pool has slots; some in each turn of the loop."""
+        self._trimming = False
+        for _ in range(min(TRIM, len(self.idle) - self.size)):
+            self.idle.popitem()[0].retire()
+        if len(self.idle) > self.size:
+            self.runtime.soon(self._trim)
+            self._trimming = True
+
+    def pause_group(self, name: str) -> None:
+        """Let no job of a group start; as `set_slots`, not while the pool is closing."""
+        if not self.room.restricted:
+            self.labels.pause(name)
+
+    def resume_group(self, name: str) -> None:
+        """Let the jobs of a group start again."""
+        steps = self.labels.resume(name)
+        if steps is not None:
+            self.work_off(steps)
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def returned(self, hand: Hand, job: Job[Any], value: Any, now: float) -> None:
+        """An attempt returned."""
+        if job._extra is None:
+            del self.jobs[job._sequence]
+            self.counters.succeeded += 1
+            job._finish(SUCCEEDED, value, now)
+            if self.joiners.futures:
+                self.joiners.look()
+            if self.listeners:
+                self.listeners.ended(job, hand.id, now)
+        elif job._extra.stop is None and job._finished_at is None:
+            self._finish(job, SUCCEEDED, value, now)
+            if job._extra.ended is not None:
+                self._tell_ended(job._extra)
+        else:
+            self.conclude(hand, job, value, None, now)
+
+    def conclude(self, hand: Hand, job: Job[Any], value: Any, error: BaseException | None, now: float) -> None:
+        """An attempt ended: decide what that means, and act on it."""
+        hand.alarm_for = 0
+        extra = job._extra
+        if job._finished_at is not None:
+            self._ended_late(job, error)
+            return
+        stop = None if extra is None else extra.stop
+        status = verdict(stop, error)
+        if status is SUCCEEDED:
+            self._finish(job, status, value, now)
+        elif status is CANCELLED:
+            foreign = error if stop is None else None
+            self._finish_cancelled(job, now, cause=foreign)
+        else:
+            failure = failure_of(job, stop, error, status)
+            if stop is None or stop.cause is StopCause.TIMEOUT:
+                try:
+                    delay = None if self.last_attempts else next_delay(job, failure, now=now, rng=self.runtime.random)
+                except BaseException as fault:
+                    # The user's predicate or backoff is broken: that is how the job fails.
+                    set_context(fault, failure)
+                    delay, failure, status = None, fault, FAILED
+                if delay is not None:
+                    self._again(job, failure, delay, now)
+                    return
+            self._finish_failed(job, status, failure, now)
+        if extra is not None and extra.ended is not None:
+            self._tell_ended(extra)
+
+    def _again(self, job: Job[Any], failure: BaseException, delay: float, now: float) -> None:
+        """retry: let the job wait for its next attempt; it holds no worker."""
+        extra = job._more()
+        extra.stop = None
+        extra.timeout = None
+        started, worker = job._started_at, job._place.id
+        if extra.history is None:
+            extra.history = []
+        extra.history.append(AttemptRecord(job._attempt, now - started, failure, delay))
+        self.counters.retries += 1
+        self._schedule(job, now + delay)
+        if extra.lent:
+            self.loans.end(extra)
+        if self.listeners:
+            self.listeners.retrying(job, worker, failure, delay, now)
+
+    def _schedule(self, job: Job[Any], due: float) -> None:
+        alarm = self.timetable.add(due, self._come_due, job)
+        job._delay(due)
+        job._place = alarm
+        self.scheduled += 1
+
+    def _come_due(self, job: Job[Any]) -> None:
+        """come due: the job goes to its own place in line, not to the end."""
+        self.scheduled -= 1
+        job._come_due()
+        self.queue.push_in_order(job)
+        if self.active < self.slots:
+            self.nudge()
+
+    def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
+        add_note(error, job)
+        awaiters = awaiter_count(job)
+        worker = _worker_of(job)
+        self._finish(job, status, (error, traceback_of(error)), now)
+        if is_kind(error, (SystemExit, KeyboardInterrupt)):
+            self.on_fatal(error)
+        elif awaiters:
+            job._more().awaiters = awaiters
+        else:
+            self.errors.report(job, error, worker)
+
+    def unheard(self, job: Job[Any]) -> None:
+        """Whoever waited for a job was cancelled; if the job had failed before, and nobody else is told, report it."""
+        extra = job._extra
+        if extra is not None and extra.awaiters:
+            extra.awaiters -= 1
+            if not extra.awaiters:
+                self.errors.report(job, job._value[0])
+
+    def _finish_cancelled(self, job: Job[Any], now: float, *, cause: BaseException | None = None) -> None:
+        self._finish(job, CANCELLED, (cancelled_error(job, cause), None), now)
+
+    def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
+        """Close the book on a job: every end but the plainest comes through here."""
+        listeners = self.listeners
+        worker, awaited = (_worker_of(job), bool(awaiter_count(job))) if listeners else (None, False)
+        del self.jobs[job._sequence]
+        counters = self.counters
+        if status is SUCCEEDED:
+            counters.succeeded += 1
+        else:
+            name = status.value
+            setattr(counters, name, getattr(counters, name) + 1)
+        extra = job._extra
+        if extra is not None:
+            if job._plan.id is not None:
+                self.release_id(job)
+            if extra.label is not None:
+                self.labels.leave(job, extra.label)
+            if extra.lent:
+                self.loans.end(extra)
+        job._finish(status, value, now)
+        if extra is not None and extra.callbacks is not None:
+            callbacks, extra.callbacks = extra.callbacks, None
+            for callback, context in callbacks:
+                self.errors.call(context, callback, job)
+        self.joiners.look()
+        if listeners:
+            listeners.ended(job, worker, now, awaited=awaited)
+
+    def when_ended(self, job: Job[Any]) -> asyncio.Future[None] | None:
+        """Return a future for the moment at which no line of a job will run any more, or it leaked; None: that is so.
+
+        For a job that was told to stop, or waits.
+        """
+        extra = job._extra
+        if extra is None or extra.leaked or (job._finished_at is not None and not extra.late):
+            return None
+        future: asyncio.Future[None] = self.runtime.loop.create_future()
+        if extra.ended is None:
+            extra.ended = []
+        extra.ended.append(future)
+        return future
+
+    def _tell_ended(self, extra: JobExtra) -> None:
+        for future in extra.ended or ():
+            if not future.done():
+                future.set_result(None)
+        extra.ended = None
+
+    # -- stopping ------------------------------------------------------------------------------------------------
+
+    def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
+        """Cancel a job in whichever place it is; from any thread. See `Job.cancel`."""
+        if not self.runtime.in_thread():
+            if job._finished_at is not None:
+                return False
+            if self.runtime.forked:
+                self.check_caller("cancel")
+            self.runtime.loop.call_soon_threadsafe(self.cancel, job, reason)
+            return True
+        if job._finished_at is not None:
+            return False
+        _need_frames(CANCEL_FRAMES)
+        if job._status is RUNNING:
+            extra = job._more()
+            if extra.stop is not None:
+                return self._overrule(job, extra.stop, StopRequest(StopCause.CANCEL, reason))
+            extra.lost = reason
+            self._stop(job, StopRequest(StopCause.CANCEL, reason))
+            return True
+        if job._sequence not in self.jobs:
+            return self.room.cancel(job, reason)
+        if reason is not None:
+            job._more().lost = reason
+        self.withdraw(job)
+        self._finish_cancelled(job, self.now())
+        self.room.admit()
+        return True
+
+    def drop(self, job: Job[Any], error: BaseException) -> None:
+        """End a queued or scheduled job with an error of the pool's: dropped, or given up."""
+        self.withdraw(job)
+        awaiters = awaiter_count(job)
+        self._finish(job, CANCELLED, (error, None), self.now())
+        if awaiters:
+            job._more().awaiters = awaiters
+        else:
+            self.errors.report(job, error)
+
+    def withdraw(self, job: Job[Any]) -> None:
+        """Take a queued, parked or scheduled job out of its place."""
+        if job._status is SCHEDULED:
+            self.timetable.cross_out(job._place)
+            self.scheduled -= 1
+        elif job._extra is not None and job._extra.parked:
+            self.labels.discard(job)
+        elif job._place is self.room:
+            self.room.entering -= 1
+        else:
+            self.queue.discard(job)
+        job._place = None
+
+    def reprioritize(self, job: Job[Any], priority: int) -> bool:
+        """Give a waiting job another priority; among its new equals it stands by its age."""
+        if job._status is RUNNING or job._finished_at is not None or job._sequence not in self.jobs:
+            return False
+        extra = job._extra
+        line = extra.label.parked if extra is not None and extra.parked else self.queue
+        queued = job._status is QUEUED and job._place is not self.room
+        if queued:
+            line.discard(job)
+        job._plan = job._plan.with_priority(priority)
+        if queued:
+            line.push_in_order(job)
+        return True
+
+    def _queue_expired(self, job: Job[Any], turns: int | None = None) -> None:
+        if job._attempt or job._finished_at is not None:
+            return
+        free = self.slots - self.active
+        if turns is None:
+            turns = TURNS * min(free, self.queue.live)
+        if free > 0 and (turns > 0 or self.chores):
+            # A worker is on its way. This matters to a limit of 0: the job of an idle pool waits for nobody.
+            self.runtime.soon(self._queue_expired, job, turns - 1)
+        else:
+            self._expire(job, StopCause.QUEUE_TIMEOUT)
+
+    def _total_expired(self, job: Job[Any]) -> None:
+        if job._finished_at is None:
+            self._expire(job, StopCause.TOTAL_TIMEOUT)
+
+    def _expire(self, job: Job[Any], cause: StopCause) -> None:
+        if job._status is RUNNING:
+            stop = job._more().stop
+            if stop is None:
+                self._stop(job, StopRequest(cause))
+            else:
+                self._overrule(job, stop, StopRequest(cause))
+            return
+        self.withdraw(job)
+        self._finish_failed(job, TIMED_OUT, timeout_error(job, cause), self.now())
+        self.room.admit()
+
+    def attempt_expired(self, job: Job[Any]) -> None:
+        """The time limit of the running attempt is over."""
+        if job._more().stop is None:
+            self._stop(job, StopRequest(StopCause.TIMEOUT))
+
+    def _overrule(self, job: Job[Any], stop: StopRequest, new: StopRequest) -> bool:
+        """A job that was told to stop shall stop for another reason; whether that makes a difference.
+
+        It does if the time limit of an attempt told it: there would be another attempt, and now there will be none.
+        """
+        if stop.cause is not StopCause.TIMEOUT or job._plan.retry is None:
+            return False
+        stop.cause, stop.reason = new.cause, new.reason
+        job._more().lost = new.reason
+        return True
+
+    def _stop(self, job: Job[Any], stop: StopRequest) -> None:
+        extra = job._more()
+        extra.stop = stop
+        now = self.now()
+        job._place.stop_job(stop, now)
+        self.loans.release(extra)
+
+    def watch(self, hand: Hand, when: float) -> None:
+        """Have the attempt on a hand looked at when `when` has come, whatever its plan says."""
+        assert hand.job is not None
+        hand.alarm, hand.alarm_for = when, hand.job._sequence
+        self.timetable.watch(when)
+
+    # -- what would not end --------------------------------------------------------------------------------------
+
+    def begin_stopping(self, grace: float | None) -> float:
+        """No attempt follows those under way, and a job has `grace` seconds in all to stop; return them."""
+        self.last_attempts = True
+        if grace is not None:
+            self.cancel_grace = grace / 2  # a job is told twice
+        return 2 * self.cancel_grace
+
+    def abandon(self, hand: Hand, job: Job[Any], now: float) -> None:
+        """Call a job leaked that was told to stop and did not end within its grace; it may have been left behind."""
+        extra = job._more()
+        if not extra.late:
+            self.leave_behind(hand, job, leaked=True, now=now)
+        elif not extra.leaked:
+            self.mark_leaked(hand, job)
+
+    def leave_behind(self, hand: Hand, job: Job[Any], *, leaked: bool, now: float) -> None:
+        """Release a job's waiters although its code still runs; it keeps its slot until it really ends.
+
+        `leaked` says that it was told and given its grace. A thread cannot be told, and is left behind at once.
+        """
+        extra = job._more()
+        stop = extra.stop
+        assert stop is not None
+        extra.late = True
+        if leaked:
+            self.mark_leaked(hand, job)
+        if stop.cause is StopCause.CANCEL:
+            self._finish_cancelled(job, now)
+        else:
+            self._finish_failed(job, TIMED_OUT, timeout_error(job, stop.cause), now)
+
+    def mark_leaked(self, hand: Hand, job: Job[Any]) -> None:
+        """Name a job that did not end, and by choice give its slot to another."""
+        extra = job._more()
+        extra.leaked = True
+        self.counters.leaked_total += 1
+        stack = hand.stack()
+        self.errors.log(
+            "job %.200r id %.200r was told to stop, and did not end within its grace: it leaked%s\n%s",
+            job,
+            " and is replaced" if self.on_leak == "replace" else ", and holds its slot until it ends",
+            stack,
+            worker=hand.id,
+        )
+        self._count_leak(1)
+        self._tell_ended(extra)
+        if self.listeners:
+            self.listeners.leaked(job, hand.id, stack, self.now())
+
+    def _count_leak(self, change: int) -> None:
+        """Count a job that has leaked (1), or whose code has ended after all (-1).
+
+        `on_leak="replace"` is no more than this: meanwhile the job has no slot, and another may start.
+        """
+        self.leaked += change
+        if self.on_leak == "replace":
+            self.replaced += change
+            self.active -= change  # at its end the hand gives back a slot
+            self.calm_down()
+            self.nudge()
+
+    def _ended_late(self, job: Job[Any], error: BaseException | None) -> None:
+        """The code of a job that had been left behind has ended at last."""
+        extra = job._more()
+        extra.late = False
+        if extra.leaked:
+            self._count_leak(-1)
+        self._tell_ended(extra)
+        if error is not None and not is_kind(error, (asyncio.CancelledError, RetryAfter)):
+            self.errors.report(job, error)
+
+    # -- what others ask -----------------------------------------------------------------------------------------
+
+    def queued(self) -> int:
+        """How many jobs wait for a worker."""
+        return self.queue.live + self.labels.parked + self.room.entering
+
+    def someone_outside(self) -> bool:
+        """Whether somebody waits for room."""
+        return bool(self.room.waiting)
+
+    def is_own(self, job: Job[Any] | None) -> bool:
+        """Whether this is a job of the pool that has not finished."""
+        return job is not None and job._plan.owner is self.owner and job._finished_at is None
+
+    def running(self) -> int:
+        """How many jobs run."""
+        return len(self.jobs) - self.queued() - self.scheduled
+
+    def waits_for(self, job: Job[Any]) -> str | None:
+        """Say why a job does not run; see `Job.waits_for`."""
+        if job._finished_at is not None or job._status is RUNNING:
+            return None
+        if job._sequence not in self.jobs:
+            return "room"
+        if job._status is SCHEDULED:
+            return "backoff" if job._attempt else "delay"
+        extra = job._extra
+        if self.paused:
+            return "pool paused"
+        if extra is not None and extra.label is not None and extra.label.paused:
+            return "group paused"
+        return "slot"
+
+    def set_timeout(self, job: Job[Any], seconds: float | None) -> None:
+        """Give the running attempt of a job `seconds` from now; None: no limit."""
+        if job._status is not RUNNING or (job._extra is not None and job._extra.stop is not None):
+            return
+        job._more().timeout = seconds
+        self.watch(job._place, math.inf if seconds is None else self.now() + seconds)
+
+
+def _need_frames(count: int) -> None:
+    """Raise `RecursionError` if the stack has no room for so many frames more."""
+    if count:
+        _need_frames(count - 1)
+
+
+class _AnyLoop:
+    """A stand-in for a loop that does not tell in which thread it runs."""
+
+    __slots__ = ("_thread_id",)
+
+    def __init__(self, thread: int) -> None:
+        self._thread_id = thread
+
+
+# No thread has this number.
+_FORKED = _AnyLoop(-1)
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child: nobody is in the loop of a pool of the parent's."""
+    for engine in _engines:
+        engine._loop = _FORKED
+        engine.runtime.thread = _FORKED._thread_id
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _nobody() -> None:
+    """There are no hands until there is a supervisor."""
+
+
+def _worker_of(job: Job[Any]) -> int | None:
+    """Return the number of the worker that runs a job, or None."""
+    worker: int | None = job._place.id if job._status is RUNNING else None
+    return worker

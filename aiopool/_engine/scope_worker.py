@@ -1,0 +1,328 @@
+"""The fast lane: a worker that drives each job in its own task, under one anyio cancel scope.
+
+`isolation="scope"`. The worker sends into the job's coroutine itself, inside the job's context; no task is made and no
+scope is entered for a job. A job is stopped as anyio stops: by level, shields respected. The price:
+`current_task()` is the worker's, so a job can leave it dirty: a cancel it swallowed (`cancelling() > 0`), a scope it
+did not close. A dirty worker is replaced before it takes another job, and the scope is renewed after each use.
+What nobody can see is an `asyncio.timeout` that a job has entered and not left: it will cancel the worker's task later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import types
+from collections.abc import Generator
+from contextvars import Context
+from types import CoroutineType
+from typing import Any, final
+
+import anyio
+
+# The one private name of anyio that we read, never write: which scope a task stands in. The public way to ask is to
+# leave the scope and enter another, 2 to 3 µs a job. The range of anyio in pyproject.toml is what the tests run on.
+from anyio._backends._asyncio import _task_states
+
+from aiopool._engine.engine import Engine
+from aiopool._engine.worker import Worker
+from aiopool._jobs.job import running_job
+from aiopool._jobs.stop import StopRequest, coroutine_frames
+from aiopool._runtime.faults import drop_frame, is_kind
+from aiopool._runtime.runtime import in_loop
+from aiopool._runtime.threads import ThreadBridge
+
+__all__ = ["ScopeWorker"]
+
+
+# What a lane yields when its job has ended.
+_ENDED = object()
+
+
+@types.coroutine
+def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
+    """Run the jobs that are sent in, one after the other; yield what they wait for, and `_ENDED` after each.
+
+    One generator for all jobs of a worker: to drive each coroutine from outside would cost an exception
+    (`StopIteration`) for each. Every step is sent inside the context of the job. What the job raises ends here; what
+    the engine raises ends the lane, and the worker with it.
+    """
+    engine = worker.engine
+    job = yield _ENDED
+    while True:
+        running_job.set(job)
+        try:
+            call: Any = job._function(*job._args)
+            steps: Any = call if type(call) is CoroutineType else call.__await__()
+            value = yield from steps
+        except BaseException as error:
+            if is_kind(error, GeneratorExit) and not engine.runtime.loop.is_running():
+                raise  # the loop is gone, and this generator with it
+            engine.conclude(worker, job, None, drop_frame(error), engine.now())
+        else:
+            engine.returned(worker, job, value, engine.now())
+        # The frames of an error refer to this one (`f_back`): it must not refer to the job, which refers to the error.
+        job = call = steps = value = None
+        job = yield _ENDED
+
+
+def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
+    """Go on with a job whose wait has raised something, each step inside its own context, to its end."""
+    lane = worker.lane
+    run, send, throw = context.run, lane.send, lane.throw
+    try:
+        while error is not None:
+            if is_kind(error, GeneratorExit):
+                with contextlib.suppress(RuntimeError):  # the job had something to say to the end of the world
+                    lane.close()
+                raise error
+            if worker.calm is not None:
+                worker.calm.shield = True  # it was told; once
+            elif worker.has_leaked():
+                yield from _drive_calmly(worker, context, error)
+                return
+            yielded, error = run(throw, error), None
+            while yielded is not _ENDED and error is None:
+                try:
+                    sent = yield yielded
+                except BaseException as raised:
+                    error = drop_frame(raised)
+                else:
+                    yielded = run(send, sent)
+    finally:
+        # An error's frames refer to this one, too, and the context to its job.
+        del run, send, throw, context, lane, worker, error
+
+
+def _drive_calmly(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
+    """Go on with a job that has leaked behind a shield, which `tell` opens, and what comes through closes.
+
+    Without it anyio would tell the job in every turn of the loop: that costs a processor.
+    """
+    try:
+        with contextlib.suppress(RuntimeError):  # the job left a scope open in there: this worker ends with it
+            with anyio.CancelScope(shield=True) as worker.calm:  # noqa: ASYNC100 - the job waits in it
+                yield from _drive(worker, context, error)
+    finally:
+        worker.calm = None
+        del context, worker, error
+
+
+@final
+class ScopeWorker(Worker):
+    """Runs jobs in its own task, under a cancel scope that is re-used while it is clean."""
+
+    __slots__ = ("_bell", "_host", "_scope", "_state", "_used", "calm", "lane")
+
+    def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
+        super().__init__(engine, bridge)
+        # It is made to be called, and that may be before its first step.
+        self._bell: asyncio.Future[None] | None = engine.runtime.loop.create_future()
+        self._scope: anyio.CancelScope | None = None
+        self._used = False  # the scope was cancelled: it serves no other job
+        self.lane: Any = _lane(self)
+        next(self.lane)
+        self.calm: anyio.CancelScope | None = None  # keeps anyio's cancels from a job that has leaked
+        self._host: asyncio.Task[Any] | None = None
+        self._state: Any = None
+
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        return self._host
+
+    async def run(self) -> None:
+        self._host = asyncio.current_task()
+        assert self._host is not None
+        try:
+            while not self.end.done():
+                try:
+                    with anyio.CancelScope() as scope:
+                        self._scope, self._used = scope, False
+                        self._state = _task_states[self._host]
+                        await self._serve(scope)
+                except RuntimeError:
+                    if not self.clean:
+                        raise
+                    # anyio refuses to leave our scope before the one that a job left open: known, and the reason
+                    # why this worker ends.
+                if self.clean or self._host.cancelling() > 0 or self._state.cancel_scope is not None:
+                    self.clean = True
+                    return
+            await self.end
+        except asyncio.CancelledError:
+            raise
+        except GeneratorExit:
+            if not self.engine.runtime.loop.is_running():
+                raise  # the loop is gone, and this coroutine with it
+            self._closed()
+        except BaseException as fault:
+            self.crash(fault)
+            await self.end
+        finally:
+            self.retiring = True
+            if self.busy and self.job is None:  # else a thread still runs its job: `go_on` gives the slot back
+                self.engine.leave(self)
+                self.engine.nudge()
+
+    @types.coroutine
+    def _serve(self, scope: anyio.CancelScope) -> Generator[Any, Any, None]:
+        """Take job after job, until the scope is used up or the worker has to end.
+
+        No `async def`: it yields what a job waits for as it is, which saves each job that suspends a coroutine.
+        """
+        engine, host, state, lane = self.engine, self._host, self._state, self.lane
+        assert host is not None
+        timetable, send, cancelling = engine.timetable, lane.send, host.cancelling
+        context: Any
+        drive: Any
+        try:
+            while not self.end.done():
+                if not self.busy or self.job is not None:
+                    context = job = None  # at rest a worker holds nothing
+                    resting: Any = self._rest()  # until there is a slot, or a thread has come back
+                    yield from resting
+                    resting = None
+                    continue
+                if self.retiring:
+                    engine.leave(self)
+                    engine.nudge()
+                    self.end.set_result(None)
+                    return
+                now = engine.now()
+                while (job := engine.next(self, now)) is not None:
+                    plan, suspended = job._plan, False
+                    context = job._context
+                    if plan.timeout is not None and now + plan.timeout < timetable.sweep_at:
+                        timetable.watch(now + plan.timeout)
+                    if not plan.swift:
+                        if plan.offload:
+                            self.offload(job)
+                            if engine.active < engine.slots and engine.queue.live:
+                                engine.nudge()
+                            break
+                        context = self.context(job)
+                    if engine.listeners:
+                        engine.listeners.begin(job, self.id, context)
+                    # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
+                    yielded = context.run(send, job)
+                    if yielded is not _ENDED:
+                        suspended = True
+                        if engine.active < engine.slots and engine.queue.live:
+                            engine.nudge()
+                        while yielded is not _ENDED:
+                            try:
+                                sent = yield yielded
+                            except BaseException as error:
+                                # Taken out: the job shall not run while we handle it; who drives it lets go of it.
+                                drive = _drive(self, context, drop_frame(error))
+                            else:
+                                yielded = context.run(send, sent)
+                                continue
+                            yielded = None  # a future, which refers to its exception
+                            yield from drive
+                            drive = None
+                            break
+                        yielded = sent = None
+                    self.job = None
+                    if state.cancel_scope is not scope or self._used or cancelling():
+                        self.clean = state.cancel_scope is not scope
+                        context = job = None
+                        return  # used up; whether the task itself is clean shows once the scope is left
+                    if self.retiring:
+                        break
+                    now = job._finished_at or engine.now()
+                    if not suspended and now >= engine.slice_ends:
+                        engine.rest(self)
+                        engine.nudge()
+                        break
+        except GeneratorExit:
+            self._closed()
+            raise
+
+    async def _rest(self) -> None:
+        """Wait for an offer of work, or for a thread that comes back."""
+        if self._bell is None:
+            self._bell = self.engine.runtime.loop.create_future()
+        try:
+            await self._bell
+        finally:
+            self._bell = None
+        engine = self.engine
+        engine.slice_ends = max(engine.slice_ends, engine.now() + engine.slice)
+        if not self.busy and not self.end.done():
+            # The slot is taken here, not with the offer: until now another could have had it.
+            if engine.active < engine.slots:
+                engine.take_slot(self)
+            else:
+                engine.lie_down(self)
+
+    def _closed(self) -> None:
+        """End, for foreign code has closed the coroutine, of which asyncio knows nothing: have the task notice it.
+
+        That code may be a job: asyncio closes what waits for a future that has failed with a `GeneratorExit`.
+        """
+        engine, job = self.engine, self.job
+        if not engine.runtime.loop.is_running():
+            return
+        self.clean = self.retiring = True
+        if job is not None and not job._plan.offload:
+            if job._finished_at is None or job._more().late:
+                engine.conclude(self, job, None, RuntimeError("the coroutine of its worker was closed"), engine.now())
+            self.job = None
+        if self._host is not None:
+            engine.runtime.soon(self._host.cancel)
+
+    def _ring_bell(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    def offer(self) -> bool:
+        self._ring_bell()
+        return False
+
+    def go_on(self, now: float) -> None:
+        self.job = None
+        engine = self.engine
+        if self._host is not None and self._host.done():
+            engine.leave(self)
+            engine.nudge()
+        elif self._bell is None or self.retiring or not engine.next_is_for_thread():
+            self._ring_bell()
+        elif (job := engine.next(self, now)) is not None:
+            # To a thread from here: waking the coroutine for it would cost more than the rest of the way.
+            limit = job._plan.timeout
+            if limit is not None:
+                engine.timetable.watch(now + limit)
+            self.offload(job)
+
+    def retire(self) -> None:
+        super().retire()
+        self._ring_bell()
+
+    def crash(self, fault: BaseException) -> None:
+        super().crash(fault)
+        self._ring_bell()
+
+    def tell(self, stop: StopRequest) -> None:
+        stop.told += 1
+        self._used = True
+        if self.calm is not None:
+            self.calm.shield = False
+            return
+        # By level: a scope that was cancelled once goes on telling.
+        scope = self._scope
+        if scope is not None and not scope.cancel_called:
+            if in_loop() is None:  # between two runs of the loop; anyio needs a running one
+                self.engine.runtime.soon(scope.cancel, stop.reason)
+            else:
+                try:
+                    scope.cancel(stop.reason)
+                except Exception:  # it could not arrange to tell the job again in each turn
+                    assert self._host is not None
+                    self._host.cancel(stop.reason)
+
+    def has_leaked(self) -> bool:
+        """Whether the job has leaked, and stands in no scope of its own, which would be left in the wrong order."""
+        return self.job is not None and self.job.leaked and self._state.cancel_scope is self._scope
+
+    def frames(self) -> list[Any]:
+        return coroutine_frames(self.lane)[1:]  # without the lane, which is ours

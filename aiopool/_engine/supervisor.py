@@ -1,0 +1,181 @@
+"""`Supervisor`: makes workers when they are wanted, and replaces those that crash.
+
+It has no task of its own that could die: it hears of a worker's end by a callback on the worker's task.
+`_jobs/restart.py` decides whether and when a crashed worker is replaced; past its limit the supervisor gives up,
+visibly.
+
+A worker is made when a job is to start, a slot is free and no worker rests. There are never more than the pool has
+slots, and one more for each job that has lent its slot or leaked and is replaced: such a job keeps its worker. After
+its job a worker rests, and is used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+from collections.abc import Callable, Generator
+from typing import final
+
+from aiopool._engine.engine import Engine
+from aiopool._engine.worker import TaskWorker, Worker
+from aiopool._jobs.restart import Restart, RestartHistory
+from aiopool._runtime.faults import log_fault
+from aiopool._runtime.threads import ThreadBridge
+
+__all__ = ["Supervisor"]
+
+logger = logging.getLogger("aiopool.supervisor")
+
+
+@final
+class Supervisor:
+    """The workers of one open pool."""
+
+    __slots__ = (
+        "_bridge",
+        "_engine",
+        "_history",
+        "_kind",
+        "_name",
+        "_restarts",
+        "_strays",
+        "_tasks",
+        "closing",
+        "on_give_up",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        bridge: ThreadBridge[Worker],
+        *,
+        isolation: str,
+        restart: Restart,
+        name: str,
+        on_give_up: Callable[[BaseException], object],
+    ) -> None:
+        self._engine = engine
+        self._bridge = bridge
+        self._history = RestartHistory(restart)
+        self._name = name
+        self.on_give_up = on_give_up
+        self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        # Busy without a coroutine of their own: foreign code has cancelled them.
+        self._strays: set[Worker] = set()
+        self._kind: type[Worker] = TaskWorker
+        self._restarts: dict[int, asyncio.TimerHandle] = {}  # of crashed workers, that wait for their backoff
+        self.closing = False
+        if isolation == "scope":
+            # Here, not above: a pool of tasks does not need anyio's event loop backend, and start-up is short.
+            from aiopool._engine.scope_worker import ScopeWorker
+
+            self._kind = ScopeWorker
+
+    def workers(self) -> list[Worker]:
+        """Return the living workers, oldest first."""
+        return list(self._tasks)
+
+    @property
+    def restarting(self) -> int:
+        """How many crashed workers wait to be replaced."""
+        return len(self._restarts)
+
+    def _wanted(self) -> int:
+        engine = self._engine
+        return engine.size + engine.loans.lent + engine.replaced
+
+    def spawn(self) -> Worker | None:
+        """Make a worker, and return it; None if there are enough, one waits to be restarted, or none can be made."""
+        engine = self._engine
+        if self.closing or len(self._tasks) + len(self._restarts) >= self._wanted():
+            return None
+        worker = self._kind(engine, self._bridge)
+        if engine.listeners:
+            engine.listeners.worker_started(worker.id)
+        try:
+            task = engine.runtime.task(worker.run(), f"{self._name}-worker-{worker.id}")
+        except Exception as fault:  # no memory, or a task factory of the user's: it has crashed before it began
+            self._crashed(worker, fault, self._history.crashed(now=engine.now()))
+            return None
+        self._tasks[worker] = task
+        task.add_done_callback(functools.partial(self._ended, worker), context=engine.runtime.context)
+        return worker
+
+    def _ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
+        del self._tasks[worker]
+        engine = self._engine
+        engine.idle.pop(worker, None)
+        # Cancelled by foreign code: a job in hand goes on in its own task, and gives the slot back.
+        worker.retiring = True
+        if worker.busy:
+            self._strays.add(worker)
+        fault: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+        listeners = engine.listeners
+        if listeners and (fault is None or worker.clean or self.closing):
+            listeners.worker_stopped(worker.id)
+        if self.closing:
+            return
+        if worker.clean:
+            # asyncio ends a task as cancelled also if the cancel came in its very last step: here, in that of a job.
+            fault = None
+        if fault is None:
+            engine.nudge()  # it left dirty; or it was retired, and the pool has grown again since
+            return
+        # To be cancelled by foreign code is no fault: a sweep over all tasks must not use up the restarts.
+        history = self._history
+        delay = history.policy.delay if task.cancelled() else history.crashed(now=engine.now())
+        self._crashed(worker, fault, delay)
+
+    def _crashed(self, worker: Worker, fault: BaseException, delay: float | None) -> None:
+        """Replace a worker in `delay` seconds; None: give up."""
+        engine = self._engine
+        engine.counters.restarts += 1
+        if engine.listeners:
+            engine.listeners.worker_crashed(worker.id, fault, delay)
+        if delay is None:
+            text = "worker %s crashed, once more than the pool restarts workers"
+            log_fault(logger, text, worker.id, error=fault, fields={"worker": worker.id, "pool": self._name})
+            self.on_give_up(fault)
+            return
+        if not isinstance(fault, asyncio.CancelledError):
+            text = "worker %s crashed, and is replaced in %g s"
+            log_fault(logger, text, worker.id, delay, error=fault, fields={"worker": worker.id, "pool": self._name})
+        self._restarts[worker.id] = engine.runtime.later(delay, self._restart, worker.id)
+
+    def _restart(self, id: int) -> None:
+        del self._restarts[id]
+        self._engine.nudge()
+
+    def sweep(self, now: float) -> Generator[None, None, float]:
+        """Ring each worker whose moment has come, one a step; return the next such moment."""
+        earliest = math.inf
+        self._strays = {worker for worker in self._strays if worker.busy}
+        for worker in (*self._tasks, *self._strays):
+            if worker.due() <= now:
+                worker.ring(now)
+            earliest = min(earliest, worker.due())
+            yield
+        return earliest
+
+    def busy(self) -> list[Worker]:
+        """Return the workers whose jobs still run."""
+        return [worker for worker in (*self._tasks, *self._strays) if worker.busy and worker.job is not None]
+
+    def stop(self) -> list[asyncio.Task[None]]:
+        """Have all workers end; return the tasks of those that have no job, and so will end at once."""
+        self.closing = True
+        tasks: list[asyncio.Task[None]] = []
+        for worker, task in list(self._tasks.items()):
+            if not worker.busy or worker.job is None:  # or on its way to a job that is gone
+                tasks.append(task)
+            worker.retiring = True
+            if not worker.end.done():
+                worker.end.set_result(None)
+            worker.retire()
+        self._engine.idle.clear()
+        for timer in self._restarts.values():
+            timer.cancel()
+        self._restarts.clear()
+        return tasks

@@ -1,0 +1,523 @@
+"""`Job`: one submitted call, and the awaitable handle of it.
+
+A job does not know its pool: its plan names an owner with four verbs, and while it runs it has a place (the
+worker). This is the only module that assigns a job's status; each method that does is named after an event of the table
+in `status.py`.
+
+The mutable state of a job is its status, the number of its attempt, four moments, its outcome, who waits for it, and
+its place: the bucket of the queue in which it lies, or the worker that runs it. Whatever few jobs have (a group, a
+stop request, progress, callbacks, earlier failures) lives in `_Extra`, made on first use: a queued job
+must stay small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+from collections.abc import Callable, Generator
+from contextvars import copy_context
+from typing import Any, Generic, NoReturn, TypeVar, final
+
+from aiopool._jobs.retry import RetryAfter
+from aiopool._jobs.spec import Plan
+from aiopool._jobs.status import JobStatus
+from aiopool._jobs.stop import StopRequest
+from aiopool._jobs.waiters import JobObserver, notify
+from aiopool._runtime.faults import describe_fields, set_traceback
+from aiopool.errors import JobPendingError
+
+__all__ = [
+    "AttemptRecord",
+    "Job",
+    "JobExtra",
+    "JobResult",
+    "OnError",
+    "current_job",
+    "make_job",
+    "running_job",
+]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+# Bound once: an attribute of an enum class costs a lookup through its metaclass on every job.
+SCHEDULED = JobStatus.SCHEDULED
+QUEUED = JobStatus.QUEUED
+RUNNING = JobStatus.RUNNING
+SUCCEEDED = JobStatus.SUCCEEDED
+
+running_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar("aiopool_running_job", default=None)
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One attempt that failed and was followed by another.
+
+    Attributes:
+        number: which attempt, from 1.
+        seconds: how long it ran.
+        error: what it raised.
+        delay: seconds until the next attempt.
+    """
+
+    number: int
+    seconds: float
+    error: BaseException
+    delay: float
+
+    __repr__ = describe_fields
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobResult(Generic[T_co]):
+    """How a job ended: frozen, and safe to keep.
+
+    Attributes:
+        id: the job's id.
+        name: the job's name.
+        status: one of the four final statuses.
+        value: what it returned, if it succeeded.
+        error: what awaiting it raises, if it did not.
+        attempts: how many attempts were started.
+        waited: seconds from submission to the start of the last attempt (to the end, if there was none).
+        seconds: seconds that the last attempt ran.
+        reason: the words of whoever cancelled it.
+        leaked: its code had not ended when its waiters were released.
+        history: the attempts that failed before the last one.
+    """
+
+    id: int | str
+    name: str
+    status: JobStatus
+    value: T_co | None
+    error: BaseException | None
+    attempts: int
+    waited: float
+    seconds: float
+    reason: str | None
+    leaked: bool
+    history: tuple[AttemptRecord, ...]
+
+    __repr__ = describe_fields
+
+    @property
+    def ok(self) -> bool:
+        """Whether the job succeeded."""
+        return self.status is SUCCEEDED
+
+
+class JobExtra:
+    """What few jobs have. Defaults of the class, not slots: most of it is never set, and unset it costs nothing."""
+
+    label: Any = None  # of its group; a `Label`
+    stop: StopRequest | None = None
+    callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
+    parked = False  # it came out of the queue, and its group is paused
+    due: float | None = None  # when a scheduled job enters the queue
+    history: list[AttemptRecord] | None = None
+    awaiters = 0  # of a job that has failed: who will be told, and has not been cancelled since
+    lent = 0  # how many of its tasks wait for another job of the pool
+    away = 0.0  # seconds since submission that it did not wait in line, by its delays and attempts
+    returner: asyncio.Future[bool] | None = None  # the one of them that wants a slot back
+    leaked = False
+    late = False  # outlived its outcome: the code still runs
+    lost: str | None = None  # the reason given for a cancel
+    ended: list[asyncio.Future[None]] | None = None  # wait until no line of it runs
+    progress: tuple[float, str] | None = None
+    timeout: float | None = None  # seconds, of the limit that was changed by the running attempt
+
+
+@final
+class Job(Generic[T]):
+    """One submitted call, and the awaitable handle of it.
+
+    Await it for its result. Awaiting never cancels the job: cancel the job for that. Any number of tasks may await
+    it, before and after it is done; each gets the same object, returned or raised.
+
+    Raises (when awaited):
+        JobCancelledError: the job was cancelled. An ordinary exception: the awaiting task was not.
+        JobTimeoutError: one of its time limits ran out.
+        BaseException: whatever the function raised in its last attempt, with a note about the attempt.
+
+    If the caller is cancelled while it waits, the job goes on.
+
+    Example:
+        job = await pool.submit(fetch, url)
+        page = await job
+    """
+
+    # `make_job` sets all of these but three, because every store is paid for by every job: `_place` comes with the
+    # place, `_started_at` with the first attempt, and `_value` with the end.
+    _function: Callable[..., Any] | None
+    _args: tuple[Any, ...]
+    _context: contextvars.Context | None
+    _plan: Plan
+    _sequence: int
+    _status: JobStatus
+    _attempt: int
+    _submitted_at: float
+    _started_at: float
+    _finished_at: float | None
+    _place: Any  # the bucket of the queue, then the worker; None in between, before and after
+    _waiters: Any  # None, one waiter, or a list: futures and observers; see `waiters.py`
+    _extra: JobExtra | None
+    _value: Any
+
+    __slots__ = (
+        "__weakref__",
+        "_args",
+        "_attempt",
+        "_context",
+        "_extra",
+        "_finished_at",
+        "_function",
+        "_place",
+        "_plan",
+        "_sequence",
+        "_started_at",
+        "_status",
+        "_submitted_at",
+        "_value",
+        "_waiters",
+    )
+
+    # -- questions ---------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int | str:
+        """The id that was given with `with_options(id=…)`, or the job's number in its pool."""
+        return self._sequence if self._plan.id is None else self._plan.id
+
+    @property
+    def name(self) -> str:
+        """What the job is called in logs: its option `name`, or the function's name."""
+        return self._plan.name
+
+    @property
+    def status(self) -> JobStatus:
+        """Where the job is."""
+        return self._status
+
+    @property
+    def priority(self) -> int:
+        """Its place in line: lower goes first."""
+        return self._plan.priority
+
+    @property
+    def group(self) -> str | None:
+        """The name of its group."""
+        return self._plan.group
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that runs or ran last, from 1; 0 before the first."""
+        return self._attempt
+
+    @property
+    def pool(self) -> str:
+        """The name of its pool."""
+        return self._plan.owner.name
+
+    @property
+    def worker(self) -> int | None:
+        """The number of the worker that runs it; None if it is not running."""
+        worker: int | None = self._place.id if self._status is RUNNING else None
+        return worker
+
+    @property
+    def submitted_at(self) -> float:
+        """When it was submitted, on the loop's clock (seconds), to a tenth of a millisecond."""
+        return self._submitted_at
+
+    @property
+    def started_at(self) -> float | None:
+        """When its last attempt began, on the loop's clock (seconds)."""
+        return self._started_at if self._attempt else None
+
+    @property
+    def finished_at(self) -> float | None:
+        """When it was done, on the loop's clock (seconds)."""
+        return self._finished_at
+
+    @property
+    def progress(self) -> tuple[float, str] | None:
+        """What the job last said with `report_progress`: a fraction and a text."""
+        return None if self._extra is None else self._extra.progress
+
+    @property
+    def leaked(self) -> bool:
+        """Whether its waiters were released while its code would not end."""
+        return self._extra is not None and self._extra.leaked
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why the job does not run; None if it runs, or is done.
+
+        `"slot"`, `"room"` (its `submit` waits), `"delay"`, `"backoff"`, `"pool paused"` or `"group paused"`.
+        """
+        return self._plan.owner.waits_for(self)
+
+    def done(self) -> bool:
+        """Whether the job has ended, in whichever way."""
+        return self._finished_at is not None
+
+    def cancelled(self) -> bool:
+        """Whether the job ended by a cancel."""
+        return self._status is JobStatus.CANCELLED
+
+    def result(self) -> T:
+        """Return what the job returned, or raise what awaiting it raises.
+
+        Raises:
+            JobPendingError: the job is not done.
+        """
+        if self._status is SUCCEEDED:
+            value: T = self._value
+            return value
+        self._require_done("result")
+        error, traceback = self._value
+        try:
+            # The first traceback each time, or it would grow with every awaiter.
+            raise set_traceback(error, traceback)
+        finally:
+            del self, error, traceback  # this frame is in the traceback now: no cycle through it
+
+    def exception(self) -> BaseException | None:
+        """Return what awaiting the job raises, or None if it succeeded.
+
+        Raises:
+            JobPendingError: the job is not done.
+        """
+        if self._status is SUCCEEDED:
+            return None
+        self._require_done("exception")
+        error: BaseException = self._value[0]
+        return error
+
+    def outcome(self) -> JobResult[T]:
+        """Return how the job ended, as a frozen record.
+
+        Raises:
+            JobPendingError: the job is not done.
+        """
+        self._require_done("outcome")
+        assert self._finished_at is not None
+        ok, extra = self._status is SUCCEEDED, self._extra
+        started = self._started_at if self._attempt else self._finished_at
+        return JobResult(
+            id=self.id,
+            name=self._plan.name,
+            status=self._status,
+            value=self._value if ok else None,
+            error=None if ok else self._value[0],
+            attempts=self._attempt,
+            waited=started - self._submitted_at,
+            seconds=self._finished_at - started,
+            reason=None if extra is None else extra.lost,
+            leaked=self.leaked,
+            history=() if extra is None or extra.history is None else tuple(extra.history),
+        )
+
+    def _require_done(self, what: str) -> None:
+        if self._finished_at is None:
+            raise JobPendingError(f"{what}() of {self!r}: it is not done. Write `await job`, or ask job.done() first")
+
+    # -- waiting -----------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if self._finished_at is None:
+            yield from self._plan.owner.wait(self, running_job.get())
+        if self._status is SUCCEEDED:
+            value: T = self._value
+            return value
+        try:
+            return self.result()
+        finally:
+            del self
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job is done, for at most `timeout` seconds; never raise its exception.
+
+        If the caller is cancelled, the job goes on.
+
+        Returns:
+            Whether it is done.
+        """
+        if self._finished_at is not None:
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                await _Wait(self)
+        except TimeoutError:
+            return self.done()
+        return True
+
+    def add_done_callback(self, callback: Callable[[Job[T]], object]) -> None:
+        """Call `callback(job)` when the job is done; at once, if it is.
+
+        It runs in the loop, before the awaiters go on, in the context of whoever added it, as with a future of asyncio.
+        If it raises, that is logged and hurts nobody. `KeyboardInterrupt` and `SystemExit` end the program, as they do
+        from a job.
+        """
+        if self._finished_at is not None:
+            self._plan.owner.call_back(self, callback)
+            return
+        extra = self._more()
+        if extra.callbacks is None:
+            extra.callbacks = []
+        extra.callbacks.append((callback, copy_context()))
+
+    def remove_done_callback(self, callback: Callable[[Job[T]], object]) -> int:
+        """Take a callback back that was added with `add_done_callback`; return how often it was there.
+
+        With these two, `asyncio.wait` takes jobs as it takes tasks.
+        """
+        extra = self._extra
+        if extra is None or extra.callbacks is None:
+            return 0
+        kept = [row for row in extra.callbacks if row[0] != callback]
+        removed = len(extra.callbacks) - len(kept)
+        extra.callbacks = kept or None
+        return removed
+
+    # -- acting ------------------------------------------------------------------------------------------------
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """Ask the job to end; from any thread.
+
+        A queued or scheduled job is gone when this returns. A running one is told; it ends at its next `await`, and
+        may clean up. Use `await pool.cancel(job.id)` to wait for that.
+
+        Returns:
+            Whether this call asked: False if the job was done, or had been asked before. From another thread than
+            the loop's: True if it was not done when asked.
+        """
+        return self._plan.owner.cancel(self, reason)
+
+    def report_progress(self, fraction: float, message: str = "") -> None:
+        """Say how far the job is, for `job.progress`; meant for the job itself."""
+        self._more().progress = (fraction, message)
+
+    def retry_after(self, seconds: float, message: str = "") -> NoReturn:
+        """End this attempt, to be tried again in `seconds` (if attempts are left); meant for the job itself.
+
+        Raises:
+            RetryAfter: always.
+        """
+        raise RetryAfter(seconds, message)
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Give the running attempt `seconds` from now, in place of its time limit; None takes the limit away."""
+        self._plan.owner.set_timeout(self, seconds)
+
+    def _more(self) -> JobExtra:
+        if self._extra is None:
+            self._extra = JobExtra()
+        return self._extra
+
+    @property
+    def _aged_from(self) -> float:
+        """The moment from which its waiting counts, if waiting weighs."""
+        return self._submitted_at if self._extra is None else self._submitted_at + self._extra.away
+
+    # -- the doors: every change of status, named after its event ------------------------------------------------
+
+    def _delay(self, due: float) -> None:
+        """delay, retry: it waits for a moment."""
+        self._status = SCHEDULED
+        self._more().due = due
+
+    def _come_due(self) -> None:
+        """come due: the moment is here."""
+        self._status = QUEUED
+        extra = self._more()
+        assert extra.due is not None
+        # What lies behind it was no waiting in line: the delay, or an attempt and its backoff.
+        extra.away += extra.due - (self._started_at if self._attempt else self._aged_from)
+        extra.due = None
+
+    def _start(self, worker: object, now: float) -> None:
+        """start: a worker has it."""
+        self._status = RUNNING
+        self._place = worker
+        self._attempt += 1
+        self._started_at = now
+
+    def _finish(self, status: JobStatus, value: Any, now: float) -> None:
+        """return, raise, expire, cancel: the end, once; the call is let go of, and who waits is woken."""
+        self._status = status
+        self._value = value
+        self._finished_at = now
+        self._function = self._context = self._place = None
+        self._args = ()
+        if self._waiters is not None:
+            notify(self)
+
+    def __repr__(self) -> str:
+        about = f"attempt {self._attempt}" if self._attempt else f"priority {self.priority}"
+        return f"<Job {self.id!r} {self._plan.name} {self._status} {about}>"
+
+
+_new: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
+
+
+def make_job(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    plan: Plan,
+    sequence: int,
+    now: float,
+    owner: JobObserver | None,
+) -> Job[Any]:
+    """submit: make a job that is about to be queued, in a copy of the caller's context.
+
+    A function, for a class with an `__init__` is called in a third more time (3.11).
+    """
+    job = _new(Job)
+    job._function = function
+    job._args = args
+    job._context = copy_context()
+    job._plan = plan
+    job._sequence = sequence
+    job._submitted_at = now
+    job._status = QUEUED
+    job._attempt = 0
+    job._finished_at = job._extra = None
+    job._waiters = owner
+    return job
+
+
+class _Wait:
+    """Await a job without its outcome."""
+
+    __slots__ = ("_job",)
+
+    def __init__(self, job: Job[Any]) -> None:
+        self._job = job
+
+    def __await__(self) -> Generator[Any, None, None]:
+        job = self._job
+        if job._finished_at is None:
+            yield from job._plan.owner.wait(job, running_job.get())
+
+
+OnError = Callable[[Job[Any], BaseException], object]
+"""What is called with a job that failed while nobody awaited it, and its exception."""
+
+
+def current_job() -> Job[Any]:
+    """Return the job in which the caller runs, in its own task, a task it made, or its thread.
+
+    Raises:
+        RuntimeError: the caller is in no job.
+    """
+    job = running_job.get()
+    if job is None:
+        raise RuntimeError(
+            "current_job() was called outside of any job. Call it in a function that a pool runs: "
+            "`await pool.submit(function)`"
+        )
+    return job

@@ -1,0 +1,312 @@
+"""What can be said about a job before it runs: `JobOptions`, merged from four places, and the kind of function.
+
+The nearest place wins: `with_options(...)` over `@aiopool.job(...)` over `pool.group(...)` over `Pool(...)`. A field
+that was not given is `UNSET`, so that `timeout=None` ("no limit here, whatever the pool says") and `timeout=0` are
+values like any other.
+
+Everything is checked where it is written, never in a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from types import AsyncGeneratorType, BuiltinFunctionType, FunctionType, MethodWrapperType
+from typing import Final, Literal, ParamSpec, TypeVar, final
+
+from aiopool._jobs.retry import Retry
+
+__all__ = [
+    "DEFAULTS",
+    "MAX_SIZE",
+    "UNSET",
+    "JobOptions",
+    "Overflow",
+    "Priority",
+    "Unset",
+    "check_count",
+    "check_function",
+    "check_seconds",
+    "function_name",
+    "function_options",
+    "id_key",
+    "id_number",
+    "is_asynchronous",
+    "job",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Overflow = Literal["wait", "reject", "drop_oldest", "drop_lowest"]
+"""What happens to a submission that finds the queue full."""
+
+
+class Priority(enum.IntEnum):
+    """Names for five usual priorities. Any int is one; lower goes first."""
+
+    CRITICAL = 1
+    HIGH = 3
+    NORMAL = 5
+    LOW = 8
+    BACKGROUND = 10
+
+
+class Unset(enum.Enum):
+    """The type of `UNSET`: the option was not given here."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """Options of a job; each is a value or `UNSET`.
+
+    Attributes:
+        priority: lower first; equal ones in the order of submission.
+        timeout: seconds that one attempt may run, from its start. `None`: no limit.
+        queue_timeout: seconds that the job may wait in the queue, before its first attempt.
+        total_timeout: seconds from submission to the end, attempts and delays included.
+        retry: when to try again; `None`: never.
+        delay: seconds until the job enters the queue.
+        id: the user's own name for this one job, a text or a number; unique among the live jobs of a pool, where `"7"`
+            and `7` are the same.
+        name: what the job is called in logs; the function's name by default.
+        group: the name of the group that the job belongs to.
+    """
+
+    priority: int | Unset = UNSET
+    timeout: float | Unset | None = UNSET
+    queue_timeout: float | Unset | None = UNSET
+    total_timeout: float | Unset | None = UNSET
+    retry: Retry | Unset | None = UNSET
+    delay: float | Unset | None = UNSET
+    id: str | int | Unset | None = UNSET
+    name: str | Unset | None = UNSET
+    group: str | Unset | None = UNSET
+
+    def __post_init__(self) -> None:
+        # One by one: a view may be made for each job, and most of this is not given.
+        if self.timeout is not UNSET and self.timeout is not None:
+            check_seconds("timeout", self.timeout)
+        if self.queue_timeout is not UNSET and self.queue_timeout is not None:
+            check_seconds("queue_timeout", self.queue_timeout)
+        if self.total_timeout is not UNSET and self.total_timeout is not None:
+            check_seconds("total_timeout", self.total_timeout)
+        if self.delay is not UNSET and self.delay is not None:
+            check_seconds("delay", self.delay)
+        if self.priority is not UNSET and (not isinstance(self.priority, int) or isinstance(self.priority, bool)):
+            raise TypeError(
+                f"priority={self.priority!r} is a {type(self.priority).__name__}: a priority is an int, lower first, "
+                "such as Priority.HIGH"
+            )
+        if self.retry is not UNSET and self.retry is not None and not isinstance(self.retry, Retry):
+            raise TypeError(
+                f"retry={self.retry!r} is a {type(self.retry).__name__}: write retry=Retry(attempts=3), or None"
+            )
+        if (
+            self.id is not UNSET
+            and self.id is not None
+            and (not isinstance(self.id, (str, int)) or isinstance(self.id, bool))
+        ):
+            raise TypeError(f"id={self.id!r} is a {type(self.id).__name__}: an id is a str or an int")
+        if self.name is not UNSET and self.name is not None and not isinstance(self.name, str):
+            raise TypeError(f"name={self.name!r} is a {type(self.name).__name__}: it must be a str")
+        if self.group is not UNSET and self.group is not None and not isinstance(self.group, str):
+            raise TypeError(f"group={self.group!r} is a {type(self.group).__name__}: it must be a str")
+
+    def over(self, other: JobOptions) -> JobOptions:
+        """Return these options with the gaps filled from `other`."""
+        merged = object.__new__(JobOptions)  # what it holds has been checked
+        for read, write in _FIELDS:
+            mine = read(self)
+            write(merged, mine if mine is not UNSET else read(other))
+        return merged
+
+
+# How each field is read and written: by the slots themselves, for the class is frozen.
+_FIELDS: Final = tuple(
+    (slot.__get__, slot.__set__) for field in dataclasses.fields(JobOptions) for slot in [vars(JobOptions)[field.name]]
+)
+
+DEFAULTS: Final = JobOptions(
+    priority=Priority.NORMAL.value,
+    timeout=None,
+    queue_timeout=None,
+    total_timeout=None,
+    retry=None,
+    delay=None,
+    id=None,
+    name=None,
+    group=None,
+)
+
+
+def check_seconds(name: str, value: object) -> float:
+    """Return `value` if it is a number of seconds, zero or more (infinity included)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}: it must be a number of seconds, such as 2.5")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name}={value!r}: a duration is zero or more seconds")
+    return value
+
+
+def id_key(id: int | str) -> str:
+    """Return what an id is looked up by: `7` and `"7"` are one id.
+
+    Raises:
+        TypeError: it is neither a text nor a number.
+    """
+    if isinstance(id, str):
+        return str.__str__(id)
+    if isinstance(id, int) and not isinstance(id, bool):
+        return int.__repr__(id)
+    raise TypeError(f"{id!r} ({type(id).__name__}) is not the id of a job: write `job.id`, a str or an int")
+
+
+def id_number(key: str) -> int | None:
+    """Return the number that a key stands for, if a pool may give that number to a job."""
+    if key.isdecimal() and key.isascii() and len(key) <= _MAX_DIGITS and key[0] != "0":
+        return int(key)
+    return None
+
+
+# A job that runs takes some 3 KiB: so many take 30 GiB.
+MAX_SIZE: Final = 10_000_000
+_MAX_DIGITS: Final = 18  # a pool that makes a million jobs a second gets there in 30,000 years
+
+
+def check_count(name: str, value: object, *, least: int = 0, most: int | None = None) -> int:
+    """Return `value` if it is an int of at least `least`, and at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}: it must be an int of at least {least}")
+    if value < least:
+        raise ValueError(f"{name}={value!r}: it must be at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:_}: no machine has room for more jobs at once")
+    return value
+
+
+_ATTRIBUTE: Final = "__aiopool_options__"
+
+
+def job(
+    *,
+    priority: int | Unset = UNSET,
+    timeout: float | Unset | None = UNSET,
+    queue_timeout: float | Unset | None = UNSET,
+    total_timeout: float | Unset | None = UNSET,
+    retry: Retry | Unset | None = UNSET,
+    name: str | Unset | None = UNSET,
+    group: str | Unset | None = UNSET,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give a function its own job options; it stays the same function, called and typed as before.
+
+    Options of `with_options(...)` win over these, and these win over those of the group and the pool.
+
+    Args: as in `Pool.with_options`.
+
+    Returns:
+        A decorator that returns its function.
+
+    Example:
+        @aiopool.job(timeout=5, retry=Retry(attempts=3))
+        async def fetch(url: str) -> bytes: ...
+    """
+    options = JobOptions(
+        priority=priority,
+        timeout=timeout,
+        queue_timeout=queue_timeout,
+        total_timeout=total_timeout,
+        retry=retry,
+        name=name,
+        group=group,
+    )
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        setattr(function, _ATTRIBUTE, options)
+        return function
+
+    return decorate
+
+
+def function_options(function: Callable[..., object]) -> JobOptions | None:
+    """Return the options that `@job` gave to the function, or None."""
+    options: JobOptions | None = getattr(function, _ATTRIBUTE, None)
+    return options
+
+
+def function_name(function: Callable[..., object]) -> str:
+    """Return a short name for any callable."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
+
+
+def check_function(function: object) -> bool:
+    """Return whether a callable is asynchronous (runs in the loop) or not (runs in a thread).
+
+    Raises:
+        TypeError: it cannot be run as a job; the text shows the line to write instead.
+    """
+    if type(function) is FunctionType and function.__code__.co_flags & inspect.CO_COROUTINE:
+        return True  # nearly every one
+    plain: object = function
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    if inspect.iscoroutine(function) or isinstance(function, asyncio.Future):
+        if inspect.iscoroutine(function):
+            name = function.__qualname__
+            function.close()
+        else:
+            name = "function"
+        raise TypeError(
+            f"submit() takes a function, and {name}(...) was called already: a coroutine object cannot be started "
+            f"later, nor tried again. Write submit({name}, ...) in place of submit({name}(...))"
+        )
+    if not callable(plain):
+        raise TypeError(f"submit() takes a function, not {function!r} ({type(function).__name__})")
+    if inspect.isasyncgenfunction(plain):
+        raise TypeError(
+            f"{function_name(plain)} is an async generator function: it yields many values and returns none. "
+            "Write an async def that consumes it and returns the result"
+        )
+    cached = getattr(plain, "__wrapped__", None) if hasattr(plain, "cache_info") else None
+    if cached is not None and inspect.iscoroutinefunction(cached) and not inspect.iscoroutinefunction(plain):
+        raise TypeError(
+            f"{function_name(plain)} is an async def under functools.cache: what it keeps is a coroutine, which can be "
+            "awaited once. Keep the results in a dict of your own, or use a cache that is made for async def"
+        )
+    return is_asynchronous(plain)
+
+
+def is_asynchronous(function: Callable[..., object]) -> bool:
+    """Return whether calling this gives a coroutine, as far as one can see."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function):
+        return True
+    if isinstance(function, FunctionType):
+        # `functools.singledispatch`: as its functions, if they are all of one kind.
+        registry = getattr(function, "registry", None)
+        return isinstance(registry, Mapping) and all(map(is_asynchronous, registry.values()))
+    if isinstance(function, (BuiltinFunctionType, MethodWrapperType)):
+        # `anext`, and `__anext__`, `asend`, ... of an async generator, give what can be awaited.
+        return function is anext or isinstance(getattr(function, "__self__", None), AsyncGeneratorType)
+    if isinstance(function, type):
+        return False
+    # An object with an `async def __call__`.
+    return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - the method itself

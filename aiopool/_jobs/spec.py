@@ -1,0 +1,88 @@
+"""`Plan`: merged options, laid out for the hot path and shared by all jobs of one function.
+
+A view (`pool.with_options(...)`) makes the plan of a function once; a job then carries one reference in place of its
+name and nine options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, final
+
+from aiopool._jobs.options import JobOptions
+from aiopool._jobs.retry import Retry
+
+__all__ = ["JobOwner", "Plan"]
+
+
+class JobOwner(Protocol):
+    """Who runs the jobs of a plan, and what a job asks of it: a pool."""
+
+    @property
+    def name(self) -> str: ...
+    def cancel(self, job: Any, reason: str | None) -> bool: ...
+    def set_timeout(self, job: Any, seconds: float | None) -> None: ...
+    def call_back(self, job: Any, callback: Callable[[Any], object]) -> None: ...
+    def waits_for(self, job: Any) -> str | None: ...
+    def wait(self, job: Any, waiter: Any) -> Generator[Any, None, None]: ...
+
+
+@final
+class Plan:
+    """The options of a job, complete.
+
+    Attributes:
+        name: what the job is called: the option, or the function's name.
+        offload: the function is a plain one and runs in a thread.
+        owner: whose jobs they are.
+        plain: nothing has to be arranged at submission: no id, group, delay, or limit that runs from then on.
+        swift: nothing but a time limit has to be arranged at the start of an attempt: no retry and no thread.
+    """
+
+    __slots__ = (
+        "delay",
+        "group",
+        "id",
+        "name",
+        "offload",
+        "owner",
+        "plain",
+        "priority",
+        "queue_timeout",
+        "retry",
+        "swift",
+        "timeout",
+        "total_timeout",
+    )
+
+    def __init__(self, options: JobOptions, function: str, owner: JobOwner, *, offload: bool) -> None:
+        """`options` are complete; `function` is its name."""
+        # Any: a complete set of options holds no UNSET, which the type of a field cannot say.
+        complete: Any = options
+        self.priority: int = int(complete.priority)
+        self.timeout: float | None = complete.timeout
+        self.queue_timeout: float | None = complete.queue_timeout
+        self.total_timeout: float | None = complete.total_timeout
+        self.retry: Retry | None = complete.retry
+        self.delay: float | None = complete.delay
+        self.id: int | str | None = complete.id
+        self.name: str = function if complete.name is None else complete.name
+        self.group: str | None = complete.group
+        self.owner = owner
+        self.offload = offload
+        self.plain = (
+            self.id is None
+            and self.group is None
+            and self.delay is None
+            and self.queue_timeout is None
+            and self.total_timeout is None
+        )
+        self.swift = self.retry is None and not offload
+
+    def with_priority(self, priority: int) -> Plan:
+        """Return a copy with another priority."""
+        copy = object.__new__(Plan)
+        for field in Plan.__slots__:
+            setattr(copy, field, getattr(self, field))
+        copy.priority = priority
+        return copy

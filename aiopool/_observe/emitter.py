@@ -1,0 +1,315 @@
+"""`Teller`: tells the listeners of one pool what happens in it, as frozen events (`events.py`).
+
+Two rules keep listeners from harming the pool; the third, that faults end here, is `_faulty`.
+
+1. *One after the other.* An event that happens while another is being told waits for it: every listener hears all
+   events in the order in which they happened, and a listener that submits or cancels jobs does not grow the stack.
+2. *Only where the books are closed.* An event that happens in the middle of a step of the engine is posted: told with
+   the next one, at the latest in the next turn of the loop.
+
+Listeners run in one context of the teller's own: they see nobody's context variables, and leak none.
+
+It comes with the first listener, and so does the module of events: most programs have none (`observers.py`).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import logging
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, final
+
+from aiopool._jobs.job import Job
+from aiopool._jobs.options import is_asynchronous
+from aiopool._jobs.status import JobStatus
+from aiopool._runtime.hooks import HookGuard
+from aiopool._runtime.runtime import Runtime
+from aiopool.events import (
+    EventStream,
+    JobCancelled,
+    JobFailed,
+    JobLeaked,
+    JobRetrying,
+    JobStarted,
+    JobSubmitted,
+    JobSucceeded,
+    JobTimedOut,
+    Listener,
+    PoolClosed,
+    PoolClosing,
+    PoolEvent,
+    PoolOpened,
+    PoolPaused,
+    PoolResized,
+    PoolResumed,
+    WorkerCrashed,
+    WorkerEvent,
+    WorkerStarted,
+    WorkerStopped,
+)
+
+__all__ = ["Teller"]
+
+logger = logging.getLogger("aiopool.events")
+
+
+@final
+class Teller:
+    """What the listeners of one pool are told. The mutable state is: who hears, and the events not told yet."""
+
+    __slots__ = (
+        "_by_type",
+        "_context",
+        "_hooks",
+        "_now",
+        "_pool",
+        "_posted",
+        "_queue",
+        "_rows",
+        "_runtime",
+        "_telling",
+    )
+
+    def __init__(self, pool: str, hooks: HookGuard) -> None:
+        self._pool = pool
+        self._hooks = hooks
+        self._rows: tuple[Listener, ...] = ()
+        self._by_type: dict[type[PoolEvent], tuple[Listener, ...]] = {}
+        self._queue: deque[PoolEvent] = deque()
+        self._telling = False
+        self._posted = False
+        self._context = contextvars.Context()
+        self._runtime: Runtime | None = None
+        self._now: Callable[[], float] = float
+
+    # -- who hears ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def listener(
+        function: Callable[[Any], object], types: tuple[type[PoolEvent], ...], forget: Callable[[Listener], object]
+    ) -> Listener:
+        """Return a listener for some classes of events and their subclasses; for all, if none are named."""
+        if not callable(function):
+            raise TypeError(f"listen() takes a function, not {function!r} ({type(function).__name__})")
+        if is_asynchronous(function):
+            raise TypeError(
+                f"a listener is a plain function, told at once, and {function!r} is asynchronous. "
+                "Write `async for event in pool.events(): ...` in a task of your own"
+            )
+        return Listener(function, check_types("listen", types) or (PoolEvent,), forget)
+
+    @staticmethod
+    def stream(
+        pool: str, types: tuple[type[PoolEvent], ...], buffer: int, forget: Callable[[Listener], object]
+    ) -> tuple[EventStream, Listener]:
+        """Return a stream of events, and the listener that fills it, which does not keep it alive."""
+        wanted = check_types("events", types) or (PoolEvent,)
+        stream = EventStream(pool, buffer)
+        weak = weakref.ref(stream)
+
+        def hear(event: PoolEvent) -> None:
+            live = weak()
+            if live is not None:
+                if isinstance(event, wanted):
+                    live.put(event)
+                if isinstance(event, PoolClosed):
+                    live.close()
+
+        listener = Listener(hear, (*wanted, PoolClosed), forget)
+        stream._forget = listener.remove
+        weakref.finalize(stream, listener.remove).atexit = False
+        return stream, listener
+
+    def attach(self, runtime: Runtime | None) -> None:
+        """Tell in the loop of a pool that is open; None: it has closed."""
+        if runtime is None:
+            self._runtime, self._now = None, float
+        else:
+            self._runtime, self._now = runtime, runtime.now
+
+    def tell_to(self, rows: tuple[Listener, ...]) -> None:
+        """Tell these from now on, and nobody else."""
+        self._rows = rows
+        self._by_type = {}
+
+    def hearers(self, kind: type[PoolEvent]) -> tuple[Listener, ...]:
+        """Return who hears a class of events."""
+        found = self._by_type.get(kind)
+        if found is None:
+            found = self._by_type[kind] = tuple(row for row in self._rows if issubclass(kind, row.types))
+        return found
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def tell(self, event: PoolEvent) -> None:
+        """Tell of an event now, or after the one that is being told."""
+        self._queue.append(event)
+        if not self._telling:
+            self._deliver()
+
+    def post(self, event: PoolEvent) -> None:
+        """Tell of an event that happened in the middle of a step: with the next one, or in the next turn."""
+        self._queue.append(event)
+        if not self._telling and not self._posted and self._runtime is not None:
+            self._runtime.soon(self._deliver_posted)
+            self._posted = True
+
+    def _deliver_posted(self) -> None:
+        self._posted = False
+        if not self._telling:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        self._telling = True
+        try:
+            self._context.run(self._drain)
+        finally:
+            self._telling = False
+
+    def _drain(self) -> None:
+        queue = self._queue
+        while queue:
+            event = queue.popleft()
+            for listener in self.hearers(type(event)):
+                if listener.active:
+                    try:
+                        answer = listener.function(event)
+                        if answer is not None and inspect.iscoroutine(answer):
+                            answer.close()
+                            raise TypeError(_NOT_AWAITED)
+                    except BaseException as error:
+                        self._faulty(listener, event, error)
+
+    def _faulty(self, listener: Listener, event: PoolEvent, error: BaseException) -> None:
+        """Remove a listener that raised: it hears no more."""
+        listener.error = error
+        listener.remove()
+        self._hooks.caught(
+            error,
+            logger,
+            "a listener of pool %.200r raised, and hears no more: %s, at %s. Catch what you expect inside of it",
+            self._pool,
+            listener.function,
+            type(event).__name__,
+        )
+
+    # -- what happens to the pool and its workers --------------------------------------------------------------------
+
+    def opened(self, size: int) -> None:
+        """The pool takes jobs."""
+        self._pool_event(PoolOpened, size=size)
+
+    def closing(self, timeout: float | None) -> None:
+        """A shutdown has begun."""
+        self._pool_event(PoolClosing, timeout=timeout)
+
+    def closed(self, leaked: int) -> None:
+        """The pool is shut down."""
+        self._pool_event(PoolClosed, leaked=leaked)
+
+    def slots_changed(self, before: tuple[int, bool], after: tuple[int, bool]) -> None:
+        """The size was set, or a pause begun or ended."""
+        if before[0] != after[0]:
+            self._pool_event(PoolResized, size=after[0], before=before[0])
+        if before[1] != after[1]:
+            self._pool_event(PoolPaused if after[1] else PoolResumed)
+
+    def worker_started(self, worker: int) -> None:
+        """A worker was started."""
+        self._worker_event(WorkerStarted, worker)
+
+    def worker_stopped(self, worker: int) -> None:
+        """A worker ended, and was meant to."""
+        self._worker_event(WorkerStopped, worker)
+
+    def worker_crashed(self, worker: int, error: BaseException, delay: float | None) -> None:
+        """A worker ended by a fault; it is replaced in `delay` seconds, or not at all."""
+        self._worker_event(WorkerCrashed, worker, error=error, delay=delay)
+
+    def _pool_event(self, kind: type[PoolEvent], **values: Any) -> None:
+        if self.hearers(kind):
+            self.tell(kind(pool=self._pool, at=self._now(), **values))
+
+    def _worker_event(self, kind: type[WorkerEvent], worker: int, **values: Any) -> None:
+        if self.hearers(kind):  # maybe inside of a step of the engine
+            self.post(kind(pool=self._pool, at=self._now(), worker=worker, **values))
+
+    # -- what happens to jobs ----------------------------------------------------------------------------------------
+
+    def submitted(self, job: Job[Any], *, inside: bool) -> None:
+        """A job was taken in; `inside` of a step of the engine, or at its end."""
+        if self.hearers(JobSubmitted):
+            event = JobSubmitted(at=job._submitted_at, delay=job._plan.delay or 0.0, **self._about(job))
+            self.post(event) if inside else self.tell(event)
+
+    def begin(self, job: Job[Any], worker: int, *, inside: bool) -> None:
+        """An attempt begins; `inside` of a step of the engine, or at its end."""
+        if self.hearers(JobStarted):
+            at = job._started_at
+            event = JobStarted(at=at, worker=worker, waited=at - job._submitted_at, **self._about(job))
+            self.post(event) if inside else self.tell(event)
+
+    def retrying(self, job: Job[Any], worker: int | None, error: BaseException, delay: float, now: float) -> None:
+        """An attempt has ended, and there will be another."""
+        if self.hearers(JobRetrying):
+            seconds = now - job._started_at
+            self.tell(JobRetrying(at=now, worker=worker, seconds=seconds, error=error, delay=delay, **self._about(job)))
+
+    def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool) -> None:
+        """A job is done; `worker` ran it at that moment, or nobody did."""
+        kind = _ENDS[job._status]
+        if not self.hearers(kind):
+            return
+        values = self._about(job)
+        values.update(at=now, worker=worker, seconds=now - job._started_at if job._attempt else 0.0)
+        if kind is not JobSucceeded:
+            values["error"] = job._value[0]
+            if kind is JobCancelled:
+                values["reason"] = None if job._extra is None else job._extra.lost
+            else:
+                values["awaited"] = awaited
+        self.tell(kind(**values))
+
+    def leaked(self, job: Job[Any], worker: int | None, stack: str, now: float) -> None:
+        """The code of a job would not end."""
+        if self.hearers(JobLeaked):
+            seconds = now - job._started_at
+            self.post(JobLeaked(at=now, worker=worker, seconds=seconds, stack=stack, **self._about(job)))
+
+    def _about(self, job: Job[Any]) -> dict[str, Any]:
+        plan = job._plan
+        return {
+            "pool": self._pool,
+            "job_id": job._sequence if plan.id is None else plan.id,
+            "name": job._plan.name,
+            "kind": None,
+            "attempt": job._attempt,
+            "priority": plan.priority,
+            "group": plan.group,
+        }
+
+
+_NOT_AWAITED = (
+    "a listener is a plain function, and it returned a coroutine, which nobody awaits. Write "
+    "`async for event in pool.events(): ...` in a task of your own"
+)
+_ENDS: dict[JobStatus, type[PoolEvent]] = {
+    JobStatus.SUCCEEDED: JobSucceeded,
+    JobStatus.FAILED: JobFailed,
+    JobStatus.TIMED_OUT: JobTimedOut,
+    JobStatus.CANCELLED: JobCancelled,
+}
+
+
+def check_types(what: str, types: tuple[Any, ...]) -> tuple[type[PoolEvent], ...]:
+    """Return the classes of events, checked."""
+    for kind in types:
+        if not isinstance(kind, type) or not issubclass(kind, PoolEvent):
+            raise TypeError(
+                f"{what}() takes classes of events after the function, and {kind!r} is none: write "
+                f"pool.{what}({'function, ' if what == 'listen' else ''}aiopool.events.JobFailed)"
+            )
+    return types

@@ -1,0 +1,468 @@
+"""`MapFeed`: the source's side of a map. It reads items, makes a job of each, and keeps jobs until they are taken.
+
+The consumer's side, the stream (`map.py`), refers to its feed; the feed does not refer to the stream. A stream that is
+dropped in the middle is noticed that way, and the feed lets go of its source.
+
+Invariant: `submitted - taken <= buffersize`. That is the whole back-pressure.
+
+A plain source is read in the consumer's own steps. An asynchronous one is read by a task, the *feeder*, so that a slow
+source does not keep finished results from the consumer.
+
+Only `StopIteration` of the source's own `__next__`, or `StopAsyncIteration` of its `__anext__`, is the end of a source.
+Whatever else ends it is the error of the stream, raised after the results of the items before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextvars import copy_context
+from typing import Any, final
+
+from aiopool._engine.engine import Engine
+from aiopool._jobs.job import Job
+from aiopool._jobs.spec import Plan
+from aiopool._jobs.status import JobStatus
+from aiopool._jobs.waiters import JobObserver, remove_waiter
+from aiopool._pool.block import JobBlock
+from aiopool._pool.state import Home
+from aiopool._runtime.faults import is_kind, log_fault, type_name
+from aiopool._runtime.runtime import shield
+from aiopool.errors import PoolClosedError, PoolError
+
+__all__ = ["MapFeed", "raisable"]
+
+logger = logging.getLogger("aiopool.pool")
+
+SUCCEEDED = JobStatus.SUCCEEDED
+_FAILURES = (JobStatus.FAILED, JobStatus.TIMED_OUT)
+
+
+@final
+class MapFeed(JobObserver):
+    """See the module.
+
+    Attributes:
+        line: jobs between source and consumer: all of them if the results are ordered, else those that have ended.
+        submitted, done, failed, taken: how many jobs were made, have ended, have not succeeded, were taken.
+        exhausted: no more items are read.
+        closed: nobody will take anything any more.
+        inputs: the items of the jobs, if the consumer wants them.
+    """
+
+    __slots__ = (
+        "_block",
+        "_buffersize",
+        "_feeder",
+        "_function",
+        "_held",
+        "_home",
+        "_items",
+        "_low",
+        "_ordered",
+        "_place",
+        "_plan",
+        "_plan_for",
+        "_source",
+        "_unfinished",
+        "_wakeup",
+        "closed",
+        "done",
+        "exhausted",
+        "failed",
+        "failure",
+        "inputs",
+        "line",
+        "submitted",
+        "taken",
+    )
+
+    def __init__(
+        self,
+        home: Home,
+        block: JobBlock | None,
+        plan: Plan,
+        plan_for: Callable[[Any], Plan] | None,
+        function: Callable[[Any], Any],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        ordered: bool,
+        buffersize: int | None,
+        with_inputs: bool,
+    ) -> None:
+        self.line: deque[Job[Any]] = deque()
+        self.submitted = self.done = self.failed = self.taken = 0
+        self.exhausted = self.closed = False
+        self.failure: BaseException | None = None  # of the source
+        self.inputs: dict[Job[Any], Any] | None = {} if with_inputs else None
+        self._home = home
+        self._block = block
+        self._plan = plan
+        self._plan_for = plan_for  # what the options of each item are, if they differ
+        self._function = function
+        self._items: Iterable[Any] | AsyncIterable[Any] = items
+        self._source: Iterator[Any] | AsyncIterator[Any] | None = None  # from the first step on
+        self._held: list[Any] = []  # an item that was read, and did not get in
+        self._ordered = ordered
+        self._buffersize = buffersize
+        self._low = 0  # the source is read again when so few jobs are left
+        self._unfinished: dict[Job[Any], None] = {}  # if not ordered, for `line` has them otherwise
+        self._wakeup: asyncio.Future[None] | None = None  # what the consumer waits for
+        self._place: asyncio.Future[None] | None = None  # what the feeder waits for
+        self._feeder: asyncio.Task[None] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the open pool."""
+        engine = self._home.engine
+        if engine is None:
+            raise self._home.not_open("map")
+        return engine
+
+    # -- what the consumer asks --------------------------------------------------------------------------------------
+
+    def take(self) -> Job[Any] | None:
+        """Return the next job that has ended, or None if there is none yet; read the source again in time."""
+        if self.submitted - self.taken <= self._low and not self.exhausted:
+            self._read()
+        line = self.line
+        if line and line[0]._finished_at is not None:
+            self.taken += 1
+            if self._place is not None:
+                self._make_place()
+            return line.popleft()
+        return None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the first item was asked for."""
+        return self._source is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to come."""
+        return self.closed or (self.exhausted and not self.line and self.submitted == self.done)
+
+    async def wait(self, give_up: Callable[[], object] | None) -> None:
+        """Wait until a job can be taken, or the end is there. Until then, as many items are read as may be.
+
+        `give_up` is called if the caller is cancelled, before it waits for a slot that it had lent.
+        """
+        if not self.exhausted:
+            self._read()
+            if not self.exhausted and self.submitted == self.taken and self._feeder is None:
+                return await self._read_when_room()  # the pool is full of other people's jobs
+        if self.ended or (self.line and self.line[0]._finished_at is not None):
+            return
+        engine = self.engine
+        self._wakeup = wakeup = engine.runtime.loop.create_future()
+        try:
+            await engine.loans.wait_for(wakeup, give_up)
+        finally:
+            self._wakeup = None
+
+    def unfinished(self) -> list[Job[Any]]:
+        """Return the jobs that have not ended, oldest first."""
+        return [job for job in self.line if job._finished_at is None] if self._ordered else list(self._unfinished)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def _open(self, engine: Engine) -> Iterator[Any] | AsyncIterator[Any]:
+        if self._buffersize is None:
+            self._buffersize = 2 * engine.size or 2
+        self._low = self._buffersize * 3 // 4
+        items, self._items = self._items, ()
+        self._source = aiter(items) if isinstance(items, AsyncIterable) else iter(items)
+        return self._source
+
+    def _read(self) -> None:
+        """Read a plain source as far as there is place for its jobs; let the feeder read an asynchronous one."""
+        if self._feeder is not None:
+            return
+        engine = self.engine
+        try:
+            source = self._source if self._source is not None else self._open(engine)
+        except BaseException as error:
+            return self._fail(error)
+        if isinstance(source, AsyncIterator):
+            name = f"{self._home.name}-map-{self._plan.name}"
+            # In the consumer's context: the source is his.
+            self._feeder = engine.runtime.task(self._feed(engine, source), name, copy_context())
+            return
+        assert self._buffersize is not None
+        room, held, block, plan_for = engine.room, self._held, self._block, self._plan_for
+        try_submit, plan, function = engine.try_submit, self._plan, self._function
+        # Most maps: nothing has to be noted of a job but that it is there.
+        append = self.line.append if self._ordered and block is None and self.inputs is None else None
+        place = self._buffersize - (self.submitted - self.taken)
+        may_be_full = len(engine.jobs) + place > room.limit
+        for _ in range(place):
+            if may_be_full and (room.full() or not room.open_to_caller()):
+                return
+            try:
+                item = held.pop() if held else next(source)
+            except StopIteration:
+                self.exhausted = True
+                return
+            except BaseException as error:
+                return self._fail(error)
+            try:
+                if block is not None:
+                    block.check_open()
+                if plan_for is not None:
+                    plan = plan_for(item)
+                job = try_submit(plan, function, (item,), self)
+            except BaseException as error:
+                return self._fail(error)
+            if job is None:
+                held.append(item)  # reading it has filled the pool
+                return
+            if append is not None:
+                self.submitted += 1
+                append(job)
+            else:
+                self._add(job, item)
+
+    async def _read_when_room(self) -> None:
+        """Wait for room with the next item of a plain source."""
+        assert self._source is not None
+        try:
+            item = self._held.pop() if self._held else next(self._source)  # type: ignore[arg-type]
+        except StopIteration:
+            self.exhausted = True
+            return
+        except BaseException as error:
+            return self._fail(error)
+        try:
+            await self._submit(self.engine, item)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._fail(error)
+
+    async def _feed(self, engine: Engine, source: AsyncIterator[Any]) -> None:
+        """The feeder: read an asynchronous source as far as there is place for its jobs; it ends with the pool."""
+        assert self._buffersize is not None
+        loop, feeder = engine.runtime.loop, asyncio.current_task()
+        assert feeder is not None
+        closers, closer = self._home.closers, loop.create_future()
+        closer.add_done_callback(lambda _: self._pool_closed(feeder))
+        closers.append(closer)
+        try:
+            while not self.closed:
+                while self.submitted - self.taken >= self._buffersize:
+                    self._place = loop.create_future()
+                    try:
+                        await self._place
+                    finally:
+                        self._place = None
+                try:
+                    item = await anext(source)
+                except StopAsyncIteration:
+                    break
+                await self._submit(engine, item)
+        except BaseException as error:
+            if is_kind(error, GeneratorExit) and not loop.is_running():
+                raise  # the loop is gone, and this coroutine with it
+            if self.failure is None:
+                self._fail(error)
+            if is_kind(error, asyncio.CancelledError) and feeder.cancelling():
+                raise  # we were cancelled, and the source did not end by itself
+        finally:
+            self.exhausted = True
+            if closer in closers:
+                closers.remove(closer)
+            if loop.is_running():
+                await self._close_source(source)
+            self._wake()
+
+    def _pool_closed(self, feeder: asyncio.Task[None]) -> None:
+        try:
+            self._home.check_accepting()
+        except PoolClosedError as error:
+            self._fail(error)
+        feeder.cancel()
+
+    async def _close_source(self, source: AsyncIterator[Any]) -> None:
+        """Close a source, if it can be closed, as an async generator can. Its failure has nobody else to go to."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancels = task.cancelling()
+        try:
+            aclose = getattr(source, "aclose", None)
+            if aclose is not None:
+                await aclose()
+        except BaseException as error:
+            if is_kind(error, asyncio.CancelledError) and task.cancelling() > cancels:
+                raise  # we were cancelled, and the source does not end by itself
+            log_fault(logger, "closing the source of map(%s, ...) failed", self._plan.name, error=error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End the stream with an error, after the results of the items before."""
+        self.exhausted = True
+        if not self.closed:
+            self.failure = raisable(error, f"the source of map({self._plan.name}, ...)")
+        elif not is_kind(error, asyncio.CancelledError):
+            self._report(error)  # its clean-up has failed
+        self._wake()
+
+    # -- submitting --------------------------------------------------------------------------------------------------
+
+    async def _submit(self, engine: Engine, item: Any) -> None:
+        """Make a job of an item, and wait for room if there is none. If that is cancelled, the item is kept."""
+        if self._block is not None:
+            self._block.check_open()
+        plan = self._plan if self._plan_for is None else self._plan_for(item)
+        submitted = engine.try_submit(plan, self._function, (item,), self)
+        if submitted is not None:
+            return self._add(submitted, item)
+        job = engine.make(plan, self._function, (item,), self)
+        self._home.check_accepting(job)
+        self._add(job, item)
+        try:
+            await engine.room.wait(job)
+        except PoolError:
+            pass  # cancelled by its id, or the pool is closing: the job has ended with it
+        except BaseException:
+            if not self.closed:
+                self._take_back(job)
+                self._held.append(item)  # for a consumer that goes on after a time limit of its own
+            engine.room.withdraw(job)
+            raise
+
+    def _add(self, job: Job[Any], item: Any) -> None:
+        self.submitted += 1
+        if self._ordered:
+            self.line.append(job)
+        elif job._finished_at is None:
+            self._unfinished[job] = None
+        if self.inputs is not None:
+            self.inputs[job] = item
+        if self._block is not None:
+            self._block.add(job)
+        if self._wakeup is not None and job._finished_at is not None:
+            self._wake()  # a listener has cancelled it already
+
+    def _take_back(self, job: Job[Any]) -> None:
+        """Forget a job that did not get in, or was cancelled as it got in."""
+        remove_waiter(job, self)
+        self.submitted -= 1
+        if job._finished_at is not None:
+            self.done -= 1
+            self.failed -= 1
+        if job in self.line:
+            self.line.remove(job)
+        self._unfinished.pop(job, None)
+        if self.inputs is not None:
+            self.inputs.pop(job, None)
+        if self._block is not None:
+            self._block.remove(job)
+
+    # -- waking ------------------------------------------------------------------------------------------------------
+
+    def handles_errors(self) -> bool:
+        return not self.closed
+
+    def job_done(self, job: Job[Any]) -> None:
+        """A job of the map has ended."""
+        self.done += 1
+        if job._status is not SUCCEEDED:
+            self.failed += 1
+        if not self._ordered:
+            self._unfinished.pop(job, None)
+            if not self.closed:
+                self.line.append(job)
+        if self._wakeup is not None and (not self._ordered or (self.line and self.line[0]._finished_at is not None)):
+            self._wake()
+        if self._block is not None:
+            self._block.remove(job)
+
+    def _wake(self) -> None:
+        """Let the consumer look again; once, what ends next need not."""
+        wakeup, self._wakeup = self._wakeup, None
+        if wakeup is not None and not wakeup.done():
+            wakeup.set_result(None)
+
+    def _make_place(self) -> None:
+        if self._place is not None and not self._place.done():
+            self._place.set_result(None)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Read no more, let go of the source, and report the failures that nobody took. Jobs under way go on."""
+        if self.closed:
+            return
+        # Kept for `cancel`, whatever the order was.
+        self._unfinished.update(dict.fromkeys(self.unfinished()))
+        self._ordered = False
+        self.closed = True
+        if self._feeder is not None and not self.exhausted:
+            self._feeder.cancel()
+        self.exhausted = True
+        self._wake()
+        self._items = ()
+        self._held.clear()
+        if not isinstance(self._source, AsyncIterator):
+            self._source = None  # a generator that nobody else holds ends now
+        line, self.line = self.line, deque()
+        if self.inputs is not None:
+            self.inputs.clear()
+        for job in line:
+            if job._status in _FAILURES:
+                self.engine.errors.report(job, job._value[0])
+        failure, self.failure = self.failure, None
+        if failure is not None and not is_kind(failure, PoolClosedError):
+            self._report(failure)
+
+    def cancel(self) -> None:
+        """Close, and cancel the jobs under way."""
+        self.close()
+        for job in self.unfinished():
+            self.engine.cancel(job, "its map was closed")
+
+    async def aclose(self) -> None:
+        """Close, cancel the jobs under way, and wait until they have ended or leaked, and the source is closed."""
+        if self._home.engine is None:
+            self.closed = True
+            return
+        self.cancel()
+        jobs, feeder = self.unfinished(), self._feeder
+        if not jobs and (feeder is None or feeder.done()):
+            return
+        cancelled: asyncio.CancelledError | None = None  # it gets out when nothing of the stream runs any more
+        with shield():
+            while feeder is not None and not feeder.done():
+                try:
+                    await asyncio.wait([feeder])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+                    feeder.cancel()
+            while jobs:
+                try:
+                    await self._home.stop(jobs[-1], None)
+                    jobs.pop()
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    def _report(self, error: BaseException) -> None:
+        """Report a fault of the source that nobody will be given."""
+        log_fault(
+            logger, "the source of map(%s, ...) failed, and nobody takes its results", self._plan.name, error=error
+        )
+
+
+def raisable(error: BaseException, what: str) -> BaseException:
+    """Return an exception that says the same, and that no loop, generator or task takes for its own end.
+
+    As PEP 479 does for a generator that raises `StopIteration`.
+    """
+    if not is_kind(error, (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)):
+        return error
+    instead = RuntimeError(f"{what} raised {type_name(error)}, which would look like an end that it is not")
+    instead.__cause__ = error
+    return instead

@@ -1,0 +1,908 @@
+"""`Pool`: the face. It wires the parts together when it is opened, checks what it is given, and has no logic of its
+own.
+
+How a job travels: `submit` makes a `Job` and hands it to the engine (`_engine/engine.py`), which puts it into the line
+(`_engine/queue.py`). A worker (`_engine/worker.py`) takes the best one, runs it, and the engine decides: done, or again
+after a delay. The supervisor keeps the workers alive; the shutdown ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
+
+from aiopool._engine.engine import Engine
+from aiopool._engine.error_reporter import ErrorSink
+from aiopool._engine.supervisor import Supervisor
+from aiopool._engine.worker import Worker
+from aiopool._jobs.job import Job, OnError, running_job
+from aiopool._jobs.options import DEFAULTS, MAX_SIZE, JobOptions, Overflow, Priority, check_count, check_seconds
+from aiopool._jobs.restart import Restart
+from aiopool._jobs.retry import Retry
+from aiopool._jobs.statistics import Statistics, adds_up
+from aiopool._jobs.status import JobStatus, PoolStatus
+from aiopool._observe.observers import Recorder
+from aiopool._pool.group import Group
+from aiopool._pool.health_history import HealthWatch
+from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
+from aiopool._pool.state import Home
+from aiopool._pool.submitter import Submitter
+from aiopool._runtime.runtime import Runtime, shield
+from aiopool._runtime.signals import Roster, SignalWatch, enlist
+from aiopool._runtime.threads import ThreadBridge
+from aiopool.errors import PoolClosedError, RestartLimitError
+
+if TYPE_CHECKING:  # they come with whoever listens, measures or asks
+    from aiopool._observe.health import Check, HealthLimits, HealthReport
+    from aiopool._observe.metrics import Metrics
+    from aiopool._pool.inspector import Survey
+    from aiopool.events import EventStream, Listener, PoolEvent
+
+__all__ = ["CancelReport", "Pool"]
+
+logger = logging.getLogger("aiopool.pool")
+
+
+class TaskStatus(Protocol):
+    """What `anyio`'s `TaskGroup.start` passes to the function that it starts."""
+
+    def started(self, value: Any = None) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CancelReport:
+    """What `pool.cancel(id)` met, and what came of it. True if the job is cancelled.
+
+    Attributes:
+        id: the id that was asked for.
+        was: where the job was when it was asked; None if no live job has the id.
+        status: where it is now: `cancelled`, or another final status if the cancel lost the race.
+        leaked: its code still runs: it did not end within its grace.
+    """
+
+    id: int | str
+    was: JobStatus | None
+    status: JobStatus | None
+    leaked: bool = False
+
+    def __bool__(self) -> bool:
+        return self.status is JobStatus.CANCELLED
+
+
+@final
+class Pool(Submitter):
+    """A supervised pool of coroutine workers.
+
+    Three promises. The limit you set is the number of jobs running: after time limits, cancels, threads that
+    do not end and resizes too. The order you set is the order they start: by priority, then first come first served,
+    through cancels and retries. Shutdown ends when you said, whatever the jobs do, and says what it had to leave. (A
+    job that ignores its cancel is left behind; but `asyncio.run()`, unlike `aiopool.run()`, waits for it.)
+
+    Making a pool binds to no loop, installs nothing and starts nothing; `async with` opens it. It may be opened in
+    one task and closed in another, and opened again after it was closed, in the same loop or another.
+
+    Args:
+        size: how many jobs may run at once. Any size costs the same to open: a worker is made when a job needs it.
+        queue_size: how many more may wait; None: any number; 0: none, a job is handed to a free worker or waits
+            outside. A job that comes back for another attempt, or after its delay, needs no room.
+        name: what the pool is called in logs.
+        priority, timeout, queue_timeout, total_timeout, retry: options of all jobs; see `with_options`.
+        isolation: `"task"`: each attempt is a task of its own, and harms only itself. `"scope"`: the fast lane; the
+            worker
+            drives the job in its own task, under an anyio cancel scope.
+        overflow: what `submit` does when the queue is full: `"wait"` for room; `"reject"` with `QueueFullError`;
+            or drop a job of the queue for it: the oldest (`"drop_oldest"`), or the last in line, if it is of lower
+            priority (`"drop_lowest"`).
+        aging: seconds in the queue that count as one step of priority, so that low ones cannot starve; None: never.
+        cancel_grace: seconds that a cancelled job has to end, before it is told again; after a second grace it is
+            *leaked*.
+        on_leak: `"hold"`: a leaked job keeps its slot until it ends. `"replace"`: another job may take it.
+        on_error: called as `on_error(job, error)` for a failure that nobody awaits; the log, by default.
+        max_threads: how many plain functions may run in threads at once; `size` by default.
+        restart: how often workers may crash before the pool gives up.
+        handle_signals: shut down at the first SIGINT or SIGTERM, cancel at the second, exit at the third; where
+            `aiopool.run` does not do so already.
+        shutdown_timeout: seconds that jobs have to finish when the pool is left or shut down; then they are cancelled.
+            The whole end takes this, a grace (twice `cancel_grace`) and a second for callbacks. None: as long as the
+            jobs take.
+        metrics: count and time jobs by their names from the opening on; see `measure`.
+        logs, log_level: not `"silent"`: the opening calls `configure_logging(log_level, renderer=logs)`, for the whole
+            program.
+        health: from where on `health()` calls the pool degraded or failing.
+        seed: of the pool's random numbers (jitter), for tests.
+
+    Example:
+        async with Pool(size=8) as pool:
+            job = await pool.submit(fetch, url)
+            page = await job
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_aging",
+        "_bridge",
+        "_callbacks",
+        "_cancel_grace",
+        "_closing",
+        "_fatal",
+        "_groups",
+        "_health",
+        "_isolation",
+        "_log_level",
+        "_logs",
+        "_max_threads",
+        "_on_error",
+        "_on_leak",
+        "_queue_size",
+        "_report",
+        "_restart",
+        "_roster",
+        "_seed",
+        "_shutdown",
+        "_shutdown_timeout",
+        "_signals",
+        "_size",
+    )
+
+    def __init__(
+        self,
+        size: int = 10,
+        queue_size: int | None = 1000,
+        *,
+        name: str = "pool",
+        priority: int = Priority.NORMAL,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        total_timeout: float | None = None,
+        retry: Retry | None = None,
+        isolation: Literal["task", "scope"] = "task",
+        overflow: Overflow = "wait",
+        aging: float | None = None,
+        # Long enough for `await connection.close()`, short enough for a container's 10 s.
+        cancel_grace: float = 1.0,
+        on_leak: Literal["hold", "replace"] = "hold",
+        on_error: OnError | None = None,
+        max_threads: int | None = None,
+        restart: Restart | None = None,
+        handle_signals: bool = False,
+        shutdown_timeout: float | None = None,
+        metrics: bool = False,
+        logs: Literal["silent", "console", "json"] = "silent",
+        log_level: Literal["debug", "info", "warning", "error"] = "info",
+        health: HealthLimits | None = None,
+        seed: int | None = None,
+    ) -> None:
+        check_count("size", size, least=1, most=MAX_SIZE)
+        if queue_size is not None:
+            check_count("queue_size", queue_size)
+        if max_threads is not None:
+            check_count("max_threads", max_threads, least=1)
+        check_seconds("cancel_grace", cancel_grace)
+        if shutdown_timeout is not None:
+            check_seconds("shutdown_timeout", shutdown_timeout)
+        if aging is not None and check_seconds("aging", aging) == 0:
+            raise ValueError("aging=0: no time at all would be worth a step of priority; write None for no aging")
+        _check_choice("isolation", isolation, ("task", "scope"))
+        _check_choice("overflow", overflow, ("wait", "reject", "drop_oldest", "drop_lowest"))
+        _check_choice("on_leak", on_leak, ("hold", "replace"))
+        _check_choice("logs", logs, ("silent", "console", "json"))
+        _check_choice("log_level", log_level, ("debug", "info", "warning", "error"))
+        options = JobOptions(
+            priority=priority,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            total_timeout=total_timeout,
+            retry=retry,
+        ).over(DEFAULTS)
+        super().__init__(Home(name, options, overflow), JobOptions(), options)
+        self._size = size
+        self._queue_size = queue_size
+        self._isolation = isolation
+        self._aging = aging
+        self._cancel_grace = cancel_grace
+        self._on_leak: Literal["hold", "replace"] = on_leak
+        self._on_error = on_error
+        self._max_threads = max_threads
+        self._restart = restart or Restart()
+        self._signals = SignalWatch(self._on_signal) if handle_signals else None
+        self._shutdown_timeout = shutdown_timeout
+        self._seed = seed
+        self._callbacks: list[OnShutdown] = []
+        self._groups = 0
+        self._bridge: ThreadBridge[Worker] | None = None
+        self._roster: Roster | None = None
+        self._shutdown: Shutdown | None = None
+        self._closing: asyncio.Task[ShutdownReport] | None = None
+        self._report: ShutdownReport | None = None
+        self._fatal: BaseException | None = None
+        self._logs: Literal["silent", "console", "json"] = logs
+        self._log_level = log_level
+        self._health = HealthWatch(health)
+        if metrics:
+            self.measure()
+
+    # -- open and close ----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the pool in the running loop. Its workers come when they are wanted."""
+        home = self._home
+        if home.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
+            raise RuntimeError(
+                f"pool {home.name!r} is {home.status}: it is opened once at a time; make another Pool(...)"
+            )
+        if self._logs != "silent":
+            from aiopool._observe.logs import configure_logging
+
+            configure_logging(self._log_level, renderer=self._logs)
+        runtime = Runtime(asyncio.get_running_loop(), self._seed)
+        self._bridge = ThreadBridge(
+            loop=runtime.loop,
+            max_threads=self._max_threads or self._size,
+            name=f"{home.name}-thread",
+            on_done=Worker.thread_done,
+        )
+        supervisors: list[Supervisor] = []
+        engine = Engine(
+            runtime,
+            size=self._size,
+            queue_size=self._queue_size,
+            aging=self._aging,
+            cancel_grace=self._cancel_grace,
+            on_leak=self._on_leak,
+            errors=ErrorSink(home.name, runtime, self._on_error, home.hooks),
+            sweep=lambda now: supervisors[0].sweep(now),
+        )
+        supervisor = Supervisor(
+            engine,
+            self._bridge,
+            isolation=self._isolation,
+            restart=self._restart,
+            name=home.name,
+            on_give_up=self._give_up,
+        )
+        supervisors.append(supervisor)
+        engine.spawn = supervisor.spawn
+        engine.on_fatal = self._on_fatal
+        self._closing = self._shutdown = self._report = self._fatal = None
+        self._health.opened(runtime.now())
+        home.opened(engine, supervisor)
+        self._roster = enlist(runtime.loop, self)
+        if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
+            self._signals.install(runtime.loop)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave, by a shutdown that begins at once: see `shutdown`.
+
+        Normally it lets the work finish, for at most `shutdown_timeout` seconds, what jobs submit meanwhile included;
+        by an exception, and if the caller is cancelled, it cancels the jobs. A pool that is paused, or of size 0, goes
+        on, and cannot be held any more: to leave is to finish.
+        """
+        home = self._home
+        if kind is None:
+            await self._close(timeout=self._shutdown_timeout)
+            if home.failure is not None:
+                raise home.failure
+        elif error is not None and only(error, PoolClosedError) and home.status is not PoolStatus.OPEN:
+            # The body met a shutdown under way: that one sets the time. It was begun so that the jobs could finish.
+            await self._close(timeout=None)
+        else:
+            await self._close(timeout=0)
+
+    async def _close(self, timeout: float | None) -> None:
+        """Shut down and wait for it, whatever happens to the caller; each cancel of it makes the shutdown hurry."""
+        closing = self._start_shutdown(timeout=timeout, grace=None, cancel_pending=False)
+        cancelled: asyncio.CancelledError | None = None
+        hurried = timeout == 0  # left by an exception: the jobs have been told, and have no more than their grace
+        while not closing.done():
+            try:
+                with shield() if hurried else contextlib.nullcontext():
+                    await asyncio.wait([closing])
+            except asyncio.CancelledError as error:
+                assert self._shutdown is not None
+                self._shutdown.hurry(0, 0 if hurried else None)
+                cancelled, hurried = error, True
+        if cancelled is not None:
+            raise cancelled
+
+    async def serve(self, *, task_status: TaskStatus | None = None) -> None:
+        """Open the pool, and keep it open until it is shut down or the caller is cancelled; for `anyio` task groups.
+
+        Args:
+            task_status: given by `TaskGroup.start`; it is told when the pool is open, with the pool.
+
+        If the caller is cancelled, the jobs are cancelled, and it returns when they have ended or leaked.
+
+        Example:
+            async with anyio.create_task_group() as tg:
+                pool = await tg.start(Pool(size=4).serve)
+        """
+        async with self:
+            if task_status is not None:
+                task_status.started(self)
+            await self.wait_closed()
+
+    async def wait_closed(self) -> None:
+        """Wait until the pool is shut down.
+
+        If the caller is cancelled, nothing happens to the pool.
+        """
+        if self._home.status is PoolStatus.CLOSED:
+            return
+        engine = self._engine("wait_closed")
+        future: asyncio.Future[None] = engine.runtime.loop.create_future()
+        self._home.closers.append(future)
+        await engine.loans.wait_for(future)
+
+    async def shutdown(
+        self, timeout: float | None = None, grace: float | None = None, *, cancel_pending: bool = False
+    ) -> ShutdownReport:
+        """End the pool within a time that you set, and report what was left.
+
+        From now on only the pool's own jobs may submit. Jobs run to their end until `timeout` is over, with those that
+        they submit meanwhile. Then nobody may submit; what is left is cancelled, and has `grace` to end; what has not
+        ended by then is *leaked*: it is named in the report, and its waiters are released. Then the callbacks of
+        `on_shutdown` run, all at once, in what is left of `timeout` and one second more.
+
+        A leaked job goes on in its task. The pool is closed without it, but `asyncio.run()`, which waits for every task
+        without a limit, is not left before the job ends. `aiopool.run()` is.
+
+        Calling it again, from anywhere, also from inside a job, joins the shutdown under way, and can only make it
+        hurry. The job that calls it is not waited for.
+
+        Args:
+            timeout: seconds for jobs to finish; `shutdown_timeout` of the pool by default; 0 cancels at once.
+            grace: seconds for cancelled jobs to end; twice `cancel_grace` by default.
+            cancel_pending: cancel at once what has not started, and refuse what the pool's own jobs submit.
+
+        Returns:
+            The report; the same one to all callers.
+
+        If the caller is cancelled, the shutdown goes on.
+
+        Example:
+            report = await pool.shutdown(timeout=30, grace=5)
+        """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        if grace is not None:
+            check_seconds("grace", grace)
+        if self._home.status is PoolStatus.CLOSED and self._report is not None:
+            return self._report
+        engine = self._engine("shutdown")
+        closing = self._start_shutdown(
+            timeout=self._shutdown_timeout if timeout is None else timeout,
+            grace=grace,
+            cancel_pending=cancel_pending,
+        )
+        done: asyncio.Future[None] = engine.runtime.loop.create_future()
+        closing.add_done_callback(lambda _: None if done.done() else done.set_result(None))
+        await engine.loans.wait_for(done)
+        return closing.result()
+
+    def _start_shutdown(
+        self, *, timeout: float | None, grace: float | None, cancel_pending: bool
+    ) -> asyncio.Task[ShutdownReport]:
+        engine = self._engine("shutdown")
+        if self._shutdown is None:
+            assert self._home.supervisor is not None
+            assert self._bridge is not None
+            self._shutdown = Shutdown(
+                engine,
+                self._home.supervisor,
+                self._bridge,
+                self._callbacks,
+                self._home.name,
+                self._home.hooks,
+            )
+            self._home.status = PoolStatus.CLOSING
+        caller = running_job.get()
+        if caller is not None and caller._plan.owner is self._home and caller._finished_at is None:
+            self._shutdown.called_by(caller)
+        self._shutdown.hurry(timeout, grace, cancel_pending=cancel_pending)
+        if self._closing is None:
+            self._home.listeners.closing(timeout)
+            self._closing = engine.runtime.task(self._end(self._shutdown), f"{self._home.name}-shutdown")
+        return self._closing
+
+    async def _end(self, shutdown: Shutdown) -> ShutdownReport:
+        try:
+            self._report = await shutdown.run()
+            return self._report
+        finally:
+            if self._signals is not None:
+                self._signals.restore()
+            if self._roster is not None and self._report is not None:
+                self._roster.broken |= bool(self._report.callback_errors)
+            self._home.closed(len(self._report.leaked) if self._report else 0)
+
+    def on_shutdown(self, callback: OnShutdown) -> OnShutdown:
+        """Have `callback()` called (and awaited, if it is asynchronous) at the end of the shutdown.
+
+        All callbacks run at once, begun last in first out. They share what is left of the shutdown's `timeout` and one
+        second more; without a timeout they have five seconds. One that fails, or is late and cancelled, does not stop
+        the others: it is logged, named in the report, and makes `aiopool.run` exit with 1.
+
+        Usable as a decorator; `remove_on_shutdown` takes it back.
+
+        Example:
+            pool.on_shutdown(client.aclose)
+        """
+        self._callbacks.append(callback)
+        return callback
+
+    def remove_on_shutdown(self, callback: OnShutdown) -> None:
+        """Take a callback back; ValueError if it was not added."""
+        self._callbacks.remove(callback)
+
+    def _give_up(self, fault: BaseException) -> None:
+        """Workers crashed too often: fail visibly. Every waiting job ends, nothing hangs."""
+        engine = self._engine("restart")
+        text = f"workers of pool {self._home.name!r} crashed more often than {self._restart!r} allows"
+        self._home.failure = RestartLimitError(f"{text}: the pool has given up")
+        self._home.failure.__cause__ = fault
+        self._home.status = PoolStatus.CLOSING
+        engine.room.close()
+        # First: the shutdown would cancel them, with another reason.
+        for job in list(engine.jobs.values()):
+            if job._status is not JobStatus.RUNNING:
+                error = RestartLimitError(f"{text}: {job!r} was given up")
+                error.__cause__ = fault
+                engine.drop(job, error)
+        self._start_shutdown(timeout=0, grace=None, cancel_pending=False)
+
+    def _on_fatal(self, error: BaseException) -> None:
+        """A job raised SystemExit or KeyboardInterrupt: end the program, by a bounded shutdown first."""
+        if self._fatal is not None:
+            return
+        self._fatal = error
+        closing = self._start_shutdown(timeout=0, grace=None, cancel_pending=True)
+
+        def leave(_: object) -> None:
+            raise error  # out of the event loop, as asyncio does with these two
+
+        closing.add_done_callback(leave, context=self._engine("exit").runtime.context)
+
+    def _on_signal(self, count: int) -> None:
+        """First signal: shut down. Second: cancel. (The third is the watch's own: exit.)"""
+        if self._home.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
+            timeout = self._shutdown_timeout if count == 1 else 0
+            self._start_shutdown(timeout=timeout, grace=None, cancel_pending=count > 1)
+
+    # -- steering ----------------------------------------------------------------------------------------------------
+
+    async def join(self) -> None:
+        """Wait until no job is left, and stay open. Called inside a job, it waits for all others.
+
+        If the caller is cancelled, the jobs go on.
+        """
+        await self._engine("join").joiners.wait()
+
+    async def cancel(self, id: int | str, reason: str | None = None) -> CancelReport:
+        """Cancel a job by its id, in whichever place it is, and return when no line of it will run any more.
+
+        Args:
+            id: the job's id; `7` and `"7"` are one id.
+            reason: for the log, and for whoever awaits the job, or waits in `submit` for its room.
+
+        Returns:
+            Where the job was, and how it ended; whether it leaked. False if nothing was cancelled.
+
+        If the caller is cancelled, the job's cancel goes on.
+
+        Example:
+            await pool.cancel("invoice-17", reason="paid twice")
+        """
+        engine = self._engine("cancel")
+        job = self.get_job(id)
+        if job is None or job.done():
+            return CancelReport(id, None, None)
+        was = job.status
+        if job is running_job.get():
+            job.cancel(reason)  # one's own end cannot be waited for
+        else:
+            await self._home.stop(job, reason)
+        del engine
+        return CancelReport(id, was, job.status, job.leaked)
+
+    async def cancel_all(self, reason: str | None = None, *, group: str | None = None) -> int:
+        """Cancel all jobs, or those of a group, and return when they have ended, or leaked; the pool stays open.
+
+        Those that wait for room are refused.
+
+        Args:
+            reason: for the log, and for whoever awaits the jobs.
+            group: the name of a group; None: the whole pool.
+
+        Returns:
+            How many jobs were cancelled.
+
+        If the caller is cancelled, the cancel of the jobs goes on.
+
+        Example:
+            await pool.cancel_all("wrong text", group="newsletter")
+        """
+        engine = self._engine("cancel_all")
+        refused = engine.room.cancel_all(group, reason)  # first: the others make room
+        if group is None:
+            return refused + await self._cancel_all(list(engine.jobs.values()), reason)
+        label = engine.labels.get(group)
+        return refused + await self._cancel_all([] if label is None else list(label.members), reason)
+
+    async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
+        own, count = running_job.get(), 0
+        running: list[Job[Any]] = []
+
+        def cancel_each() -> Iterator[None]:
+            nonlocal count
+            jobs.reverse()
+            while jobs:  # emptied on the way: to let go of many jobs takes time, too
+                job = jobs.pop()
+                if job is not own and job.cancel(reason):
+                    if job._extra is not None and job._extra.stop is not None:
+                        running.append(job)
+                    else:
+                        count += job.cancelled()
+                yield
+
+        await self._engine("cancel_all").worked_off(cancel_each())
+        for job in running:
+            await self._home.stop(job, reason)
+        return count + sum(job.cancelled() for job in running)
+
+    def resize(self, size: int) -> None:
+        """Change how many jobs may run at once. 0 holds the pool.
+
+        More: from the next turn of the loop on. Fewer: as running jobs end; none is stopped.
+
+        Args:
+            size: the new size.
+
+        Raises:
+            TypeError, ValueError: it is no number of jobs, or more than 10 million, for which no machine has room.
+
+        Example:
+            pool.resize(pool.size * 2)
+        """
+        check_count("size", size, most=MAX_SIZE)
+        engine = self._engine("resize")
+        engine.set_slots(size)
+        assert self._bridge is not None
+        if self._max_threads is None:
+            self._bridge.max_threads = max(size, 1)
+
+    def reprioritize(self, id: int | str, priority: int) -> bool:
+        """Give a waiting job another priority; among its new equals it stands by its age.
+
+        Returns:
+            Whether it was waiting.
+        """
+        JobOptions(priority=priority)
+        engine = self._engine("reprioritize")
+        job = engine.get_job(id)
+        return job is not None and engine.reprioritize(job, priority)
+
+    def pause(self, *, group: str | None = None) -> None:
+        """Let no job start until `resume()`, or none of a group; running ones go on.
+
+        Args:
+            group: the name of a group, of live jobs or jobs to come; None: the whole pool.
+        """
+        if group is None:
+            self._engine("pause").set_slots(paused=True)
+        else:
+            self._engine("pause").pause_group(group)
+
+    def resume(self, *, group: str | None = None) -> None:
+        """Let jobs start again, in their order: those of the pool, or those of a group. Each has its own pause.
+
+        Args:
+            group: the name of a group; None: the whole pool.
+        """
+        if group is None:
+            self._engine("resume").set_slots(paused=False)
+        else:
+            self._engine("resume").resume_group(group)
+
+    @contextlib.asynccontextmanager
+    async def paused(self, *, group: str | None = None) -> AsyncIterator[None]:
+        """Hold the pool, or a group, for a block: no job of it starts inside. What was paused before stays so.
+
+        Args:
+            group: the name of a group; None: the whole pool.
+
+        Example:
+            async with pool.paused(group="imports"):
+                await migrate()
+        """
+        engine = self._engine("paused")
+        label = None if group is None else engine.labels.get(group)
+        before = engine.paused if group is None else label is not None and label.paused
+        self.pause(group=group)
+        try:
+            yield
+        finally:
+            if not before and self._home.status is PoolStatus.OPEN:
+                self.resume(group=group)
+
+    def group(
+        self,
+        name: str | None = None,
+        *,
+        on_error: Literal["cancel", "collect"] = "cancel",
+        timeout: float | None = None,
+        options: JobOptions | None = None,
+    ) -> Group:
+        """Return a group: a block that is left when all of its jobs are done.
+
+        Args:
+            name: its name, for `cancel_all(group=name)` and the like; made up by default.
+            on_error: `"cancel"`: the first failure cancels the other jobs and the body, and leaving raises an
+                `ExceptionGroup`. `"collect"`: the others go on; see `group.errors`.
+            timeout: seconds for the whole block; then its jobs are cancelled, and leaving raises `TimeoutError`.
+            options: options of its jobs, where neither a view nor the function says otherwise.
+
+        Example:
+            async with pool.group("import") as group:
+                for row in rows:
+                    await group.submit(load, row)
+        """
+        _check_choice("on_error", on_error, ("cancel", "collect"))
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        if name is None:
+            self._groups += 1
+            name = f"group-{self._groups}"
+        base = JobOptions(group=name).over(options or JobOptions()).over(self._base)
+        return Group(self._home, name, JobOptions(), base, on_error=on_error, timeout=timeout)
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def listen(self, function: Callable[[Any], object], /, *types: type[PoolEvent]) -> Listener:
+        """Have `function(event)` called at once for each event of some classes (see `aiopool.events`), or of all.
+
+        It is called in the event loop, between two steps of the pool, and holds everything up while it runs: be quick,
+        or use `events()`. It may submit and cancel jobs. It hears all events in the order in which they happened. If it
+        raises, that is logged once, and it is removed; no job and no other listener notices. The pool may be opened
+        before or after.
+
+        Args:
+            function: a plain function of one event. It sees no context variables of jobs.
+            types: classes of events, base classes too: `JobEvent` means all events of jobs. None: all events.
+
+        Returns:
+            A handle: call its `remove()`, or use it as a `with` block.
+
+        Example:
+            pool.listen(lambda event: print(event.name, event.error), aiopool.events.JobFailed)
+        """
+        return self._home.listeners.listen(function, types)
+
+    def events(self, *types: type[PoolEvent], buffer: int = 1000) -> EventStream:
+        """Return the events of some classes (see `aiopool.events`), or of all, from now on; for `async for`.
+
+        It ends after `PoolClosed`. A slow reader holds up nobody: when the buffer is full, the oldest event is dropped
+        for the newest, and the next read gives an `EventsDropped` with the number that is missing.
+
+        Args:
+            types: classes of events, base classes too. None: all events.
+            buffer: how many events may wait to be read.
+
+        If the reader is cancelled, no event is lost; it may go on reading.
+
+        Example:
+            async for event in pool.events(aiopool.events.JobFailed):
+                await report(event)
+        """
+        check_count("buffer", buffer, least=1)
+        stream = self._home.listeners.stream(types, buffer)
+        if self._home.status is PoolStatus.CLOSED:
+            stream.close()  # there is nothing to hear any more
+        return stream
+
+    def add_recorder(self, recorder: Recorder) -> None:
+        """Have a recorder look at every attempt: for tracers, which need the job itself and its context.
+
+        It is called before the first line of an attempt, inside of the job's context, and at its end; see `Recorder`.
+        It must be quick, and touch nothing. One that raises is logged once, and removed. For all else: `listen`.
+        """
+        self._home.listeners.record(recorder)
+
+    def remove_recorder(self, recorder: Recorder) -> None:
+        """Take a recorder back, if it is there."""
+        self._home.listeners.unrecord(recorder)
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The pool's name."""
+        return self._home.name
+
+    @property
+    def size(self) -> int:
+        """How many jobs may run at once."""
+        return self._size if self._home.engine is None else self._home.engine.size
+
+    @property
+    def status(self) -> PoolStatus:
+        """Where the pool is in its life: new, open, closing, closed."""
+        return self._home.status
+
+    def get_job(self, id: int | str) -> Job[Any] | None:
+        """Return the live job with an id, or None; from any thread.
+
+        Args:
+            id: the id that was given with `with_options(id=…)`, or the job's number. A text finds a number, too, such
+                as one that comes from a URL: `7` and `"7"` are one id.
+
+        Raises:
+            TypeError: `id` is neither a text nor a number.
+        """
+        return self._engine("get_job").get_job(id)
+
+    def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
+        """Return the live jobs, the oldest first; each says in `job.waits_for` why it does not run.
+
+        A copy of all of them is made: 3 ms for 100,000 live jobs, in which the event loop does nothing else.
+        `statistics()` counts them at no such price.
+
+        Args:
+            status: only those with this status.
+        """
+        wanted = None if status is None else JobStatus(status)
+        engine = self._engine("jobs")
+        live = engine.runtime.read(lambda: list(engine.jobs.values()))
+        return [job for job in live if wanted is None or job.status is wanted]
+
+    def statistics(self) -> Statistics:
+        """Return the pool in numbers, of one moment, as a frozen snapshot; from any state after the first opening.
+
+        From any thread: another than the loop's waits for the loop, for at most a quarter of a second.
+        """
+        return self._engine("statistics").runtime.read(self._statistics, adds_up)
+
+    def _statistics(self) -> Statistics:
+        engine = self._engine("statistics")
+        counters, bridge = engine.counters, self._bridge
+        assert bridge is not None
+        return Statistics(
+            submitted=counters.submitted,
+            succeeded=counters.succeeded,
+            failed=counters.failed,
+            timed_out=counters.timed_out,
+            cancelled=counters.cancelled,
+            rejected=counters.rejected,
+            queued=engine.queued(),
+            scheduled=engine.scheduled,
+            running=engine.running(),
+            waiting=len(engine.room.waiting),
+            leaked=engine.leaked,
+            size=engine.size,
+            busy=engine.active,
+            idle=max(0, engine.size - engine.active),
+            retries=counters.retries,
+            restarts=counters.restarts,
+            threads_busy=bridge.busy,
+            threads_abandoned=bridge.abandoned,
+        )
+
+    def measure(
+        self,
+        *,
+        wait_buckets: Sequence[float] | None = None,
+        run_buckets: Sequence[float] | None = None,
+        max_names: int | None = None,
+    ) -> None:
+        """Count and time jobs by their names from now on, and watch how late the event loop is.
+
+        Off until it is asked for, because it costs each job a little; the numbers of `statistics()` are always on.
+        Calling it again changes nothing, unless it asks for something else: then counting begins anew. Counts begin at
+        each opening of the pool.
+
+        Args:
+            wait_buckets, run_buckets: upper bounds of the histograms, in seconds, rising; from 1 ms to 10 minutes by
+                default.
+            max_names: how many names are told apart, 100 by default; the rest are counted as `"other"`.
+
+        Example:
+            pool.measure(run_buckets=(0.1, 1, 10, 60))
+        """
+        if max_names is not None:
+            check_count("max_names", max_names)
+        _survey(self._home).measure(wait_buckets=wait_buckets, run_buckets=run_buckets, max_names=max_names)
+
+    def metrics(self) -> Metrics:
+        """Return the pool in numbers and histograms, of one moment, as a frozen snapshot; from any thread.
+
+        The first call switches `measure` on. In another thread than the loop's it waits for the loop, for at most a
+        quarter of a second.
+
+        Example:
+            slow = pool.metrics().jobs["fetch"].run.quantile(0.95)
+        """
+        self._engine("metrics")
+        if self._home.listeners.meter is None:
+            self.measure()
+        return _survey(self._home).metrics(self.statistics)
+
+    def health(self) -> HealthReport:
+        """Return how the pool is, and why: healthy, degraded or failing; from any thread, in any state, at any time.
+
+        Cheap enough for a probe: it compares the numbers of now with those of earlier calls and with the limits
+        (`HealthLimits`), and runs your own checks. Nothing runs between calls, but for a look at the event loop twice a
+        second after the first.
+
+        Example:
+            report = pool.health()
+            return Response(str(report.status), status_code=200 if report.ready else 503)
+        """
+        return _survey(self._home).health(self._health)
+
+    def add_health_check(self, check: Check, /, *, name: str | None = None) -> Check:
+        """Have `check()` called by each `health()`; usable as a decorator.
+
+        Args:
+            check: a quick plain function, called where `health()` is. It returns None if all is well, a text (the pool
+                is degraded), or a `Finding`. If it raises, the pool is failing: nobody can say that all is well.
+            name: what the finding is called; the function's name by default.
+
+        Example:
+            pool.add_health_check(lambda: None if database.connected else "no database", name="database")
+        """
+        self._health.add(check, name)
+        return check
+
+    def remove_health_check(self, check: Check) -> None:
+        """Take a check back; ValueError if it was not added."""
+        self._health.remove(check)
+
+    def _engine(self, what: str) -> Engine:
+        engine = self._home.engine
+        if engine is None:
+            raise self._home.not_open(what)
+        # Reading is harmless; everything else belongs to the loop.
+        if what not in _READERS:
+            engine.check_caller(what)
+        return engine
+
+    def __repr__(self) -> str:
+        engine = self._home.engine
+        doing = "" if engine is None else f" {engine.running()} running, {engine.queued()} queued"
+        return f"<Pool {self.name!r} {self.status} size {self.size}{doing}>"
+
+    # The defaults are there also when the interpreter goes down, and has emptied this module.
+    def __del__(self, _warn: Callable[..., None] = warnings.warn, _open: PoolStatus = PoolStatus.OPEN) -> None:
+        home = getattr(self, "_home", None)  # __init__ may have raised
+        if home is not None and home.status is _open:
+            _warn(
+                f"pool {home.name!r} was dropped while it was open: write `async with Pool(...)`, or "
+                "`await pool.shutdown()`",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+
+
+# What may be asked from any thread.
+_READERS = frozenset(("get_job", "health", "jobs", "metrics", "statistics"))
+
+
+def _survey(home: Home) -> Survey:
+    """Return a look at a pool: the one door behind which metrics and health are."""
+    from aiopool._pool.inspector import Survey
+
+    return Survey(home)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: it must be one of {', '.join(map(repr, choices))}")

@@ -1,0 +1,171 @@
+"""`Home`: what a pool shares with its views, groups and streams.
+
+They all refer to the home, and it to the engine while the pool is open; none of them refers to the pool, so
+that a pool which is dropped without being closed can be noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Generator
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, final
+
+from aiopool._engine.engine import Engine
+from aiopool._engine.supervisor import Supervisor
+from aiopool._jobs.job import Job, running_job
+from aiopool._jobs.options import JobOptions, Overflow
+from aiopool._jobs.status import PoolStatus
+from aiopool._observe.observers import Listeners
+from aiopool._runtime.hooks import HookGuard
+from aiopool._runtime.loop_lag import LoopLag
+from aiopool.errors import PoolClosedError
+
+if TYPE_CHECKING:  # it comes with whoever measures
+    from aiopool._observe.metrics import Meter
+
+__all__ = ["Home"]
+
+
+@final
+class Home:
+    """The parts of one pool; `engine` and `supervisor` are there from its opening on."""
+
+    __slots__ = (
+        "_watches_loop",
+        "closers",
+        "engine",
+        "failure",
+        "hooks",
+        "lag",
+        "listeners",
+        "name",
+        "options",
+        "overflow",
+        "status",
+        "supervisor",
+    )
+
+    def __init__(self, name: str, options: JobOptions, overflow: Overflow) -> None:
+        self.name = name
+        self.options = options
+        self.overflow = overflow
+        self.status = PoolStatus.NEW
+        self.engine: Engine | None = None
+        self.supervisor: Supervisor | None = None
+        self.failure: BaseException | None = None
+        self.hooks = HookGuard()
+        self.listeners = Listeners(name, self.hooks)
+        self.lag: LoopLag | None = None  # while it is wanted and the pool is open
+        self._watches_loop = False
+        self.closers: list[asyncio.Future[None]] = []  # who waits for the end of the pool
+
+    def opened(self, engine: Engine, supervisor: Supervisor) -> None:
+        """Take jobs from now on, and tell."""
+        self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
+        engine.owner = self
+        self.hooks.end_program = engine.end_program
+        self.listeners.attach(engine, engine.runtime)
+        self._start_lag()
+        self.listeners.opened(engine.size)
+
+    def closed(self, leaked: int) -> None:
+        """Be closed, and tell."""
+        self.status = PoolStatus.CLOSED
+        if self.lag is not None:
+            self.lag.stop()
+            self.lag = None
+        self._books().errors.close()
+        self.tell_closed()
+        self.listeners.closed(leaked)
+        self.listeners.detach()
+
+    def measure(self, meter: Meter) -> None:
+        """Count and time jobs by their names, and watch the loop; from any thread."""
+        self.listeners.measure(meter)
+        self.watch_loop()
+
+    def watch_loop(self) -> None:
+        """Measure from now on how late the event loop is; from any thread."""
+        if not self._watches_loop:
+            self._watches_loop = True
+            if self.engine is not None and self.status is not PoolStatus.CLOSED:
+                try:
+                    self.engine.runtime.loop.call_soon_threadsafe(self._start_lag)
+                except BaseException:
+                    self._watches_loop = False  # first it was set, for the loop may look before we are back
+                    raise
+
+    def _start_lag(self) -> None:
+        if self._watches_loop and self.lag is None and self.engine is not None and self.status is not PoolStatus.CLOSED:
+            self.lag = LoopLag(self.engine.runtime)
+
+    def tell_closed(self) -> None:
+        """Wake those who wait for the end of the pool."""
+        for future in self.closers:
+            if not future.done():
+                future.set_result(None)
+        self.closers.clear()
+
+    def not_open(self, what: str) -> RuntimeError:
+        """Return the error for a call that needs an open pool."""
+        return RuntimeError(
+            f"{what}() on pool {self.name!r}, which is {self.status}: write `async with Pool(...) as pool:` around it"
+        )
+
+    def check_accepting(self, job: Job[Any] | None = None) -> None:
+        """Raise if the caller may not submit any more; see `_engine/admission.py`."""
+        if self.status is PoolStatus.OPEN or (
+            self.status is PoolStatus.CLOSING and self._books().room.open_to_caller()
+        ):
+            return
+        what = "takes no more jobs" if job is None else f"took {job!r} no more"
+        raise PoolClosedError(
+            f"pool {self.name!r} is {self.status}: it {what}. Submit before the `async with` block "
+            "ends, or `await pool.join()` first"
+        ) from self.failure
+
+    # -- what a job asks of its owner ----------------------------------------------------------------------------
+
+    def _books(self) -> Engine:
+        assert self.engine is not None  # there is a job
+        return self.engine
+
+    def cancel(self, job: Job[Any], reason: str | None) -> bool:
+        """See `Job.cancel`."""
+        return self._books().cancel(job, reason)
+
+    def call_back(self, job: Job[Any], callback: Callable[[Any], object]) -> None:
+        """See `Job.add_done_callback`."""
+        self._books().errors.call(copy_context(), callback, job)
+
+    def set_timeout(self, job: Job[Any], seconds: float | None) -> None:
+        """See `Job.set_timeout`."""
+        self._books().set_timeout(job, seconds)
+
+    def waits_for(self, job: Job[Any]) -> str | None:
+        """See `Job.waits_for`."""
+        return self._books().waits_for(job)
+
+    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
+        """Wait until a job is done; the waiter lends its slot, if it has one here."""
+        return self._books().loans.wait(job, waiter)
+
+    @types.coroutine
+    def attend(self, job: Job[Any], reason: str) -> Generator[Any, None, None]:
+        """Wait until a job is done; a caller that is cancelled takes it along, and does not wait for its end."""
+        loans = self._books().loans
+        yield from loans.wait(job, running_job.get(), lambda: self.cancel(job, reason))
+
+    async def stop(self, job: Job[Any], reason: str | None) -> None:
+        """Cancel a job, and return when no line of it will run any more, or it leaked.
+
+        If the caller is cancelled, the job goes on ending.
+        """
+        engine = self.engine
+        assert engine is not None
+        engine.cancel(job, reason)
+        ended = engine.when_ended(job)
+        if ended is not None:
+            await engine.loans.wait_for(ended)

@@ -1,0 +1,486 @@
+"""`Submitter`: the three ways to hand in a job, shared by a pool, its views and its groups.
+
+Options and arguments never share a keyword namespace: options are bound first, on a view (`with_options`); whatever
+follows the function in `submit` is the function's own.
+
+A view is cheap: it holds its options and a `Plan` for each kind of function, made at first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import weakref
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from types import FunctionType
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from aiopool._engine.engine import Engine
+from aiopool._jobs.job import Job
+from aiopool._jobs.options import (
+    UNSET,
+    JobOptions,
+    Unset,
+    check_count,
+    check_function,
+    function_name,
+    function_options,
+)
+from aiopool._jobs.retry import Retry
+from aiopool._jobs.spec import Plan
+from aiopool._pool.block import JobBlock
+from aiopool._pool.map import MapResult, MapStream
+from aiopool._pool.map_feed import MapFeed
+from aiopool._pool.state import Home
+from aiopool._runtime.runtime import shield
+from aiopool.errors import JobDroppedError, QueueFullError
+
+__all__ = ["Submitter"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_OPTION_NAMES = frozenset(
+    ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group")
+)
+# A view keeps no more plans than this: functions may have names that are made up as they go.
+MAX_PLANS = 256
+
+
+class Submitter:
+    """Hands jobs to a pool, with options."""
+
+    __slots__ = (
+        "_base",
+        "_block",
+        "_home",
+        "_known",
+        "_known_plan",
+        "_options",
+        "_plans",
+    )
+
+    def __init__(self, home: Home, options: JobOptions, base: JobOptions) -> None:
+        """`options` are nearer than a function's own; `base` (complete) are those of the group or the pool."""
+        self._home = home
+        self._options = options
+        self._base = base
+        self._block: JobBlock | None = None  # whose jobs they are
+        # The last function, and its plan.
+        self._known: Callable[[], object] = _nothing
+        self._known_plan: Plan
+        # By name, kind and own options; these are kept with the plan, so that their id cannot be taken by others.
+        self._plans: dict[tuple[str, bool, int], tuple[JobOptions | None, Plan]] = {}
+
+    # -- handing in ------------------------------------------------------------------------------------------------
+
+    @overload
+    async def submit(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+    @overload
+    async def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+    async def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any]:
+        """Hand in a call, wait for room in the queue if there is none, and return the job.
+
+        The job starts when its turn comes, never inside this call. It sees the caller's context variables as they are
+        now. With room in the queue this does not suspend, so jobs submitted in a row stand in line together.
+
+        Args:
+            function: an `async def` (runs in the event loop) or a plain function (runs in a thread).
+            args, kwargs: its own arguments. Options go to `with_options(...)`.
+
+        Returns:
+            The job: await it for its result.
+
+        Raises:
+            PoolClosedError: the pool is closed, or being left: then only its own jobs may submit, and those until what
+                is left is cancelled. (Own: `current_job()` here is a job of this pool that has not finished.)
+            QueueFullError: there is no room, and the pool's `overflow` policy says not to wait.
+            TypeError: `function` is no function; the text shows the line to write instead.
+
+        If the caller is cancelled while it waits for room, the job is withdrawn.
+
+        Example:
+            job = await pool.submit(fetch, url)
+            page = await job
+        """
+        job = self._try_submit("submit", function, args, kwargs)
+        return job if job is not None else await self._submit_when_space(function, args, kwargs)
+
+    @overload
+    def submit_nowait(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+    @overload
+    def submit_nowait(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Job[R]: ...
+    def submit_nowait(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job[Any]:
+        """Hand in a call and return the job; never wait.
+
+        Args:
+            function, args, kwargs: as in `submit`.
+
+        Raises:
+            QueueFullError: there is no room (also `asyncio.QueueFull`).
+            PoolClosedError, TypeError: as in `submit`.
+
+        Example:
+            job = pool.submit_nowait(fetch, url)
+        """
+        job = self._try_submit("submit_nowait", function, args, kwargs)
+        return job if job is not None else self._submit_or_refuse(function, args, kwargs)
+
+    def _try_submit(
+        self, what: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any] | None:
+        """Hand in a call if there is room; else return None."""
+        plan = self._known_plan if function is self._known() else self._look_up(function)
+        if kwargs:
+            function = _bind(function, args, kwargs)
+        engine = self._home.engine
+        if engine is None:
+            raise self._home.not_open(what)
+        block = self._block
+        if block is None:
+            return engine.try_submit(plan, function, args)
+        block.check_open()
+        job = engine.try_submit(plan, function, args, block)
+        if job is not None:
+            block.add(job)
+        return job
+
+    @overload
+    async def run(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Hand in a call and wait for its result.
+
+        Args:
+            function, args, kwargs: as in `submit`.
+
+        Returns:
+            What the function returns.
+
+        Raises:
+            BaseException: what the function raises; `JobCancelledError`, `JobTimeoutError`; and as `submit`.
+
+        If the caller is cancelled, the job is cancelled too, and has ended (or leaked) when the cancellation goes on.
+
+        Example:
+            page = await pool.run(fetch, url)
+        """
+        job: Job[Any] = await self.submit(function, *args, **kwargs)
+        reason = "the caller of run() was cancelled"
+        try:
+            if job._finished_at is None:
+                await self._home.attend(job, reason)
+            return job.result()
+        except asyncio.CancelledError:
+            with shield():
+                await self._home.stop(job, reason)
+            raise
+        finally:
+            del job  # this frame is in the traceback of its error: no cycle through it
+
+    @overload
+    def map(
+        self,
+        function: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[T], JobOptions] | None = None,
+        errors: Literal["raise"] = "raise",
+    ) -> MapStream[R]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[T], JobOptions] | None = None,
+        errors: Literal["yield"],
+    ) -> MapStream[MapResult[T, R]]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[T], JobOptions] | None = None,
+        errors: Literal["raise"] = "raise",
+    ) -> MapStream[R]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[T], JobOptions] | None = None,
+        errors: Literal["yield"],
+    ) -> MapStream[MapResult[T, R]]: ...
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        options: JobOptions | Callable[[Any], JobOptions] | None = None,
+        errors: Literal["raise", "yield"] = "raise",
+    ) -> MapStream[Any]:
+        """Apply a function to every item, and stream the results.
+
+        Lazy and bounded: an item is taken from `items` when there is place for its job, and no more than `buffersize`
+        jobs are between the input and the consumer. If the queue is full it waits for room, whatever `overflow` says.
+
+        In a group, its jobs are waited for and cancelled with the block; their failures are the consumer's.
+
+        Args:
+            function: an `async def` or a plain function of one argument.
+            items: any iterable or async iterable, endless ones too.
+            ordered: results in the order of the items; else as they come.
+            buffersize: jobs between input and consumer; twice the size of the pool by default.
+            options: options of these jobs, nearer than those of the view: a `JobOptions`, or a function that returns
+                one for an item. Only a function may give an `id`.
+            errors: `"raise"` raises the first error and cancels the rest; `"yield"` yields a `MapResult` for each
+                item, failed ones too.
+
+        Returns:
+            A stream: `async with … as results: async for result in results`, or a bare `async for`, or
+            `await ….collect()` for a list. It is as long as `items`, or raises. `async with` cancels what is left over
+            when the block is left. When a bare loop breaks, no more items are read and the source is closed; jobs
+            under way run on, and those that fail are reported. The stream tells how far it is: `done`, `failed`, …
+
+        Raises:
+            ValueError, TypeError: an argument that it cannot have; an option `id`, which only one job can have. What
+                `options(item)` raises ends the stream, as an error of the source does.
+
+            RuntimeError: the function or the source raised `StopIteration`, `StopAsyncIteration`, `GeneratorExit`, or a
+                `CancelledError` of its own, which would look like an end; that is the cause.
+            PoolClosedError: the pool closed before the source had ended.
+
+        If the consumer is cancelled, `async with` cancels the jobs and waits for their end.
+
+        Example:
+            async with pool.map(fetch, urls, ordered=False) as pages:
+                async for page in pages: ...
+
+            results = await pool.map(load, rows, options=lambda row: JobOptions(id=row.key)).collect()
+        """
+        if errors not in ("raise", "yield"):
+            raise ValueError(f'errors={errors!r}: it must be "raise" or "yield"')
+        if buffersize is not None:
+            check_count("buffersize", buffersize, least=1)
+        if not isinstance(items, (AsyncIterable, Iterable)):
+            raise TypeError(f"map() takes an iterable or an async iterable, not {items!r} ({type(items).__name__})")
+        view = self._with(options) if isinstance(options, JobOptions) else self
+        plan = view._look_up(function)
+        if plan.id is not None:
+            raise ValueError(
+                f"map() makes many jobs, and id={plan.id!r} is the name of one: write with_options(group={plan.id!r}) "
+                f"to find them all, or give each an id of its own: map(..., options=lambda item: JobOptions(id=item))"
+            )
+        plan_for: Callable[[Any], Plan] | None = None
+        if options is not None and not isinstance(options, JobOptions):
+            if not callable(options):
+                raise TypeError(
+                    f"options={options!r} is a {type(options).__name__}: write options=JobOptions(timeout=5), or a "
+                    "function that returns one for an item"
+                )
+            plan_for = functools.partial(self._plan_for, function, options)
+        feed = MapFeed(
+            self._home,
+            self._block,
+            plan,
+            plan_for,
+            function,
+            items,
+            ordered=ordered,
+            buffersize=buffersize,
+            with_inputs=errors == "yield",
+        )
+        return MapStream(feed)
+
+    # -- options -----------------------------------------------------------------------------------------------------
+
+    def with_options(
+        self,
+        *,
+        priority: int | Unset = UNSET,
+        timeout: float | Unset | None = UNSET,
+        queue_timeout: float | Unset | None = UNSET,
+        total_timeout: float | Unset | None = UNSET,
+        retry: Retry | Unset | None = UNSET,
+        delay: float | Unset | None = UNSET,
+        id: str | int | Unset | None = UNSET,
+        name: str | Unset | None = UNSET,
+        group: str | Unset | None = UNSET,
+    ) -> Submitter:
+        """Return a view of the same pool that submits with other options; cheap, and good for many jobs.
+
+        What is not given here comes from `@aiopool.job(...)` on the function, then from the group, then from the pool.
+
+        Args:
+            priority: lower goes first; equal ones in the order of submission. See `Priority`.
+            timeout: seconds that one attempt may run. 0 is a limit; None is none.
+            queue_timeout: seconds that the job may wait for its first attempt.
+            total_timeout: seconds from submission to the end, delays and attempts included; not the time in which
+                `submit` waits for room.
+            retry: when to try again.
+            delay: seconds until the job enters the queue.
+            id: your own name for the one job that is submitted with it; unique among live jobs.
+            name: what the job is called in logs.
+            group: the name of the group that the job joins.
+
+        Raises:
+            TypeError, ValueError: an option has a value that it cannot have.
+
+        Example:
+            urgent = pool.with_options(priority=Priority.HIGH, timeout=5)
+            job = await urgent.submit(fetch, url)
+        """
+        options = JobOptions(
+            priority=priority,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            total_timeout=total_timeout,
+            retry=retry,
+            delay=delay,
+            id=id,
+            name=name,
+            group=group,
+        )
+        return self._with(options)
+
+    def _with(self, options: JobOptions) -> Submitter:
+        view = Submitter(self._home, options.over(self._options), self._base)
+        view._block = self._block
+        return view
+
+    def _plan_for(self, function: Callable[..., Any], choose: Callable[[Any], JobOptions], item: Any) -> Plan:
+        """Return the plan for the job of one item of a map."""
+        options: object = choose(item)
+        if not isinstance(options, JobOptions):
+            raise TypeError(
+                f"options({item!r}) returned {options!r} ({type(options).__name__}): it must return a JobOptions, such "
+                "as JobOptions(timeout=5); JobOptions() changes nothing"
+            )
+        return self._with(options)._look_up(function)
+
+    def _look_up(self, function: Callable[..., Any]) -> Plan:
+        """Return the plan for a function, checked; and remember it, for the next call is likely to be for the same."""
+        offload = not check_function(function)
+        name, own = function_name(function), function_options(function)
+        key = name, offload, id(own)
+        known = self._plans.get(key)
+        if known is None or known[0] is not own:
+            options = self._options if own is None else self._options.over(own)
+            plan = Plan(options.over(self._base), name, self._home, offload=offload)
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = own, plan
+        else:
+            plan = known[1]
+        if type(function) is FunctionType:
+            # Weakly: a pool keeps no function alive.
+            self._known, self._known_plan = weakref.ref(function), plan
+        return plan
+
+    # -- room --------------------------------------------------------------------------------------------------------
+
+    async def _submit_when_space(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """Hand in a call that found no room, as the overflow policy says."""
+        engine, job = self._make(function, args, kwargs)
+        self._home.check_accepting(job)
+        has_room = not engine.room.full() or self._make_room(engine, job, nowait=False)
+        if self._block is not None:
+            self._block.add(job)
+        if has_room:
+            engine.enter(job)
+            return job
+        try:
+            await engine.room.wait(job)
+        except asyncio.CancelledError:
+            engine.room.withdraw(job)
+            raise
+        return job
+
+    def _submit_or_refuse(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """Hand in a call that found no room if the overflow policy makes some; never wait."""
+        engine, job = self._make(function, args, kwargs)
+        self._home.check_accepting(job)
+        if engine.room.full():
+            self._make_room(engine, job, nowait=True)
+        if self._block is not None:
+            self._block.add(job)
+        engine.enter(job)
+        return job
+
+    def _make(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Engine, Job[Any]]:
+        """Make a job that is not taken in yet."""
+        plan = self._look_up(function)
+        engine = self._home.engine
+        assert engine is not None
+        job = engine.make(plan, _bind(function, args, kwargs) if kwargs else function, args, self._block)
+        return engine, job
+
+    def _make_room(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
+        """Apply the overflow policy: whether there is room now. Raises if the job is refused."""
+        policy = self._home.overflow
+        if policy == "drop_oldest" or policy == "drop_lowest":
+            victim = engine.queue.oldest() if policy == "drop_oldest" else engine.queue.last()
+            if victim is not None and (policy == "drop_oldest" or victim.priority > job.priority):
+                engine.drop(victim, JobDroppedError(f"{victim!r} was dropped for {job!r}: overflow={policy!r}"))
+                return True
+        elif policy == "wait" and not nowait:
+            return False
+        engine.counters.submitted += 1
+        engine.counters.rejected += 1
+        raise QueueFullError(
+            f"{job!r} was refused: {engine.queued()} jobs are queued (queue_size={engine.room.capacity:g}) and "
+            f'{engine.active} of {engine.size} slots are taken. Use `await pool.submit(...)` with overflow="wait" to '
+            "wait for room"
+        )
+
+
+def _nothing() -> object:
+    """No function is known yet; and no function is this one."""
+    return _nothing
+
+
+def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+    """Return a function with its keyword arguments, checked."""
+    if not _OPTION_NAMES.isdisjoint(kwargs):
+        _check_misplaced(function, args, kwargs)
+    return functools.partial(function, **kwargs)
+
+
+def _check_misplaced(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse job options among the arguments, if the function would not take them."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a builtin that does not tell
+    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        return
+    misplaced = [name for name in kwargs if name in _OPTION_NAMES and name not in signature.parameters]
+    if misplaced:
+        options = ", ".join(f"{name}={kwargs[name]!r}" for name in misplaced)
+        name = function_name(function)
+        raise TypeError(
+            f"{name}() takes no argument {misplaced[0]!r}; that is an option of the job. "
+            f"Write pool.with_options({options}).submit({name}, ...)"
+        )

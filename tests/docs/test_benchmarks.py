@@ -1,0 +1,274 @@
+"""The benchmarks run: their numbers are judged by people, their machinery is tested here.
+
+No test looks at a measured time. What is tested is that every contender does the work it says, that the
+arithmetic of ratios and verdicts is right, and that the files can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import structlog
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))  # `benchmarks` stands beside the package and is not installed with it
+
+from aiopool import Pool  # noqa: E402
+from benchmarks import chart, contenders, growth, measure, page, plan, report, scenarios, targets, watching  # noqa: E402
+from benchmarks.__main__ import choose, parse  # noqa: E402
+from benchmarks.contenders import CREATE_TASK, EXECUTOR, GATHER, OURS, SCOPE, TASK  # noqa: E402
+from benchmarks.measure import Cell, CellResult, Spread  # noqa: E402
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m benchmarks` as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+
+
+def result_of(**samples: list[float]) -> CellResult:
+    """Return a measured cell with these samples for TASK, SCOPE and others."""
+    names = {"task": TASK, "scope": SCOPE, "gather": GATHER, "create_task": CREATE_TASK}
+    result = CellResult(Cell("burst", "no-op", 100, 1_000))
+    for key, values in samples.items():
+        name = names.get(key, key.replace("_", "-"))
+        result.samples[name] = values
+        result.jobs[name] = 1_000
+    return result
+
+
+LONG = pytest.mark.long
+OPTIONS = {"json": "--json", "svg": "--svg", "md": "--markdown"}
+A_FEW = ("--only", "burst/no-op", "--only", "critical", "--contender", TASK, "--contender", GATHER)
+
+
+@pytest.mark.timeout(180)  # 40 processes, on a busy machine
+@pytest.mark.parametrize("selection", [pytest.param(A_FEW, id="a few"), pytest.param((), marks=LONG, id="all")])
+def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: Path, selection: Sequence[str]) -> None:
+    """One tiny round over all contenders: nobody fails, whoever is missing says why."""
+    cells, probes = choose(parse(["--quick", *selection]))
+    files = {kind: tmp_path / "made" / f"run.{kind}" for kind in OPTIONS}
+    paths = [word for kind, option in OPTIONS.items() for word in (option, str(files[kind]))]
+    done = command("--quick", *selection, *paths)
+    assert done.returncode == 0, done.stdout + done.stderr
+    data = json.loads(files["json"].read_text())
+    assert data["rounds"] == 1
+    assert len(data["cells"]) == len(cells) > 0
+    for cell, planned in zip(data["cells"], cells, strict=True):
+        measured = {entry["name"] for entry in cell["contenders"]}
+        assert cell["failed"] == {}
+        assert measured | set(cell["skipped"]) == {entry.name for entry in planned.contenders()}
+        assert cell["baseline"] in measured
+        for entry in cell["contenders"]:
+            assert entry["jobs"] > 0
+            assert all(sample > 0 for sample in entry["cpu_us"])
+            assert entry["ratio"]["low"] <= entry["ratio"]["median"] <= entry["ratio"]["high"]
+        ours = {entry.name for entry in planned.contenders() if entry.name in OURS}
+        assert ours <= measured
+    assert len(data["scenarios"]) == len(probes) > 0
+    for probed in data["scenarios"]:
+        assert probed["failed"] is None
+        assert probed["samples"] or probed["skipped"]
+    ElementTree.fromstring(files["svg"].read_text())
+    assert files["md"].read_text().strip() == done.stdout.strip()
+    # The page of the documentation is made of the same file.
+    (run,) = page.load([files["json"]])
+    text = page.measured([run]) + page.watched([run])
+    for planned in cells[:1]:
+        for entry in planned.contenders():
+            assert entry.name in text or entry.missing()
+    if not selection:
+        assert all(title in text for title in scenarios.TITLES.values())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("gaps", [False, True])
+def test_every_verb_can_be_asked_whether_it_grows(gaps: bool) -> None:
+    """Each of them comes to its end, with few jobs, and says what it took."""
+
+    async def main() -> None:
+        for verb in growth.VERBS:
+            numbers = await growth.measure(verb, "task", 60, gaps=gaps, repeats=1)
+            assert list(numbers) == ["gap_ms" if gaps else "us"], verb
+            assert all(value >= 0 for value in numbers.values()), verb
+
+    asyncio.run(main())
+
+
+def test_what_grows_is_marked() -> None:
+    """A cost that is more than half above that of few jobs, and a gap of more than 5 ms, are marked."""
+    probed = []
+    for verb, costs, gap in (("flat", [1.0, 1.4], 4.9), ("steep", [1.0, 1.6], 5.1)):
+        for count, numbers in zip(
+            (growth.SMALL, growth.LARGE, growth.HUGE),
+            ({"us": [costs[0]]}, {"us": [costs[1]]}, {"gap_ms": [gap]}),
+            strict=True,
+        ):
+            scenario = scenarios.Scenario("growth", TASK, {"verb": verb, "count": count})
+            probed.append(scenarios.ScenarioResult(scenario, numbers))
+    (table,) = report.scenario_tables(probed)
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
+    assert "**" not in rows["flat"]
+    assert "**grows**, **gap**" in rows["steep"]
+
+
+def test_a_wrong_name_leaves_nothing_to_measure_and_says_so() -> None:
+    """An empty selection is an error, not an empty table."""
+    done = command("--only", "no such cell")
+    assert done.returncode == 2
+    assert "--list" in done.stderr
+
+
+def test_zero_rounds_are_refused() -> None:
+    """Zero rounds have no median."""
+    done = command("--rounds", "0")
+    assert done.returncode == 2
+    assert "--rounds 1" in done.stderr
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    """A slow round slows both sides, so it must not show in the ratio."""
+    result = result_of(task=[1.0, 10.0, 2.0], gather=[2.0, 20.0, 4.0])
+    assert result.ratio(TASK, GATHER) == Spread(0.5, 0.5, 0.5)
+    assert result.cost(TASK) == Spread(2.0, 1.0, 10.0)
+
+
+def test_the_best_published_pool_is_found_among_the_published_only() -> None:
+    """Hand-written recipes are cheaper and do not count."""
+    result = result_of(gather=[1.0], aiojobs=[9.0], asyncio_pool=[3.0])
+    assert result.best_published() == "asyncio-pool"
+
+
+def test_a_verdict_compares_the_median_with_the_limit_of_this_python() -> None:
+    """Equal keeps the promise, more breaks it, and what was not measured is not called kept."""
+    limit = 1.1 if sys.version_info < (3, 12) else 0.60
+    for factor, word in ((1.0, "ok"), (1.01, "missed")):
+        result = result_of(task=[limit * factor], create_task=[1.0])
+        verdicts = [
+            verdict for verdict in targets.judge([result], []) if CREATE_TASK in verdict.title and verdict.ours == TASK
+        ]
+        assert [verdict.word for verdict in verdicts] == [word, "not measured"]  # burst, steady
+
+
+def test_every_promise_is_measured_by_the_targets_plan() -> None:
+    """A promise whose cell or probe is not in the plan would never be checked."""
+    cells = {(cell.suite, cell.workload): cell for cell in plan.target_cells()}
+    for target in targets.RATIOS:
+        for suite in target.suites:
+            names = {entry.name for entry in cells[suite, target.workload].contenders()}
+            assert target.ours in names
+            assert target.base == targets.BEST or target.base in names
+    probes = {(scenario.probe, scenario.contender) for scenario in scenarios.target_scenarios()}
+    assert {(target.probe, target.ours) for target in targets.NUMBERS} <= probes
+
+
+def test_the_promised_cells_come_first_in_the_whole_matrix() -> None:
+    """The verdicts read the first cell of a kind, which must be the one at full size and 100 at a time."""
+    first: dict[tuple[str, str], Cell] = {}
+    for cell in plan.all_cells():
+        first.setdefault((cell.suite, cell.workload), cell)
+    for cell in plan.target_cells():
+        found = first[cell.suite, cell.workload]
+        assert (found.concurrency, found.count) == (cell.concurrency, cell.count)
+
+
+def test_a_missing_package_skips_its_contender_with_a_reason() -> None:
+    """Skipped is said, not silently left out."""
+
+    async def run(function: object, count: int, concurrency: int) -> list[int]:
+        return []
+
+    entry = contenders.Contender("burst", "ghost", run, needs="no_such_module_at_all")
+    assert "no_such_module_at_all" in (entry.missing() or "")
+    assert contenders.find("threads", EXECUTOR).missing() is None
+
+
+def test_a_child_that_fails_is_reported_with_its_last_words() -> None:
+    """The error of the child process is not lost."""
+    with pytest.raises(measure.MeasurementError, match="KeyError"):
+        measure.run_child({"probe": "no such probe", "contender": TASK, "parameters": {}})
+
+
+def test_the_chart_cuts_long_bars_and_escapes_names() -> None:
+    """A ratio of 50 must not make all others invisible, and `<` must not break the file."""
+    result = result_of(gather=[1.0], task=[0.5])
+    result.samples["a < b & c"] = [50.0]
+    result.jobs["a < b & c"] = 1_000
+    root = ElementTree.fromstring(chart.draw([result], "3.13"))
+    bars = root.findall("{http://www.w3.org/2000/svg}rect")
+    widths = [float(bar.attrib["width"]) for bar in bars]
+    assert widths == sorted(widths)
+    assert max(widths) == chart.BAR
+    assert "a < b & c" in [text.text for text in root.findall("{http://www.w3.org/2000/svg}text")]
+
+
+def test_numbers_keep_three_digits() -> None:
+    """Enough to compare, without a pretence of precision."""
+    assert [report.number(value) for value in (0.456, 12.34, 354.2, -0.5)] == ["0.46", "12.3", "354", "-0.50"]
+
+
+def test_a_page_keeps_what_stands_around_its_numbers() -> None:
+    """Only what is between the markers is replaced, as often as one likes."""
+    before = f"# Title\n\n{page.BEGIN}\nold\n{page.END}\n\nThe rest.\n"
+    once = page.replace(before, "new")
+    assert "old" not in once
+    assert once.startswith("# Title\n")
+    assert once.endswith("The rest.\n")
+    assert page.replace(once, "new") == once
+    with pytest.raises(ValueError, match="begin"):
+        page.replace("# Title\n", "new")
+
+
+def test_a_page_keeps_the_numbers_that_its_files_do_not_speak_of(tmp_path: Path) -> None:
+    """What watching costs and the comparison are measured apart: writing one leaves the other alone."""
+    path = tmp_path / "page.md"
+    path.write_text(f"{page.BEGIN}\nold\n{page.END}\n{page.WATCHED_BEGIN}\nbefore\n{page.WATCHED_END}\n")
+    scenario = scenarios.Scenario("watching", TASK, {"count": 9})
+    probed = scenarios.ScenarioResult(scenario, {"metrics_ns": [5.0, 7.0, 6.0]})
+    for name, cells, probes in (("compared", [result_of(task=[1.0], gather=[1.0])], []), ("watched", [], [probed])):
+        data = report.as_json(cells, probes, [], rounds=1, uvloop=False)
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+    assert page.main([str(path), str(tmp_path / "watched.json")]) == 0
+    text = path.read_text()
+    assert "old\n" in text
+    assert "before" not in text
+    assert "6.00 (5.00–7.00)" in text
+    assert page.main([str(path), str(tmp_path / "compared.json")]) == 0
+    text = path.read_text()
+    assert "old\n" not in text
+    assert "6.00 (5.00–7.00)" in text
+
+
+def test_a_way_of_watching_is_gone_after_its_turn() -> None:
+    """The next one is compared with a bare pool."""
+
+    async def main() -> None:
+        async with Pool(size=4, queue_size=None) as pool:
+            for way in (*watching.ways_to_watch(), *watching.ways_to_log(), *watching.ways_to_trace()):
+                assert await watching.one_turn(way, pool, 10) >= 0
+                assert pool._home.engine.listeners is None, way.name
+                assert not structlog.is_configured(), way.name
+
+    asyncio.run(main())
+
+
+def test_the_promises_of_two_versions_stand_side_by_side() -> None:
+    """Each version is judged by its own limit, and a missed promise is marked."""
+    runs = [page.Run("3.11.9", 1), page.Run("3.13.1", 1)]
+    for run in runs:
+        run.cells.append(result_of(task=[1.0], create_task=[1.0]))
+    (row,) = [line for line in page.promises(runs).splitlines() if CREATE_TASK in line and TASK in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2:] == ["1.10", "1.00", "not measured", "0.60", "**1.00, missed**", "not measured"]

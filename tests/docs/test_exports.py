@@ -1,0 +1,154 @@
+"""The face: each public name once, with a docstring and the public address; and one door for a job's status."""
+
+import ast
+import importlib
+import inspect
+import pickle
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import aiopool
+from aiopool import events, services, testing
+from aiopool.errors import JobTimeoutError
+
+PACKAGE = Path(aiopool.__file__).parent
+NAMES = [name for name in aiopool.__all__ if not isinstance(getattr(aiopool, name), types.ModuleType)]
+
+
+def inner_modules():
+    for path in sorted([*PACKAGE.glob("_*/*.py"), *PACKAGE.glob("services/_*.py")]):
+        if path.stem not in ("__init__", "__main__"):
+            yield importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+
+
+def test_the_list_is_sorted_and_has_no_doubles():
+    """Each public name stands in `__all__` once, in order."""
+    assert list(aiopool.__all__) == sorted(set(aiopool.__all__), key=lambda name: (not name[0].isupper(), name))
+
+
+def test_nothing_public_is_missing_in_the_list():
+    """What the face has without an underscore, and is not a module, is in `__all__`."""
+    public = {
+        name
+        for name, value in vars(aiopool).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    modules = set(aiopool.__all__) - set(NAMES)
+    assert public | set(aiopool._LATER) - modules == set(NAMES)
+    assert set(services.__all__) == set(services._HOMES) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_comes_from_one_place(name):
+    """A public name is exported by exactly one inner module (or by `errors`), and is the same object there."""
+    thing = getattr(aiopool, name)
+    homes = [
+        module.__name__
+        for module in (*inner_modules(), importlib.import_module("aiopool.errors"))
+        if name in getattr(module, "__all__", ()) and getattr(module, name) is thing
+    ]
+    assert len(homes) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_is_explained(name):
+    """A public class or function has a docstring of its own, and so has each of its public methods."""
+    thing = getattr(aiopool, name)
+    assert thing.__module__ == "aiopool"
+    doc = inspect.getdoc(thing)
+    assert doc, name
+    assert not doc.startswith(f"{name}("), "the docstring that dataclasses make up"
+    if inspect.isclass(thing):
+        for attribute, value in vars(thing).items():
+            if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                assert inspect.getdoc(value), f"{name}.{attribute}"
+
+
+@pytest.mark.parametrize("module", [testing, events])
+def test_the_other_public_modules_are_explained(module):
+    """The doors and the other public modules have a list and docstrings, too."""
+    assert sorted(module.__all__) == sorted(set(module.__all__))
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert inspect.getdoc(thing), name
+
+
+def test_what_is_frozen_can_be_pickled_by_its_public_address():
+    """Records and errors survive a pickle, and say `aiopool` in it."""
+    error = JobTimeoutError("too long", "timeout", 3.0)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.args, copy.limit, copy.seconds) == (JobTimeoutError, error.args, "timeout", 3.0)
+    assert b"aiopool._" not in pickle.dumps(aiopool.Priority.HIGH)
+    assert pickle.loads(pickle.dumps(aiopool.JobStatus.QUEUED)) is aiopool.JobStatus.QUEUED
+
+
+LATE_RECORDS = """
+import asyncio, pickle
+from aiopool import Pool
+
+async def main():
+    async with Pool(metrics=True) as pool:
+        await pool.run(asyncio.sleep, 0)
+        return pool.metrics()
+
+report, jobs = Pool().health(), asyncio.run(main()).jobs["sleep"]
+for record in (report, report.findings[0], report.status, jobs, jobs.run):
+    assert b"aiopool._" not in pickle.dumps(record), record
+    assert pickle.loads(pickle.dumps(record)) == record
+"""
+
+
+def test_what_comes_late_has_the_public_address_at_once():
+    """A report that was made before anybody asked the face for its class says `aiopool` in its pickle, too."""
+    run = subprocess.run([sys.executable, "-c", LATE_RECORDS], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert run.returncode == 0, run.stderr
+
+
+def assigned(source: str, attribute: str) -> list[int]:
+    """The lines in which an attribute of that name is assigned or deleted, `setattr` included."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr == attribute and not isinstance(node.ctx, ast.Load):
+            lines.append(node.lineno)
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "id", getattr(node.func, "attr", "")) in ("setattr", "__setattr__")
+            and any(isinstance(arg, ast.Constant) and arg.value == attribute for arg in node.args)
+        ):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_only_the_job_moves_a_job():
+    """Style rule 10: no line outside of `_jobs/job.py` assigns a job's status; the ast knows."""
+    for path in PACKAGE.rglob("*.py"):
+        lines = assigned(path.read_text(), "_status")
+        assert bool(lines) == (path == PACKAGE / "_jobs" / "job.py"), f"{path.name}: {lines}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["job._status = 1", "a.job._status += 1", "setattr(job, '_status', 1)", "object.__setattr__(job, '_status', 1)"],
+)
+def test_every_way_to_assign_it_is_seen(source):
+    """The test tests itself."""
+    assert assigned(source, "_status") == [1]
+    assert not assigned("print(job._status); job.status_ = 1", "_status")
+
+
+def test_nothing_is_public_by_accident():
+    """Groups, streams and jobs show what users may call, and nothing of how the pool hears of their jobs."""
+
+    def public(cls):
+        return {name for name in dir(cls) if not name.startswith("_")}
+
+    submitting = public(aiopool.Submitter)
+    assert submitting == {"map", "run", "submit", "submit_nowait", "with_options"}
+    assert public(aiopool.Group) - submitting == {"cancel", "errors", "jobs", "name", "pause", "resume"}
+    assert public(aiopool.MapStream) == {"aclose", "collect", "done", "failed", "running", "submitted"}
+    assert not public(aiopool.Job) & {"sequence"}

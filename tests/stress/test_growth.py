@@ -1,0 +1,188 @@
+"""Nothing grows faster than the work: what concerns many jobs at once is done in slices, as if it were done at once."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from virtual import nap, virtual
+
+from aiopool import Pool, Retry
+from aiopool._engine.deadlines import MIN_ENDED
+from aiopool._engine.engine import STEPS
+from aiopool.testing import settle
+
+MANY = 20 * STEPS
+
+
+class Watch:
+    """Look at a number once a turn of the loop, until it is what it shall be."""
+
+    def __init__(self, number: Callable[[], int]) -> None:
+        self.number = number
+        self.seen = [number()]
+
+    async def until(self, wanted: int) -> None:
+        while self.number() != wanted:
+            await asyncio.sleep(0)
+            self.seen.append(self.number())
+
+    @property
+    def largest_step(self) -> int:
+        # Without the first: the moment that was slept for comes some turns before the sleeper goes on.
+        return max(abs(after - before) for before, after in zip(self.seen[1:], self.seen[2:], strict=False))
+
+
+async def fails_once(log: list[object], name: object, tried: set[object]) -> None:
+    if name not in tried:
+        tried.add(name)
+        raise ValueError
+    log.append(name)
+
+
+async def note(log: list[object], name: object) -> None:
+    log.append(name)
+
+
+@virtual
+async def test_retries_that_come_due_together_come_in_slices(isolation):
+    """However many come due at one moment, a turn of the loop takes a slice of them, and the order is that of one."""
+    log, tried = [], set()
+    async with Pool(MANY, isolation=isolation) as pool:
+        again = pool.with_options(retry=Retry(delay=10, jitter=0))
+        for name in range(MANY):
+            await again.submit(fails_once, log, name, tried)
+        await settle()
+        assert pool.statistics().scheduled == MANY
+        pool.resize(1)
+        blocker = await pool.submit(nap, 20)
+        await settle()
+        watch = Watch(lambda: pool.statistics().scheduled)
+        await asyncio.sleep(10)
+        await watch.until(0)
+        assert watch.largest_step <= STEPS
+        await blocker
+    assert log == list(range(MANY))
+
+
+@virtual
+async def test_no_job_starts_before_all_that_is_due_is_in_line(isolation):
+    """A free slot goes to the best of all that are due, not to the best of the first slice."""
+    log = []
+    async with Pool(1, None, isolation=isolation) as pool:
+        for name in range(MANY):
+            await pool.with_options(delay=10, priority=MANY - name).submit(note, log, name)
+    assert log == list(reversed(range(MANY)))
+
+
+@virtual
+async def test_a_group_goes_on_in_slices(isolation):
+    """Parked jobs go back to their places, a slice a turn; none of a lower place overtakes them meanwhile."""
+    log = []
+    async with Pool(1, None, isolation=isolation) as pool:
+        async with pool.group("many") as group:
+            group.pause()
+            for name in range(MANY):
+                await group.submit(note, log, name)
+            await settle()
+            blocker = await pool.submit(nap, 1)
+            await settle()
+            assert pool.statistics().queued == MANY
+            for name in "abc":
+                await pool.submit(note, log, name)
+            group.resume()
+            await blocker
+    assert log == [*range(MANY), *"abc"]
+
+
+@virtual
+async def test_a_group_that_is_paused_again_keeps_the_rest(isolation):
+    """A pause between two slices holds: no job of the group starts until it goes on again."""
+    log = []
+    async with Pool(1, None, isolation=isolation) as pool:
+        async with pool.group("many") as group:
+            group.pause()
+            jobs = [await group.submit(note, log, name) for name in range(MANY)]
+            await settle()
+            group.resume()
+            group.pause()
+            await settle()
+            assert log == []
+            assert pool.statistics().queued == MANY
+            jobs[-1].cancel()
+            jobs[0].cancel()
+            assert pool.reprioritize(jobs[-2].id, 1)
+            group.resume()
+    assert log == [MANY - 2, *range(1, MANY - 2)]
+
+
+@virtual
+async def test_a_paused_group_in_the_way_is_parked_in_slices(isolation):
+    """A worker that meets many jobs of a paused group takes a slice of them out of the way in a turn."""
+    log = []
+    async with Pool(1, None, isolation=isolation) as pool:
+        async with pool.group("many") as group:
+            await pool.submit(nap, 1)
+            for name in range(MANY):
+                await group.submit(note, log, name)
+            last = await pool.submit(note, log, "last")
+            group.pause()
+            parked = Watch(lambda: pool._home.engine.labels.parked)
+            await asyncio.sleep(1)
+            await parked.until(MANY)
+            await last
+            assert parked.largest_step <= STEPS + 1
+            assert log == ["last"]
+            group.resume()
+    assert log == ["last", *range(MANY)]
+
+
+@virtual
+async def test_a_limit_that_ends_many_jobs_ends_them_in_slices(isolation):
+    """Jobs whose `queue_timeout` is over at one moment end a slice a turn, and none of them starts any more."""
+    log = []
+    async with Pool(1, None, isolation=isolation, on_error=lambda error, job: None) as pool:
+        await pool.submit(nap, 20)
+        limited = pool.with_options(queue_timeout=10)
+        for name in range(MANY):
+            await limited.submit(note, log, name)
+        watch = Watch(lambda: pool.statistics().queued)
+        await asyncio.sleep(10)
+        await watch.until(0)
+        assert watch.largest_step <= STEPS
+    assert log == []
+    assert pool.statistics().timed_out == MANY
+
+
+@pytest.mark.parametrize("option", ["total_timeout", "queue_timeout"])
+@pytest.mark.parametrize("lengths", [1, 3000])
+@virtual
+async def test_limits_that_are_not_used_up_leave_nothing_behind(isolation, option, lengths):
+    """Jobs that end in time are forgotten, long before their limits would be over; however many lengths there are."""
+    async with Pool(1, None, isolation=isolation) as pool:
+        for number in range(3000):
+            await pool.with_options(**{option: 1000.0 + number % lengths}).submit(nap, 0)
+            if not number % 10:
+                await pool.join()
+        await pool.join()
+        engine = pool._home.engine
+        left = [line.jobs for limits in (engine.total_limits, engine.queue_limits) for line in limits._lines.values()]
+        assert sum(map(len, left)) <= 3 * MIN_ENDED
+        assert len(engine.timetable._rows) <= 6 * MIN_ENDED
+
+
+@virtual
+async def test_limits_end_jobs_at_their_own_moments(isolation):
+    """Limits of one length and of many end each job when its own time is over, submitted at once or one by one."""
+    ends = {}
+    async with Pool(1, None, isolation=isolation, on_error=lambda error, job: None) as pool:
+        began = asyncio.get_running_loop().time()
+        await pool.submit(nap, 100)
+        for number in range(30):
+            seconds = 5.0 + number % 3
+            job = await pool.with_options(total_timeout=seconds).submit(nap, 0)
+            due = asyncio.get_running_loop().time() - began + seconds
+            job.add_done_callback(lambda job, due=due: ends.setdefault(job._sequence, (due, job.finished_at - began)))
+            if number % 2:
+                await asyncio.sleep(0.5)
+    assert len(ends) == 30
+    assert all(abs(due - end) < 1e-3 for due, end in ends.values())
