@@ -3,16 +3,14 @@
 General layout, from the ground up; each file uses only what lies below it:
 
     words and rules   errors, _status, _retry, _restart, _scope; tools: _eager, _runtime, _timetable, _bridge, _signals
-    about a job       _options, _plan, _job
+    about a job       _options, _spec, _job
     who hears of it   _listeners; events by _teller, _logs; numbers by _metrics, _loop_lag
     the line          _queue
     the books         _engine on _loans, _room, _joiners, _labels, _ending, _error_sink; _statistics
     hands             _worker, _scope_worker, _supervisor
-    the pool          _home, _map, _submitter, _group, _shutdown, _pool; a look at it: _survey on _health, _health_watch
-    settings          settings
-    companions        services
-    the program       _lifecycle on _companions, _notifier, _orphans
-    doors             cli, testing, pytest_plugin
+    the pool          _state, _map, _submitter, _group, _shutdown, _pool; a look at it: _survey on _health,
+    _health_watch settings          settings companions        services the program       _lifecycle on _companions,
+    _notifier, _orphans doors             cli, testing, pytest_plugin
 
 Read `_job` → `_queue` → `_engine` → `_worker` → `_supervisor` → `_pool` and you know the machine.
 """
@@ -29,7 +27,7 @@ from aiopool._jobs.retry import Retry, RetryAfter
 from aiopool._jobs.retry_budget import RetryBudget
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import JobStatus, PoolStatus, WorkerStatus
-from aiopool._observe.observers import Recorder
+from aiopool._observe.observers import Tracer
 from aiopool._pool.group import Group
 from aiopool._pool.map import MapResult, MapStream
 from aiopool._pool.pool import CancelReport, Pool
@@ -95,7 +93,6 @@ __all__ = [
     "PoolStatus",
     "Priority",
     "QueueFullError",
-    "Recorder",
     "RegistryStatus",
     "Restart",
     "RestartLimitError",
@@ -109,6 +106,7 @@ __all__ = [
     "Statistics",
     "StopReport",
     "Submitter",
+    "Tracer",
     "TypeReport",
     "WorkerStatus",
     "configure_logging",

@@ -254,8 +254,8 @@ def _forget_leaked(pool: Pool) -> None:
 
     from aiopool._jobs.job import running_job
 
-    assert pool._home.supervisor is not None
-    workers = pool._home.supervisor.busy()
+    assert pool._state.supervisor is not None
+    workers = pool._state.supervisor.busy()
     jobs = {worker.job for worker in workers}
     leaked = {worker.task for worker in workers}
     if sys.version_info >= (3, 12):  # with the tasks that they have started; on 3.11 a task does not tell its context

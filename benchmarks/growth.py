@@ -237,7 +237,7 @@ def _cancels(*, last_first: bool, paused: bool = False) -> Verb:
             jobs = [pool.with_options(group="it").submit_nowait(noop, 0)]
             view = pool.with_options(group="it")
             jobs += [view.submit_nowait(noop, index) for index in range(count - 1)]
-            while paused and pool.statistics().queued and pool._home.engine.labels.parked < count:  # type: ignore[union-attr]
+            while paused and pool.statistics().queued and pool._state.engine.groups.parked < count:  # type: ignore[union-attr]
                 await asyncio.sleep(0)
             if last_first:
                 jobs.reverse()
@@ -368,7 +368,7 @@ async def resume_group(isolation: Isolation, count: int, clock: Clock) -> None:
         view = pool.with_options(group="it")
         for index in range(count):
             view.submit_nowait(noop, index)
-        while pool._home.engine.labels.parked < count:  # type: ignore[union-attr]
+        while pool._state.engine.groups.parked < count:  # type: ignore[union-attr]
             await asyncio.sleep(0)
         pool.pause()
         for index in range(count):

@@ -146,8 +146,8 @@ class World:
         early = now() if self.pool._queue_size is not None else float("inf")
         queued = self.pool.jobs(JobStatus.QUEUED)
         line = [job for job in queued if job.waits_for == "slot" and job.submitted_at < early]
-        best = min(line, key=_place, default=me)
-        if _place(best) < _place(me) and not self.drops:
+        best = min(line, key=_location, default=me)
+        if _location(best) < _location(me) and not self.drops:
             self.fault(f"I7: {record!r} began before {best!r}")
         record.inside, record.lent, record.began = True, False, now()
 
@@ -438,6 +438,6 @@ def made_to_fail(error: BaseException | None) -> bool:
     return error is None or str(error).startswith("made to fail")
 
 
-def _place(job: Job[Any]) -> tuple[int, int]:
+def _location(job: Job[Any]) -> tuple[int, int]:
     """Where a job stands in line: by priority, then by submission."""
     return job.priority, job._sequence

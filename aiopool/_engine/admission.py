@@ -21,14 +21,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, final
 
-from aiopool._engine.join_waiters import Joiners
-from aiopool._engine.slots import Loans
+from aiopool._engine.join_waiters import JoinWaiters
+from aiopool._engine.slots import SlotLending
 from aiopool._jobs.job import Job, running_job
 from aiopool._jobs.status import JobStatus
 from aiopool._runtime.runtime import Runtime
 from aiopool.errors import JobCancelledError, PoolClosedError
 
-__all__ = ["Room"]
+__all__ = ["Admission"]
 
 
 class Books(Protocol):
@@ -43,12 +43,12 @@ class Books(Protocol):
         ...
 
     @property
-    def loans(self) -> Loans:
+    def lending(self) -> SlotLending:
         """Who has lent a slot."""
         ...
 
     @property
-    def joiners(self) -> Joiners:
+    def join_waiters(self) -> JoinWaiters:
         """Who waits for the end of all jobs."""
         ...
 
@@ -86,7 +86,7 @@ class Books(Protocol):
 
 
 @final
-class Room:
+class Admission:
     """Who waits outside; see the module.
 
     Attributes:
@@ -117,7 +117,7 @@ class Room:
         """Whether the caller may submit: everybody, the pool's own jobs, or nobody."""
         return not self.restricted or (not self.closed and self._books.is_own(running_job.get()))
 
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether a job would have to wait outside."""
         return bool(self.waiting) or not self._has_place()
 
@@ -135,15 +135,15 @@ class Room:
         self.waiting[job] = future
         self._books.take_id(job)
         try:
-            await self._books.loans.wait_for(future)
-            if job._place is self:  # nobody has cancelled it meanwhile
+            await self._books.lending.wait_for(future)
+            if job._location is self:  # nobody has cancelled it meanwhile
                 self._books.line_up(job)
         except BaseException:
-            if job._place is self:
+            if job._location is self:
                 self._books.cancel(job, "its submitter was cancelled")
             raise
         finally:
-            if job._plan.id is None or not future.done() or future.cancelled() or future.exception() is not None:
+            if job._spec.id is None or not future.done() or future.cancelled() or future.exception() is not None:
                 self._books.release_id(job)
 
     def admit(self) -> None:
@@ -180,7 +180,7 @@ class Room:
         if job._finished_at is None:
             text = f"{job!r} was withdrawn: its submitter was cancelled while it waited for room"
             job._finish(JobStatus.CANCELLED, (JobCancelledError(text), None), self._books.runtime.now())
-        self._books.joiners.look()
+        self._books.join_waiters.wake_if_idle()
 
     def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
         """Cancel a job that waits, and tell its submitter; whether it waited."""
@@ -188,7 +188,7 @@ class Room:
         if future is None or future.done():
             return False
         self._refuse(job, future, _cancelled(job, reason))
-        self._books.joiners.look()
+        self._books.join_waiters.wake_if_idle()
         return True
 
     def cancel_all(self, group: str | None = None, reason: str | None = None) -> int:
@@ -210,7 +210,7 @@ class Room:
                 if not future.done():  # its submitter has not given up meanwhile
                     self._refuse(job, future, error(job))
                 yield
-            self._books.joiners.look()
+            self._books.join_waiters.wake_if_idle()
 
         self._books.work_off(refuse())
         return count
@@ -230,6 +230,6 @@ def _submitter_of(job: Job[Any]) -> Job[Any] | None:
 def _cancelled(job: Job[Any], reason: str | None) -> JobCancelledError:
     text = f"{job!r} was cancelled while it waited for room"
     if reason is not None:
-        job._more().lost = reason
+        job._ensure_extra().cancel_reason = reason
         text += f": {reason}"
     return JobCancelledError(text)

@@ -1,7 +1,7 @@
 """`Limits`: time limits that run from submission, for as little as a limit that runs from the start.
 
 Jobs with limits of one length run out of time in the order of their submission: a FIFO for each length holds them, and
-one row of the timetable stands for its head. A job that ends is not taken out; it is skipped when its turn comes.
+one row of the timers stands for its head. A job that ends is not taken out; it is skipped when its turn comes.
 Entries are numbers of jobs, which keep no job alive, and those of ended jobs are swept when they outnumber the rest.
 """
 
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
-from aiopool._runtime.timers import Alarm, Timetable
+from aiopool._runtime.timers import Timer, TimerQueue
 
 __all__ = ["Limits"]
 
@@ -29,7 +29,7 @@ class _Line:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.jobs: deque[int] = deque()
-        self.alarm: Alarm | None = None
+        self.alarm: Timer | None = None
 
 
 @final
@@ -40,13 +40,13 @@ class Limits:
 
     def __init__(
         self,
-        timetable: Timetable,
+        timers: TimerQueue,
         now: Callable[[], float],
         jobs: Mapping[int, Any],
         expire: Callable[[Any], object],
     ) -> None:
         """`jobs` are the live ones by their numbers; `expire(job)` is called for those whose limit is over."""
-        self._timetable = timetable
+        self._timetable = timers
         self._now = now
         self._jobs = jobs
         self._expire = expire
@@ -97,4 +97,4 @@ class Limits:
             if not kept:
                 del self._lines[line.seconds]
                 assert line.alarm is not None
-                self._timetable.cross_out(line.alarm)
+                self._timetable.cancel(line.alarm)

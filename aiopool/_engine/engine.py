@@ -31,42 +31,42 @@ from collections.abc import Callable, Generator, Iterator
 from threading import get_ident
 from typing import Any, Literal, Protocol, final
 
-from aiopool._engine.admission import Room
+from aiopool._engine.admission import Admission
 from aiopool._engine.deadlines import Limits
-from aiopool._engine.error_reporter import ErrorSink
-from aiopool._engine.groups import Labels
-from aiopool._engine.join_waiters import Joiners
+from aiopool._engine.error_reporter import ErrorReporter
+from aiopool._engine.groups import GroupRegistry
+from aiopool._engine.join_waiters import JoinWaiters
 from aiopool._engine.queue import JobQueue
-from aiopool._engine.slots import Loans
+from aiopool._engine.slots import SlotLending
 from aiopool._jobs.job import AttemptRecord, Job, JobExtra, make_job
 from aiopool._jobs.options import id_key, id_number
 from aiopool._jobs.outcome import add_note, cancelled_error, failure_of, next_delay, timeout_error
 from aiopool._jobs.retry import RetryAfter
-from aiopool._jobs.spec import JobOwner, Plan
+from aiopool._jobs.spec import JobOwner, JobSpec
 from aiopool._jobs.statistics import Counters
 from aiopool._jobs.status import JobStatus
-from aiopool._jobs.stop import StopCause, StopRequest, verdict
+from aiopool._jobs.stop import StopCause, StopRequest, outcome_status
 from aiopool._jobs.waiters import JobObserver, awaiter_count
-from aiopool._observe.observers import Listeners
+from aiopool._observe.observers import Observers
 from aiopool._runtime.faults import is_kind, set_context, traceback_of
-from aiopool._runtime.runtime import Runtime, in_loop
-from aiopool._runtime.timers import Timetable
+from aiopool._runtime.runtime import Runtime, running_loop_or_none
+from aiopool._runtime.timers import TimerQueue
 
-__all__ = ["SLICE", "Engine", "Hand"]
+__all__ = ["TIME_SLICE", "Engine", "Hand"]
 
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
-SLICE = 0.002
+TIME_SLICE = 0.002
 # Of chores in one turn; with it so many steps until the next look at the clock, and in one turn of a virtual clock.
 CHORES = 0.001
 STEPS = 64
 # So many turns of the loop it takes, at most, until a free worker begins a job; one after the other.
-TURNS = 4
+MAX_START_TURNS = 4
 # So many resting workers are let go in one turn of the loop when the pool was made smaller: some 0.2 ms.
 TRIM = 100
 
 # Jobs submitted within so many seconds share one moment, while nobody listens: a number of its own would be 32 bytes
 # more for each.
-MOMENT = 0.0001
+CLOCK_RESOLUTION = 0.0001
 
 # So deep a cancel goes, the event loop's part of it included. If the stack ended on the way, asyncio would lose the
 # wake-up of whoever waits for the job: a job that is cancelled from a recursion too deep is not cancelled at all.
@@ -80,15 +80,15 @@ TIMED_OUT, CANCELLED = JobStatus.TIMED_OUT, JobStatus.CANCELLED
 class Hand(Protocol):
     """A worker, as the engine sees it."""
 
-    __slots__ = ("alarm", "alarm_for", "busy", "id", "job")
+    __slots__ = ("busy", "check_at", "check_job", "id", "job")
 
     id: int
     job: Job[Any] | None
-    alarm: float
-    alarm_for: int
+    check_at: float
+    check_job: int
     busy: bool
 
-    def offer(self) -> bool:
+    def wake(self) -> bool:
         """Take a slot and look for work; whether to offer some to the next hand at once."""
         ...
 
@@ -112,27 +112,26 @@ class Engine:
     __slots__ = (
         "__weakref__",
         "_loop",
-        "_nudged",
         "_reserved",
         "_trimming",
+        "_waking",
         "active",
-        "calm",
+        "admission",
         "cancel_grace",
         "chores",
+        "clock_cache",
         "counters",
-        "errors",
+        "groups",
         "idle",
+        "ids",
         "jobs",
-        "joiners",
-        "labels",
-        "last_attempts",
+        "join_waiters",
         "leaked",
-        "listeners",
-        "loans",
-        "moment",
-        "names",
+        "lending",
         "next_job",
+        "no_more_retries",
         "now",
+        "observers",
         "on_fatal",
         "on_leak",
         "owner",
@@ -140,7 +139,7 @@ class Engine:
         "queue",
         "queue_limits",
         "replaced",
-        "room",
+        "reporter",
         "runtime",
         "scheduled",
         "size",
@@ -148,8 +147,9 @@ class Engine:
         "slice_ends",
         "slots",
         "spawn",
-        "timetable",
+        "timers",
         "total_limits",
+        "uncontended",
     )
 
     def __init__(
@@ -161,10 +161,10 @@ class Engine:
         aging: float | None,
         cancel_grace: float,
         on_leak: Literal["hold", "replace"],
-        errors: ErrorSink,
+        errors: ErrorReporter,
         sweep: Callable[[float], Generator[None, None, float]],
     ) -> None:
-        self.listeners: Listeners | None = None  # None while nobody listens: one test, nothing built
+        self.observers: Observers | None = None  # None while nobody listens: one test, nothing built
         self.runtime = runtime
         self.now = runtime.now
         self.next_job = runtime.next_job
@@ -172,39 +172,39 @@ class Engine:
         self._loop: Any = runtime.loop if hasattr(runtime.loop, "_thread_id") else _AnyLoop(runtime.thread)
         _engines.add(self)
         self.queue = JobQueue(aging=aging)
-        self.timetable = Timetable(runtime, sweep, self.work_off)
+        self.timers = TimerQueue(runtime, sweep, self.work_off)
         self.counters = Counters()
         self.jobs: dict[int, Job[Any]] = {}
         # By the keys of their ids: jobs with an id of the user's, and all that wait for room.
-        self.names: dict[str, Job[Any]] = {}
+        self.ids: dict[str, Job[Any]] = {}
         self._reserved: set[int] = set()  # ids of the user's that are numbers: no job gets them as its own
-        self.total_limits = Limits(self.timetable, self.now, self.jobs, self._total_expired)
-        self.queue_limits = Limits(self.timetable, self.now, self.jobs, self._queue_expired)
-        self.labels = Labels(self.queue)
-        self.moment = -math.inf
+        self.total_limits = Limits(self.timers, self.now, self.jobs, self._total_expired)
+        self.queue_limits = Limits(self.timers, self.now, self.jobs, self._queue_expired)
+        self.groups = GroupRegistry(self.queue)
+        self.clock_cache = -math.inf
         self.scheduled = 0
         self.leaked = 0
         self.replaced = 0  # leaked jobs without a slot: another job has it
         # Slots.
         self.size = self.slots = size
         self.active = 0
-        self.calm = True
+        self.uncontended = True
         self.paused = False
         self.idle: dict[Hand, None] = {}  # a stack; whoever ends is taken out of its middle
         # A clock that stands still while code runs never comes to the end of a slice: there, each job is one.
-        self.slice = 0.0 if runtime.virtual else SLICE
+        self.slice = 0.0 if runtime.virtual else TIME_SLICE
         self.slice_ends = 0.0
-        self._nudged = self._trimming = False
+        self._waking = self._trimming = False
         self.chores: deque[Iterator[object]] = deque()
         # Who waits: for a slot lent out, for the end of all work, for room.
-        self.loans = Loans(self)
-        self.joiners = Joiners(self)
-        self.room = Room(self, queue_size)
-        self.last_attempts = False  # the pool is leaving: there will be no worker for another
+        self.lending = SlotLending(self)
+        self.join_waiters = JoinWaiters(self)
+        self.admission = Admission(self, queue_size)
+        self.no_more_retries = False  # the pool is leaving: there will be no worker for another
         # Policies.
         self.cancel_grace = cancel_grace
         self.on_leak = on_leak
-        self.errors = errors
+        self.reporter = errors
         self.on_fatal: Callable[[BaseException], object] = lambda error: None
         self.spawn: Callable[[], Hand | None] = _nobody
         self.owner: JobOwner | None = None  # whom the plans of its jobs name
@@ -212,7 +212,7 @@ class Engine:
     # -- entering ----------------------------------------------------------------------------------------------
 
     def try_submit(
-        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
+        self, plan: JobSpec, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
     ) -> Job[Any] | None:
         """Make a job and take it in, or return None: it would have to wait for room, or is refused.
 
@@ -226,27 +226,27 @@ class Engine:
         if get_ident() != self._loop._thread_id:
             self.check_caller("submit")
         # With fewer jobs than may wait there is room.
-        if len(self.jobs) >= self.room.limit and (self.room.full() or not self.room.open_to_caller()):
+        if len(self.jobs) >= self.admission.limit and (self.admission.is_full() or not self.admission.open_to_caller()):
             return None
         if not plan.plain:
             job = self.make(plan, function, args, owner)
             self.enter(job)
             return job
         now = self.now()
-        if now - self.moment > MOMENT or self.listeners:
-            self.moment = now
-        job = make_job(function, args, plan, self.next_job(), self.moment, owner)
-        if not self._nudged and self.active < self.slots:
-            self.nudge()  # first what may fail: then nothing has happened
+        if now - self.clock_cache > CLOCK_RESOLUTION or self.observers:
+            self.clock_cache = now
+        job = make_job(function, args, plan, self.next_job(), self.clock_cache, owner)
+        if not self._waking and self.active < self.slots:
+            self.wake_workers()  # first what may fail: then nothing has happened
         self.queue.push(job)
         self.jobs[job._sequence] = job
         self.counters.submitted += 1
-        if self.listeners:
-            self.listeners.submitted(job)
+        if self.observers:
+            self.observers.submitted(job)
         return job
 
     def make(
-        self, plan: Plan, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
+        self, plan: JobSpec, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
     ) -> Job[Any]:
         """Make a job without taking it in: `enter` does that, or nobody."""
         if get_ident() != self._loop._thread_id:
@@ -254,7 +254,7 @@ class Engine:
         if plan.id is not None:
             self.check_id(plan.id)
         job = make_job(function, args, plan, self.next_job(), self.now(), owner)
-        job._place = None
+        job._location = None
         return job
 
     def end_program(self, error: BaseException) -> None:
@@ -266,15 +266,15 @@ class Engine:
 
     def check_caller(self, what: str) -> None:
         """Raise if the caller is not in the pool's own event loop; between two runs of the loop, its thread will do."""
-        running = in_loop()
-        if running is self.runtime.loop and self.runtime.in_thread():
+        running = running_loop_or_none()
+        if running is self.runtime.loop and self.runtime.on_loop_thread():
             return
         if self.runtime.forked:
             raise RuntimeError(
                 f"{what}() was called in a child process that was forked while the pool was open: the pool and its "
                 "event loop live in the parent. Open a pool in the child, `async with Pool(...) as pool:`"
             )
-        if not self.runtime.in_thread():
+        if not self.runtime.on_loop_thread():
             raise RuntimeError(
                 f"{what}() was called in another thread than that of the pool's event loop, which it would corrupt. "
                 f"There, write `asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or "
@@ -289,36 +289,36 @@ class Engine:
 
     def register(self, job: Job[Any]) -> None:
         """Write a job into the books."""
-        if not job._plan.plain:
-            self._arrange(job, job._plan)
+        if not job._spec.plain:
+            self._arrange(job, job._spec)
         self.counters.submitted += 1
         self.jobs[job._sequence] = job
 
     def enter(self, job: Job[Any], *, inside: bool = False, held: bool = False) -> None:
-        """Take a job in: into the line, or into the timetable if it has a delay; maybe inside of another step.
+        """Take a job in: into the line, or into the timers if it has a delay; maybe inside of another step.
 
         `held`: not yet into the line; see `admission.py`.
         """
-        if not held and not self._nudged and self.active < self.slots:
-            self.nudge()  # first what may fail: then nothing has happened
+        if not held and not self._waking and self.active < self.slots:
+            self.wake_workers()  # first what may fail: then nothing has happened
         self.register(job)
         if job._status is QUEUED:
             if held:
-                job._place = self.room
-                self.room.entering += 1
+                job._location = self.admission
+                self.admission.entering += 1
             else:
                 self.queue.push_in_order(job)  # it may have been made, and have waited, before others came
-        if self.listeners:
-            self.listeners.submitted(job, inside=inside)
+        if self.observers:
+            self.observers.submitted(job, inside=inside)
 
     def line_up(self, job: Job[Any]) -> None:
         """Let a job go into line that was held in the room."""
-        if not self._nudged and self.active < self.slots:
-            self.nudge()
-        self.room.entering -= 1
+        if not self._waking and self.active < self.slots:
+            self.wake_workers()
+        self.admission.entering -= 1
         self.queue.push_in_order(job)
 
-    def _arrange(self, job: Job[Any], plan: Plan) -> None:
+    def _arrange(self, job: Job[Any], plan: JobSpec) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
         if plan.total_timeout is not None:
             self.total_limits.add(plan.total_timeout, job)
@@ -327,20 +327,20 @@ class Engine:
         if plan.delay:
             self._schedule(job, job._submitted_at + plan.delay)
         if plan.id is not None:
-            job._more()
+            job._ensure_extra()
             self.take_id(job)
         if plan.group is not None:
-            self.labels.join(job, job._more(), plan.group)
+            self.groups.join(job, job._ensure_extra(), plan.group)
 
     # -- ids -----------------------------------------------------------------------------------------------------
 
     def get_job(self, id: int | str) -> Job[Any] | None:
         """Return the live job that answers to an id, or None; also one that waits for room. From any thread."""
         key = id_key(id)
-        job = self.names.get(key)
+        job = self.ids.get(key)
         if job is None and (number := id_number(key)) is not None:
             job = self.jobs.get(number)
-            if job is not None and job._plan.id is not None:
+            if job is not None and job._spec.id is not None:
                 return None  # it has an id of its own, and answers to that
         return None if job is None or job._finished_at is not None else job
 
@@ -355,18 +355,18 @@ class Engine:
     def take_id(self, job: Job[Any]) -> None:
         """Let a job answer to its id from now on."""
         key = id_key(job.id)
-        self.names[key] = job
-        if job._plan.id is not None and (number := id_number(key)) is not None:
+        self.ids[key] = job
+        if job._spec.id is not None and (number := id_number(key)) is not None:
             self._reserved.add(number)
             self.next_job = self._next_free
 
     def release_id(self, job: Job[Any]) -> None:
         """Let another job have the id, if it is still this one's."""
         key = id_key(job.id)
-        if self.names.get(key) is not job:
+        if self.ids.get(key) is not job:
             return
-        del self.names[key]
-        if job._plan.id is not None and (number := id_number(key)) is not None:
+        del self.ids[key]
+        if job._spec.id is not None and (number := id_number(key)) is not None:
             self._reserved.discard(number)
             if not self._reserved:
                 self.next_job = self.runtime.next_job
@@ -379,11 +379,11 @@ class Engine:
 
     # -- starting ----------------------------------------------------------------------------------------------
 
-    def nudge(self) -> None:
+    def wake_workers(self) -> None:
         """Offer work in the next turn of the loop: to resting hands, then to new ones."""
-        if not self._nudged:
+        if not self._waking:
             self.runtime.soon(self._dispatch)
-            self._nudged = True
+            self._waking = True
 
     def work_off(self, steps: Iterator[object]) -> None:
         """Do a chore: a slice of it now, and the rest in slices, one a turn. No job starts until it is done."""
@@ -404,7 +404,7 @@ class Engine:
 
         self.work_off(all_steps())
         if not end.done():
-            await self.loans.wait_for(end)
+            await self.lending.wait_for(end)
 
     def _work(self) -> None:
         chores, ends = self.chores, self.now() + CHORES
@@ -418,115 +418,115 @@ class Engine:
             chores.popleft()  # it has ended by this
             raise
         finally:
-            self.calm_down()
+            self.update_contention()
             if chores or (self.active < self.slots and self.queue.live):
-                self.nudge()
+                self.wake_workers()
 
     def _dispatch(self) -> None:
-        self._nudged = False
+        self._waking = False
         if self.chores:
             self._work()
         self.slice_ends = self.now() + self.slice
-        while self.active < self.size and self.loans.grant():
+        while self.active < self.size and self.lending.grant_next():
             pass
-        if self.room.waiting:
-            self.room.admit()  # a slot that was lent is room too
+        if self.admission.waiting:
+            self.admission.admit()  # a slot that was lent is room too
         hands = self.slots - self.active
         while self.active < self.slots and self.queue.live and not self.chores:
             hand = self.idle.popitem()[0] if self.idle else self.spawn()
-            if hand is None or not hand.offer():
+            if hand is None or not hand.wake():
                 break
             hands -= 1
             if (hands <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue.live:
-                self.nudge()
+                self.wake_workers()
                 break
 
-    def next(self, hand: Hand, now: float) -> Job[Any] | None:
+    def take_job(self, hand: Hand, now: float) -> Job[Any] | None:
         """Start the best job on a hand that holds a slot, or put the hand to rest and return None."""
-        if self.calm:
+        if self.uncontended:
             job: Job[Any] | None = self.queue.pop()
-            if job is not None and (job._extra is None or not self.labels.park(job)):
+            if job is not None and (job._extra is None or not self.groups.park(job)):
                 hand.job = job
                 job._start(hand, now)
-                if self.room.waiting:
-                    self.room.admit()
+                if self.admission.waiting:
+                    self.admission.admit()
                 return job
-        return self._next_or_rest(hand, now)
+        return self._take_job_or_idle(hand, now)
 
     def next_is_for_thread(self) -> bool:
         """Whether `next` will certainly return a job whose function runs in a thread."""
-        job: Job[Any] | None = self.queue.peek() if self.calm else None
-        return job is not None and job._plan.offload and job._extra is None
+        job: Job[Any] | None = self.queue.peek() if self.uncontended else None
+        return job is not None and job._spec.offload and job._extra is None
 
-    def _next_or_rest(self, hand: Hand, now: float) -> Job[Any] | None:
+    def _take_job_or_idle(self, hand: Hand, now: float) -> Job[Any] | None:
         # Not `slots`: in a paused pool, what runs goes on.
-        if self.active <= self.size and self.loans.returners and self.loans.grant():
+        if self.active <= self.size and self.lending.reclaim_waiters and self.lending.grant_next():
             pass  # the slot went with it, and `rest` counts it off for this hand
         elif self.active <= self.slots and not self.chores:
             for _ in range(STEPS):  # of a paused group there may be more: then in the next turn
                 job = self.queue.pop()
                 if job is None:
                     break
-                if job._extra is None or not self.labels.park(job):
+                if job._extra is None or not self.groups.park(job):
                     job._start(hand, now)
                     hand.job = job
-                    self.room.admit()
+                    self.admission.admit()
                     return hand.job
-        self.rest(hand)
+        self.release_and_idle(hand)
         return None
 
-    def rest(self, hand: Hand) -> None:
+    def release_and_idle(self, hand: Hand) -> None:
         """Give a hand's slot back, and let the hand rest."""
-        self.leave(hand)
-        self.lie_down(hand)
+        self.release_slot(hand)
+        self.add_idle(hand)
         if self.queue.live:
-            self.nudge()  # whoever waited for room got in with the slot that was given back
+            self.wake_workers()  # whoever waited for room got in with the slot that was given back
 
-    def lie_down(self, hand: Hand) -> None:
+    def add_idle(self, hand: Hand) -> None:
         """Let a hand without a slot rest, or end if as many rest as the pool has slots."""
         if len(self.idle) >= self.size:
             hand.retire()
         else:
             self.idle[hand] = None
 
-    def take_slot(self, hand: Hand) -> None:
+    def acquire_slot(self, hand: Hand) -> None:
         """Give a hand a slot, for as long as it finds work; there is one."""
         hand.busy = True
         self.active += 1
 
-    def leave(self, hand: Hand) -> None:
+    def release_slot(self, hand: Hand) -> None:
         """Give a hand's slot back; the hand itself is not offered work again."""
         hand.job = None
         hand.busy = False
         self.active -= 1
-        self.calm_down()
-        if self.room.waiting:
-            self.room.admit()
+        self.update_contention()
+        if self.admission.waiting:
+            self.admission.admit()
 
-    def calm_down(self) -> None:
+    def update_contention(self) -> None:
         """Recompute whether a hand may go from job to job without a look at anything else."""
-        self.calm = self.active <= self.slots and not self.loans.returners and not self.chores
+        self.uncontended = self.active <= self.slots and not self.lending.reclaim_waiters and not self.chores
 
     # -- size and pause ------------------------------------------------------------------------------------------
 
     def set_slots(self, size: int | None = None, *, paused: bool | None = None) -> None:
         """Change the size, or pause; running jobs go on. A closing pool cannot be held: to leave is to finish."""
         before = self.size, self.paused
-        closing = self.room.restricted
+        closing = self.admission.restricted
         if size is not None:
             self.size = max(size, 1) if closing else size
         if paused is not None:
             self.paused = paused and not closing
         self.slots = 0 if self.paused else self.size
-        self.calm_down()
-        self.room.admit()
-        if self.queue.live or self.loans.returners:
-            self.nudge()
+        self.update_contention()
+        self.admission.admit()
+        if self.queue.live or self.lending.reclaim_waiters:
+            self.wake_workers()
         if len(self.idle) > self.size and not self._trimming:
             self.runtime.soon(self._trim)
             self._trimming = True
-        if self.listeners:
-            self.listeners.slots_changed(before, (self.size, self.paused))
+        if self.observers:
+            self.observers.slots_changed(before, (self.size, self.paused))
 
     def _trim(self) -> None:
         """Let resting hands go that are more than the pool has slots; some in each turn of the loop."""
@@ -539,43 +539,43 @@ class Engine:
 
     def pause_group(self, name: str) -> None:
         """Let no job of a group start; as `set_slots`, not while the pool is closing."""
-        if not self.room.restricted:
-            self.labels.pause(name)
+        if not self.admission.restricted:
+            self.groups.pause(name)
 
     def resume_group(self, name: str) -> None:
         """Let the jobs of a group start again."""
-        steps = self.labels.resume(name)
+        steps = self.groups.resume(name)
         if steps is not None:
             self.work_off(steps)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
-    def returned(self, hand: Hand, job: Job[Any], value: Any, now: float) -> None:
+    def attempt_returned(self, hand: Hand, job: Job[Any], value: Any, now: float) -> None:
         """An attempt returned."""
         if job._extra is None:
             del self.jobs[job._sequence]
             self.counters.succeeded += 1
             job._finish(SUCCEEDED, value, now)
-            if self.joiners.futures:
-                self.joiners.look()
-            if self.listeners:
-                self.listeners.ended(job, hand.id, now)
+            if self.join_waiters.futures:
+                self.join_waiters.wake_if_idle()
+            if self.observers:
+                self.observers.ended(job, hand.id, now)
         elif job._extra.stop is None and job._finished_at is None:
             self._finish(job, SUCCEEDED, value, now)
-            if job._extra.ended is not None:
-                self._tell_ended(job._extra)
+            if job._extra.exit_waiters is not None:
+                self._wake_exit_waiters(job._extra)
         else:
-            self.conclude(hand, job, value, None, now)
+            self.attempt_ended(hand, job, value, None, now)
 
-    def conclude(self, hand: Hand, job: Job[Any], value: Any, error: BaseException | None, now: float) -> None:
+    def attempt_ended(self, hand: Hand, job: Job[Any], value: Any, error: BaseException | None, now: float) -> None:
         """An attempt ended: decide what that means, and act on it."""
-        hand.alarm_for = 0
+        hand.check_job = 0
         extra = job._extra
         if job._finished_at is not None:
             self._ended_late(job, error)
             return
         stop = None if extra is None else extra.stop
-        status = verdict(stop, error)
+        status = outcome_status(stop, error)
         if status is SUCCEEDED:
             self._finish(job, status, value, now)
         elif status is CANCELLED:
@@ -585,38 +585,38 @@ class Engine:
             failure = failure_of(job, stop, error, status)
             if stop is None or stop.cause is StopCause.TIMEOUT:
                 try:
-                    delay = None if self.last_attempts else next_delay(job, failure, now=now, rng=self.runtime.random)
+                    delay = None if self.no_more_retries else next_delay(job, failure, now=now, rng=self.runtime.random)
                 except BaseException as fault:
                     # The user's predicate or backoff is broken: that is how the job fails.
                     set_context(fault, failure)
                     delay, failure, status = None, fault, FAILED
                 if delay is not None:
-                    self._again(job, failure, delay, now)
+                    self._retry(job, failure, delay, now)
                     return
             self._finish_failed(job, status, failure, now)
-        if extra is not None and extra.ended is not None:
-            self._tell_ended(extra)
+        if extra is not None and extra.exit_waiters is not None:
+            self._wake_exit_waiters(extra)
 
-    def _again(self, job: Job[Any], failure: BaseException, delay: float, now: float) -> None:
+    def _retry(self, job: Job[Any], failure: BaseException, delay: float, now: float) -> None:
         """retry: let the job wait for its next attempt; it holds no worker."""
-        extra = job._more()
+        extra = job._ensure_extra()
         extra.stop = None
         extra.timeout = None
-        started, worker = job._started_at, job._place.id
+        started, worker = job._started_at, job._location.id
         if extra.history is None:
             extra.history = []
         extra.history.append(AttemptRecord(job._attempt, now - started, failure, delay))
         self.counters.retries += 1
         self._schedule(job, now + delay)
         if extra.lent:
-            self.loans.end(extra)
-        if self.listeners:
-            self.listeners.retrying(job, worker, failure, delay, now)
+            self.lending.cancel_loan(extra)
+        if self.observers:
+            self.observers.retrying(job, worker, failure, delay, now)
 
     def _schedule(self, job: Job[Any], due: float) -> None:
-        alarm = self.timetable.add(due, self._come_due, job)
+        alarm = self.timers.add(due, self._come_due, job)
         job._delay(due)
-        job._place = alarm
+        job._location = alarm
         self.scheduled += 1
 
     def _come_due(self, job: Job[Any]) -> None:
@@ -625,7 +625,7 @@ class Engine:
         job._come_due()
         self.queue.push_in_order(job)
         if self.active < self.slots:
-            self.nudge()
+            self.wake_workers()
 
     def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
         add_note(error, job)
@@ -635,9 +635,9 @@ class Engine:
         if is_kind(error, (SystemExit, KeyboardInterrupt)):
             self.on_fatal(error)
         elif awaiters:
-            job._more().awaiters = awaiters
+            job._ensure_extra().awaiters = awaiters
         else:
-            self.errors.report(job, error, worker)
+            self.reporter.report(job, error, worker)
 
     def unheard(self, job: Job[Any]) -> None:
         """Whoever waited for a job was cancelled; if the job had failed before, and nobody else is told, report it."""
@@ -645,14 +645,14 @@ class Engine:
         if extra is not None and extra.awaiters:
             extra.awaiters -= 1
             if not extra.awaiters:
-                self.errors.report(job, job._value[0])
+                self.reporter.report(job, job._value[0])
 
     def _finish_cancelled(self, job: Job[Any], now: float, *, cause: BaseException | None = None) -> None:
         self._finish(job, CANCELLED, (cancelled_error(job, cause), None), now)
 
     def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
         """Close the book on a job: every end but the plainest comes through here."""
-        listeners = self.listeners
+        listeners = self.observers
         worker, awaited = (_worker_of(job), bool(awaiter_count(job))) if listeners else (None, False)
         del self.jobs[job._sequence]
         counters = self.counters
@@ -663,18 +663,18 @@ class Engine:
             setattr(counters, name, getattr(counters, name) + 1)
         extra = job._extra
         if extra is not None:
-            if job._plan.id is not None:
+            if job._spec.id is not None:
                 self.release_id(job)
-            if extra.label is not None:
-                self.labels.leave(job, extra.label)
+            if extra.group is not None:
+                self.groups.leave(job, extra.group)
             if extra.lent:
-                self.loans.end(extra)
+                self.lending.cancel_loan(extra)
         job._finish(status, value, now)
         if extra is not None and extra.callbacks is not None:
             callbacks, extra.callbacks = extra.callbacks, None
             for callback, context in callbacks:
-                self.errors.call(context, callback, job)
-        self.joiners.look()
+                self.reporter.call_hook(context, callback, job)
+        self.join_waiters.wake_if_idle()
         if listeners:
             listeners.ended(job, worker, now, awaited=awaited)
 
@@ -684,25 +684,25 @@ class Engine:
         For a job that was told to stop, or waits.
         """
         extra = job._extra
-        if extra is None or extra.leaked or (job._finished_at is not None and not extra.late):
+        if extra is None or extra.leaked or (job._finished_at is not None and not extra.abandoned):
             return None
         future: asyncio.Future[None] = self.runtime.loop.create_future()
-        if extra.ended is None:
-            extra.ended = []
-        extra.ended.append(future)
+        if extra.exit_waiters is None:
+            extra.exit_waiters = []
+        extra.exit_waiters.append(future)
         return future
 
-    def _tell_ended(self, extra: JobExtra) -> None:
-        for future in extra.ended or ():
+    def _wake_exit_waiters(self, extra: JobExtra) -> None:
+        for future in extra.exit_waiters or ():
             if not future.done():
                 future.set_result(None)
-        extra.ended = None
+        extra.exit_waiters = None
 
     # -- stopping ------------------------------------------------------------------------------------------------
 
     def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
         """Cancel a job in whichever place it is; from any thread. See `Job.cancel`."""
-        if not self.runtime.in_thread():
+        if not self.runtime.on_loop_thread():
             if job._finished_at is not None:
                 return False
             if self.runtime.forked:
@@ -713,54 +713,54 @@ class Engine:
             return False
         _need_frames(CANCEL_FRAMES)
         if job._status is RUNNING:
-            extra = job._more()
+            extra = job._ensure_extra()
             if extra.stop is not None:
                 return self._overrule(job, extra.stop, StopRequest(StopCause.CANCEL, reason))
-            extra.lost = reason
+            extra.cancel_reason = reason
             self._stop(job, StopRequest(StopCause.CANCEL, reason))
             return True
         if job._sequence not in self.jobs:
-            return self.room.cancel(job, reason)
+            return self.admission.cancel(job, reason)
         if reason is not None:
-            job._more().lost = reason
-        self.withdraw(job)
+            job._ensure_extra().cancel_reason = reason
+        self.dequeue(job)
         self._finish_cancelled(job, self.now())
-        self.room.admit()
+        self.admission.admit()
         return True
 
-    def drop(self, job: Job[Any], error: BaseException) -> None:
+    def evict(self, job: Job[Any], error: BaseException) -> None:
         """End a queued or scheduled job with an error of the pool's: dropped, or given up."""
-        self.withdraw(job)
+        self.dequeue(job)
         awaiters = awaiter_count(job)
         self._finish(job, CANCELLED, (error, None), self.now())
         if awaiters:
-            job._more().awaiters = awaiters
+            job._ensure_extra().awaiters = awaiters
         else:
-            self.errors.report(job, error)
+            self.reporter.report(job, error)
 
-    def withdraw(self, job: Job[Any]) -> None:
+    def dequeue(self, job: Job[Any]) -> None:
         """Take a queued, parked or scheduled job out of its place."""
         if job._status is SCHEDULED:
-            self.timetable.cross_out(job._place)
+            self.timers.cancel(job._location)
             self.scheduled -= 1
         elif job._extra is not None and job._extra.parked:
-            self.labels.discard(job)
-        elif job._place is self.room:
-            self.room.entering -= 1
+            self.groups.discard(job)
+        elif job._location is self.admission:
+            self.admission.entering -= 1
         else:
             self.queue.discard(job)
-        job._place = None
+        job._location = None
 
     def reprioritize(self, job: Job[Any], priority: int) -> bool:
         """Give a waiting job another priority; among its new equals it stands by its age."""
         if job._status is RUNNING or job._finished_at is not None or job._sequence not in self.jobs:
             return False
         extra = job._extra
-        line = extra.label.parked if extra is not None and extra.parked else self.queue
-        queued = job._status is QUEUED and job._place is not self.room
+        line = extra.group.parked if extra is not None and extra.parked else self.queue
+        queued = job._status is QUEUED and job._location is not self.admission
         if queued:
             line.discard(job)
-        job._plan = job._plan.with_priority(priority)
+        job._spec = job._spec.with_priority(priority)
         if queued:
             line.push_in_order(job)
         return True
@@ -770,7 +770,7 @@ class Engine:
             return
         free = self.slots - self.active
         if turns is None:
-            turns = TURNS * min(free, self.queue.live)
+            turns = MAX_START_TURNS * min(free, self.queue.live)
         if free > 0 and (turns > 0 or self.chores):
             # A worker is on its way. This matters to a limit of 0: the job of an idle pool waits for nobody.
             self.runtime.soon(self._queue_expired, job, turns - 1)
@@ -783,19 +783,19 @@ class Engine:
 
     def _expire(self, job: Job[Any], cause: StopCause) -> None:
         if job._status is RUNNING:
-            stop = job._more().stop
+            stop = job._ensure_extra().stop
             if stop is None:
                 self._stop(job, StopRequest(cause))
             else:
                 self._overrule(job, stop, StopRequest(cause))
             return
-        self.withdraw(job)
+        self.dequeue(job)
         self._finish_failed(job, TIMED_OUT, timeout_error(job, cause), self.now())
-        self.room.admit()
+        self.admission.admit()
 
     def attempt_expired(self, job: Job[Any]) -> None:
         """The time limit of the running attempt is over."""
-        if job._more().stop is None:
+        if job._ensure_extra().stop is None:
             self._stop(job, StopRequest(StopCause.TIMEOUT))
 
     def _overrule(self, job: Job[Any], stop: StopRequest, new: StopRequest) -> bool:
@@ -803,51 +803,51 @@ class Engine:
 
         It does if the time limit of an attempt told it: there would be another attempt, and now there will be none.
         """
-        if stop.cause is not StopCause.TIMEOUT or job._plan.retry is None:
+        if stop.cause is not StopCause.TIMEOUT or job._spec.retry is None:
             return False
         stop.cause, stop.reason = new.cause, new.reason
-        job._more().lost = new.reason
+        job._ensure_extra().cancel_reason = new.reason
         return True
 
     def _stop(self, job: Job[Any], stop: StopRequest) -> None:
-        extra = job._more()
+        extra = job._ensure_extra()
         extra.stop = stop
         now = self.now()
-        job._place.stop_job(stop, now)
-        self.loans.release(extra)
+        job._location.stop_job(stop, now)
+        self.lending.release(extra)
 
-    def watch(self, hand: Hand, when: float) -> None:
+    def check_at(self, hand: Hand, when: float) -> None:
         """Have the attempt on a hand looked at when `when` has come, whatever its plan says."""
         assert hand.job is not None
-        hand.alarm, hand.alarm_for = when, hand.job._sequence
-        self.timetable.watch(when)
+        hand.check_at, hand.check_job = when, hand.job._sequence
+        self.timers.schedule_check(when)
 
     # -- what would not end --------------------------------------------------------------------------------------
 
     def begin_stopping(self, grace: float | None) -> float:
         """No attempt follows those under way, and a job has `grace` seconds in all to stop; return them."""
-        self.last_attempts = True
+        self.no_more_retries = True
         if grace is not None:
             self.cancel_grace = grace / 2  # a job is told twice
         return 2 * self.cancel_grace
 
     def abandon(self, hand: Hand, job: Job[Any], now: float) -> None:
         """Call a job leaked that was told to stop and did not end within its grace; it may have been left behind."""
-        extra = job._more()
-        if not extra.late:
-            self.leave_behind(hand, job, leaked=True, now=now)
+        extra = job._ensure_extra()
+        if not extra.abandoned:
+            self.finish_early(hand, job, leaked=True, now=now)
         elif not extra.leaked:
             self.mark_leaked(hand, job)
 
-    def leave_behind(self, hand: Hand, job: Job[Any], *, leaked: bool, now: float) -> None:
+    def finish_early(self, hand: Hand, job: Job[Any], *, leaked: bool, now: float) -> None:
         """Release a job's waiters although its code still runs; it keeps its slot until it really ends.
 
         `leaked` says that it was told and given its grace. A thread cannot be told, and is left behind at once.
         """
-        extra = job._more()
+        extra = job._ensure_extra()
         stop = extra.stop
         assert stop is not None
-        extra.late = True
+        extra.abandoned = True
         if leaked:
             self.mark_leaked(hand, job)
         if stop.cause is StopCause.CANCEL:
@@ -857,11 +857,11 @@ class Engine:
 
     def mark_leaked(self, hand: Hand, job: Job[Any]) -> None:
         """Name a job that did not end, and by choice give its slot to another."""
-        extra = job._more()
+        extra = job._ensure_extra()
         extra.leaked = True
         self.counters.leaked_total += 1
         stack = hand.stack()
-        self.errors.log(
+        self.reporter.log(
             "job %.200r id %.200r was told to stop, and did not end within its grace: it leaked%s\n%s",
             job,
             " and is replaced" if self.on_leak == "replace" else ", and holds its slot until it ends",
@@ -869,9 +869,9 @@ class Engine:
             worker=hand.id,
         )
         self._count_leak(1)
-        self._tell_ended(extra)
-        if self.listeners:
-            self.listeners.leaked(job, hand.id, stack, self.now())
+        self._wake_exit_waiters(extra)
+        if self.observers:
+            self.observers.leaked(job, hand.id, stack, self.now())
 
     def _count_leak(self, change: int) -> None:
         """Count a job that has leaked (1), or whose code has ended after all (-1).
@@ -882,32 +882,32 @@ class Engine:
         if self.on_leak == "replace":
             self.replaced += change
             self.active -= change  # at its end the hand gives back a slot
-            self.calm_down()
-            self.nudge()
+            self.update_contention()
+            self.wake_workers()
 
     def _ended_late(self, job: Job[Any], error: BaseException | None) -> None:
         """The code of a job that had been left behind has ended at last."""
-        extra = job._more()
-        extra.late = False
+        extra = job._ensure_extra()
+        extra.abandoned = False
         if extra.leaked:
             self._count_leak(-1)
-        self._tell_ended(extra)
+        self._wake_exit_waiters(extra)
         if error is not None and not is_kind(error, (asyncio.CancelledError, RetryAfter)):
-            self.errors.report(job, error)
+            self.reporter.report(job, error)
 
     # -- what others ask -----------------------------------------------------------------------------------------
 
     def queued(self) -> int:
         """How many jobs wait for a worker."""
-        return self.queue.live + self.labels.parked + self.room.entering
+        return self.queue.live + self.groups.parked + self.admission.entering
 
-    def someone_outside(self) -> bool:
+    def submitters_wait(self) -> bool:
         """Whether somebody waits for room."""
-        return bool(self.room.waiting)
+        return bool(self.admission.waiting)
 
     def is_own(self, job: Job[Any] | None) -> bool:
         """Whether this is a job of the pool that has not finished."""
-        return job is not None and job._plan.owner is self.owner and job._finished_at is None
+        return job is not None and job._spec.owner is self.owner and job._finished_at is None
 
     def running(self) -> int:
         """How many jobs run."""
@@ -924,7 +924,7 @@ class Engine:
         extra = job._extra
         if self.paused:
             return "pool paused"
-        if extra is not None and extra.label is not None and extra.label.paused:
+        if extra is not None and extra.group is not None and extra.group.paused:
             return "group paused"
         return "slot"
 
@@ -932,8 +932,8 @@ class Engine:
         """Give the running attempt of a job `seconds` from now; None: no limit."""
         if job._status is not RUNNING or (job._extra is not None and job._extra.stop is not None):
             return
-        job._more().timeout = seconds
-        self.watch(job._place, math.inf if seconds is None else self.now() + seconds)
+        job._ensure_extra().timeout = seconds
+        self.check_at(job._location, math.inf if seconds is None else self.now() + seconds)
 
 
 def _need_frames(count: int) -> None:
@@ -973,5 +973,5 @@ def _nobody() -> None:
 
 def _worker_of(job: Job[Any]) -> int | None:
     """Return the number of the worker that runs a job, or None."""
-    worker: int | None = job._place.id if job._status is RUNNING else None
+    worker: int | None = job._location.id if job._status is RUNNING else None
     return worker

@@ -1,4 +1,4 @@
-"""`ErrorSink`: where failures go that nobody awaits, and those of the user's callbacks.
+"""`ErrorReporter`: where failures go that nobody awaits, and those of the user's callbacks.
 
 Without `on_error` they go to the log. There a thousand failures of one kind are not a thousand tracebacks: the first of
 a kind is told whole, the next ones are counted, and told by number every ten seconds and at the end of the pool. A kind
@@ -18,7 +18,7 @@ from aiopool._runtime.faults import class_name, log_fault, traceback_of
 from aiopool._runtime.hooks import HookGuard
 from aiopool._runtime.runtime import Runtime
 
-__all__ = ["ErrorSink"]
+__all__ = ["ErrorReporter"]
 
 logger = logging.getLogger("aiopool.job")
 
@@ -42,7 +42,7 @@ class _Told:
 
 
 @final
-class ErrorSink:
+class ErrorReporter:
     """The user's `on_error`, or the log. The mutable state is: what was told of late, and the timer that tells more."""
 
     __slots__ = ("_hooks", "_on_error", "_pool", "_runtime", "_timer", "_told")
@@ -59,7 +59,7 @@ class ErrorSink:
         """Take a failure that nobody awaits."""
         if self._on_error is not None:
             # A copy: the one of the runtime may be entered.
-            self.call(self._runtime.context.copy(), self._on_error, job, error)
+            self.call_hook(self._runtime.context.copy(), self._on_error, job, error)
         elif not self._counts(_kind_of(job, error)):
             self.log("job %.200r id %.200r failed, and nobody was awaiting it", job, worker=worker, error=error)
 
@@ -110,15 +110,15 @@ class ErrorSink:
         """Log what became of a job; `text` has places for its name, its id, and `more`."""
         fields = {
             "job_id": job.id,
-            "job": job._plan.name,
+            "job": job._spec.name,
             "kind": None,
             "attempt": job._attempt,
             "worker": worker,
             "pool": self._pool,
         }
-        log_fault(logger, text, job._plan.name, job.id, *more, error=error, fields=fields)
+        log_fault(logger, text, job._spec.name, job.id, *more, error=error, fields=fields)
 
-    def call(self, context: Context, function: Callable[..., object], *args: Any) -> None:
+    def call_hook(self, context: Context, function: Callable[..., object], *args: Any) -> None:
         """Call a callback of the user's, in nobody's job."""
         self._hooks.call(context, function, *args, logger=logger, text="a callback of the pool failed: %s")
 
@@ -129,4 +129,4 @@ def _kind_of(job: Job[Any], error: BaseException) -> Kind:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     file, line = ("", 0) if trace is None else (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
-    return job._plan.name, type(error), file, line
+    return job._spec.name, type(error), file, line

@@ -1,4 +1,4 @@
-"""`Joiners`: who waits until there is no job left; `pool.join()` and the shutdown.
+"""`JoinWaiters`: who waits until there is no job left; `pool.join()` and the shutdown.
 
 A job may wait for the end of all *others*: it is a spectator, and not waited for by those like it.
 """
@@ -9,16 +9,16 @@ import asyncio
 from collections.abc import Collection
 from typing import Any, Protocol, final
 
-from aiopool._engine.slots import Loans
+from aiopool._engine.slots import SlotLending
 from aiopool._jobs.job import running_job
 from aiopool._jobs.spec import JobOwner
 from aiopool._runtime.runtime import Runtime
 
-__all__ = ["Joiners"]
+__all__ = ["JoinWaiters"]
 
 
 class Books(Protocol):
-    """The books of a pool, as the joiners see them."""
+    """The books of a pool, as the join_waiters see them."""
 
     @property
     def runtime(self) -> Runtime:
@@ -31,7 +31,7 @@ class Books(Protocol):
         ...
 
     @property
-    def loans(self) -> Loans:
+    def lending(self) -> SlotLending:
         """Who has lent a slot."""
         ...
 
@@ -40,25 +40,25 @@ class Books(Protocol):
         """The live jobs."""
         ...
 
-    def someone_outside(self) -> bool:
+    def submitters_wait(self) -> bool:
         """Whether somebody waits for room."""
         ...
 
 
 @final
-class Joiners:
+class JoinWaiters:
     """Futures that are set when no job is left but the spectators."""
 
-    __slots__ = ("_books", "futures", "spectators")
+    __slots__ = ("_books", "futures", "joining_jobs")
 
     def __init__(self, books: Books) -> None:
         self._books = books
         self.futures: list[asyncio.Future[None]] = []
-        self.spectators = 0
+        self.joining_jobs = 0
 
-    def look(self) -> None:
+    def wake_if_idle(self) -> None:
         """Wake whoever waits if there is nothing to wait for any more; they look for themselves."""
-        if self.futures and len(self._books.jobs) <= self.spectators:
+        if self.futures and len(self._books.jobs) <= self.joining_jobs:
             for future in self.futures:
                 if not future.done():
                     future.set_result(None)
@@ -67,17 +67,17 @@ class Joiners:
     async def wait(self) -> None:
         """Wait until there is no job, those aside that wait here themselves."""
         books, job = self._books, running_job.get()
-        watches = job is not None and job._plan.owner is books.owner and job._finished_at is None
-        self.spectators += watches
+        watches = job is not None and job._spec.owner is books.owner and job._finished_at is None
+        self.joining_jobs += watches
         try:
             # Whoever waits outside waits for the jobs that wait here, too.
-            while len(books.jobs) > (self.spectators if watches else 0) or books.someone_outside():
+            while len(books.jobs) > (self.joining_jobs if watches else 0) or books.submitters_wait():
                 future: asyncio.Future[None] = books.runtime.loop.create_future()
                 self.futures.append(future)
                 try:
-                    await books.loans.wait_for(future)
+                    await books.lending.wait_for(future)
                 finally:
                     if future in self.futures:
                         self.futures.remove(future)
         finally:
-            self.spectators -= watches
+            self.joining_jobs -= watches

@@ -9,9 +9,9 @@ of their numbers. One *heap* takes all others: jobs that come back (after a retr
 priority), jobs of a priority for which a FIFO would be one too many, and every job if there is aging. The best job is
 the head of the best FIFO or that of the heap; while the heap is empty, which is the rule, nobody looks at it.
 
-Invariants: an entry counts as long as its `_place` is what it was put in: a FIFO, or its row of the heap. Whoever takes
-a job out of the line clears its place; the entry left behind is stale, is skipped on the way out, and stale entries are
-swept when they outnumber the live ones. A FIFO is in the order of numbers.
+Invariants: an entry counts as long as its `_location` is what it was put in: a FIFO, or its row of the heap. Whoever
+takes a job out of the line clears its place; the entry left behind is stale, is skipped on the way out, and stale
+entries are swept when they outnumber the live ones. A FIFO is in the order of numbers.
 
 The queue knows no limits, no pause and no worker.
 """
@@ -35,7 +35,7 @@ MIN_STALE = 64
 SWEEP = 4096
 
 
-class _Plan(Protocol):
+class _Spec(Protocol):
     @property
     def priority(self) -> Any: ...
 
@@ -43,11 +43,11 @@ class _Plan(Protocol):
 class Entry(Protocol):
     """What the queue knows of a job."""
 
-    _place: Any
+    _location: Any
     _sequence: int
 
     @property
-    def _plan(self) -> _Plan: ...
+    def _spec(self) -> _Spec: ...
 
     @property
     def _aged_from(self) -> float: ...
@@ -57,15 +57,15 @@ class Entry(Protocol):
 class _Item:
     """Any item that is no job, put by the methods of `asyncio.Queue`: it is its own priority."""
 
-    __slots__ = ("_place", "_sequence", "item")
+    __slots__ = ("_location", "_sequence", "item")
 
     def __init__(self, item: Any, sequence: int) -> None:
         self.item = item
         self._sequence = sequence
-        self._place: Any = None
+        self._location: Any = None
 
     @property
-    def _plan(self) -> _Item:
+    def _spec(self) -> _Item:
         return self
 
     @property
@@ -100,7 +100,7 @@ class _Index:
         heap = self._heap
         while heap:
             row = heap[0][2]
-            live: bool = row[2]._place is row
+            live: bool = row[2]._location is row
             if live:
                 return row
             heapq.heappop(heap)
@@ -161,7 +161,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
 
     def _put(self, item: Any) -> None:
         self._items += 1
-        entry: Any = item if hasattr(item, "_plan") else _Item(item, self._items)
+        entry: Any = item if hasattr(item, "_spec") else _Item(item, self._items)
         try:
             self.push(entry)
         except TypeError:  # an unhashable item has no FIFO
@@ -194,18 +194,18 @@ class JobQueue(asyncio.PriorityQueue[Any]):
 
     def push(self, entry: Any) -> None:
         """Put an entry in line that is younger than all that came before."""
-        key = entry._plan.priority
+        key = entry._spec.priority
         fifo = self._fifos.get(key)
         if fifo is None:
             if len(self._fifos) >= MAX_FIFOS:
                 return self._push_row(entry)
             fifo = self._open(key)
-        entry._place = fifo
+        entry._location = fifo
         fifo.append(entry)
 
     def push_in_order(self, entry: Any) -> None:
         """Put an entry at the place that its number gives it among its equals."""
-        fifo = self._fifos.get(entry._plan.priority)
+        fifo = self._fifos.get(entry._spec.priority)
         # With a stale entry of its own in the FIFO, its number is not above that of the last.
         if fifo is None or not fifo or fifo[-1]._sequence < entry._sequence:
             self.push(entry)
@@ -213,12 +213,12 @@ class JobQueue(asyncio.PriorityQueue[Any]):
             self._push_row(entry)
 
     def _push_row(self, entry: Any) -> None:
-        key = priority = entry._plan.priority
+        key = priority = entry._spec.priority
         if self._aging is not None:
             key += entry._aged_from / self._aging
         row = (key, entry._sequence, entry)
         heapq.heappush(self._heap, row)
-        entry._place = row
+        entry._location = row
         self._best = _NOWHERE
         if type(entry) is not _Item:  # its priority may have no hash, and nobody asks for it
             self._rows[priority] = self._rows.get(priority, 0) + 1
@@ -239,7 +239,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         best = self._best
         while best:
             entry = best.popleft()
-            if entry._place is best:
+            if entry._location is best:
                 return entry
             self._skip(self._keys[0])
         first = self._first()
@@ -248,7 +248,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         if isinstance(first, deque):
             return first.popleft()
         entry = heapq.heappop(self._heap)[2]
-        entry._place = None  # an index has the row, still
+        entry._location = None  # an index has the row, still
         self._forget_row(entry)
         if not self._heap and self._keys:
             self._best = self._fifos[self._keys[0]]
@@ -264,13 +264,13 @@ class JobQueue(asyncio.PriorityQueue[Any]):
     def _first(self) -> deque[Any] | list[_Row] | None:
         """Return what holds the best entry at its head, or None; drop what is stale before it."""
         heap, keys = self._heap, self._keys
-        while heap and heap[0][2]._place is not heap[0]:
+        while heap and heap[0][2]._location is not heap[0]:
             heapq.heappop(heap)
             self._stale -= 1
         fifo = _NOWHERE
         while keys:
             fifo = self._fifos[keys[0]]
-            while fifo and fifo[0]._place is not fifo:
+            while fifo and fifo[0]._location is not fifo:
                 fifo.popleft()
                 self._skip(keys[0])
             if fifo or len(keys) == 1:
@@ -284,12 +284,12 @@ class JobQueue(asyncio.PriorityQueue[Any]):
 
     def discard(self, entry: Any) -> None:
         """Take an entry out, wherever it stands; it leaves the count at once."""
-        place, entry._place = entry._place, None
+        place, entry._location = entry._location, None
         self._stale += 1
         if type(place) is tuple:
             self._forget_row(entry)
         else:
-            key = entry._plan.priority
+            key = entry._spec.priority
             self._gone[key] = self._gone.get(key, 0) + 1
         if self._stale > max(MIN_STALE, self._sweep_above) and self._stale > self.live:
             self._sweep()
@@ -298,7 +298,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         """Forget stale entries: those of the heap, if they are the most of it, and those in a slice of a FIFO."""
         if len(self._heap) > 2 * sum(self._rows.values()) + MIN_STALE:
             before = len(self._heap)
-            self._heap[:] = [row for row in self._heap if row[2]._place is row]
+            self._heap[:] = [row for row in self._heap if row[2]._location is row]
             heapq.heapify(self._heap)
             self._stale -= before - len(self._heap)
             self._ages = self._ends = None
@@ -310,7 +310,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         start = self._swept if self._swept < len(fifo) else 0
         count = min(SWEEP, len(fifo) - start)
         fifo.rotate(-start)
-        kept = [entry for _ in range(count) if (entry := fifo.popleft())._place is fifo]
+        kept = [entry for _ in range(count) if (entry := fifo.popleft())._location is fifo]
         fifo.extendleft(reversed(kept))
         fifo.rotate(start)
         self._swept = start + len(kept)
@@ -329,16 +329,16 @@ class JobQueue(asyncio.PriorityQueue[Any]):
     def _forget_row(self, entry: Any) -> None:
         if type(entry) is _Item:
             return
-        priority = entry._plan.priority
+        priority = entry._spec.priority
         self._rows[priority] -= 1
         if not self._rows[priority]:
             del self._rows[priority]
 
     def jobs(self) -> Iterator[Any]:
         """Iterate over the waiting entries, best first; a copy of the line is made for it."""
-        rows = [row for row in self._heap if row[2]._place is row]
+        rows = [row for row in self._heap if row[2]._location is row]
         for key, fifo in self._fifos.items():
-            rows += [(key, entry._sequence, entry) for entry in fifo if entry._place is fifo]
+            rows += [(key, entry._sequence, entry) for entry in fifo if entry._location is fifo]
         rows.sort(key=lambda row: row[:2])
         return (row[2] for row in rows)
 
@@ -353,7 +353,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         """Return the entry that was submitted first, or None."""
         found = None
         for key, fifo in self._fifos.items():
-            while fifo and fifo[0]._place is not fifo:
+            while fifo and fifo[0]._location is not fifo:
                 fifo.popleft()
                 self._skip(key)
             if fifo and (found is None or fifo[0]._sequence < found._sequence):
@@ -371,7 +371,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         found: _Row | None = None
         for key in sorted(self._fifos, reverse=True):
             fifo = self._fifos[key]
-            while fifo and fifo[-1]._place is not fifo:
+            while fifo and fifo[-1]._location is not fifo:
                 fifo.pop()
                 self._skip(key)
             if fifo:

@@ -28,8 +28,8 @@ from aiopool._engine.worker import Worker
 from aiopool._jobs.job import running_job
 from aiopool._jobs.stop import StopRequest, coroutine_frames
 from aiopool._runtime.faults import drop_frame, is_kind
-from aiopool._runtime.runtime import in_loop
-from aiopool._runtime.threads import ThreadBridge
+from aiopool._runtime.runtime import running_loop_or_none
+from aiopool._runtime.threads import ThreadRunner
 
 __all__ = ["ScopeWorker"]
 
@@ -57,9 +57,9 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
         except BaseException as error:
             if is_kind(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this generator with it
-            engine.conclude(worker, job, None, drop_frame(error), engine.now())
+            engine.attempt_ended(worker, job, None, drop_frame(error), engine.now())
         else:
-            engine.returned(worker, job, value, engine.now())
+            engine.attempt_returned(worker, job, value, engine.now())
         # The frames of an error refer to this one (`f_back`): it must not refer to the job, which refers to the error.
         job = call = steps = value = None
         job = yield _ENDED
@@ -67,7 +67,7 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
 
 def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
     """Go on with a job whose wait has raised something, each step inside its own context, to its end."""
-    lane = worker.lane
+    lane = worker.job_runner
     run, send, throw = context.run, lane.send, lane.throw
     try:
         while error is not None:
@@ -75,10 +75,10 @@ def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -
                 with contextlib.suppress(RuntimeError):  # the job had something to say to the end of the world
                     lane.close()
                 raise error
-            if worker.calm is not None:
-                worker.calm.shield = True  # it was told; once
+            if worker.leak_shield is not None:
+                worker.leak_shield.shield = True  # it was told; once
             elif worker.has_leaked():
-                yield from _drive_calmly(worker, context, error)
+                yield from _drive_shielded(worker, context, error)
                 return
             yielded, error = run(throw, error), None
             while yielded is not _ENDED and error is None:
@@ -93,17 +93,17 @@ def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -
         del run, send, throw, context, lane, worker, error
 
 
-def _drive_calmly(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
+def _drive_shielded(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
     """Go on with a job that has leaked behind a shield, which `tell` opens, and what comes through closes.
 
     Without it anyio would tell the job in every turn of the loop: that costs a processor.
     """
     try:
         with contextlib.suppress(RuntimeError):  # the job left a scope open in there: this worker ends with it
-            with anyio.CancelScope(shield=True) as worker.calm:  # noqa: ASYNC100 - the job waits in it
+            with anyio.CancelScope(shield=True) as worker.leak_shield:  # noqa: ASYNC100 - the job waits in it
                 yield from _drive(worker, context, error)
     finally:
-        worker.calm = None
+        worker.leak_shield = None
         del context, worker, error
 
 
@@ -111,43 +111,43 @@ def _drive_calmly(worker: ScopeWorker, context: Context, error: BaseException | 
 class ScopeWorker(Worker):
     """Runs jobs in its own task, under a cancel scope that is re-used while it is clean."""
 
-    __slots__ = ("_bell", "_host", "_scope", "_state", "_used", "calm", "lane")
+    __slots__ = ("_scope", "_state", "_task", "_used", "_wakeup", "job_runner", "leak_shield")
 
-    def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
+    def __init__(self, engine: Engine, bridge: ThreadRunner[Any]) -> None:
         super().__init__(engine, bridge)
         # It is made to be called, and that may be before its first step.
-        self._bell: asyncio.Future[None] | None = engine.runtime.loop.create_future()
+        self._wakeup: asyncio.Future[None] | None = engine.runtime.loop.create_future()
         self._scope: anyio.CancelScope | None = None
         self._used = False  # the scope was cancelled: it serves no other job
-        self.lane: Any = _lane(self)
-        next(self.lane)
-        self.calm: anyio.CancelScope | None = None  # keeps anyio's cancels from a job that has leaked
-        self._host: asyncio.Task[Any] | None = None
+        self.job_runner: Any = _lane(self)
+        next(self.job_runner)
+        self.leak_shield: anyio.CancelScope | None = None  # keeps anyio's cancels from a job that has leaked
+        self._task: asyncio.Task[Any] | None = None
         self._state: Any = None
 
     @property
     def task(self) -> asyncio.Task[Any] | None:
-        return self._host
+        return self._task
 
     async def run(self) -> None:
-        self._host = asyncio.current_task()
-        assert self._host is not None
+        self._task = asyncio.current_task()
+        assert self._task is not None
         try:
-            while not self.end.done():
+            while not self.stopped.done():
                 try:
                     with anyio.CancelScope() as scope:
                         self._scope, self._used = scope, False
-                        self._state = _task_states[self._host]
+                        self._state = _task_states[self._task]
                         await self._serve(scope)
                 except RuntimeError:
-                    if not self.clean:
+                    if not self.tainted:
                         raise
                     # anyio refuses to leave our scope before the one that a job left open: known, and the reason
                     # why this worker ends.
-                if self.clean or self._host.cancelling() > 0 or self._state.cancel_scope is not None:
-                    self.clean = True
+                if self.tainted or self._task.cancelling() > 0 or self._state.cancel_scope is not None:
+                    self.tainted = True
                     return
-            await self.end
+            await self.stopped
         except asyncio.CancelledError:
             raise
         except GeneratorExit:
@@ -156,12 +156,12 @@ class ScopeWorker(Worker):
             self._closed()
         except BaseException as fault:
             self.crash(fault)
-            await self.end
+            await self.stopped
         finally:
             self.retiring = True
             if self.busy and self.job is None:  # else a thread still runs its job: `go_on` gives the slot back
-                self.engine.leave(self)
-                self.engine.nudge()
+                self.engine.release_slot(self)
+                self.engine.wake_workers()
 
     @types.coroutine
     def _serve(self, scope: anyio.CancelScope) -> Generator[Any, Any, None]:
@@ -169,13 +169,13 @@ class ScopeWorker(Worker):
 
         No `async def`: it yields what a job waits for as it is, which saves each job that suspends a coroutine.
         """
-        engine, host, state, lane = self.engine, self._host, self._state, self.lane
+        engine, host, state, lane = self.engine, self._task, self._state, self.job_runner
         assert host is not None
-        timetable, send, cancelling = engine.timetable, lane.send, host.cancelling
+        timers, send, cancelling = engine.timers, lane.send, host.cancelling
         context: Any
         drive: Any
         try:
-            while not self.end.done():
+            while not self.stopped.done():
                 if not self.busy or self.job is not None:
                     context = job = None  # at rest a worker holds nothing
                     resting: Any = self._rest()  # until there is a slot, or a thread has come back
@@ -183,31 +183,31 @@ class ScopeWorker(Worker):
                     resting = None
                     continue
                 if self.retiring:
-                    engine.leave(self)
-                    engine.nudge()
-                    self.end.set_result(None)
+                    engine.release_slot(self)
+                    engine.wake_workers()
+                    self.stopped.set_result(None)
                     return
                 now = engine.now()
-                while (job := engine.next(self, now)) is not None:
-                    plan, suspended = job._plan, False
+                while (job := engine.take_job(self, now)) is not None:
+                    plan, suspended = job._spec, False
                     context = job._context
-                    if plan.timeout is not None and now + plan.timeout < timetable.sweep_at:
-                        timetable.watch(now + plan.timeout)
+                    if plan.timeout is not None and now + plan.timeout < timers.next_check_at:
+                        timers.schedule_check(now + plan.timeout)
                     if not plan.swift:
                         if plan.offload:
                             self.offload(job)
                             if engine.active < engine.slots and engine.queue.live:
-                                engine.nudge()
+                                engine.wake_workers()
                             break
                         context = self.context(job)
-                    if engine.listeners:
-                        engine.listeners.begin(job, self.id, context)
+                    if engine.observers:
+                        engine.observers.begin(job, self.id, context)
                     # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
                     yielded = context.run(send, job)
                     if yielded is not _ENDED:
                         suspended = True
                         if engine.active < engine.slots and engine.queue.live:
-                            engine.nudge()
+                            engine.wake_workers()
                         while yielded is not _ENDED:
                             try:
                                 sent = yield yielded
@@ -224,15 +224,15 @@ class ScopeWorker(Worker):
                         yielded = sent = None
                     self.job = None
                     if state.cancel_scope is not scope or self._used or cancelling():
-                        self.clean = state.cancel_scope is not scope
+                        self.tainted = state.cancel_scope is not scope
                         context = job = None
                         return  # used up; whether the task itself is clean shows once the scope is left
                     if self.retiring:
                         break
                     now = job._finished_at or engine.now()
                     if not suspended and now >= engine.slice_ends:
-                        engine.rest(self)
-                        engine.nudge()
+                        engine.release_and_idle(self)
+                        engine.wake_workers()
                         break
         except GeneratorExit:
             self._closed()
@@ -240,20 +240,20 @@ class ScopeWorker(Worker):
 
     async def _rest(self) -> None:
         """Wait for an offer of work, or for a thread that comes back."""
-        if self._bell is None:
-            self._bell = self.engine.runtime.loop.create_future()
+        if self._wakeup is None:
+            self._wakeup = self.engine.runtime.loop.create_future()
         try:
-            await self._bell
+            await self._wakeup
         finally:
-            self._bell = None
+            self._wakeup = None
         engine = self.engine
         engine.slice_ends = max(engine.slice_ends, engine.now() + engine.slice)
-        if not self.busy and not self.end.done():
+        if not self.busy and not self.stopped.done():
             # The slot is taken here, not with the offer: until now another could have had it.
             if engine.active < engine.slots:
-                engine.take_slot(self)
+                engine.acquire_slot(self)
             else:
-                engine.lie_down(self)
+                engine.add_idle(self)
 
     def _closed(self) -> None:
         """End, for foreign code has closed the coroutine, of which asyncio knows nothing: have the task notice it.
@@ -263,35 +263,37 @@ class ScopeWorker(Worker):
         engine, job = self.engine, self.job
         if not engine.runtime.loop.is_running():
             return
-        self.clean = self.retiring = True
-        if job is not None and not job._plan.offload:
-            if job._finished_at is None or job._more().late:
-                engine.conclude(self, job, None, RuntimeError("the coroutine of its worker was closed"), engine.now())
+        self.tainted = self.retiring = True
+        if job is not None and not job._spec.offload:
+            if job._finished_at is None or job._ensure_extra().abandoned:
+                engine.attempt_ended(
+                    self, job, None, RuntimeError("the coroutine of its worker was closed"), engine.now()
+                )
             self.job = None
-        if self._host is not None:
-            engine.runtime.soon(self._host.cancel)
+        if self._task is not None:
+            engine.runtime.soon(self._task.cancel)
 
     def _ring_bell(self) -> None:
-        if self._bell is not None and not self._bell.done():
-            self._bell.set_result(None)
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
-    def offer(self) -> bool:
+    def wake(self) -> bool:
         self._ring_bell()
         return False
 
-    def go_on(self, now: float) -> None:
+    def run_next(self, now: float) -> None:
         self.job = None
         engine = self.engine
-        if self._host is not None and self._host.done():
-            engine.leave(self)
-            engine.nudge()
-        elif self._bell is None or self.retiring or not engine.next_is_for_thread():
+        if self._task is not None and self._task.done():
+            engine.release_slot(self)
+            engine.wake_workers()
+        elif self._wakeup is None or self.retiring or not engine.next_is_for_thread():
             self._ring_bell()
-        elif (job := engine.next(self, now)) is not None:
+        elif (job := engine.take_job(self, now)) is not None:
             # To a thread from here: waking the coroutine for it would cost more than the rest of the way.
-            limit = job._plan.timeout
+            limit = job._spec.timeout
             if limit is not None:
-                engine.timetable.watch(now + limit)
+                engine.timers.schedule_check(now + limit)
             self.offload(job)
 
     def retire(self) -> None:
@@ -302,27 +304,27 @@ class ScopeWorker(Worker):
         super().crash(fault)
         self._ring_bell()
 
-    def tell(self, stop: StopRequest) -> None:
-        stop.told += 1
+    def request_cancel(self, stop: StopRequest) -> None:
+        stop.cancel_count += 1
         self._used = True
-        if self.calm is not None:
-            self.calm.shield = False
+        if self.leak_shield is not None:
+            self.leak_shield.shield = False
             return
         # By level: a scope that was cancelled once goes on telling.
         scope = self._scope
         if scope is not None and not scope.cancel_called:
-            if in_loop() is None:  # between two runs of the loop; anyio needs a running one
+            if running_loop_or_none() is None:  # between two runs of the loop; anyio needs a running one
                 self.engine.runtime.soon(scope.cancel, stop.reason)
             else:
                 try:
                     scope.cancel(stop.reason)
                 except Exception:  # it could not arrange to tell the job again in each turn
-                    assert self._host is not None
-                    self._host.cancel(stop.reason)
+                    assert self._task is not None
+                    self._task.cancel(stop.reason)
 
     def has_leaked(self) -> bool:
         """Whether the job has leaked, and stands in no scope of its own, which would be left in the wrong order."""
         return self.job is not None and self.job.leaked and self._state.cancel_scope is self._scope
 
     def frames(self) -> list[Any]:
-        return coroutine_frames(self.lane)[1:]  # without the lane, which is ours
+        return coroutine_frames(self.job_runner)[1:]  # without the lane, which is ours

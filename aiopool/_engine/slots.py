@@ -1,4 +1,4 @@
-"""`Loans`: a job that waits for another job of its pool, or for room in it, lends its slot meanwhile.
+"""`SlotLending`: a job that waits for another job of its pool, or for room in it, lends its slot meanwhile.
 
 That is why nested jobs cannot deadlock, at any size of the pool and any depth. Whoever waits no more asks for a slot,
 and gets one ahead of the line before it goes on: nothing starts beyond the limit for it. A job that was told to stop
@@ -24,7 +24,7 @@ from aiopool._jobs.waiters import JobObserver, add_waiter, remove_waiter
 from aiopool._runtime.faults import is_kind
 from aiopool._runtime.runtime import Runtime
 
-__all__ = ["Loans", "Slots"]
+__all__ = ["SlotLending", "Slots"]
 
 
 class Slots(Protocol):
@@ -43,26 +43,26 @@ class Slots(Protocol):
         """Whose jobs these are."""
         ...
 
-    def calm_down(self) -> None:
+    def update_contention(self) -> None:
         """Slots or the wish for one have changed."""
 
     def unheard(self, job: Job[Any]) -> None:
         """Whoever waited for a job was cancelled, perhaps after its end."""
 
-    def nudge(self) -> None:
+    def wake_workers(self) -> None:
         """There may be work to begin."""
 
 
 @final
-class Loans:
+class SlotLending:
     """Who has lent a slot, and who wants one back."""
 
-    __slots__ = ("_slots", "lent", "returners")
+    __slots__ = ("_slots", "lent", "reclaim_waiters")
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self.lent = 0
-        self.returners: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+        self.reclaim_waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ class Loans:
         if waiter is job:
             raise RuntimeError(f"{job!r} awaits itself: it would wait for ever")
         if waiter is not None and self._may_lend(waiter):
-            yield from self._wait_lent(job, waiter._more(), give_up)
+            yield from self._wait_lent(job, waiter._ensure_extra(), give_up)
         else:
             future: asyncio.Future[None] = self._slots.runtime.loop.create_future()
             add_waiter(job, future)
@@ -90,12 +90,12 @@ class Loans:
         """Wait for a future of the pool's; a caller that is a running job of this pool lends its slot meanwhile."""
         waiter = running_job.get()
         if waiter is not None and self._may_lend(waiter):
-            await _Awaitable(self._lending(waiter._more(), future.__await__(), give_up))
+            await _Awaitable(self._lending(waiter._ensure_extra(), future.__await__(), give_up))
         else:
             await future
 
     def _may_lend(self, waiter: Job[Any]) -> bool:
-        return waiter._plan.owner is self._slots.owner and waiter._finished_at is None
+        return waiter._spec.owner is self._slots.owner and waiter._finished_at is None
 
     def _lending(
         self, extra: JobExtra, waiting: Generator[Any, None, None], give_up: Callable[[], object] | None
@@ -107,32 +107,32 @@ class Loans:
         except BaseException as error:
             if give_up is not None:
                 give_up()
-            yield from self._take_back_after(error, extra)
+            yield from self._reclaim_after(error, extra)
             raise
-        yield from self._take_back(extra)
+        yield from self._reclaim(extra)
 
     def _wait_lent(
         self, job: Job[Any], extra: JobExtra, give_up: Callable[[], object] | None
     ) -> Generator[Any, None, None]:
         """Wait for a job without a slot. At its end the slot is asked for in the same turn: ahead of the line."""
         future: asyncio.Future[bool] = self._slots.runtime.loop.create_future()
-        waiter = _Returner(self, extra, future)
+        waiter = _ReclaimWaiter(self, extra, future)
         add_waiter(job, waiter)
         self._lend(extra)
         try:
             granted = yield from future
         except BaseException as error:
-            if not self._refuse(future):
+            if not self._abort_reclaim(future):
                 remove_waiter(job, waiter)
             self._slots.unheard(job)
             if give_up is not None:
                 give_up()
-            yield from self._take_back_after(error, extra)
+            yield from self._reclaim_after(error, extra)
             raise
         if granted:
-            self._accept(extra)
+            self._reclaimed(extra)
         else:
-            yield from self._take_back(extra)
+            yield from self._reclaim(extra)
 
     # -- lending and taking back -----------------------------------------------------------------------------------
 
@@ -141,110 +141,110 @@ class Loans:
         if extra.lent == 1:
             self.lent += 1
             self._slots.active -= 1
-            self._slots.calm_down()
-            self._slots.nudge()
+            self._slots.update_contention()
+            self._slots.wake_workers()
 
-    def want_back(self, extra: JobExtra, future: asyncio.Future[bool]) -> None:
+    def request_reclaim(self, extra: JobExtra, future: asyncio.Future[bool]) -> None:
         """Give a slot to a job that had lent its own, now or ahead of the line.
 
         The future is set to True with it, or to False if the job needs none any more.
         """
-        if self._slots.active < self._slots.size and not self.returners:
+        if self._slots.active < self._slots.size and not self.reclaim_waiters:
             self._slots.active += 1
             future.set_result(True)
         else:
-            extra.returner = future
-            self.returners[future] = None
-            self._slots.calm_down()
+            extra.reclaim_waiter = future
+            self.reclaim_waiters[future] = None
+            self._slots.update_contention()
 
     def release(self, extra: JobExtra) -> None:
         """Let a job that wants a slot back go on without: it was told to stop, or its end is written down."""
-        future, extra.returner = extra.returner, None
-        if future is not None and not future.done() and future in self.returners:
-            del self.returners[future]
+        future, extra.reclaim_waiter = extra.reclaim_waiter, None
+        if future is not None and not future.done() and future in self.reclaim_waiters:
+            del self.reclaim_waiters[future]
             future.set_result(False)
-            self._slots.calm_down()
+            self._slots.update_contention()
 
-    def grant(self) -> bool:
+    def grant_next(self) -> bool:
         """Give a slot that is free to the first job that wants its own back; whether there was one."""
-        while self.returners:
-            future, _ = self.returners.popitem(last=False)
+        while self.reclaim_waiters:
+            future, _ = self.reclaim_waiters.popitem(last=False)
             if not future.done():
                 self._slots.active += 1
                 future.set_result(True)
-                self._slots.calm_down()
+                self._slots.update_contention()
                 return True
-        self._slots.calm_down()
+        self._slots.update_contention()
         return False
 
-    def end(self, extra: JobExtra) -> None:
+    def cancel_loan(self, extra: JobExtra) -> None:
         """End a loan, also that of a job that ends while a task of it still waits: it has nothing to give back."""
         if extra.lent:
             extra.lent = 0
             self.lent -= 1
             self._slots.active += 1
-            self._slots.calm_down()
+            self._slots.update_contention()
             self.release(extra)
 
-    def _take_back_after(self, error: BaseException, extra: JobExtra) -> Generator[Any, None, None]:
+    def _reclaim_after(self, error: BaseException, extra: JobExtra) -> Generator[Any, None, None]:
         if extra.stop is not None or is_kind(error, GeneratorExit):
             # Told to stop: its clean-up does not wait for a slot. Nothing *starts* beyond the limit.
-            self._leave(extra)
+            self._task_stopped_waiting(extra)
         else:
-            yield from self._take_back(extra)
+            yield from self._reclaim(extra)
 
-    def _take_back(self, extra: JobExtra) -> Generator[Any, None, None]:
+    def _reclaim(self, extra: JobExtra) -> Generator[Any, None, None]:
         if extra.stop is not None or extra.lent != 1:
-            self._leave(extra)
+            self._task_stopped_waiting(extra)
             return
         future: asyncio.Future[bool] = self._slots.runtime.loop.create_future()
-        self.want_back(extra, future)
+        self.request_reclaim(extra, future)
         try:
             granted = future.result() if future.done() else (yield from future)
         except BaseException:
             # Cancelled: as above.
-            self._refuse(future)
-            self._leave(extra)
+            self._abort_reclaim(future)
+            self._task_stopped_waiting(extra)
             raise
         if granted:
-            self._accept(extra)
+            self._reclaimed(extra)
         else:
-            self._leave(extra)
+            self._task_stopped_waiting(extra)
 
-    def _leave(self, extra: JobExtra) -> bool:
+    def _task_stopped_waiting(self, extra: JobExtra) -> bool:
         """One task of the job waits no more; whether others do, or the loan is over anyway."""
         if extra.lent > 1:
             extra.lent -= 1
             return True
-        self.end(extra)
+        self.cancel_loan(extra)
         return False
 
-    def _accept(self, extra: JobExtra) -> None:
+    def _reclaimed(self, extra: JobExtra) -> None:
         self._slots.active -= 1  # counted by whoever gave it; the end of the loan counts it again
-        if self._leave(extra):
-            self._slots.nudge()  # other tasks of the job lend it still
+        if self._task_stopped_waiting(extra):
+            self._slots.wake_workers()  # other tasks of the job lend it still
 
-    def _refuse(self, future: asyncio.Future[bool]) -> bool:
+    def _abort_reclaim(self, future: asyncio.Future[bool]) -> bool:
         """Undo `want_back`; whether the job that was waited for is done."""
         if future.done() and not future.cancelled():
             if future.result():
                 self._slots.active -= 1
-                self._slots.nudge()
+                self._slots.wake_workers()
             return True
-        if future in self.returners:
-            del self.returners[future]
-            self._slots.calm_down()
+        if future in self.reclaim_waiters:
+            del self.reclaim_waiters[future]
+            self._slots.update_contention()
             return True
         return False
 
 
 @final
-class _Returner(JobObserver):
+class _ReclaimWaiter(JobObserver):
     """A task of a job that waits for another job, and has lent the slot."""
 
     __slots__ = ("extra", "future", "loans")
 
-    def __init__(self, loans: Loans, extra: JobExtra, future: asyncio.Future[bool]) -> None:
+    def __init__(self, loans: SlotLending, extra: JobExtra, future: asyncio.Future[bool]) -> None:
         self.loans = loans
         self.extra = extra
         self.future = future
@@ -257,7 +257,7 @@ class _Returner(JobObserver):
         if self.future.done():
             return
         if self.extra.lent == 1:
-            self.loans.want_back(self.extra, self.future)
+            self.loans.request_reclaim(self.extra, self.future)
         else:
             self.future.set_result(False)
 

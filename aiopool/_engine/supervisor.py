@@ -22,7 +22,7 @@ from aiopool._engine.engine import Engine
 from aiopool._engine.worker import TaskWorker, Worker
 from aiopool._jobs.restart import Restart, RestartHistory
 from aiopool._runtime.faults import log_fault
-from aiopool._runtime.threads import ThreadBridge
+from aiopool._runtime.threads import ThreadRunner
 
 __all__ = ["Supervisor"]
 
@@ -34,14 +34,14 @@ class Supervisor:
     """The workers of one open pool."""
 
     __slots__ = (
-        "_bridge",
+        "_detached",
         "_engine",
         "_history",
-        "_kind",
         "_name",
         "_restarts",
-        "_strays",
         "_tasks",
+        "_threads",
+        "_worker_class",
         "closing",
         "on_give_up",
     )
@@ -49,7 +49,7 @@ class Supervisor:
     def __init__(
         self,
         engine: Engine,
-        bridge: ThreadBridge[Worker],
+        bridge: ThreadRunner[Worker],
         *,
         isolation: str,
         restart: Restart,
@@ -57,21 +57,21 @@ class Supervisor:
         on_give_up: Callable[[BaseException], object],
     ) -> None:
         self._engine = engine
-        self._bridge = bridge
+        self._threads = bridge
         self._history = RestartHistory(restart)
         self._name = name
         self.on_give_up = on_give_up
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
         # Busy without a coroutine of their own: foreign code has cancelled them.
-        self._strays: set[Worker] = set()
-        self._kind: type[Worker] = TaskWorker
+        self._detached: set[Worker] = set()
+        self._worker_class: type[Worker] = TaskWorker
         self._restarts: dict[int, asyncio.TimerHandle] = {}  # of crashed workers, that wait for their backoff
         self.closing = False
         if isolation == "scope":
             # Here, not above: a pool of tasks does not need anyio's event loop backend, and start-up is short.
             from aiopool._engine.scope_worker import ScopeWorker
 
-            self._kind = ScopeWorker
+            self._worker_class = ScopeWorker
 
     def workers(self) -> list[Worker]:
         """Return the living workers, oldest first."""
@@ -84,16 +84,16 @@ class Supervisor:
 
     def _wanted(self) -> int:
         engine = self._engine
-        return engine.size + engine.loans.lent + engine.replaced
+        return engine.size + engine.lending.lent + engine.replaced
 
     def spawn(self) -> Worker | None:
         """Make a worker, and return it; None if there are enough, one waits to be restarted, or none can be made."""
         engine = self._engine
         if self.closing or len(self._tasks) + len(self._restarts) >= self._wanted():
             return None
-        worker = self._kind(engine, self._bridge)
-        if engine.listeners:
-            engine.listeners.worker_started(worker.id)
+        worker = self._worker_class(engine, self._threads)
+        if engine.observers:
+            engine.observers.worker_started(worker.id)
         try:
             task = engine.runtime.task(worker.run(), f"{self._name}-worker-{worker.id}")
         except Exception as fault:  # no memory, or a task factory of the user's: it has crashed before it began
@@ -110,18 +110,18 @@ class Supervisor:
         # Cancelled by foreign code: a job in hand goes on in its own task, and gives the slot back.
         worker.retiring = True
         if worker.busy:
-            self._strays.add(worker)
+            self._detached.add(worker)
         fault: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
-        listeners = engine.listeners
-        if listeners and (fault is None or worker.clean or self.closing):
+        listeners = engine.observers
+        if listeners and (fault is None or worker.tainted or self.closing):
             listeners.worker_stopped(worker.id)
         if self.closing:
             return
-        if worker.clean:
+        if worker.tainted:
             # asyncio ends a task as cancelled also if the cancel came in its very last step: here, in that of a job.
             fault = None
         if fault is None:
-            engine.nudge()  # it left dirty; or it was retired, and the pool has grown again since
+            engine.wake_workers()  # it left dirty; or it was retired, and the pool has grown again since
             return
         # To be cancelled by foreign code is no fault: a sweep over all tasks must not use up the restarts.
         history = self._history
@@ -132,8 +132,8 @@ class Supervisor:
         """Replace a worker in `delay` seconds; None: give up."""
         engine = self._engine
         engine.counters.restarts += 1
-        if engine.listeners:
-            engine.listeners.worker_crashed(worker.id, fault, delay)
+        if engine.observers:
+            engine.observers.worker_crashed(worker.id, fault, delay)
         if delay is None:
             text = "worker %s crashed, once more than the pool restarts workers"
             log_fault(logger, text, worker.id, error=fault, fields={"worker": worker.id, "pool": self._name})
@@ -146,22 +146,22 @@ class Supervisor:
 
     def _restart(self, id: int) -> None:
         del self._restarts[id]
-        self._engine.nudge()
+        self._engine.wake_workers()
 
-    def sweep(self, now: float) -> Generator[None, None, float]:
+    def check_deadlines(self, now: float) -> Generator[None, None, float]:
         """Ring each worker whose moment has come, one a step; return the next such moment."""
         earliest = math.inf
-        self._strays = {worker for worker in self._strays if worker.busy}
-        for worker in (*self._tasks, *self._strays):
-            if worker.due() <= now:
-                worker.ring(now)
-            earliest = min(earliest, worker.due())
+        self._detached = {worker for worker in self._detached if worker.busy}
+        for worker in (*self._tasks, *self._detached):
+            if worker.deadline() <= now:
+                worker.check_deadline(now)
+            earliest = min(earliest, worker.deadline())
             yield
         return earliest
 
     def busy(self) -> list[Worker]:
         """Return the workers whose jobs still run."""
-        return [worker for worker in (*self._tasks, *self._strays) if worker.busy and worker.job is not None]
+        return [worker for worker in (*self._tasks, *self._detached) if worker.busy and worker.job is not None]
 
     def stop(self) -> list[asyncio.Task[None]]:
         """Have all workers end; return the tasks of those that have no job, and so will end at once."""
@@ -171,8 +171,8 @@ class Supervisor:
             if not worker.busy or worker.job is None:  # or on its way to a job that is gone
                 tasks.append(task)
             worker.retiring = True
-            if not worker.end.done():
-                worker.end.set_result(None)
+            if not worker.stopped.done():
+                worker.stopped.set_result(None)
             worker.retire()
         self._engine.idle.clear()
         for timer in self._restarts.values():

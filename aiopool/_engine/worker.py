@@ -31,7 +31,7 @@ from aiopool._jobs.status import WorkerStatus
 from aiopool._jobs.stop import StopCause, StopRequest, coroutine_frames
 from aiopool._runtime.eager import has_factory
 from aiopool._runtime.faults import drop_frame, is_kind, type_name
-from aiopool._runtime.threads import ThreadBridge
+from aiopool._runtime.threads import ThreadRunner
 
 __all__ = ["TaskWorker", "Worker"]
 
@@ -39,7 +39,7 @@ INF = math.inf
 # What functions mostly return, and what is quickly seen to be no awaitable: to ask `isawaitable` costs five times more.
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict, set})
 # A leaked job is told again this often, in seconds, or once a grace if that is longer.
-SLOW_BEAT = 1.0
+RECANCEL_INTERVAL = 1.0
 # In place of the stack of a job in a thread.
 IN_A_THREAD = "  (in a thread)"
 
@@ -51,25 +51,25 @@ class Worker(Hand, ABC):
     at (`alarm`, if it is another moment than the end of its time limit), and whether it is to end (`retiring`).
     """
 
-    __slots__ = ("bridge", "clean", "end", "engine", "retiring")
+    __slots__ = ("engine", "retiring", "stopped", "tainted", "threads")
 
-    def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
+    def __init__(self, engine: Engine, bridge: ThreadRunner[Any]) -> None:
         self.engine = engine
-        self.bridge = bridge
+        self.threads = bridge
         self.id = engine.runtime.next_worker()
         self.job: Job[Any] | None = None
-        self.alarm = INF
-        self.alarm_for = 0  # which job the alarm was set for: others have the time limit of their plan
+        self.check_at = INF
+        self.check_job = 0  # which job the alarm was set for: others have the time limit of their plan
         self.busy = False
         self.retiring = False
         # Whether its end, if it comes by itself, is nobody's fault: a job left it dirty.
-        self.clean = False
-        self.end: asyncio.Future[None] = engine.runtime.loop.create_future()
+        self.tainted = False
+        self.stopped: asyncio.Future[None] = engine.runtime.loop.create_future()
 
     @property
     def status(self) -> WorkerStatus:
         """What it does."""
-        if self.end.done():
+        if self.stopped.done():
             return WorkerStatus.STOPPED
         return WorkerStatus.BUSY if self.busy else WorkerStatus.IDLE
 
@@ -78,15 +78,15 @@ class Worker(Hand, ABC):
         """Live: be offered work until retired. Raises what broke it."""
 
     @abstractmethod
-    def offer(self) -> bool:
+    def wake(self) -> bool:
         """Take a slot and look for work; whether to offer some to the next worker at once."""
 
     @abstractmethod
-    def go_on(self, now: float) -> None:
+    def run_next(self, now: float) -> None:
         """Go on to the next job after one that ended outside of the worker's own code."""
 
     @abstractmethod
-    def tell(self, stop: StopRequest) -> None:
+    def request_cancel(self, stop: StopRequest) -> None:
         """Tell the coroutine of the running job to stop."""
 
     @property
@@ -101,27 +101,27 @@ class Worker(Hand, ABC):
     def retire(self) -> None:
         """End when the present job ends; at once if there is none."""
         self.retiring = True
-        if not self.busy and not self.end.done():
-            self.end.set_result(None)
+        if not self.busy and not self.stopped.done():
+            self.stopped.set_result(None)
 
     def crash(self, fault: BaseException) -> None:
         """End because of a fault that is not the job's: the job in hand fails with it, the supervisor hears of it."""
         job, self.retiring = self.job, True
         try:
             if job is not None and job._finished_at is None:
-                self.engine.conclude(self, job, None, fault, self.engine.now())
+                self.engine.attempt_ended(self, job, None, fault, self.engine.now())
         finally:
             if self.busy:
-                self.engine.leave(self)
-                self.engine.nudge()
-            if not self.end.done():
-                self.end.set_exception(fault)
+                self.engine.release_slot(self)
+                self.engine.wake_workers()
+            if not self.stopped.done():
+                self.stopped.set_exception(fault)
 
     def context(self, job: Job[Any]) -> Context:
         """Return the context for an attempt: the submitter's, and a fresh copy if there may be another attempt."""
         context = job._context
         assert context is not None
-        retry = job._plan.retry
+        retry = job._spec.retry
         if retry is None:
             return context
         if job._attempt == 1 and retry.budget is not None:
@@ -132,13 +132,13 @@ class Worker(Hand, ABC):
 
     def offload(self, job: Job[Any]) -> None:
         """Run a plain function in a thread; `thread_done` is called with its outcome."""
-        context: Any = job._context if job._plan.retry is None else self.context(job)
+        context: Any = job._context if job._spec.retry is None else self.context(job)
         context.run(running_job.set, job)
         function: Any = job._function
-        if self.engine.listeners:
+        if self.engine.observers:
             # Told once the call is in place and the worker at rest: a listener may cancel it.
-            self.engine.listeners.begin(job, self.id, context, inside=True)
-        self.bridge.start(self, context, function, job._args)
+            self.engine.observers.begin(job, self.id, context, inside=True)
+        self.threads.start(self, context, function, job._args)
 
     def thread_done(self, ok: bool, outcome: Any) -> None:
         """The thread came back, in the loop."""
@@ -147,35 +147,35 @@ class Worker(Hand, ABC):
         now = engine.now()
         try:
             if not ok:
-                engine.conclude(self, job, None, outcome, now)
+                engine.attempt_ended(self, job, None, outcome, now)
             elif type(outcome) not in _PLAIN and _is_awaitable(outcome):
-                engine.conclude(self, job, None, _refuse_awaitable(job, outcome), now)
+                engine.attempt_ended(self, job, None, _refuse_awaitable(job, outcome), now)
             elif job._finished_at is not None:
-                engine.conclude(self, job, outcome, None, now)
+                engine.attempt_ended(self, job, outcome, None, now)
             else:
-                engine.returned(self, job, outcome, now)
-            self.go_on(now)
+                engine.attempt_returned(self, job, outcome, now)
+            self.run_next(now)
         except BaseException as fault:
             self.crash(fault)
 
     def _stop_thread(self, job: Job[Any], stop: StopRequest, now: float) -> None:
         engine = self.engine
-        stop.told = 1
-        if self.bridge.withdraw(self):  # no thread had begun it
-            engine.conclude(self, job, None, asyncio.CancelledError(), now)
+        stop.cancel_count = 1
+        if self.threads.withdraw(self):  # no thread had begun it
+            engine.attempt_ended(self, job, None, asyncio.CancelledError(), now)
             self.job = None
-            engine.runtime.soon(self._come_free)  # not now: another job would start inside of the canceller's call
+            engine.runtime.soon(self._run_next_later)  # not now: another job would start inside of the canceller's call
             return
-        self.bridge.cancel(self)
-        if stop.cause is not StopCause.TIMEOUT or job._plan.retry is None:
+        self.threads.cancel(self)
+        if stop.cause is not StopCause.TIMEOUT or job._spec.retry is None:
             # A thread cannot be told, only asked: whoever awaits it does not wait for that.
-            self.bridge.abandon(self)
-            engine.leave_behind(self, job, leaked=False, now=now)
-        engine.watch(self, now + 2 * engine.cancel_grace)
+            self.threads.abandon(self)
+            engine.finish_early(self, job, leaked=False, now=now)
+        engine.check_at(self, now + 2 * engine.cancel_grace)
 
-    def _come_free(self) -> None:
+    def _run_next_later(self) -> None:
         try:
-            self.go_on(self.engine.now())
+            self.run_next(self.engine.now())
         except BaseException as fault:
             self.crash(fault)
 
@@ -185,15 +185,15 @@ class Worker(Hand, ABC):
         """Tell the running job to stop, and look again after a grace."""
         job = self.job
         assert job is not None
-        if job._plan.offload:
+        if job._spec.offload:
             self._stop_thread(job, stop, now)
             return
         try:
-            self.engine.watch(self, now + self.engine.cancel_grace)
+            self.engine.check_at(self, now + self.engine.cancel_grace)
         finally:
-            self.tell(stop)  # either may fail, and the other is done: told, or looked at again
+            self.request_cancel(stop)  # either may fail, and the other is done: told, or looked at again
 
-    def due(self) -> float:
+    def deadline(self) -> float:
         """Return when the running attempt is to be looked at.
 
         Its time limit is written down nowhere: it follows from the job, and the start of a job costs less.
@@ -201,36 +201,36 @@ class Worker(Hand, ABC):
         job = self.job
         if job is None:
             return INF
-        if self.alarm_for == job._sequence:
-            return self.alarm
-        limit = job._plan.timeout
+        if self.check_job == job._sequence:
+            return self.check_at
+        limit = job._spec.timeout
         return INF if limit is None else job._started_at + limit
 
-    def ring(self, now: float) -> None:
+    def check_deadline(self, now: float) -> None:
         """Its moment is here: a time limit is over, or a job that was told to stop is still there."""
         job, engine = self.job, self.engine
         assert job is not None
-        self.alarm, self.alarm_for = INF, job._sequence
+        self.check_at, self.check_job = INF, job._sequence
         extra = job._extra
         stop = None if extra is None else extra.stop
         if stop is None:
             engine.attempt_expired(job)
-        elif job._plan.offload:
-            if not job._more().late:
-                self.bridge.abandon(self)
+        elif job._spec.offload:
+            if not job._ensure_extra().abandoned:
+                self.threads.abandon(self)
             engine.abandon(self, job, now)
-        elif stop.told < 2:
-            self.tell(stop)
-            engine.watch(self, now + engine.cancel_grace)
+        elif stop.cancel_count < 2:
+            self.request_cancel(stop)
+            engine.check_at(self, now + engine.cancel_grace)
         else:
             engine.abandon(self, job, now)
-            self.tell(stop)
-            engine.watch(self, now + max(SLOW_BEAT, engine.cancel_grace))
+            self.request_cancel(stop)
+            engine.check_at(self, now + max(RECANCEL_INTERVAL, engine.cancel_grace))
 
     def stack(self) -> str:
         """Say where the running job is, as lines of a traceback."""
         job = self.job
-        if job is not None and job._plan.offload:
+        if job is not None and job._spec.offload:
             return IN_A_THREAD
         return "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in self.frames())))
 
@@ -248,7 +248,7 @@ def _is_awaitable(outcome: object) -> bool:
 def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
     if type(outcome) is CoroutineType:
         outcome.close()
-    kind, name = type_name(outcome), job._plan.name
+    kind, name = type_name(outcome), job._spec.name
     inner = getattr(job._function, "__wrapped__", None)
     if inner is not None and inspect.iscoroutinefunction(inner):
         advice = (
@@ -269,11 +269,11 @@ def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
 class TaskWorker(Worker):
     """Runs each attempt in an asyncio task of its own, started eagerly."""
 
-    __slots__ = ("_inline", "_of_factory", "_start", "_task")
+    __slots__ = ("_in_first_step", "_of_factory", "_start", "_task")
 
-    def __init__(self, engine: Engine, bridge: ThreadBridge[Any]) -> None:
+    def __init__(self, engine: Engine, bridge: ThreadRunner[Any]) -> None:
         super().__init__(engine, bridge)
-        self._inline = False  # an attempt takes its first step, inside of ours
+        self._in_first_step = False  # an attempt takes its first step, inside of ours
         self._start = engine.runtime.start_task
         self._of_factory = has_factory(engine.runtime.loop)
         self._task: asyncio.Task[None] | None = None
@@ -283,45 +283,45 @@ class TaskWorker(Worker):
         return self._task
 
     async def run(self) -> None:
-        await self.end
+        await self.stopped
 
-    def offer(self) -> bool:
-        self.engine.take_slot(self)
-        self._pull(self.engine.now())
+    def wake(self) -> bool:
+        self.engine.acquire_slot(self)
+        self.run_jobs(self.engine.now())
         return True
 
-    def go_on(self, now: float) -> None:
-        self._pull(now)
+    def run_next(self, now: float) -> None:
+        self.run_jobs(now)
 
-    def _pull(self, now: float) -> None:
+    def run_jobs(self, now: float) -> None:
         """Run jobs until one suspends, or none may start.
 
         When it returns it refers to no job: an error's frames refer to this one, too (`f_back`).
         """
         engine = self.engine
-        timetable = engine.timetable
+        timers = engine.timers
         context: Any
         task: asyncio.Task[None] | None
         try:
             while not self.retiring:
-                job = engine.next(self, now)
+                job = engine.take_job(self, now)
                 if job is None:
                     context = task = None
                     return
-                plan, context = job._plan, job._context
-                if plan.timeout is not None and now + plan.timeout < timetable.sweep_at:
-                    timetable.watch(now + plan.timeout)
+                plan, context = job._spec, job._context
+                if plan.timeout is not None and now + plan.timeout < timers.next_check_at:
+                    timers.schedule_check(now + plan.timeout)
                 if not plan.swift:
                     if plan.offload:
                         self.offload(job)
                         job = context = task = None
                         return
                     context = self.context(job)
-                if engine.listeners:
-                    engine.listeners.begin(job, self.id, context)
-                self._inline = True
+                if engine.observers:
+                    engine.observers.begin(job, self.id, context)
+                self._in_first_step = True
                 task = self._start(self._attempt(job), name=plan.name, context=context)
-                self._inline = False
+                self._in_first_step = False
                 if not task.done():
                     self._suspended(job, task)
                     job = context = task = None
@@ -330,16 +330,16 @@ class TaskWorker(Worker):
                 job = None
                 if now >= engine.slice_ends and not self.retiring:
                     context = task = None
-                    engine.rest(self)
-                    engine.nudge()
+                    engine.release_and_idle(self)
+                    engine.wake_workers()
                     return
             if self.busy:  # else it has crashed in a job's own step, and given its slot back
-                engine.leave(self)
-                engine.nudge()
-            if not self.end.done():
-                self.end.set_result(None)
+                engine.release_slot(self)
+                engine.wake_workers()
+            if not self.stopped.done():
+                self.stopped.set_result(None)
         except BaseException as fault:
-            self._inline = False
+            self._in_first_step = False
             self.crash(fault)
 
     def _suspended(self, job: Job[Any], task: asyncio.Task[None]) -> None:
@@ -348,8 +348,8 @@ class TaskWorker(Worker):
         if self._of_factory:
             task.add_done_callback(self._skipped)
         extra = job._extra
-        if extra is not None and extra.stop is not None and not extra.stop.told:
-            self.tell(extra.stop)  # it was told in its first step
+        if extra is not None and extra.stop is not None and not extra.stop.cancel_count:
+            self.request_cancel(extra.stop)  # it was told in its first step
 
     def _skipped(self, task: asyncio.Task[None]) -> None:
         """A task of a factory has ended: perhaps without its attempt, as one that is cancelled before it begins."""
@@ -358,8 +358,8 @@ class TaskWorker(Worker):
             self._task = None
             now = self.engine.now()
             try:
-                self.engine.conclude(self, job, None, asyncio.CancelledError(), now)
-                self._pull(now)
+                self.engine.attempt_ended(self, job, None, asyncio.CancelledError(), now)
+                self.run_jobs(now)
             except BaseException as fault:
                 self.crash(fault)
 
@@ -376,7 +376,7 @@ class TaskWorker(Worker):
             now = engine.now()
             try:
                 # Without this frame: it refers to the job, and the job to the error.
-                engine.conclude(self, job, None, drop_frame(error), now)
+                engine.attempt_ended(self, job, None, drop_frame(error), now)
             except BaseException as fault:
                 self.crash(fault)
                 return
@@ -385,18 +385,18 @@ class TaskWorker(Worker):
         else:
             now = engine.now()
             try:
-                engine.returned(self, job, value, now)
+                engine.attempt_returned(self, job, value, now)
             except BaseException as fault:
                 self.crash(fault)
                 return
-        if not self._inline:
+        if not self._in_first_step:
             self._task = None  # it would keep the job alive, by its context, while the worker rests
-            self._pull(now)
+            self.run_jobs(now)
 
-    def tell(self, stop: StopRequest) -> None:
+    def request_cancel(self, stop: StopRequest) -> None:
         task, job = self._task, self.job
-        if not self._inline and task is not None:
-            stop.told += 1
+        if not self._in_first_step and task is not None:
+            stop.cancel_count += 1
             assert job is not None
             task.cancel(stop.reason)
 

@@ -20,7 +20,7 @@ from contextvars import copy_context
 from typing import Any, Generic, NoReturn, TypeVar, final
 
 from aiopool._jobs.retry import RetryAfter
-from aiopool._jobs.spec import Plan
+from aiopool._jobs.spec import JobSpec
 from aiopool._jobs.status import JobStatus
 from aiopool._jobs.stop import StopRequest
 from aiopool._jobs.waiters import JobObserver, notify
@@ -112,20 +112,20 @@ class JobResult(Generic[T_co]):
 class JobExtra:
     """What few jobs have. Defaults of the class, not slots: most of it is never set, and unset it costs nothing."""
 
-    label: Any = None  # of its group; a `Label`
+    group: Any = None  # a `GroupState`
     stop: StopRequest | None = None
     callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
     parked = False  # it came out of the queue, and its group is paused
-    due: float | None = None  # when a scheduled job enters the queue
+    due_at: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None
     awaiters = 0  # of a job that has failed: who will be told, and has not been cancelled since
     lent = 0  # how many of its tasks wait for another job of the pool
     away = 0.0  # seconds since submission that it did not wait in line, by its delays and attempts
-    returner: asyncio.Future[bool] | None = None  # the one of them that wants a slot back
+    reclaim_waiter: asyncio.Future[bool] | None = None  # the one of them that wants a slot back
     leaked = False
-    late = False  # outlived its outcome: the code still runs
-    lost: str | None = None  # the reason given for a cancel
-    ended: list[asyncio.Future[None]] | None = None  # wait until no line of it runs
+    abandoned = False  # outlived its outcome: the code still runs
+    cancel_reason: str | None = None  # the reason given for a cancel
+    exit_waiters: list[asyncio.Future[None]] | None = None  # wait until no line of it runs
     progress: tuple[float, str] | None = None
     timeout: float | None = None  # seconds, of the limit that was changed by the running attempt
 
@@ -149,19 +149,19 @@ class Job(Generic[T]):
         page = await job
     """
 
-    # `make_job` sets all of these but three, because every store is paid for by every job: `_place` comes with the
+    # `make_job` sets all of these but three, because every store is paid for by every job: `_location` comes with the
     # place, `_started_at` with the first attempt, and `_value` with the end.
     _function: Callable[..., Any] | None
     _args: tuple[Any, ...]
     _context: contextvars.Context | None
-    _plan: Plan
+    _spec: JobSpec
     _sequence: int
     _status: JobStatus
     _attempt: int
     _submitted_at: float
     _started_at: float
     _finished_at: float | None
-    _place: Any  # the bucket of the queue, then the worker; None in between, before and after
+    _location: Any  # the bucket of the queue, then the worker; None in between, before and after
     _waiters: Any  # None, one waiter, or a list: futures and observers; see `waiters.py`
     _extra: JobExtra | None
     _value: Any
@@ -174,9 +174,9 @@ class Job(Generic[T]):
         "_extra",
         "_finished_at",
         "_function",
-        "_place",
-        "_plan",
+        "_location",
         "_sequence",
+        "_spec",
         "_started_at",
         "_status",
         "_submitted_at",
@@ -189,12 +189,12 @@ class Job(Generic[T]):
     @property
     def id(self) -> int | str:
         """The id that was given with `with_options(id=…)`, or the job's number in its pool."""
-        return self._sequence if self._plan.id is None else self._plan.id
+        return self._sequence if self._spec.id is None else self._spec.id
 
     @property
     def name(self) -> str:
         """What the job is called in logs: its option `name`, or the function's name."""
-        return self._plan.name
+        return self._spec.name
 
     @property
     def status(self) -> JobStatus:
@@ -204,12 +204,12 @@ class Job(Generic[T]):
     @property
     def priority(self) -> int:
         """Its place in line: lower goes first."""
-        return self._plan.priority
+        return self._spec.priority
 
     @property
     def group(self) -> str | None:
         """The name of its group."""
-        return self._plan.group
+        return self._spec.group
 
     @property
     def attempt(self) -> int:
@@ -219,12 +219,12 @@ class Job(Generic[T]):
     @property
     def pool(self) -> str:
         """The name of its pool."""
-        return self._plan.owner.name
+        return self._spec.owner.name
 
     @property
     def worker(self) -> int | None:
         """The number of the worker that runs it; None if it is not running."""
-        worker: int | None = self._place.id if self._status is RUNNING else None
+        worker: int | None = self._location.id if self._status is RUNNING else None
         return worker
 
     @property
@@ -258,7 +258,7 @@ class Job(Generic[T]):
 
         `"slot"`, `"room"` (its `submit` waits), `"delay"`, `"backoff"`, `"pool paused"` or `"group paused"`.
         """
-        return self._plan.owner.waits_for(self)
+        return self._spec.owner.waits_for(self)
 
     def done(self) -> bool:
         """Whether the job has ended, in whichever way."""
@@ -309,14 +309,14 @@ class Job(Generic[T]):
         started = self._started_at if self._attempt else self._finished_at
         return JobResult(
             id=self.id,
-            name=self._plan.name,
+            name=self._spec.name,
             status=self._status,
             value=self._value if ok else None,
             error=None if ok else self._value[0],
             attempts=self._attempt,
             waited=started - self._submitted_at,
             seconds=self._finished_at - started,
-            reason=None if extra is None else extra.lost,
+            reason=None if extra is None else extra.cancel_reason,
             leaked=self.leaked,
             history=() if extra is None or extra.history is None else tuple(extra.history),
         )
@@ -329,7 +329,7 @@ class Job(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if self._finished_at is None:
-            yield from self._plan.owner.wait(self, running_job.get())
+            yield from self._spec.owner.wait(self, running_job.get())
         if self._status is SUCCEEDED:
             value: T = self._value
             return value
@@ -363,9 +363,9 @@ class Job(Generic[T]):
         from a job.
         """
         if self._finished_at is not None:
-            self._plan.owner.call_back(self, callback)
+            self._spec.owner.call_back(self, callback)
             return
-        extra = self._more()
+        extra = self._ensure_extra()
         if extra.callbacks is None:
             extra.callbacks = []
         extra.callbacks.append((callback, copy_context()))
@@ -395,11 +395,11 @@ class Job(Generic[T]):
             Whether this call asked: False if the job was done, or had been asked before. From another thread than
             the loop's: True if it was not done when asked.
         """
-        return self._plan.owner.cancel(self, reason)
+        return self._spec.owner.cancel(self, reason)
 
     def report_progress(self, fraction: float, message: str = "") -> None:
         """Say how far the job is, for `job.progress`; meant for the job itself."""
-        self._more().progress = (fraction, message)
+        self._ensure_extra().progress = (fraction, message)
 
     def retry_after(self, seconds: float, message: str = "") -> NoReturn:
         """End this attempt, to be tried again in `seconds` (if attempts are left); meant for the job itself.
@@ -411,9 +411,9 @@ class Job(Generic[T]):
 
     def set_timeout(self, seconds: float | None) -> None:
         """Give the running attempt `seconds` from now, in place of its time limit; None takes the limit away."""
-        self._plan.owner.set_timeout(self, seconds)
+        self._spec.owner.set_timeout(self, seconds)
 
-    def _more(self) -> JobExtra:
+    def _ensure_extra(self) -> JobExtra:
         if self._extra is None:
             self._extra = JobExtra()
         return self._extra
@@ -428,21 +428,21 @@ class Job(Generic[T]):
     def _delay(self, due: float) -> None:
         """delay, retry: it waits for a moment."""
         self._status = SCHEDULED
-        self._more().due = due
+        self._ensure_extra().due_at = due
 
     def _come_due(self) -> None:
         """come due: the moment is here."""
         self._status = QUEUED
-        extra = self._more()
-        assert extra.due is not None
+        extra = self._ensure_extra()
+        assert extra.due_at is not None
         # What lies behind it was no waiting in line: the delay, or an attempt and its backoff.
-        extra.away += extra.due - (self._started_at if self._attempt else self._aged_from)
-        extra.due = None
+        extra.away += extra.due_at - (self._started_at if self._attempt else self._aged_from)
+        extra.due_at = None
 
     def _start(self, worker: object, now: float) -> None:
         """start: a worker has it."""
         self._status = RUNNING
-        self._place = worker
+        self._location = worker
         self._attempt += 1
         self._started_at = now
 
@@ -451,14 +451,14 @@ class Job(Generic[T]):
         self._status = status
         self._value = value
         self._finished_at = now
-        self._function = self._context = self._place = None
+        self._function = self._context = self._location = None
         self._args = ()
         if self._waiters is not None:
             notify(self)
 
     def __repr__(self) -> str:
         about = f"attempt {self._attempt}" if self._attempt else f"priority {self.priority}"
-        return f"<Job {self.id!r} {self._plan.name} {self._status} {about}>"
+        return f"<Job {self.id!r} {self._spec.name} {self._status} {about}>"
 
 
 _new: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
@@ -467,7 +467,7 @@ _new: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
 def make_job(
     function: Callable[..., Any],
     args: tuple[Any, ...],
-    plan: Plan,
+    plan: JobSpec,
     sequence: int,
     now: float,
     owner: JobObserver | None,
@@ -480,7 +480,7 @@ def make_job(
     job._function = function
     job._args = args
     job._context = copy_context()
-    job._plan = plan
+    job._spec = plan
     job._sequence = sequence
     job._submitted_at = now
     job._status = QUEUED
@@ -501,7 +501,7 @@ class _Wait:
     def __await__(self) -> Generator[Any, None, None]:
         job = self._job
         if job._finished_at is None:
-            yield from job._plan.owner.wait(job, running_job.get())
+            yield from job._spec.owner.wait(job, running_job.get())
 
 
 OnError = Callable[[Job[Any], BaseException], object]

@@ -32,7 +32,7 @@ def failure_of(
     if is_kind(error, StopIteration):
         # No coroutine can raise it, so no `await job` could. Python does the same for a coroutine that tries.
         instead = RuntimeError(
-            f"{job._plan.name} raised StopIteration, which no `await` can raise: let it return a value instead, as in "
+            f"{job._spec.name} raised StopIteration, which no `await` can raise: let it return a value instead, as in "
             "next(iterator, None), or raise an exception of its own"
         )
         instead.__cause__ = error
@@ -42,7 +42,7 @@ def failure_of(
 
 def next_delay(job: Job[Any], failure: BaseException, *, now: float, rng: random.Random) -> float | None:
     """Ask the job's `Retry` for the delay before the next attempt, in seconds; None: no other attempt."""
-    retry = job._plan.retry
+    retry = job._spec.retry
     if retry is None:
         return None
     history = None if job._extra is None else job._extra.history
@@ -60,7 +60,7 @@ def next_delay(job: Job[Any], failure: BaseException, *, now: float, rng: random
 
 def timeout_error(job: Job[Any], cause: StopCause) -> JobTimeoutError:
     """Return the error of a job that ran into one of its three time limits."""
-    plan = job._plan
+    plan = job._spec
     if cause is StopCause.QUEUE_TIMEOUT:
         seconds, text = plan.queue_timeout, "waited in the queue for longer than"
     elif cause is StopCause.TOTAL_TIMEOUT:
@@ -78,18 +78,18 @@ def timeout_error(job: Job[Any], cause: StopCause) -> JobTimeoutError:
 def cancelled_error(job: Job[Any], cause: BaseException | None) -> JobCancelledError:
     """Return the error of a job that was cancelled; `cause`: by itself or by foreign code, with this."""
     extra = job._extra
-    reason = "" if extra is None or extra.lost is None else f": {extra.lost}"
+    reason = "" if extra is None or extra.cancel_reason is None else f": {extra.cancel_reason}"
     by_itself = ", by itself or by code outside of the pool" if cause is not None else ""
-    error = JobCancelledError(f"job {job._plan.name!r} id {job.id!r} was cancelled{by_itself}{reason}")
+    error = JobCancelledError(f"job {job._spec.name!r} id {job.id!r} was cancelled{by_itself}{reason}")
     error.__cause__ = _without_locals(cause)
     return error
 
 
 def add_note(error: BaseException, job: Job[Any]) -> None:
     """Note on a failure which attempt of which job it ended."""
-    retry = job._plan.retry
+    retry = job._spec.retry
     attempts = retry.attempts if retry is not None else 1
-    note = f"attempt {job._attempt} of {attempts}, job {job._plan.name!r} id {job.id!r}"
+    note = f"attempt {job._attempt} of {attempts}, job {job._spec.name!r} id {job.id!r}"
     with contextlib.suppress(BaseException):  # an exception may have ideas of its own about notes
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)

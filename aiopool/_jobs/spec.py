@@ -12,7 +12,7 @@ from typing import Any, Protocol, final
 from aiopool._jobs.options import JobOptions
 from aiopool._jobs.retry import Retry
 
-__all__ = ["JobOwner", "Plan"]
+__all__ = ["JobOwner", "JobSpec"]
 
 
 class JobOwner(Protocol):
@@ -28,7 +28,7 @@ class JobOwner(Protocol):
 
 
 @final
-class Plan:
+class JobSpec:
     """The options of a job, complete.
 
     Attributes:
@@ -79,10 +79,10 @@ class Plan:
         )
         self.swift = self.retry is None and not offload
 
-    def with_priority(self, priority: int) -> Plan:
+    def with_priority(self, priority: int) -> JobSpec:
         """Return a copy with another priority."""
-        copy = object.__new__(Plan)
-        for field in Plan.__slots__:
+        copy = object.__new__(JobSpec)
+        for field in JobSpec.__slots__:
             setattr(copy, field, getattr(self, field))
         copy.priority = priority
         return copy

@@ -18,7 +18,7 @@ from typing import Any, final
 from aiopool._jobs.status import JobStatus
 from aiopool._runtime.faults import is_kind
 
-__all__ = ["StopCause", "StopRequest", "coroutine_frames", "verdict"]
+__all__ = ["StopCause", "StopRequest", "coroutine_frames", "outcome_status"]
 
 
 class StopCause(enum.StrEnum):
@@ -40,15 +40,15 @@ class StopRequest:
         told: how often the job was told.
     """
 
-    __slots__ = ("cause", "reason", "told")
+    __slots__ = ("cancel_count", "cause", "reason")
 
     def __init__(self, cause: StopCause, reason: str | None = None) -> None:
         self.cause = cause
         self.reason = reason
-        self.told = 0
+        self.cancel_count = 0
 
 
-def verdict(stop: StopRequest | None, error: BaseException | None) -> JobStatus:
+def outcome_status(stop: StopRequest | None, error: BaseException | None) -> JobStatus:
     """Return how an attempt ended, from who asked it to stop and what came out of it (pure).
 
     - Nobody asked: a value is a success, a `CancelledError` is a cancel (the job's own, or that of foreign code),

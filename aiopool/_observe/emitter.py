@@ -1,4 +1,4 @@
-"""`Teller`: tells the listeners of one pool what happens in it, as frozen events (`events.py`).
+"""`EventEmitter`: tells the listeners of one pool what happens in it, as frozen events (`events.py`).
 
 Two rules keep listeners from harming the pool; the third, that faults end here, is `_faulty`.
 
@@ -51,36 +51,36 @@ from aiopool.events import (
     WorkerStopped,
 )
 
-__all__ = ["Teller"]
+__all__ = ["EventEmitter"]
 
 logger = logging.getLogger("aiopool.events")
 
 
 @final
-class Teller:
+class EventEmitter:
     """What the listeners of one pool are told. The mutable state is: who hears, and the events not told yet."""
 
     __slots__ = (
         "_by_type",
         "_context",
+        "_emitting",
         "_hooks",
+        "_listeners",
         "_now",
         "_pool",
-        "_posted",
         "_queue",
-        "_rows",
         "_runtime",
-        "_telling",
+        "_scheduled",
     )
 
     def __init__(self, pool: str, hooks: HookGuard) -> None:
         self._pool = pool
         self._hooks = hooks
-        self._rows: tuple[Listener, ...] = ()
+        self._listeners: tuple[Listener, ...] = ()
         self._by_type: dict[type[PoolEvent], tuple[Listener, ...]] = {}
         self._queue: deque[PoolEvent] = deque()
-        self._telling = False
-        self._posted = False
+        self._emitting = False
+        self._scheduled = False
         self._context = contextvars.Context()
         self._runtime: Runtime | None = None
         self._now: Callable[[], float] = float
@@ -130,50 +130,50 @@ class Teller:
         else:
             self._runtime, self._now = runtime, runtime.now
 
-    def tell_to(self, rows: tuple[Listener, ...]) -> None:
+    def set_listeners(self, rows: tuple[Listener, ...]) -> None:
         """Tell these from now on, and nobody else."""
-        self._rows = rows
+        self._listeners = rows
         self._by_type = {}
 
-    def hearers(self, kind: type[PoolEvent]) -> tuple[Listener, ...]:
+    def listeners_for(self, kind: type[PoolEvent]) -> tuple[Listener, ...]:
         """Return who hears a class of events."""
         found = self._by_type.get(kind)
         if found is None:
-            found = self._by_type[kind] = tuple(row for row in self._rows if issubclass(kind, row.types))
+            found = self._by_type[kind] = tuple(row for row in self._listeners if issubclass(kind, row.types))
         return found
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
-    def tell(self, event: PoolEvent) -> None:
+    def emit(self, event: PoolEvent) -> None:
         """Tell of an event now, or after the one that is being told."""
         self._queue.append(event)
-        if not self._telling:
+        if not self._emitting:
             self._deliver()
 
-    def post(self, event: PoolEvent) -> None:
+    def emit_soon(self, event: PoolEvent) -> None:
         """Tell of an event that happened in the middle of a step: with the next one, or in the next turn."""
         self._queue.append(event)
-        if not self._telling and not self._posted and self._runtime is not None:
+        if not self._emitting and not self._scheduled and self._runtime is not None:
             self._runtime.soon(self._deliver_posted)
-            self._posted = True
+            self._scheduled = True
 
     def _deliver_posted(self) -> None:
-        self._posted = False
-        if not self._telling:
+        self._scheduled = False
+        if not self._emitting:
             self._deliver()
 
     def _deliver(self) -> None:
-        self._telling = True
+        self._emitting = True
         try:
             self._context.run(self._drain)
         finally:
-            self._telling = False
+            self._emitting = False
 
     def _drain(self) -> None:
         queue = self._queue
         while queue:
             event = queue.popleft()
-            for listener in self.hearers(type(event)):
+            for listener in self.listeners_for(type(event)):
                 if listener.active:
                     try:
                         answer = listener.function(event)
@@ -181,9 +181,9 @@ class Teller:
                             answer.close()
                             raise TypeError(_NOT_AWAITED)
                     except BaseException as error:
-                        self._faulty(listener, event, error)
+                        self._remove_failed(listener, event, error)
 
-    def _faulty(self, listener: Listener, event: PoolEvent, error: BaseException) -> None:
+    def _remove_failed(self, listener: Listener, event: PoolEvent, error: BaseException) -> None:
         """Remove a listener that raised: it hears no more."""
         listener.error = error
         listener.remove()
@@ -230,61 +230,61 @@ class Teller:
         self._worker_event(WorkerCrashed, worker, error=error, delay=delay)
 
     def _pool_event(self, kind: type[PoolEvent], **values: Any) -> None:
-        if self.hearers(kind):
-            self.tell(kind(pool=self._pool, at=self._now(), **values))
+        if self.listeners_for(kind):
+            self.emit(kind(pool=self._pool, at=self._now(), **values))
 
     def _worker_event(self, kind: type[WorkerEvent], worker: int, **values: Any) -> None:
-        if self.hearers(kind):  # maybe inside of a step of the engine
-            self.post(kind(pool=self._pool, at=self._now(), worker=worker, **values))
+        if self.listeners_for(kind):  # maybe inside of a step of the engine
+            self.emit_soon(kind(pool=self._pool, at=self._now(), worker=worker, **values))
 
     # -- what happens to jobs ----------------------------------------------------------------------------------------
 
     def submitted(self, job: Job[Any], *, inside: bool) -> None:
         """A job was taken in; `inside` of a step of the engine, or at its end."""
-        if self.hearers(JobSubmitted):
-            event = JobSubmitted(at=job._submitted_at, delay=job._plan.delay or 0.0, **self._about(job))
-            self.post(event) if inside else self.tell(event)
+        if self.listeners_for(JobSubmitted):
+            event = JobSubmitted(at=job._submitted_at, delay=job._spec.delay or 0.0, **self._about(job))
+            self.emit_soon(event) if inside else self.emit(event)
 
     def begin(self, job: Job[Any], worker: int, *, inside: bool) -> None:
         """An attempt begins; `inside` of a step of the engine, or at its end."""
-        if self.hearers(JobStarted):
+        if self.listeners_for(JobStarted):
             at = job._started_at
             event = JobStarted(at=at, worker=worker, waited=at - job._submitted_at, **self._about(job))
-            self.post(event) if inside else self.tell(event)
+            self.emit_soon(event) if inside else self.emit(event)
 
     def retrying(self, job: Job[Any], worker: int | None, error: BaseException, delay: float, now: float) -> None:
         """An attempt has ended, and there will be another."""
-        if self.hearers(JobRetrying):
+        if self.listeners_for(JobRetrying):
             seconds = now - job._started_at
-            self.tell(JobRetrying(at=now, worker=worker, seconds=seconds, error=error, delay=delay, **self._about(job)))
+            self.emit(JobRetrying(at=now, worker=worker, seconds=seconds, error=error, delay=delay, **self._about(job)))
 
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool) -> None:
         """A job is done; `worker` ran it at that moment, or nobody did."""
         kind = _ENDS[job._status]
-        if not self.hearers(kind):
+        if not self.listeners_for(kind):
             return
         values = self._about(job)
         values.update(at=now, worker=worker, seconds=now - job._started_at if job._attempt else 0.0)
         if kind is not JobSucceeded:
             values["error"] = job._value[0]
             if kind is JobCancelled:
-                values["reason"] = None if job._extra is None else job._extra.lost
+                values["reason"] = None if job._extra is None else job._extra.cancel_reason
             else:
                 values["awaited"] = awaited
-        self.tell(kind(**values))
+        self.emit(kind(**values))
 
     def leaked(self, job: Job[Any], worker: int | None, stack: str, now: float) -> None:
         """The code of a job would not end."""
-        if self.hearers(JobLeaked):
+        if self.listeners_for(JobLeaked):
             seconds = now - job._started_at
-            self.post(JobLeaked(at=now, worker=worker, seconds=seconds, stack=stack, **self._about(job)))
+            self.emit_soon(JobLeaked(at=now, worker=worker, seconds=seconds, stack=stack, **self._about(job)))
 
     def _about(self, job: Job[Any]) -> dict[str, Any]:
-        plan = job._plan
+        plan = job._spec
         return {
             "pool": self._pool,
             "job_id": job._sequence if plan.id is None else plan.id,
-            "name": job._plan.name,
+            "name": job._spec.name,
             "kind": None,
             "attempt": job._attempt,
             "priority": plan.priority,

@@ -25,11 +25,11 @@ __all__ = [
     "HealthLimits",
     "HealthReport",
     "HealthStatus",
-    "Pulse",
-    "ask",
+    "Sample",
     "assess",
-    "judge",
+    "compare",
     "report",
+    "run_checks",
 ]
 
 
@@ -160,7 +160,7 @@ class HealthLimits:
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Pulse:
+class Sample:
     """The numbers of one moment that say how a pool is; all counts are since its opening."""
 
     at: float
@@ -178,7 +178,7 @@ class Pulse:
     paused: bool = False
 
 
-def assess(now: Pulse, before: Pulse, since: Pulse | None, limits: HealthLimits) -> list[Finding]:
+def assess(now: Sample, before: Sample, since: Sample | None, limits: HealthLimits) -> list[Finding]:
     """Compare the numbers of now with those of a window ago and with the limits.
 
     `since` are the numbers of soon after the oldest job in the queue came, if somebody looked then: a batch that is
@@ -231,11 +231,11 @@ def assess(now: Pulse, before: Pulse, since: Pulse | None, limits: HealthLimits)
     return findings
 
 
-def judge(now: Pulse, pulses: deque[Pulse], opened_at: float, limits: HealthLimits) -> list[Finding]:
+def compare(now: Sample, pulses: deque[Sample], opened_at: float, limits: HealthLimits) -> list[Finding]:
     """Judge the numbers of now against those of one window ago, and keep them in `pulses`, the oldest first."""
     window = limits.window
     if not pulses:
-        pulses.append(Pulse(at=opened_at))
+        pulses.append(Sample(at=opened_at))
     while len(pulses) > 1 and now.at - pulses[1].at >= window:
         pulses.popleft()  # the next one is old enough, too
     since = next((pulse for pulse in pulses if pulse.at > now.at - now.oldest_wait), None)
@@ -245,7 +245,7 @@ def judge(now: Pulse, pulses: deque[Pulse], opened_at: float, limits: HealthLimi
     return findings
 
 
-def ask(checks: Mapping[str, Check], hooks: HookGuard) -> list[Finding]:
+def run_checks(checks: Mapping[str, Check], hooks: HookGuard) -> list[Finding]:
     """Run the user's checks. One that raises is a finding: it cannot say that all is well."""
     findings = []
     for name, check in list(checks.items()):

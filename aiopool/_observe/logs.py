@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, TextIO, final
 
 from aiopool._jobs.job import Job, running_job
 from aiopool._observe.metrics import label_text
-from aiopool._observe.observers import listen_everywhere
+from aiopool._observe.observers import listen_to_all_pools
 from aiopool._runtime.faults import describe, describe_error
 from aiopool.events import (
     JobCancelled,
@@ -218,7 +218,7 @@ def configure_logging(
     root.setLevel(number)
     heard = tuple(kind for kind, (line_level, _) in _LINES.items() if line_level >= number)
     if heard:
-        _Installed.listener = listen_everywhere(_log_event, heard)
+        _Installed.listener = listen_to_all_pools(_log_event, heard)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

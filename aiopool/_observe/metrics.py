@@ -19,7 +19,7 @@ from aiopool._jobs.job import Job
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import JobStatus
 
-__all__ = ["DEFAULT_BUCKETS", "OTHER", "HistogramCounts", "JobMetrics", "Meter", "Metrics", "label_text"]
+__all__ = ["DEFAULT_BUCKETS", "OTHER", "HistogramCounts", "JobMetrics", "Metrics", "MetricsRecorder", "label_text"]
 
 # From a coroutine that hardly waits to a job of ten minutes, three steps for each power of ten where most jobs are: a
 # quantile that is read off them is right within a factor of 2.5 there.
@@ -128,7 +128,7 @@ class _Row:
 
 
 @final
-class Meter:
+class MetricsRecorder:
     """Counts and durations by name of job."""
 
     __slots__ = ("_max_names", "_run_bounds", "_wait_bounds", "rows")
@@ -145,7 +145,7 @@ class Meter:
         self.rows: dict[str, _Row] = {}
 
     @classmethod
-    def like(cls, present: Meter | None, **changes: Any) -> Meter:
+    def like(cls, present: MetricsRecorder | None, **changes: Any) -> MetricsRecorder:
         """Return the present meter if nothing else is asked for, or a new one; None changes nothing."""
         given = {name: value for name, value in changes.items() if value is not None}
         if present is None:
@@ -166,9 +166,9 @@ class Meter:
     def started(self, job: Job[Any]) -> None:
         """An attempt begins."""
         if job._attempt == 1:
-            row = self.rows.get(job._plan.name) or self._row(job._plan.name)
+            row = self.rows.get(job._spec.name) or self._row(job._spec.name)
             waited = job._started_at - job._submitted_at
-            delay = job._plan.delay
+            delay = job._spec.delay
             if delay is not None:
                 waited = max(waited - delay, 0.0)
             row.wait[bisect_left(self._wait_bounds, waited)] += 1
@@ -176,7 +176,7 @@ class Meter:
 
     def ended(self, job: Job[Any], ran: bool, now: float) -> None:
         """A job is done; `ran`: an attempt ended with it."""
-        row = self.rows.get(job._plan.name) or self._row(job._plan.name)
+        row = self.rows.get(job._spec.name) or self._row(job._spec.name)
         row.outcomes[job._status] += 1
         if ran:
             seconds = now - job._started_at
@@ -185,7 +185,7 @@ class Meter:
 
     def retrying(self, job: Job[Any], now: float) -> None:
         """An attempt ended, and there will be another."""
-        row = self.rows.get(job._plan.name) or self._row(job._plan.name)
+        row = self.rows.get(job._spec.name) or self._row(job._spec.name)
         row.retries += 1
         seconds = now - job._started_at
         row.run[bisect_left(self._run_bounds, seconds)] += 1

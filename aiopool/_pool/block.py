@@ -16,7 +16,7 @@ from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
 from aiopool._jobs.waiters import JobObserver
-from aiopool._pool.state import Home
+from aiopool._pool.state import PoolState
 from aiopool._runtime.faults import is_kind
 from aiopool.errors import JobCancelledError
 
@@ -39,7 +39,7 @@ class JobBlock(JobObserver):
     __slots__ = (
         "_cancels",
         "_drained",
-        "_home",
+        "_state",
         "_stopped",
         "body",
         "cancelled_body",
@@ -49,14 +49,14 @@ class JobBlock(JobObserver):
         "name",
     )
 
-    def __init__(self, home: Home, name: str, *, cancel_on_error: bool) -> None:
+    def __init__(self, home: PoolState, name: str, *, cancel_on_error: bool) -> None:
         self.name = name
         self.jobs: dict[Job[Any], None] = {}
         self.errors: list[BaseException] = []
         self.body: asyncio.Task[Any] | None = None
         self.cancelled_body = False
         self.left = False
-        self._home = home
+        self._state = home
         self._cancels = cancel_on_error
         self._stopped: str | None = None  # why no more jobs are taken
         self._drained: asyncio.Future[None] | None = None
@@ -64,9 +64,9 @@ class JobBlock(JobObserver):
     @property
     def engine(self) -> Engine:
         """The engine of the open pool."""
-        if self._home.engine is None:
-            raise self._home.not_open("group")
-        return self._home.engine
+        if self._state.engine is None:
+            raise self._state.not_open("group")
+        return self._state.engine
 
     # -- jobs come and go ------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class JobBlock(JobObserver):
         engine = self.engine
         while self.jobs:
             self._drained = engine.runtime.loop.create_future()
-            await engine.loans.wait_for(self._drained, self.cancel_abandoned)
+            await engine.lending.wait_for(self._drained, self.cancel_abandoned)
 
     def cancel_abandoned(self) -> None:
         """Cancel the jobs: the task that leaves the block was cancelled."""

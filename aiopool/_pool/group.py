@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, final
 from aiopool._jobs.job import Job
 from aiopool._jobs.options import JobOptions
 from aiopool._pool.block import JobBlock
-from aiopool._pool.state import Home
+from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
 from aiopool._runtime.faults import is_kind, type_name
 from aiopool._runtime.runtime import shield
@@ -43,7 +43,7 @@ class Group(Submitter):
 
     def __init__(
         self,
-        home: Home,
+        home: PoolState,
         name: str,
         options: JobOptions,
         base: JobOptions,

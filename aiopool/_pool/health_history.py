@@ -1,4 +1,4 @@
-"""`HealthWatch`: what a pool keeps for its health: the numbers of earlier probes, and the user's own checks.
+"""`HealthHistory`: what a pool keeps for its health: the numbers of earlier probes, and the user's own checks.
 
 At most one pulse for each sixtieth of the window is kept, for one window. Here they are only kept: they are judged in
 `_observe/health.py`, which comes with the first probe.
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, final
 from aiopool._jobs.options import function_name, is_asynchronous
 
 if TYPE_CHECKING:  # they come with the first probe, or with whoever sets limits
-    from aiopool._observe.health import Check, HealthLimits, Pulse
+    from aiopool._observe.health import Check, HealthLimits, Sample
 
-__all__ = ["HealthWatch"]
+__all__ = ["HealthHistory"]
 
 
 @final
-class HealthWatch:
+class HealthHistory:
     """What is kept between probes.
 
     Attributes:
@@ -33,7 +33,7 @@ class HealthWatch:
     def __init__(self, limits: HealthLimits | None) -> None:
         self.limits = limits
         self.opened_at = 0.0
-        self.pulses: deque[Pulse] = deque()
+        self.pulses: deque[Sample] = deque()
         self.checks: dict[str, Check] = {}
 
     def opened(self, at: float) -> None:

@@ -1,4 +1,4 @@
-"""`Survey`: a look at a pool as a whole, from any thread. It makes the frozen `Metrics` and the `HealthReport`.
+"""`PoolInspector`: a look at a pool as a whole, from any thread. It makes the frozen `Metrics` and the `HealthReport`.
 
 It only reads. What it needs is counted where it happens; here it is put together.
 
@@ -13,26 +13,35 @@ from typing import TYPE_CHECKING, TypeVar, final
 from aiopool._engine.engine import Engine
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import PoolStatus
-from aiopool._observe.health import Finding, HealthLimits, HealthReport, HealthStatus, Pulse, ask, judge, report
-from aiopool._pool.health_history import HealthWatch
-from aiopool._pool.state import Home
+from aiopool._observe.health import (
+    Finding,
+    HealthLimits,
+    HealthReport,
+    HealthStatus,
+    Sample,
+    compare,
+    report,
+    run_checks,
+)
+from aiopool._pool.health_history import HealthHistory
+from aiopool._pool.state import PoolState
 
 if TYPE_CHECKING:  # it comes with whoever measures: a probe of health must not load it
     from aiopool._observe.metrics import Metrics
 
-__all__ = ["Survey", "oldest_wait"]
+__all__ = ["PoolInspector", "oldest_wait"]
 
 T = TypeVar("T")
 
 
 @final
-class Survey:
+class PoolInspector:
     """One pool, looked at."""
 
-    __slots__ = ("_home",)
+    __slots__ = ("_state",)
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, home: PoolState) -> None:
+        self._state = home
 
     def measure(
         self,
@@ -42,38 +51,40 @@ class Survey:
         max_names: int | None = None,
     ) -> None:
         """Count and time jobs from now on; see `Pool.measure`."""
-        from aiopool._observe.metrics import Meter
+        from aiopool._observe.metrics import MetricsRecorder
 
-        home = self._home
+        home = self._state
         wanted = {"wait_buckets": wait_buckets, "run_buckets": run_buckets, "max_names": max_names}
-        home.measure(Meter.like(home.listeners.meter, **wanted))
+        home.measure(MetricsRecorder.like(home.listeners.recorder, **wanted))
 
     def metrics(self, statistics: Callable[[], Statistics]) -> Metrics:
         """Return the metrics of a pool that was opened, consistent: all of one moment between two steps of the loop."""
-        home, engine = self._home, self._home.engine
+        home, engine = self._state, self._state.engine
         assert engine is not None
         return engine.runtime.read(lambda: _metrics(home, engine, statistics()))
 
-    def health(self, watch: HealthWatch) -> HealthReport:
+    def health(self, watch: HealthHistory) -> HealthReport:
         """Return how a pool is; the user's own checks run in the caller's thread."""
-        home, engine = self._home, self._home.engine
+        home, engine = self._state, self._state.engine
         findings: list[Finding] = []
         if home.failure is not None:
             findings.append(Finding("given_up", HealthStatus.FAILING, str(home.failure)))
         elif home.status is not PoolStatus.OPEN:
             findings.append(Finding("state", HealthStatus.FAILING, f"the pool is {home.status}: it takes no jobs"))
         if engine is not None and home.status is not PoolStatus.CLOSED:
-            home.watch_loop()
+            home.measure_loop()
             limits = watch.limits or HealthLimits()
-            findings += engine.runtime.read(lambda: judge(_pulse(home, engine), watch.pulses, watch.opened_at, limits))
-        return report(home.name, findings + ask(watch.checks, home.hooks))
+            findings += engine.runtime.read(
+                lambda: compare(_pulse(home, engine), watch.pulses, watch.opened_at, limits)
+            )
+        return report(home.name, findings + run_checks(watch.checks, home.hooks))
 
 
-def _metrics(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
+def _metrics(home: PoolState, engine: Engine, statistics: Statistics) -> Metrics:
     from aiopool._observe.metrics import Metrics, label_text
 
     assert home.supervisor is not None
-    meter, lag = home.listeners.meter, home.lag
+    meter, lag = home.listeners.recorder, home.lag
     workers = home.supervisor.workers()
     busy = sum(worker.busy for worker in workers)
     return Metrics(
@@ -82,7 +93,7 @@ def _metrics(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
         queued=queued_by_priority(engine),
         oldest_wait=oldest_wait(engine),
         workers={"idle": len(workers) - busy, "busy": busy, "restarting": home.supervisor.restarting},
-        queue_size=0.0 if engine.room.closed else engine.room.capacity,
+        queue_size=0.0 if engine.admission.closed else engine.admission.capacity,
         paused=engine.paused,
         leaked_total=engine.counters.leaked_total,
         loop_lag=0.0 if lag is None else lag.worst(),
@@ -90,7 +101,7 @@ def _metrics(home: Home, engine: Engine, statistics: Statistics) -> Metrics:
     )
 
 
-def _pulse(home: Home, engine: Engine) -> Pulse:
+def _pulse(home: PoolState, engine: Engine) -> Sample:
     assert home.supervisor is not None
     counters, now = engine.counters, engine.now()
     # Jobs that hold a slot: one that waits for another has lent its own.
@@ -100,12 +111,12 @@ def _pulse(home: Home, engine: Engine) -> Pulse:
         if worker.job is not None and not (worker.job._extra is not None and worker.job._extra.lent)
     ]
     bad = counters.failed + counters.timed_out
-    return Pulse(
+    return Sample(
         at=now,
         ended=counters.succeeded + bad,
         bad=bad,
         restarts=counters.restarts,
-        backlog=engine.queued() + len(engine.room.waiting),
+        backlog=engine.queued() + len(engine.admission.waiting),
         oldest_wait=oldest_wait(engine),
         size=engine.size,
         busy=engine.active,
@@ -120,7 +131,7 @@ def _pulse(home: Home, engine: Engine) -> Pulse:
 def queued_by_priority(engine: Engine) -> dict[int, int]:
     """Count the jobs that wait for a worker by their priorities."""
     counts = engine.queue.counts()
-    for label in engine.labels:
+    for label in engine.groups:
         for priority, count in label.parked.counts().items() if label.parked is not None else ():
             counts[priority] = counts.get(priority, 0) + count
     return counts
@@ -131,5 +142,5 @@ def oldest_wait(engine: Engine) -> float:
     job = engine.queue.oldest()
     if job is None:
         return 0.0
-    waited: float = engine.now() - job._submitted_at - (job._plan.delay or 0.0)
+    waited: float = engine.now() - job._submitted_at - (job._spec.delay or 0.0)
     return max(0.0, waited)

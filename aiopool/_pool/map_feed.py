@@ -23,11 +23,11 @@ from typing import Any, final
 
 from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job
-from aiopool._jobs.spec import Plan
+from aiopool._jobs.spec import JobSpec
 from aiopool._jobs.status import JobStatus
 from aiopool._jobs.waiters import JobObserver, remove_waiter
 from aiopool._pool.block import JobBlock
-from aiopool._pool.state import Home
+from aiopool._pool.state import PoolState
 from aiopool._runtime.faults import is_kind, log_fault, type_name
 from aiopool._runtime.runtime import shield
 from aiopool.errors import PoolClosedError, PoolError
@@ -58,14 +58,14 @@ class MapFeed(JobObserver):
         "_feeder",
         "_function",
         "_held",
-        "_home",
         "_items",
+        "_location",
         "_low",
         "_ordered",
-        "_place",
-        "_plan",
         "_plan_for",
         "_source",
+        "_spec",
+        "_state",
         "_unfinished",
         "_wakeup",
         "closed",
@@ -81,10 +81,10 @@ class MapFeed(JobObserver):
 
     def __init__(
         self,
-        home: Home,
+        home: PoolState,
         block: JobBlock | None,
-        plan: Plan,
-        plan_for: Callable[[Any], Plan] | None,
+        plan: JobSpec,
+        plan_for: Callable[[Any], JobSpec] | None,
         function: Callable[[Any], Any],
         items: Iterable[Any] | AsyncIterable[Any],
         *,
@@ -97,9 +97,9 @@ class MapFeed(JobObserver):
         self.exhausted = self.closed = False
         self.failure: BaseException | None = None  # of the source
         self.inputs: dict[Job[Any], Any] | None = {} if with_inputs else None
-        self._home = home
+        self._state = home
         self._block = block
-        self._plan = plan
+        self._spec = plan
         self._plan_for = plan_for  # what the options of each item are, if they differ
         self._function = function
         self._items: Iterable[Any] | AsyncIterable[Any] = items
@@ -110,15 +110,15 @@ class MapFeed(JobObserver):
         self._low = 0  # the source is read again when so few jobs are left
         self._unfinished: dict[Job[Any], None] = {}  # if not ordered, for `line` has them otherwise
         self._wakeup: asyncio.Future[None] | None = None  # what the consumer waits for
-        self._place: asyncio.Future[None] | None = None  # what the feeder waits for
+        self._location: asyncio.Future[None] | None = None  # what the feeder waits for
         self._feeder: asyncio.Task[None] | None = None
 
     @property
     def engine(self) -> Engine:
         """The engine of the open pool."""
-        engine = self._home.engine
+        engine = self._state.engine
         if engine is None:
-            raise self._home.not_open("map")
+            raise self._state.not_open("map")
         return engine
 
     # -- what the consumer asks --------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class MapFeed(JobObserver):
         line = self.line
         if line and line[0]._finished_at is not None:
             self.taken += 1
-            if self._place is not None:
+            if self._location is not None:
                 self._make_place()
             return line.popleft()
         return None
@@ -159,7 +159,7 @@ class MapFeed(JobObserver):
         engine = self.engine
         self._wakeup = wakeup = engine.runtime.loop.create_future()
         try:
-            await engine.loans.wait_for(wakeup, give_up)
+            await engine.lending.wait_for(wakeup, give_up)
         finally:
             self._wakeup = None
 
@@ -187,19 +187,19 @@ class MapFeed(JobObserver):
         except BaseException as error:
             return self._fail(error)
         if isinstance(source, AsyncIterator):
-            name = f"{self._home.name}-map-{self._plan.name}"
+            name = f"{self._state.name}-map-{self._spec.name}"
             # In the consumer's context: the source is his.
             self._feeder = engine.runtime.task(self._feed(engine, source), name, copy_context())
             return
         assert self._buffersize is not None
-        room, held, block, plan_for = engine.room, self._held, self._block, self._plan_for
-        try_submit, plan, function = engine.try_submit, self._plan, self._function
+        room, held, block, plan_for = engine.admission, self._held, self._block, self._plan_for
+        try_submit, plan, function = engine.try_submit, self._spec, self._function
         # Most maps: nothing has to be noted of a job but that it is there.
         append = self.line.append if self._ordered and block is None and self.inputs is None else None
         place = self._buffersize - (self.submitted - self.taken)
         may_be_full = len(engine.jobs) + place > room.limit
         for _ in range(place):
-            if may_be_full and (room.full() or not room.open_to_caller()):
+            if may_be_full and (room.is_full() or not room.open_to_caller()):
                 return
             try:
                 item = held.pop() if held else next(source)
@@ -247,17 +247,17 @@ class MapFeed(JobObserver):
         assert self._buffersize is not None
         loop, feeder = engine.runtime.loop, asyncio.current_task()
         assert feeder is not None
-        closers, closer = self._home.closers, loop.create_future()
+        closers, closer = self._state.close_waiters, loop.create_future()
         closer.add_done_callback(lambda _: self._pool_closed(feeder))
         closers.append(closer)
         try:
             while not self.closed:
                 while self.submitted - self.taken >= self._buffersize:
-                    self._place = loop.create_future()
+                    self._location = loop.create_future()
                     try:
-                        await self._place
+                        await self._location
                     finally:
-                        self._place = None
+                        self._location = None
                 try:
                     item = await anext(source)
                 except StopAsyncIteration:
@@ -280,7 +280,7 @@ class MapFeed(JobObserver):
 
     def _pool_closed(self, feeder: asyncio.Task[None]) -> None:
         try:
-            self._home.check_accepting()
+            self._state.check_accepting()
         except PoolClosedError as error:
             self._fail(error)
         feeder.cancel()
@@ -297,13 +297,13 @@ class MapFeed(JobObserver):
         except BaseException as error:
             if is_kind(error, asyncio.CancelledError) and task.cancelling() > cancels:
                 raise  # we were cancelled, and the source does not end by itself
-            log_fault(logger, "closing the source of map(%s, ...) failed", self._plan.name, error=error)
+            log_fault(logger, "closing the source of map(%s, ...) failed", self._spec.name, error=error)
 
     def _fail(self, error: BaseException) -> None:
         """End the stream with an error, after the results of the items before."""
         self.exhausted = True
         if not self.closed:
-            self.failure = raisable(error, f"the source of map({self._plan.name}, ...)")
+            self.failure = raisable(error, f"the source of map({self._spec.name}, ...)")
         elif not is_kind(error, asyncio.CancelledError):
             self._report(error)  # its clean-up has failed
         self._wake()
@@ -314,22 +314,22 @@ class MapFeed(JobObserver):
         """Make a job of an item, and wait for room if there is none. If that is cancelled, the item is kept."""
         if self._block is not None:
             self._block.check_open()
-        plan = self._plan if self._plan_for is None else self._plan_for(item)
+        plan = self._spec if self._plan_for is None else self._plan_for(item)
         submitted = engine.try_submit(plan, self._function, (item,), self)
         if submitted is not None:
             return self._add(submitted, item)
         job = engine.make(plan, self._function, (item,), self)
-        self._home.check_accepting(job)
+        self._state.check_accepting(job)
         self._add(job, item)
         try:
-            await engine.room.wait(job)
+            await engine.admission.wait(job)
         except PoolError:
             pass  # cancelled by its id, or the pool is closing: the job has ended with it
         except BaseException:
             if not self.closed:
                 self._take_back(job)
                 self._held.append(item)  # for a consumer that goes on after a time limit of its own
-            engine.room.withdraw(job)
+            engine.admission.withdraw(job)
             raise
 
     def _add(self, job: Job[Any], item: Any) -> None:
@@ -386,8 +386,8 @@ class MapFeed(JobObserver):
             wakeup.set_result(None)
 
     def _make_place(self) -> None:
-        if self._place is not None and not self._place.done():
-            self._place.set_result(None)
+        if self._location is not None and not self._location.done():
+            self._location.set_result(None)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -412,7 +412,7 @@ class MapFeed(JobObserver):
             self.inputs.clear()
         for job in line:
             if job._status in _FAILURES:
-                self.engine.errors.report(job, job._value[0])
+                self.engine.reporter.report(job, job._value[0])
         failure, self.failure = self.failure, None
         if failure is not None and not is_kind(failure, PoolClosedError):
             self._report(failure)
@@ -425,7 +425,7 @@ class MapFeed(JobObserver):
 
     async def aclose(self) -> None:
         """Close, cancel the jobs under way, and wait until they have ended or leaked, and the source is closed."""
-        if self._home.engine is None:
+        if self._state.engine is None:
             self.closed = True
             return
         self.cancel()
@@ -442,7 +442,7 @@ class MapFeed(JobObserver):
                     feeder.cancel()
             while jobs:
                 try:
-                    await self._home.stop(jobs[-1], None)
+                    await self._state.stop(jobs[-1], None)
                     jobs.pop()
                 except asyncio.CancelledError as error:
                     cancelled = error
@@ -452,7 +452,7 @@ class MapFeed(JobObserver):
     def _report(self, error: BaseException) -> None:
         """Report a fault of the source that nobody will be given."""
         log_fault(
-            logger, "the source of map(%s, ...) failed, and nobody takes its results", self._plan.name, error=error
+            logger, "the source of map(%s, ...) failed, and nobody takes its results", self._spec.name, error=error
         )
 
 

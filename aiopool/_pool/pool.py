@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
 
 from aiopool._engine.engine import Engine
-from aiopool._engine.error_reporter import ErrorSink
+from aiopool._engine.error_reporter import ErrorReporter
 from aiopool._engine.supervisor import Supervisor
 from aiopool._engine.worker import Worker
 from aiopool._jobs.job import Job, OnError, running_job
@@ -27,21 +27,21 @@ from aiopool._jobs.restart import Restart
 from aiopool._jobs.retry import Retry
 from aiopool._jobs.statistics import Statistics, adds_up
 from aiopool._jobs.status import JobStatus, PoolStatus
-from aiopool._observe.observers import Recorder
+from aiopool._observe.observers import Tracer
 from aiopool._pool.group import Group
-from aiopool._pool.health_history import HealthWatch
+from aiopool._pool.health_history import HealthHistory
 from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
-from aiopool._pool.state import Home
+from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
 from aiopool._runtime.runtime import Runtime, shield
-from aiopool._runtime.signals import Roster, SignalWatch, enlist
-from aiopool._runtime.threads import ThreadBridge
+from aiopool._runtime.signals import OpenPools, SignalHandler, register_open_pool
+from aiopool._runtime.threads import ThreadRunner
 from aiopool.errors import PoolClosedError, RestartLimitError
 
 if TYPE_CHECKING:  # they come with whoever listens, measures or asks
     from aiopool._observe.health import Check, HealthLimits, HealthReport
     from aiopool._observe.metrics import Metrics
-    from aiopool._pool.inspector import Survey
+    from aiopool._pool.inspector import PoolInspector
     from aiopool.events import EventStream, Listener, PoolEvent
 
 __all__ = ["CancelReport", "Pool"]
@@ -200,7 +200,7 @@ class Pool(Submitter):
             total_timeout=total_timeout,
             retry=retry,
         ).over(DEFAULTS)
-        super().__init__(Home(name, options, overflow), JobOptions(), options)
+        super().__init__(PoolState(name, options, overflow), JobOptions(), options)
         self._size = size
         self._queue_size = queue_size
         self._isolation = isolation
@@ -210,20 +210,20 @@ class Pool(Submitter):
         self._on_error = on_error
         self._max_threads = max_threads
         self._restart = restart or Restart()
-        self._signals = SignalWatch(self._on_signal) if handle_signals else None
+        self._signals = SignalHandler(self._on_signal) if handle_signals else None
         self._shutdown_timeout = shutdown_timeout
         self._seed = seed
         self._callbacks: list[OnShutdown] = []
         self._groups = 0
-        self._bridge: ThreadBridge[Worker] | None = None
-        self._roster: Roster | None = None
+        self._bridge: ThreadRunner[Worker] | None = None
+        self._roster: OpenPools | None = None
         self._shutdown: Shutdown | None = None
         self._closing: asyncio.Task[ShutdownReport] | None = None
         self._report: ShutdownReport | None = None
         self._fatal: BaseException | None = None
         self._logs: Literal["silent", "console", "json"] = logs
         self._log_level = log_level
-        self._health = HealthWatch(health)
+        self._health = HealthHistory(health)
         if metrics:
             self.measure()
 
@@ -231,7 +231,7 @@ class Pool(Submitter):
 
     async def __aenter__(self) -> Self:
         """Open the pool in the running loop. Its workers come when they are wanted."""
-        home = self._home
+        home = self._state
         if home.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
             raise RuntimeError(
                 f"pool {home.name!r} is {home.status}: it is opened once at a time; make another Pool(...)"
@@ -241,7 +241,7 @@ class Pool(Submitter):
 
             configure_logging(self._log_level, renderer=self._logs)
         runtime = Runtime(asyncio.get_running_loop(), self._seed)
-        self._bridge = ThreadBridge(
+        self._bridge = ThreadRunner(
             loop=runtime.loop,
             max_threads=self._max_threads or self._size,
             name=f"{home.name}-thread",
@@ -255,8 +255,8 @@ class Pool(Submitter):
             aging=self._aging,
             cancel_grace=self._cancel_grace,
             on_leak=self._on_leak,
-            errors=ErrorSink(home.name, runtime, self._on_error, home.hooks),
-            sweep=lambda now: supervisors[0].sweep(now),
+            errors=ErrorReporter(home.name, runtime, self._on_error, home.hooks),
+            sweep=lambda now: supervisors[0].check_deadlines(now),
         )
         supervisor = Supervisor(
             engine,
@@ -272,7 +272,7 @@ class Pool(Submitter):
         self._closing = self._shutdown = self._report = self._fatal = None
         self._health.opened(runtime.now())
         home.opened(engine, supervisor)
-        self._roster = enlist(runtime.loop, self)
+        self._roster = register_open_pool(runtime.loop, self)
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
             self._signals.install(runtime.loop)
         return self
@@ -286,7 +286,7 @@ class Pool(Submitter):
         by an exception, and if the caller is cancelled, it cancels the jobs. A pool that is paused, or of size 0, goes
         on, and cannot be held any more: to leave is to finish.
         """
-        home = self._home
+        home = self._state
         if kind is None:
             await self._close(timeout=self._shutdown_timeout)
             if home.failure is not None:
@@ -335,12 +335,12 @@ class Pool(Submitter):
 
         If the caller is cancelled, nothing happens to the pool.
         """
-        if self._home.status is PoolStatus.CLOSED:
+        if self._state.status is PoolStatus.CLOSED:
             return
         engine = self._engine("wait_closed")
         future: asyncio.Future[None] = engine.runtime.loop.create_future()
-        self._home.closers.append(future)
-        await engine.loans.wait_for(future)
+        self._state.close_waiters.append(future)
+        await engine.lending.wait_for(future)
 
     async def shutdown(
         self, timeout: float | None = None, grace: float | None = None, *, cancel_pending: bool = False
@@ -375,7 +375,7 @@ class Pool(Submitter):
             check_seconds("timeout", timeout)
         if grace is not None:
             check_seconds("grace", grace)
-        if self._home.status is PoolStatus.CLOSED and self._report is not None:
+        if self._state.status is PoolStatus.CLOSED and self._report is not None:
             return self._report
         engine = self._engine("shutdown")
         closing = self._start_shutdown(
@@ -385,7 +385,7 @@ class Pool(Submitter):
         )
         done: asyncio.Future[None] = engine.runtime.loop.create_future()
         closing.add_done_callback(lambda _: None if done.done() else done.set_result(None))
-        await engine.loans.wait_for(done)
+        await engine.lending.wait_for(done)
         return closing.result()
 
     def _start_shutdown(
@@ -393,24 +393,24 @@ class Pool(Submitter):
     ) -> asyncio.Task[ShutdownReport]:
         engine = self._engine("shutdown")
         if self._shutdown is None:
-            assert self._home.supervisor is not None
+            assert self._state.supervisor is not None
             assert self._bridge is not None
             self._shutdown = Shutdown(
                 engine,
-                self._home.supervisor,
+                self._state.supervisor,
                 self._bridge,
                 self._callbacks,
-                self._home.name,
-                self._home.hooks,
+                self._state.name,
+                self._state.hooks,
             )
-            self._home.status = PoolStatus.CLOSING
+            self._state.status = PoolStatus.CLOSING
         caller = running_job.get()
-        if caller is not None and caller._plan.owner is self._home and caller._finished_at is None:
+        if caller is not None and caller._spec.owner is self._state and caller._finished_at is None:
             self._shutdown.called_by(caller)
         self._shutdown.hurry(timeout, grace, cancel_pending=cancel_pending)
         if self._closing is None:
-            self._home.listeners.closing(timeout)
-            self._closing = engine.runtime.task(self._end(self._shutdown), f"{self._home.name}-shutdown")
+            self._state.listeners.closing(timeout)
+            self._closing = engine.runtime.task(self._end(self._shutdown), f"{self._state.name}-shutdown")
         return self._closing
 
     async def _end(self, shutdown: Shutdown) -> ShutdownReport:
@@ -422,7 +422,7 @@ class Pool(Submitter):
                 self._signals.restore()
             if self._roster is not None and self._report is not None:
                 self._roster.broken |= bool(self._report.callback_errors)
-            self._home.closed(len(self._report.leaked) if self._report else 0)
+            self._state.closed(len(self._report.leaked) if self._report else 0)
 
     def on_shutdown(self, callback: OnShutdown) -> OnShutdown:
         """Have `callback()` called (and awaited, if it is asynchronous) at the end of the shutdown.
@@ -446,17 +446,17 @@ class Pool(Submitter):
     def _give_up(self, fault: BaseException) -> None:
         """Workers crashed too often: fail visibly. Every waiting job ends, nothing hangs."""
         engine = self._engine("restart")
-        text = f"workers of pool {self._home.name!r} crashed more often than {self._restart!r} allows"
-        self._home.failure = RestartLimitError(f"{text}: the pool has given up")
-        self._home.failure.__cause__ = fault
-        self._home.status = PoolStatus.CLOSING
-        engine.room.close()
+        text = f"workers of pool {self._state.name!r} crashed more often than {self._restart!r} allows"
+        self._state.failure = RestartLimitError(f"{text}: the pool has given up")
+        self._state.failure.__cause__ = fault
+        self._state.status = PoolStatus.CLOSING
+        engine.admission.close()
         # First: the shutdown would cancel them, with another reason.
         for job in list(engine.jobs.values()):
             if job._status is not JobStatus.RUNNING:
                 error = RestartLimitError(f"{text}: {job!r} was given up")
                 error.__cause__ = fault
-                engine.drop(job, error)
+                engine.evict(job, error)
         self._start_shutdown(timeout=0, grace=None, cancel_pending=False)
 
     def _on_fatal(self, error: BaseException) -> None:
@@ -473,7 +473,7 @@ class Pool(Submitter):
 
     def _on_signal(self, count: int) -> None:
         """First signal: shut down. Second: cancel. (The third is the watch's own: exit.)"""
-        if self._home.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
+        if self._state.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
             timeout = self._shutdown_timeout if count == 1 else 0
             self._start_shutdown(timeout=timeout, grace=None, cancel_pending=count > 1)
 
@@ -484,7 +484,7 @@ class Pool(Submitter):
 
         If the caller is cancelled, the jobs go on.
         """
-        await self._engine("join").joiners.wait()
+        await self._engine("join").join_waiters.wait()
 
     async def cancel(self, id: int | str, reason: str | None = None) -> CancelReport:
         """Cancel a job by its id, in whichever place it is, and return when no line of it will run any more.
@@ -509,7 +509,7 @@ class Pool(Submitter):
         if job is running_job.get():
             job.cancel(reason)  # one's own end cannot be waited for
         else:
-            await self._home.stop(job, reason)
+            await self._state.stop(job, reason)
         del engine
         return CancelReport(id, was, job.status, job.leaked)
 
@@ -531,10 +531,10 @@ class Pool(Submitter):
             await pool.cancel_all("wrong text", group="newsletter")
         """
         engine = self._engine("cancel_all")
-        refused = engine.room.cancel_all(group, reason)  # first: the others make room
+        refused = engine.admission.cancel_all(group, reason)  # first: the others make room
         if group is None:
             return refused + await self._cancel_all(list(engine.jobs.values()), reason)
-        label = engine.labels.get(group)
+        label = engine.groups.get(group)
         return refused + await self._cancel_all([] if label is None else list(label.members), reason)
 
     async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
@@ -555,7 +555,7 @@ class Pool(Submitter):
 
         await self._engine("cancel_all").worked_off(cancel_each())
         for job in running:
-            await self._home.stop(job, reason)
+            await self._state.stop(job, reason)
         return count + sum(job.cancelled() for job in running)
 
     def resize(self, size: int) -> None:
@@ -624,13 +624,13 @@ class Pool(Submitter):
                 await migrate()
         """
         engine = self._engine("paused")
-        label = None if group is None else engine.labels.get(group)
+        label = None if group is None else engine.groups.get(group)
         before = engine.paused if group is None else label is not None and label.paused
         self.pause(group=group)
         try:
             yield
         finally:
-            if not before and self._home.status is PoolStatus.OPEN:
+            if not before and self._state.status is PoolStatus.OPEN:
                 self.resume(group=group)
 
     def group(
@@ -662,7 +662,7 @@ class Pool(Submitter):
             self._groups += 1
             name = f"group-{self._groups}"
         base = JobOptions(group=name).over(options or JobOptions()).over(self._base)
-        return Group(self._home, name, JobOptions(), base, on_error=on_error, timeout=timeout)
+        return Group(self._state, name, JobOptions(), base, on_error=on_error, timeout=timeout)
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
@@ -684,7 +684,7 @@ class Pool(Submitter):
         Example:
             pool.listen(lambda event: print(event.name, event.error), aiopool.events.JobFailed)
         """
-        return self._home.listeners.listen(function, types)
+        return self._state.listeners.listen(function, types)
 
     def events(self, *types: type[PoolEvent], buffer: int = 1000) -> EventStream:
         """Return the events of some classes (see `aiopool.events`), or of all, from now on; for `async for`.
@@ -703,39 +703,39 @@ class Pool(Submitter):
                 await report(event)
         """
         check_count("buffer", buffer, least=1)
-        stream = self._home.listeners.stream(types, buffer)
-        if self._home.status is PoolStatus.CLOSED:
+        stream = self._state.listeners.stream(types, buffer)
+        if self._state.status is PoolStatus.CLOSED:
             stream.close()  # there is nothing to hear any more
         return stream
 
-    def add_recorder(self, recorder: Recorder) -> None:
+    def add_recorder(self, recorder: Tracer) -> None:
         """Have a recorder look at every attempt: for tracers, which need the job itself and its context.
 
-        It is called before the first line of an attempt, inside of the job's context, and at its end; see `Recorder`.
+        It is called before the first line of an attempt, inside of the job's context, and at its end; see `Tracer`.
         It must be quick, and touch nothing. One that raises is logged once, and removed. For all else: `listen`.
         """
-        self._home.listeners.record(recorder)
+        self._state.listeners.add_tracer(recorder)
 
-    def remove_recorder(self, recorder: Recorder) -> None:
+    def remove_recorder(self, recorder: Tracer) -> None:
         """Take a recorder back, if it is there."""
-        self._home.listeners.unrecord(recorder)
+        self._state.listeners.remove_tracer(recorder)
 
     # -- questions ---------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
         """The pool's name."""
-        return self._home.name
+        return self._state.name
 
     @property
     def size(self) -> int:
         """How many jobs may run at once."""
-        return self._size if self._home.engine is None else self._home.engine.size
+        return self._size if self._state.engine is None else self._state.engine.size
 
     @property
     def status(self) -> PoolStatus:
         """Where the pool is in its life: new, open, closing, closed."""
-        return self._home.status
+        return self._state.status
 
     def get_job(self, id: int | str) -> Job[Any] | None:
         """Return the live job with an id, or None; from any thread.
@@ -784,7 +784,7 @@ class Pool(Submitter):
             queued=engine.queued(),
             scheduled=engine.scheduled,
             running=engine.running(),
-            waiting=len(engine.room.waiting),
+            waiting=len(engine.admission.waiting),
             leaked=engine.leaked,
             size=engine.size,
             busy=engine.active,
@@ -818,7 +818,7 @@ class Pool(Submitter):
         """
         if max_names is not None:
             check_count("max_names", max_names)
-        _survey(self._home).measure(wait_buckets=wait_buckets, run_buckets=run_buckets, max_names=max_names)
+        _survey(self._state).measure(wait_buckets=wait_buckets, run_buckets=run_buckets, max_names=max_names)
 
     def metrics(self) -> Metrics:
         """Return the pool in numbers and histograms, of one moment, as a frozen snapshot; from any thread.
@@ -830,9 +830,9 @@ class Pool(Submitter):
             slow = pool.metrics().jobs["fetch"].run.quantile(0.95)
         """
         self._engine("metrics")
-        if self._home.listeners.meter is None:
+        if self._state.listeners.recorder is None:
             self.measure()
-        return _survey(self._home).metrics(self.statistics)
+        return _survey(self._state).metrics(self.statistics)
 
     def health(self) -> HealthReport:
         """Return how the pool is, and why: healthy, degraded or failing; from any thread, in any state, at any time.
@@ -845,7 +845,7 @@ class Pool(Submitter):
             report = pool.health()
             return Response(str(report.status), status_code=200 if report.ready else 503)
         """
-        return _survey(self._home).health(self._health)
+        return _survey(self._state).health(self._health)
 
     def add_health_check(self, check: Check, /, *, name: str | None = None) -> Check:
         """Have `check()` called by each `health()`; usable as a decorator.
@@ -866,22 +866,22 @@ class Pool(Submitter):
         self._health.remove(check)
 
     def _engine(self, what: str) -> Engine:
-        engine = self._home.engine
+        engine = self._state.engine
         if engine is None:
-            raise self._home.not_open(what)
+            raise self._state.not_open(what)
         # Reading is harmless; everything else belongs to the loop.
         if what not in _READERS:
             engine.check_caller(what)
         return engine
 
     def __repr__(self) -> str:
-        engine = self._home.engine
+        engine = self._state.engine
         doing = "" if engine is None else f" {engine.running()} running, {engine.queued()} queued"
         return f"<Pool {self.name!r} {self.status} size {self.size}{doing}>"
 
     # The defaults are there also when the interpreter goes down, and has emptied this module.
     def __del__(self, _warn: Callable[..., None] = warnings.warn, _open: PoolStatus = PoolStatus.OPEN) -> None:
-        home = getattr(self, "_home", None)  # __init__ may have raised
+        home = getattr(self, "_state", None)  # __init__ may have raised
         if home is not None and home.status is _open:
             _warn(
                 f"pool {home.name!r} was dropped while it was open: write `async with Pool(...)`, or "
@@ -896,11 +896,11 @@ class Pool(Submitter):
 _READERS = frozenset(("get_job", "health", "jobs", "metrics", "statistics"))
 
 
-def _survey(home: Home) -> Survey:
+def _survey(home: PoolState) -> PoolInspector:
     """Return a look at a pool: the one door behind which metrics and health are."""
-    from aiopool._pool.inspector import Survey
+    from aiopool._pool.inspector import PoolInspector
 
-    return Survey(home)
+    return PoolInspector(home)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

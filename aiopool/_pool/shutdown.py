@@ -31,7 +31,7 @@ from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
 from aiopool._runtime.faults import describe, log_fault
 from aiopool._runtime.hooks import HookGuard
-from aiopool._runtime.threads import ThreadBridge
+from aiopool._runtime.threads import ThreadRunner
 
 __all__ = ["LeakedJob", "Shutdown", "ShutdownReport", "resume_all"]
 
@@ -135,7 +135,7 @@ class Shutdown:
         self,
         engine: Engine,
         supervisor: Supervisor,
-        bridge: ThreadBridge[Worker],
+        bridge: ThreadRunner[Worker],
         callbacks: list[OnShutdown],
         name: str,
         hooks: HookGuard,
@@ -155,18 +155,18 @@ class Shutdown:
         self._grace: float | None = None
         self._grace_ends: float | None = None
         self._wakeup: asyncio.Future[None] | None = None
-        engine.room.restrict()
+        engine.admission.restrict()
         resume_all(engine)
 
     def called_by(self, job: Job[Any]) -> None:
         """A job has called for the shutdown, and waits for it: it is neither waited for nor cancelled."""
         if job not in self.callers:
             self.callers.add(job)
-            self._engine.joiners.spectators += 1
+            self._engine.join_waiters.joining_jobs += 1
             job.add_done_callback(self._caller_done)
 
     def _caller_done(self, job: Job[Any]) -> None:
-        self._engine.joiners.spectators -= 1
+        self._engine.join_waiters.joining_jobs -= 1
 
     def hurry(self, timeout: float | None, grace: float | None, *, cancel_pending: bool = False) -> None:
         """Bring the deadline, the grace, or both forward; `cancel_pending`: let nothing start that has not."""
@@ -197,7 +197,7 @@ class Shutdown:
         self._log(leaked)
         await self._stop_workers()
         self._bridge.close(0)
-        engine.timetable.close()
+        engine.timers.close()
         errors = await self._call_back()
         return ShutdownReport(
             succeeded=counters.succeeded - before.succeeded,
@@ -215,7 +215,7 @@ class Shutdown:
     def _cancel_waiting(self) -> None:
         """Let nobody submit any more, and cancel what is queued or scheduled."""
         engine = self._engine
-        engine.room.close()
+        engine.admission.close()
         waiting = [job for job in engine.jobs.values() if job._status is not JobStatus.RUNNING]
         waiting.reverse()
 
@@ -238,12 +238,12 @@ class Shutdown:
         engine = self._engine
         while any(job not in self.callers for job in engine.jobs.values()) and self._deadline > engine.now():
             idle: asyncio.Future[None] = engine.runtime.loop.create_future()
-            engine.joiners.futures.append(idle)
+            engine.join_waiters.futures.append(idle)
             try:
                 await self._wait([idle], self._deadline)
             finally:
-                if idle in engine.joiners.futures:
-                    engine.joiners.futures.remove(idle)
+                if idle in engine.join_waiters.futures:
+                    engine.join_waiters.futures.remove(idle)
 
     async def _cancel_running(self) -> tuple[LeakedJob, ...]:
         """Cancel what runs, and wait until it has ended or leaked, or the grace is over."""
@@ -263,7 +263,7 @@ class Shutdown:
                 await self._wait([all_ended], self._grace_ends)
         for worker in self._busy():
             job = _job(worker)
-            if job._more().stop is None:
+            if job._ensure_extra().stop is None:
                 self._cancel(job)
             engine.abandon(worker, job, engine.now())
         return tuple(LeakedJob(_job(w).id, _job(w).name, w.stack()) for w in self._busy())
@@ -271,7 +271,9 @@ class Shutdown:
     def _busy(self) -> list[Worker]:
         """Return the workers on which code of a job runs, those aside that have called us."""
         busy = [worker for worker in self._supervisor.busy() if worker.job not in self.callers]
-        return [worker for worker in busy if _job(worker)._finished_at is None or _job(worker)._more().late]
+        return [
+            worker for worker in busy if _job(worker)._finished_at is None or _job(worker)._ensure_extra().abandoned
+        ]
 
     def _log(self, leaked: tuple[LeakedJob, ...]) -> None:
         if not self._cut:
@@ -390,7 +392,7 @@ async def _call(callback: OnShutdown) -> BaseException | None:
 def resume_all(engine: Engine) -> None:
     """End every pause, of the pool and of groups, and the hold of size 0: what is there has to be finished."""
     engine.set_slots(size=engine.size or 1, paused=False)
-    for label in engine.labels:
+    for label in engine.groups:
         engine.resume_group(label.name)
 
 

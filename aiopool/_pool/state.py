@@ -17,24 +17,24 @@ from aiopool._engine.supervisor import Supervisor
 from aiopool._jobs.job import Job, running_job
 from aiopool._jobs.options import JobOptions, Overflow
 from aiopool._jobs.status import PoolStatus
-from aiopool._observe.observers import Listeners
+from aiopool._observe.observers import Observers
 from aiopool._runtime.hooks import HookGuard
 from aiopool._runtime.loop_lag import LoopLag
 from aiopool.errors import PoolClosedError
 
 if TYPE_CHECKING:  # it comes with whoever measures
-    from aiopool._observe.metrics import Meter
+    from aiopool._observe.metrics import MetricsRecorder
 
-__all__ = ["Home"]
+__all__ = ["PoolState"]
 
 
 @final
-class Home:
+class PoolState:
     """The parts of one pool; `engine` and `supervisor` are there from its opening on."""
 
     __slots__ = (
-        "_watches_loop",
-        "closers",
+        "_measures_loop",
+        "close_waiters",
         "engine",
         "failure",
         "hooks",
@@ -56,10 +56,10 @@ class Home:
         self.supervisor: Supervisor | None = None
         self.failure: BaseException | None = None
         self.hooks = HookGuard()
-        self.listeners = Listeners(name, self.hooks)
+        self.listeners = Observers(name, self.hooks)
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open
-        self._watches_loop = False
-        self.closers: list[asyncio.Future[None]] = []  # who waits for the end of the pool
+        self._measures_loop = False
+        self.close_waiters: list[asyncio.Future[None]] = []  # who waits for the end of the pool
 
     def opened(self, engine: Engine, supervisor: Supervisor) -> None:
         """Take jobs from now on, and tell."""
@@ -76,37 +76,42 @@ class Home:
         if self.lag is not None:
             self.lag.stop()
             self.lag = None
-        self._books().errors.close()
-        self.tell_closed()
+        self._open_engine().reporter.close()
+        self.wake_close_waiters()
         self.listeners.closed(leaked)
         self.listeners.detach()
 
-    def measure(self, meter: Meter) -> None:
+    def measure(self, meter: MetricsRecorder) -> None:
         """Count and time jobs by their names, and watch the loop; from any thread."""
         self.listeners.measure(meter)
-        self.watch_loop()
+        self.measure_loop()
 
-    def watch_loop(self) -> None:
+    def measure_loop(self) -> None:
         """Measure from now on how late the event loop is; from any thread."""
-        if not self._watches_loop:
-            self._watches_loop = True
+        if not self._measures_loop:
+            self._measures_loop = True
             if self.engine is not None and self.status is not PoolStatus.CLOSED:
                 try:
                     self.engine.runtime.loop.call_soon_threadsafe(self._start_lag)
                 except BaseException:
-                    self._watches_loop = False  # first it was set, for the loop may look before we are back
+                    self._measures_loop = False  # first it was set, for the loop may look before we are back
                     raise
 
     def _start_lag(self) -> None:
-        if self._watches_loop and self.lag is None and self.engine is not None and self.status is not PoolStatus.CLOSED:
+        if (
+            self._measures_loop
+            and self.lag is None
+            and self.engine is not None
+            and self.status is not PoolStatus.CLOSED
+        ):
             self.lag = LoopLag(self.engine.runtime)
 
-    def tell_closed(self) -> None:
+    def wake_close_waiters(self) -> None:
         """Wake those who wait for the end of the pool."""
-        for future in self.closers:
+        for future in self.close_waiters:
             if not future.done():
                 future.set_result(None)
-        self.closers.clear()
+        self.close_waiters.clear()
 
     def not_open(self, what: str) -> RuntimeError:
         """Return the error for a call that needs an open pool."""
@@ -117,7 +122,7 @@ class Home:
     def check_accepting(self, job: Job[Any] | None = None) -> None:
         """Raise if the caller may not submit any more; see `_engine/admission.py`."""
         if self.status is PoolStatus.OPEN or (
-            self.status is PoolStatus.CLOSING and self._books().room.open_to_caller()
+            self.status is PoolStatus.CLOSING and self._open_engine().admission.open_to_caller()
         ):
             return
         what = "takes no more jobs" if job is None else f"took {job!r} no more"
@@ -128,34 +133,34 @@ class Home:
 
     # -- what a job asks of its owner ----------------------------------------------------------------------------
 
-    def _books(self) -> Engine:
+    def _open_engine(self) -> Engine:
         assert self.engine is not None  # there is a job
         return self.engine
 
     def cancel(self, job: Job[Any], reason: str | None) -> bool:
         """See `Job.cancel`."""
-        return self._books().cancel(job, reason)
+        return self._open_engine().cancel(job, reason)
 
     def call_back(self, job: Job[Any], callback: Callable[[Any], object]) -> None:
         """See `Job.add_done_callback`."""
-        self._books().errors.call(copy_context(), callback, job)
+        self._open_engine().reporter.call_hook(copy_context(), callback, job)
 
     def set_timeout(self, job: Job[Any], seconds: float | None) -> None:
         """See `Job.set_timeout`."""
-        self._books().set_timeout(job, seconds)
+        self._open_engine().set_timeout(job, seconds)
 
     def waits_for(self, job: Job[Any]) -> str | None:
         """See `Job.waits_for`."""
-        return self._books().waits_for(job)
+        return self._open_engine().waits_for(job)
 
     def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
         """Wait until a job is done; the waiter lends its slot, if it has one here."""
-        return self._books().loans.wait(job, waiter)
+        return self._open_engine().lending.wait(job, waiter)
 
     @types.coroutine
-    def attend(self, job: Job[Any], reason: str) -> Generator[Any, None, None]:
+    def wait_or_cancel(self, job: Job[Any], reason: str) -> Generator[Any, None, None]:
         """Wait until a job is done; a caller that is cancelled takes it along, and does not wait for its end."""
-        loans = self._books().loans
+        loans = self._open_engine().lending
         yield from loans.wait(job, running_job.get(), lambda: self.cancel(job, reason))
 
     async def stop(self, job: Job[Any], reason: str | None) -> None:
@@ -168,4 +173,4 @@ class Home:
         engine.cancel(job, reason)
         ended = engine.when_ended(job)
         if ended is not None:
-            await engine.loans.wait_for(ended)
+            await engine.lending.wait_for(ended)

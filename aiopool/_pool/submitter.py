@@ -28,11 +28,11 @@ from aiopool._jobs.options import (
     function_options,
 )
 from aiopool._jobs.retry import Retry
-from aiopool._jobs.spec import Plan
+from aiopool._jobs.spec import JobSpec
 from aiopool._pool.block import JobBlock
 from aiopool._pool.map import MapResult, MapStream
 from aiopool._pool.map_feed import MapFeed
-from aiopool._pool.state import Home
+from aiopool._pool.state import PoolState
 from aiopool._runtime.runtime import shield
 from aiopool.errors import JobDroppedError, QueueFullError
 
@@ -55,24 +55,24 @@ class Submitter:
     __slots__ = (
         "_base",
         "_block",
-        "_home",
         "_known",
         "_known_plan",
         "_options",
         "_plans",
+        "_state",
     )
 
-    def __init__(self, home: Home, options: JobOptions, base: JobOptions) -> None:
+    def __init__(self, home: PoolState, options: JobOptions, base: JobOptions) -> None:
         """`options` are nearer than a function's own; `base` (complete) are those of the group or the pool."""
-        self._home = home
+        self._state = home
         self._options = options
         self._base = base
         self._block: JobBlock | None = None  # whose jobs they are
         # The last function, and its plan.
         self._known: Callable[[], object] = _nothing
-        self._known_plan: Plan
+        self._known_plan: JobSpec
         # By name, kind and own options; these are kept with the plan, so that their id cannot be taken by others.
-        self._plans: dict[tuple[str, bool, int], tuple[JobOptions | None, Plan]] = {}
+        self._plans: dict[tuple[str, bool, int], tuple[JobOptions | None, JobSpec]] = {}
 
     # -- handing in ------------------------------------------------------------------------------------------------
 
@@ -135,9 +135,9 @@ class Submitter:
         plan = self._known_plan if function is self._known() else self._look_up(function)
         if kwargs:
             function = _bind(function, args, kwargs)
-        engine = self._home.engine
+        engine = self._state.engine
         if engine is None:
-            raise self._home.not_open(what)
+            raise self._state.not_open(what)
         block = self._block
         if block is None:
             return engine.try_submit(plan, function, args)
@@ -172,11 +172,11 @@ class Submitter:
         reason = "the caller of run() was cancelled"
         try:
             if job._finished_at is None:
-                await self._home.attend(job, reason)
+                await self._state.wait_or_cancel(job, reason)
             return job.result()
         except asyncio.CancelledError:
             with shield():
-                await self._home.stop(job, reason)
+                await self._state.stop(job, reason)
             raise
         finally:
             del job  # this frame is in the traceback of its error: no cycle through it
@@ -287,7 +287,7 @@ class Submitter:
                 f"map() makes many jobs, and id={plan.id!r} is the name of one: write with_options(group={plan.id!r}) "
                 f"to find them all, or give each an id of its own: map(..., options=lambda item: JobOptions(id=item))"
             )
-        plan_for: Callable[[Any], Plan] | None = None
+        plan_for: Callable[[Any], JobSpec] | None = None
         if options is not None and not isinstance(options, JobOptions):
             if not callable(options):
                 raise TypeError(
@@ -296,7 +296,7 @@ class Submitter:
                 )
             plan_for = functools.partial(self._plan_for, function, options)
         feed = MapFeed(
-            self._home,
+            self._state,
             self._block,
             plan,
             plan_for,
@@ -360,11 +360,11 @@ class Submitter:
         return self._with(options)
 
     def _with(self, options: JobOptions) -> Submitter:
-        view = Submitter(self._home, options.over(self._options), self._base)
+        view = Submitter(self._state, options.over(self._options), self._base)
         view._block = self._block
         return view
 
-    def _plan_for(self, function: Callable[..., Any], choose: Callable[[Any], JobOptions], item: Any) -> Plan:
+    def _plan_for(self, function: Callable[..., Any], choose: Callable[[Any], JobOptions], item: Any) -> JobSpec:
         """Return the plan for the job of one item of a map."""
         options: object = choose(item)
         if not isinstance(options, JobOptions):
@@ -374,7 +374,7 @@ class Submitter:
             )
         return self._with(options)._look_up(function)
 
-    def _look_up(self, function: Callable[..., Any]) -> Plan:
+    def _look_up(self, function: Callable[..., Any]) -> JobSpec:
         """Return the plan for a function, checked; and remember it, for the next call is likely to be for the same."""
         offload = not check_function(function)
         name, own = function_name(function), function_options(function)
@@ -382,7 +382,7 @@ class Submitter:
         known = self._plans.get(key)
         if known is None or known[0] is not own:
             options = self._options if own is None else self._options.over(own)
-            plan = Plan(options.over(self._base), name, self._home, offload=offload)
+            plan = JobSpec(options.over(self._base), name, self._state, offload=offload)
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             self._plans[key] = own, plan
@@ -400,17 +400,17 @@ class Submitter:
     ) -> Job[Any]:
         """Hand in a call that found no room, as the overflow policy says."""
         engine, job = self._make(function, args, kwargs)
-        self._home.check_accepting(job)
-        has_room = not engine.room.full() or self._make_room(engine, job, nowait=False)
+        self._state.check_accepting(job)
+        has_room = not engine.admission.is_full() or self._apply_overflow(engine, job, nowait=False)
         if self._block is not None:
             self._block.add(job)
         if has_room:
             engine.enter(job)
             return job
         try:
-            await engine.room.wait(job)
+            await engine.admission.wait(job)
         except asyncio.CancelledError:
-            engine.room.withdraw(job)
+            engine.admission.withdraw(job)
             raise
         return job
 
@@ -419,9 +419,9 @@ class Submitter:
     ) -> Job[Any]:
         """Hand in a call that found no room if the overflow policy makes some; never wait."""
         engine, job = self._make(function, args, kwargs)
-        self._home.check_accepting(job)
-        if engine.room.full():
-            self._make_room(engine, job, nowait=True)
+        self._state.check_accepting(job)
+        if engine.admission.is_full():
+            self._apply_overflow(engine, job, nowait=True)
         if self._block is not None:
             self._block.add(job)
         engine.enter(job)
@@ -432,25 +432,25 @@ class Submitter:
     ) -> tuple[Engine, Job[Any]]:
         """Make a job that is not taken in yet."""
         plan = self._look_up(function)
-        engine = self._home.engine
+        engine = self._state.engine
         assert engine is not None
         job = engine.make(plan, _bind(function, args, kwargs) if kwargs else function, args, self._block)
         return engine, job
 
-    def _make_room(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
+    def _apply_overflow(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
         """Apply the overflow policy: whether there is room now. Raises if the job is refused."""
-        policy = self._home.overflow
+        policy = self._state.overflow
         if policy == "drop_oldest" or policy == "drop_lowest":
             victim = engine.queue.oldest() if policy == "drop_oldest" else engine.queue.last()
             if victim is not None and (policy == "drop_oldest" or victim.priority > job.priority):
-                engine.drop(victim, JobDroppedError(f"{victim!r} was dropped for {job!r}: overflow={policy!r}"))
+                engine.evict(victim, JobDroppedError(f"{victim!r} was dropped for {job!r}: overflow={policy!r}"))
                 return True
         elif policy == "wait" and not nowait:
             return False
         engine.counters.submitted += 1
         engine.counters.rejected += 1
         raise QueueFullError(
-            f"{job!r} was refused: {engine.queued()} jobs are queued (queue_size={engine.room.capacity:g}) and "
+            f"{job!r} was refused: {engine.queued()} jobs are queued (queue_size={engine.admission.capacity:g}) and "
             f'{engine.active} of {engine.size} slots are taken. Use `await pool.submit(...)` with overflow="wait" to '
             "wait for room"
         )

@@ -34,9 +34,9 @@ from aiopool._jobs.status import PoolStatus
 from aiopool._jobs.stop import coroutine_frames
 from aiopool._pool.pool import Pool
 from aiopool._pool.shutdown import CALLBACK_EXTRA, only
-from aiopool._program.service_sequence import Companions
-from aiopool._program.systemd import Notifier
-from aiopool._runtime.signals import Roster, SignalWatch
+from aiopool._program.service_sequence import ServiceSequence
+from aiopool._program.systemd import SystemdNotifier
+from aiopool._runtime.signals import OpenPools, SignalHandler
 from aiopool.errors import JobCancelledError, PoolClosedError
 from aiopool.services._orphans import OrphanReaper, is_init
 
@@ -141,7 +141,7 @@ def run(
         aiopool.run(main, pool=Pool(size=8), timeout=20)
     """
     _check(main, services, timeout, grace)
-    life = _Life(main, pool, Companions(services), timeout, grace)
+    life = _ProgramRun(main, pool, ServiceSequence(services), timeout, grace)
     runner = asyncio.Runner(debug=debug, loop_factory=loop_factory)
     try:
         life.watch(runner.get_loop())
@@ -179,14 +179,14 @@ def _check(main: object, services: object, timeout: float | None, grace: float) 
 
 
 @final
-class _Life(Generic[R]):
+class _ProgramRun(Generic[R]):
     """One run. Its mutable state: `main`'s task, how far the end has come, and with which code to exit."""
 
     def __init__(
         self,
         main: Callable[..., Coroutine[Any, Any, R]],
         pool: Pool | None,
-        services: Companions,
+        services: ServiceSequence,
         timeout: float | None,
         grace: float,
     ) -> None:
@@ -195,12 +195,12 @@ class _Life(Generic[R]):
         self._services = services
         self._timeout = timeout
         self._grace = grace
-        self._watch = SignalWatch(self._on_signal, before_exit=services.kill if services else None)
+        self._watch = SignalHandler(self._on_signal, before_exit=services.kill if services else None)
         # Who started the program listens to its main thread only: a run in another one is not the program.
         program = threading.current_thread() is threading.main_thread()
-        self._notifier = Notifier(os.environ if program else {})
+        self._notifier = SystemdNotifier(os.environ if program else {})
         self._orphans = OrphanReaper() if program and is_init() else None
-        self._roster: Roster
+        self._roster: OpenPools
         self._main: asyncio.Task[R]
         self._stopping: asyncio.Task[None] | None = None
         self._hurrying: set[asyncio.Task[None]] = set()
@@ -211,13 +211,13 @@ class _Life(Generic[R]):
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Listen to signals; before the runner does, which else would have its own handler for SIGINT."""
-        self._roster = Roster(loop)
+        self._roster = OpenPools(loop)
         self._watch.install(loop)
 
     async def run(self) -> R | None:
         loop = self._roster.loop
         self._roster.begin()
-        self._notifier.watch(loop)
+        self._notifier.start_watchdog(loop)
         if self._orphans is not None:
             self._orphans.watch(loop)
         self._main = loop.create_task(self._body(), name=function_name(self._function))
@@ -232,7 +232,7 @@ class _Life(Generic[R]):
 
     async def _body(self) -> R:
         if len(self._services):
-            self._notifier.tell(f"starting services: {len(self._services)}")
+            self._notifier.notify(f"starting services: {len(self._services)}")
         await self._services.start()
         if self._pool is None:
             return await self._call()
@@ -241,7 +241,7 @@ class _Life(Generic[R]):
 
     async def _call(self, *arguments: Pool) -> R:
         if self._stopping is None:
-            self._notifier.tell("running", READY=1)
+            self._notifier.notify("running", READY=1)
         try:
             return await self._function(*arguments)
         finally:
@@ -254,13 +254,13 @@ class _Life(Generic[R]):
         fields = {"STOPPING": 1}
         if self._stopping is not None and self._timeout is not None:
             fields["EXTEND_TIMEOUT_USEC"] = int((self._timeout + _GRACES * self._grace + _SECONDS) * 1e6)
-        self._notifier.tell(f"{why}: finishing {self._jobs()} jobs", **fields)
+        self._notifier.notify(f"{why}: finishing {self._jobs()} jobs", **fields)
 
     async def _stop_services(self) -> None:
         """Stop the services: in what is left of the time, and one grace at least."""
         if not self._services.running:
             return
-        self._notifier.tell(f"stopping services: {len(self._services)}")
+        self._notifier.notify(f"stopping services: {len(self._services)}")
         timeout = self._timeout
         if self._forced:
             timeout = self._grace
@@ -284,7 +284,7 @@ class _Life(Generic[R]):
             return
         text = f"second {self._signal()}: cancelling {self._jobs()} jobs; once more leaves at once"
         logger.warning(text)
-        self._notifier.tell(text)
+        self._notifier.notify(text)
         self._forced = True
         self._services.hurry(self._grace)
         for pool in self._open_pools():

@@ -1,4 +1,4 @@
-"""`Companions`: the services of one `run()`, there before `main` and gone after it.
+"""`ServiceSequence`: the services of one `run()`, there before `main` and gone after it.
 
     start    in the order in which they were added, each ready before the next
     stop     in reverse: each is asked when those that were added after it are over, or its turn has come anyway
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, final
 if TYPE_CHECKING:  # the registry is imported by whoever makes one, not by `import aiopool`
     from aiopool.services import ServiceRegistry, StopReport
 
-__all__ = ["Companions"]
+__all__ = ["ServiceSequence"]
 
 logger = logging.getLogger("aiopool.run")
 
@@ -30,7 +30,7 @@ _KILLED_WITHIN = 3.0
 
 
 @final
-class Companions:
+class ServiceSequence:
     """The services of one run; of none, if there is no registry."""
 
     # The mutable state is whether there is anything to stop, a call to hurry while that is under way, and the thread

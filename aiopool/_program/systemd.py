@@ -1,4 +1,4 @@
-"""`Notifier`: what systemd is told about this program (`Type=notify`), or whoever else has set `NOTIFY_SOCKET`.
+"""`SystemdNotifier`: what systemd is told about this program (`Type=notify`), or whoever else has set `NOTIFY_SOCKET`.
 
     READY=1              its services run, its pool is open: `systemctl start` returns
     STATUS=…             one line for `systemctl status`
@@ -26,7 +26,7 @@ import socket
 from collections.abc import Mapping
 from typing import final
 
-__all__ = ["Notifier"]
+__all__ = ["SystemdNotifier"]
 
 logger = logging.getLogger("aiopool.run")
 
@@ -38,7 +38,7 @@ _LONGEST_STATUS = 500
 
 
 @final
-class Notifier:
+class SystemdNotifier:
     """Tells one listener how the program is; silent, if the environment names none.
 
     Args:
@@ -64,7 +64,7 @@ class Notifier:
         if not name:
             return None
         if name[0] not in "/@" or len(name) < 2 or not hasattr(socket, "AF_UNIX"):
-            self._complain(f"NOTIFY_SOCKET={name!r} is neither a path nor an abstract socket (@name)")
+            self._warn(f"NOTIFY_SOCKET={name!r} is neither a path nor an abstract socket (@name)")
             return None
         return "\0" + name[1:] if name[0] == "@" else name
 
@@ -73,7 +73,7 @@ class Notifier:
         """Whether anybody is told."""
         return self._address is not None
 
-    def tell(self, status: str | None = None, **fields: int) -> None:
+    def notify(self, status: str | None = None, **fields: int) -> None:
         """Send one message: a line for `systemctl status`, and fields such as `READY=1`."""
         if self._address is None:
             return
@@ -94,7 +94,7 @@ class Notifier:
                 self._socket.setblocking(False)
             self._socket.sendto(text.encode(errors="backslashreplace"), self._address)
         except OSError as error:
-            self._complain(f"could not tell NOTIFY_SOCKET={self._address!r} {', '.join(message)}: {error}")
+            self._warn(f"could not tell NOTIFY_SOCKET={self._address!r} {', '.join(message)}: {error}")
             if isinstance(error, BlockingIOError):
                 self._unsent = message
                 self._send_later()
@@ -108,14 +108,14 @@ class Notifier:
         if self._unsent:
             self._send(self._unsent)
 
-    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def start_watchdog(self, loop: asyncio.AbstractEventLoop) -> None:
         """While the event loop turns, ping the watchdog, if there is one, and try again what did not fit."""
         self._loop = loop
         if self._interval is not None:
             self._ping(loop, self._interval)
 
     def _ping(self, loop: asyncio.AbstractEventLoop, interval: float) -> None:
-        self.tell(WATCHDOG=1)
+        self.notify(WATCHDOG=1)
         self._timer = loop.call_later(interval, self._ping, loop, interval)
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    def _complain(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         if not self._complained:
             self._complained = True
             logger.warning("%s", text)

@@ -25,12 +25,12 @@ from typing import Any, TypeVar, final
 
 from aiopool._runtime.eager import task_starter
 
-__all__ = ["Runtime", "in_loop", "shield"]
+__all__ = ["Runtime", "running_loop_or_none", "shield"]
 
 T = TypeVar("T")
 
 # A reader in another thread waits this long for the event loop to answer, and tries so often to read from outside.
-PATIENCE = 0.25
+LOOP_REPLY_TIMEOUT = 0.25
 TRIES = 100
 # A loop clock this near the system's monotonic clock *is* that clock. uvloop caches its reading for a whole
 # turn, to the millisecond, so the distance is not zero.
@@ -76,8 +76,8 @@ class Runtime:
 
         If the loop does not run, or does not answer in time, it is read from outside, until what is found is `whole`.
         """
-        if self.in_thread() or self.forked or not self.loop.is_running():
-            return function() if self.in_thread() else _patiently(function, whole)
+        if self.on_loop_thread() or self.forked or not self.loop.is_running():
+            return function() if self.on_loop_thread() else _patiently(function, whole)
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def call() -> None:
@@ -92,11 +92,11 @@ class Runtime:
         except RuntimeError:  # closed in this moment
             return _patiently(function, whole)
         try:
-            return answer.result(PATIENCE)
+            return answer.result(LOOP_REPLY_TIMEOUT)
         except concurrent.futures.TimeoutError:
             return _patiently(function, whole) if answer.cancel() else answer.result()
 
-    def in_thread(self) -> bool:
+    def on_loop_thread(self) -> bool:
         """Whether the caller is in the loop's own thread."""
         return threading.get_ident() == self.thread
 
@@ -163,7 +163,7 @@ def shield() -> contextlib.AbstractContextManager[object]:
 _ANYIO = "anyio._backends._asyncio"
 
 
-def in_loop() -> asyncio.AbstractEventLoop | None:
+def running_loop_or_none() -> asyncio.AbstractEventLoop | None:
     """Return the running loop of this thread, or None."""
     try:
         return asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""`SignalWatch`: SIGINT and SIGTERM, counted; installed when asked, and put back as it was.
+"""`SignalHandler`: SIGINT and SIGTERM, counted; installed when asked, and put back as it was.
 
 Any number of watches hear the same signals; the handlers stand while there is at least one watch. The handler itself
 only counts and wakes the event loop; what is to be done is done there, so nothing is ever raised into a job. It is a
@@ -8,9 +8,11 @@ wait inside whatever the main thread was doing, with its locks held.
 
 What is ignored stays ignored. A forked child that inherits the handlers acts as if they were not there.
 
-Beside it stands `Roster`: the pools that are open, for `run()`, which shuts them down when the program is told to end.
+Beside it stands `OpenPools`: the pools that are open, for `run()`, which shuts them down when the program is told to
+end.
 
-The mutable state is `_Desk`: who watches, how many signals have come, and the handlers that were there before.
+The mutable state is `_SignalDispatcher`: who watches, how many signals have come, and the handlers that were there
+before.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, final
 
-__all__ = ["Roster", "SignalWatch", "enlist"]
+__all__ = ["OpenPools", "SignalHandler", "register_open_pool"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,7 +41,7 @@ _LAST_MOMENTS = 6.0
 
 
 @final
-class SignalWatch:
+class SignalHandler:
     """Calls `on_signal(count)` in the event loop at the first and at the second signal; the third exits at once.
 
     The exit code of the third is 128 + its number.
@@ -92,27 +94,27 @@ class SignalWatch:
     def wake(self) -> None:
         """Have the event loop look at the count; called in a signal handler."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell, context=self._context)
+            self._loop.call_soon_threadsafe(self._call_handlers, context=self._context)
 
-    def _tell(self) -> None:
+    def _call_handlers(self) -> None:
         while self._loop is not None and self._told < _desk.count:
             self._told += 1
             self._on_signal(self._told)
 
 
-class _Desk:
+class _SignalDispatcher:
     """The one place where signals arrive: they belong to the process."""
 
     def __init__(self) -> None:
         self.count = 0
         self.last: int | None = None
-        self._watches: list[SignalWatch] = []
+        self._watches: list[SignalHandler] = []
         self._before: dict[signal.Signals, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken_by: signal.Signals | None = None
         self._pid = 0
 
-    def add(self, watch: SignalWatch, loop: asyncio.AbstractEventLoop) -> None:
+    def add(self, watch: SignalHandler, loop: asyncio.AbstractEventLoop) -> None:
         self._watches.append(watch)
         if len(self._watches) > 1:
             return
@@ -132,7 +134,7 @@ class _Desk:
             signal.signal(number, self.handle)
             self._before[number] = before
 
-    def remove(self, watch: SignalWatch) -> None:
+    def remove(self, watch: SignalHandler) -> None:
         self._watches.remove(watch)
         if self._watches:
             return
@@ -201,11 +203,11 @@ def _nothing() -> None:
     pass
 
 
-_desk = _Desk()
+_desk = _SignalDispatcher()
 
 
 @final
-class Roster:
+class OpenPools:
     """The pools that were opened by a program in its event loop, as far as they still exist.
 
     Attributes:
@@ -224,10 +226,10 @@ class Roster:
         _roster.set(self)
 
 
-_roster: contextvars.ContextVar[Roster | None] = contextvars.ContextVar("aiopool_roster", default=None)
+_roster: contextvars.ContextVar[OpenPools | None] = contextvars.ContextVar("aiopool_roster", default=None)
 
 
-def enlist(loop: asyncio.AbstractEventLoop, pool: object) -> Roster | None:
+def register_open_pool(loop: asyncio.AbstractEventLoop, pool: object) -> OpenPools | None:
     """Put a pool on the roster of the program that opens it, if there is one for this loop; return that."""
     roster = _roster.get()
     if roster is None or roster.loop is not loop:

@@ -41,7 +41,7 @@ from typing import Any, Generic, TypeVar, final
 
 from aiopool._runtime.faults import describe_error, drop_frame, is_kind, log_fault
 
-__all__ = ["ThreadBridge", "check_cancelled"]
+__all__ = ["ThreadRunner", "check_cancelled"]
 
 T = TypeVar("T")
 
@@ -83,12 +83,12 @@ class _Call:
     """One call: what to run, and whether anybody still wants it."""
 
     # No __init__: one is made for each call, and bare stores are half the price.
-    __slots__ = ("abandoned", "args", "cancel_args", "cancelled", "context", "fn", "token")
+    __slots__ = ("abandoned", "args", "cancel_args", "cancelled", "context", "fn", "key")
 
     fn: Callable[..., object]
     args: tuple[Any, ...]
     context: contextvars.Context
-    token: Any
+    key: Any
     abandoned: bool
     cancelled: bool
     cancel_args: tuple[str, ...]
@@ -96,13 +96,13 @@ class _Call:
 
 # Lets go of the interpreter's lock, once, and asks for it again. `time.sleep(0)` may sleep for longer than a short
 # call takes: it is for systems that have nothing better.
-_make_way: Callable[[], object] = getattr(os, "sched_yield", functools.partial(time.sleep, 0))
+_yield_gil: Callable[[], object] = getattr(os, "sched_yield", functools.partial(time.sleep, 0))
 
 
 class _Thread(threading.Thread):
     """One thread of a bridge: takes calls until there are none for a while."""
 
-    def __init__(self, bridge: "ThreadBridge[Any]", name: str) -> None:
+    def __init__(self, bridge: "ThreadRunner[Any]", name: str) -> None:
         # The thread's own context is an empty one: it must not keep the variables of whoever started the
         # first call alive. (3.14 may copy the starter's context; before, a thread begins with an empty one.)
         if sys.version_info >= (3, 14):
@@ -141,7 +141,7 @@ class _Thread(threading.Thread):
                     call = self.call = take(False)[1]
                     if waiting and idle and not arriving:
                         bridge._wake_one()
-                elif bridge._dismiss(self):
+                elif bridge._should_exit(self):
                     break
                 else:
                     idle.append(self)
@@ -151,10 +151,10 @@ class _Thread(threading.Thread):
                     break
                 continue
             try:
-                outcome = call.token, True, call.context.run(call.fn, *call.args)
+                outcome = call.key, True, call.context.run(call.fn, *call.args)
             except BaseException as exc:  # SystemExit too: what it means is decided in the loop, not in a thread
                 # Without the first entry, which is this frame and of no use to the reader.
-                outcome = call.token, False, drop_frame(exc)
+                outcome = call.key, False, drop_frame(exc)
             self.call = call = None
             done(outcome)
             # A thread that waits must not keep the last result alive. And if it is an exception: its frames refer to
@@ -165,14 +165,14 @@ class _Thread(threading.Thread):
             if not bridge._notified:
                 bridge._notify()
             elif not waiting:
-                _make_way()
+                _yield_gil()
         bridge._drop_unheard()
         # An exception that was raised in this thread, and is kept by the user, keeps this frame and the thread.
         del self.bridge, bridge, lock, waiting, threads, idle, arriving, arrive, arrived, take, done
 
 
 @final
-class ThreadBridge(Generic[T]):
+class ThreadRunner(Generic[T]):
     """Run plain functions in threads, and bring their outcomes back to the loop.
 
     All methods belong to the thread of the loop, except `busy`, `waiting`, `threads` and `abandoned`, which
@@ -193,7 +193,7 @@ class ThreadBridge(Generic[T]):
         TypeError, ValueError: an argument that cannot work.
 
     Example:
-        >>> bridge = ThreadBridge(loop=loop, max_threads=8, name="mail", on_done=print)
+        >>> bridge = ThreadRunner(loop=loop, max_threads=8, name="mail", on_done=print)
         >>> bridge.start("a token", contextvars.copy_context(), pow, (2, 10))  # prints: a token True 1024
     """
 
@@ -243,7 +243,7 @@ class ThreadBridge(Generic[T]):
         _check_threads(max_threads)
         if not 0 <= idle_seconds <= threading.TIMEOUT_MAX:
             raise ValueError(
-                f"ThreadBridge: idle_seconds must be a number between 0 and {threading.TIMEOUT_MAX:g}, "
+                f"ThreadRunner: idle_seconds must be a number between 0 and {threading.TIMEOUT_MAX:g}, "
                 f"got {idle_seconds!r}"
             )
         self.loop = loop
@@ -294,7 +294,7 @@ class ThreadBridge(Generic[T]):
         call.fn = fn
         call.args = args
         call.context = context
-        call.token = token
+        call.key = token
         call.abandoned = call.cancelled = False
         self._waiting[key] = call
         arriving, threads = self._arriving, self._threads
@@ -306,7 +306,7 @@ class ThreadBridge(Generic[T]):
                 return
             if len(threads) >= self._max_threads or len(self._waiting) <= len(arriving) + len(self._idle):
                 return
-            thread = self._recruit()
+            thread = self._new_thread()
         self._create(thread)
 
     def withdraw(self, token: T) -> bool:
@@ -399,7 +399,7 @@ class ThreadBridge(Generic[T]):
         with self._lock:
             self._max_threads = max_threads
             while len(self._waiting) > len(self._arriving) + len(self._idle) and len(self._threads) < max_threads:
-                recruits.append(self._recruit())
+                recruits.append(self._new_thread())
             for _ in range(min(len(self._idle), len(self._threads) - max_threads)):
                 self._wake_one()  # to see that it is one too many
         for thread in recruits:
@@ -429,7 +429,7 @@ class ThreadBridge(Generic[T]):
     def __repr__(self) -> str:
         state = "closed, " if self._closed else ""
         return (
-            f"<ThreadBridge {self.name!r} {state}{self.busy} busy ({self.abandoned} abandoned), "
+            f"<ThreadRunner {self.name!r} {state}{self.busy} busy ({self.abandoned} abandoned), "
             f"{self.waiting} waiting, {self.threads} of {self.max_threads} threads>"
         )
 
@@ -454,7 +454,7 @@ class ThreadBridge(Generic[T]):
             if done:
                 self._notify()
 
-    def _recruit(self) -> _Thread:
+    def _new_thread(self) -> _Thread:
         """Count a new thread, which `_create` is to start. (With the lock held.)"""
         thread = _Thread(self, f"{self.name}-{next(self._numbers)}")
         self._threads.add(thread)
@@ -490,12 +490,12 @@ class ThreadBridge(Generic[T]):
         """Let each call that no thread has begun end by an error of its own. (With the lock held.)"""
         while self._waiting:
             _, call = self._waiting.popitem(last=False)
-            self._done.append((call.token, False, error()))
+            self._done.append((call.key, False, error()))
             del call
 
     # ---- in the threads --------------------------------------------------------------------------------
 
-    def _dismiss(self, thread: _Thread) -> bool:
+    def _should_exit(self, thread: _Thread) -> bool:
         """Strike a thread off if it is not to go on; whether it is to end. (With the lock held.)"""
         if not self._closed and len(self._threads) <= self._max_threads:
             return False
@@ -576,6 +576,6 @@ def _no_thread(cause: BaseException) -> RuntimeError:
 
 def _check_threads(max_threads: object) -> None:
     if isinstance(max_threads, bool) or not isinstance(max_threads, int):
-        raise TypeError(f"ThreadBridge: max_threads must be a whole number, got {max_threads!r}")
+        raise TypeError(f"ThreadRunner: max_threads must be a whole number, got {max_threads!r}")
     if max_threads < 1:
-        raise ValueError(f"ThreadBridge: max_threads must be at least 1, got {max_threads}")
+        raise ValueError(f"ThreadRunner: max_threads must be at least 1, got {max_threads}")

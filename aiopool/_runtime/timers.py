@@ -1,4 +1,4 @@
-"""`Timetable`: everything that has to happen at a moment, behind one timer.
+"""`TimerQueue`: everything that has to happen at a moment, behind one timer.
 
 Jobs that wait for their next attempt or a delayed start, limits that run from submission, and the time limits of
 running attempts all stand here. An entry that is crossed out leaves at once what it referred to; the row
@@ -16,13 +16,13 @@ from typing import Any, final
 
 from aiopool._runtime.runtime import Runtime
 
-__all__ = ["Alarm", "Timetable"]
+__all__ = ["Timer", "TimerQueue"]
 
 MIN_CROSSED = 64
 
 
 @final
-class Alarm:
+class Timer:
     """One row: at `when`, call `action(subject)`; crossed out when `action` is None."""
 
     __slots__ = ("action", "subject", "when")
@@ -34,10 +34,20 @@ class Alarm:
 
 
 @final
-class Timetable:
+class TimerQueue:
     """Alarms in order of time, and one timer of the event loop for the first of them."""
 
-    __slots__ = ("_armed_at", "_count", "_crossed", "_handle", "_rows", "_runtime", "_sweep", "_work", "sweep_at")
+    __slots__ = (
+        "_armed_at",
+        "_cancelled",
+        "_check_deadlines",
+        "_count",
+        "_handle",
+        "_heap",
+        "_runtime",
+        "_work",
+        "next_check_at",
+    )
 
     def __init__(
         self,
@@ -45,53 +55,53 @@ class Timetable:
         sweep: Callable[[float], Generator[None, None, float]],
         work: Callable[[Iterator[None]], object],
     ) -> None:
-        """`sweep(now)` is called when `sweep_at` has come; it returns the moment when it is wanted next."""
+        """`sweep(now)` is called when `next_check_at` has come; it returns the moment when it is wanted next."""
         self._runtime = runtime
         self._work = work
-        self._sweep = sweep
-        self.sweep_at = math.inf
-        self._rows: list[tuple[float, int, Alarm]] = []
+        self._check_deadlines = sweep
+        self.next_check_at = math.inf
+        self._heap: list[tuple[float, int, Timer]] = []
         self._count = 0
-        self._crossed = 0
+        self._cancelled = 0
         self._armed_at = math.inf
         self._handle: asyncio.TimerHandle | None = None
 
-    def add(self, when: float, action: Callable[[Any], object], subject: Any) -> Alarm:
+    def add(self, when: float, action: Callable[[Any], object], subject: Any) -> Timer:
         """Write a row."""
-        alarm = Alarm(when, action, subject)
+        alarm = Timer(when, action, subject)
         if when < self._armed_at:
             self._arm(when)  # first: if that fails, there is no row
         self._count += 1
-        heapq.heappush(self._rows, (when, self._count, alarm))
+        heapq.heappush(self._heap, (when, self._count, alarm))
         return alarm
 
-    def cross_out(self, alarm: Alarm) -> None:
+    def cancel(self, alarm: Timer) -> None:
         """Forget a row; harmless if it has happened."""
         if alarm.action is None:
             return
         alarm.action = alarm.subject = None
-        self._crossed += 1
-        if self._crossed > MIN_CROSSED and self._crossed * 2 > len(self._rows):
-            self._rows = [row for row in self._rows if row[2].action is not None]
-            heapq.heapify(self._rows)
-            self._crossed = 0
+        self._cancelled += 1
+        if self._cancelled > MIN_CROSSED and self._cancelled * 2 > len(self._heap):
+            self._heap = [row for row in self._heap if row[2].action is not None]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
 
-    def watch(self, when: float) -> None:
+    def schedule_check(self, when: float) -> None:
         """Have the sweep called at `when` or earlier."""
-        if when < self.sweep_at:
+        if when < self.next_check_at:
             self._arm(when)
-            self.sweep_at = when
+            self.next_check_at = when
 
     def _arm(self, when: float) -> None:
         if when >= self._armed_at:
             return
         before = self._handle
-        self._handle = self._runtime.later(max(0.0, when - self._runtime.now()), self._ring)
+        self._handle = self._runtime.later(max(0.0, when - self._runtime.now()), self._fire)
         self._armed_at = when
         if before is not None:
             before.cancel()
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         self._handle = None
         self._armed_at = math.inf
         self._work(self._due(self._runtime.now()))
@@ -99,30 +109,30 @@ class Timetable:
     def _due(self, now: float) -> Iterator[None]:
         """Do what is due by `now`, one thing a step."""
         try:
-            while self._rows and self._rows[0][0] <= now:
-                alarm = heapq.heappop(self._rows)[2]
+            while self._heap and self._heap[0][0] <= now:
+                alarm = heapq.heappop(self._heap)[2]
                 if alarm.action is None:
-                    self._crossed -= 1
+                    self._cancelled -= 1
                 else:
                     action, subject = alarm.action, alarm.subject
                     alarm.action = alarm.subject = None
                     action(subject)
                 yield
-            if self.sweep_at <= now:
-                self.sweep_at = math.inf
-                wanted = yield from self._sweep(now)
-                self.sweep_at = min(self.sweep_at, wanted)
+            if self.next_check_at <= now:
+                self.next_check_at = math.inf
+                wanted = yield from self._check_deadlines(now)
+                self.next_check_at = min(self.next_check_at, wanted)
         finally:
             # Also when an action raised: the other rows must not be forgotten with it.
-            wanted = min(self.sweep_at, self._rows[0][0] if self._rows else math.inf)
+            wanted = min(self.next_check_at, self._heap[0][0] if self._heap else math.inf)
             if wanted < math.inf:
                 self._arm(wanted)
 
     def close(self) -> None:
         """Forget everything; the timer with it."""
-        self._rows.clear()
+        self._heap.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
         self._armed_at = math.inf
-        self.sweep_at = math.inf
+        self.next_check_at = math.inf

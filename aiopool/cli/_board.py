@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Final, Protocol, final
 
-__all__ = ["Board", "LiveBoard", "Meter", "PlainBoard", "Progress", "duration"]
+__all__ = ["LiveDisplay", "PlainDisplay", "Progress", "ProgressDisplay", "Rate", "duration"]
 
 # Seconds that the rate looks back: long enough to be calm, short enough to follow.
 WINDOW: Final = 5.0
@@ -51,7 +51,7 @@ class Progress:
 
 
 @final
-class Meter:
+class Rate:
     """Counts what is finished, and knows the rate and the time that is left. `total` is bytes, or None."""
 
     def __init__(self, total: int | None) -> None:
@@ -90,7 +90,7 @@ class Meter:
         return Progress(self.done, self.failed, running, retried, rate, fraction, left)
 
 
-class Board(Protocol):
+class ProgressDisplay(Protocol):
     """Where progress and messages are shown."""
 
     def show(self, progress: Progress) -> None: ...
@@ -99,7 +99,7 @@ class Board(Protocol):
 
 
 @final
-class LiveBoard:
+class LiveDisplay:
     """A bar on the last line of a terminal; what is said appears above it."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class LiveBoard:
 
 
 @final
-class PlainBoard:
+class PlainDisplay:
     """Lines, one every few seconds; for logs and pipes."""
 
     def __init__(self, every: float) -> None:

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from aiopool import Pool, Retry, run
-from aiopool._runtime.signals import SignalWatch
-from aiopool.cli._board import Board, LiveBoard, PlainBoard
+from aiopool._runtime.signals import SignalHandler
+from aiopool.cli._board import LiveDisplay, PlainDisplay, ProgressDisplay
 from aiopool.cli._results import STDOUT_NAMES, Results, check_output, screen, take_standard_streams
 from aiopool.cli._source import Source
 from aiopool.cli._target import BadLineError, find_function
@@ -58,7 +58,7 @@ def map_lines(
     except Refusal as refusal:
         print(f"aiopool: {refusal}", file=sys.stderr)
         return MISUSED
-    board: Board = LiveBoard() if live and not source.from_terminal else PlainBoard(every)
+    board: ProgressDisplay = LiveDisplay() if live and not source.from_terminal else PlainDisplay(every)
     options = MapOptions(
         function,
         ordered=ordered,
@@ -86,11 +86,11 @@ def map_lines(
     return code
 
 
-def _run(work: MapRun, pool: Pool, source: Source, board: Board) -> int:
+def _run(work: MapRun, pool: Pool, source: Source, board: ProgressDisplay) -> int:
     last: list[int] = []
 
     async def main(pool: Pool) -> int:
-        watch = SignalWatch(work.on_signal)
+        watch = SignalHandler(work.on_signal)
         watch.install(asyncio.get_running_loop())
         if source.from_terminal:
             board.say("reading from the terminal; end with Ctrl-D")

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring
 from typing import Any, Final, final
 
 from aiopool import JobCancelledError, JobOptions, JobStatus, MapResult, Pool, PoolClosedError
-from aiopool.cli._board import Board, Meter, duration
+from aiopool.cli._board import ProgressDisplay, Rate, duration
 from aiopool.cli._results import ResultError, Results, to_json
 from aiopool.cli._source import Item, Source
 from aiopool.cli._target import BadLineError
@@ -52,12 +52,12 @@ class MapOptions:
 class MapRun:
     """One run of `aiopool map`; call it with an open pool."""
 
-    def __init__(self, options: MapOptions, source: Source, results: Results, board: Board) -> None:
+    def __init__(self, options: MapOptions, source: Source, results: Results, board: ProgressDisplay) -> None:
         self._options = options
         self._source = source
         self._results = results
         self._board = board
-        self._meter = Meter(source.total)
+        self._meter = Rate(source.total)
         self._stopped = False  # by a signal, by --fail-fast or by an output that is broken
         self._interrupted = False  # by a signal
         self._pool: Pool

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterable
 from typing import Any, final
 
 from aiopool.services._command import Command
-from aiopool.services._kind import Ended, ServiceKind, shown
-from aiopool.services._object_kind import ObjectKind
+from aiopool.services._kind import Ended, ServiceAdapter, shown
+from aiopool.services._object_kind import ObjectAdapter
 from aiopool.services._process import ProcessId
-from aiopool.services._process_kinds import CommandKind, HandleKind, PidKind
-from aiopool.services._task_kinds import ContextKind, CoroutineKind
+from aiopool.services._process_kinds import CommandAdapter, HandleAdapter, PidAdapter
+from aiopool.services._task_kinds import ContextAdapter, CoroutineAdapter
 
-__all__ = ["FactoryKind", "adapt"]
+__all__ = ["FactoryAdapter", "adapt"]
 
 
 @final
-class FactoryKind:
+class FactoryAdapter:
     """A function that makes the service anew for each start; what it makes is of one of the other kinds."""
 
     restartable = True
@@ -30,7 +30,7 @@ class FactoryKind:
     def __init__(self, factory: Callable[[], Any], pids: Callable[[], Iterable[int]] | None = None) -> None:
         self._factory = factory
         self._pids = pids
-        self._made: ServiceKind | None = None
+        self._made: ServiceAdapter | None = None
 
     @property
     def own_session(self) -> bool:
@@ -70,7 +70,7 @@ class FactoryKind:
         return Ended(False, "was never started") if self._made is None else await self._made.outcome()
 
 
-def adapt(target: Any, *, pids: Callable[[], Iterable[int]] | None = None) -> ServiceKind:
+def adapt(target: Any, *, pids: Callable[[], Iterable[int]] | None = None) -> ServiceAdapter:
     """Choose the adapter for what a user registers.
 
     Args:
@@ -84,11 +84,11 @@ def adapt(target: Any, *, pids: Callable[[], Iterable[int]] | None = None) -> Se
     if isinstance(target, bool) or target is None or isinstance(target, str):
         raise TypeError(_refusal(target))
     if isinstance(target, int):
-        return PidKind(target)
+        return PidAdapter(target)
     if isinstance(target, (list, tuple)):
-        return CommandKind(Command(target))
+        return CommandAdapter(Command(target))
     if isinstance(target, Command):
-        return CommandKind(target)
+        return CommandAdapter(target)
     if inspect.iscoroutine(target):
         target.close()
         raise TypeError(
@@ -96,19 +96,19 @@ def adapt(target: Any, *, pids: Callable[[], Iterable[int]] | None = None) -> Se
             f"{target.__name__}), or with arguments functools.partial({target.__name__}, ...)"
         )
     if isinstance(target, (multiprocessing.process.BaseProcess, subprocess.Popen)) or _is_handle(target):
-        return HandleKind(target)
+        return HandleAdapter(target)
     if inspect.iscoroutinefunction(target) or _is_async_callable(target):
-        return CoroutineKind(target)
+        return CoroutineAdapter(target)
     if inspect.isclass(target):
-        return FactoryKind(target, pids)
+        return FactoryAdapter(target, pids)
     if isinstance(getattr(target, "pid", None), int) and callable(getattr(target, "create_time", None)):
-        return PidKind(target.pid)  # psutil.Process
+        return PidAdapter(target.pid)  # psutil.Process
     if callable(getattr(target, "stop", None)):
-        return ObjectKind(target, pids)
+        return ObjectAdapter(target, pids)
     if hasattr(type(target), "__aenter__"):
-        return ContextKind(target)
+        return ContextAdapter(target)
     if callable(target):
-        return FactoryKind(target, pids)
+        return FactoryAdapter(target, pids)
     raise TypeError(_refusal(target))
 
 

@@ -25,9 +25,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import final
 
-from aiopool.services._process import ExitWatch, ProcessId, ProcessTable, alive, send
+from aiopool.services._process import ExitWaiter, ProcessId, ProcessTable, alive, send
 
-__all__ = ["MARK", "Family", "end_families", "refresh_families"]
+__all__ = ["MARK", "ProcessTree", "end_trees", "refresh_trees"]
 
 MARK = "AIOPOOL_SERVICE"
 """The environment variable that marks the descendants of a command that we started."""
@@ -45,7 +45,7 @@ _LAST_LOOK = 0.05
 
 
 @final
-class Family:
+class ProcessTree:
     """The processes of one service: its roots, and all that was ever seen to descend from them.
 
     Args:
@@ -95,7 +95,7 @@ class Family:
         """The members that run now."""
         return {process for process in self.members if alive(process)}
 
-    def to_ask(self) -> set[ProcessId]:
+    def to_terminate(self) -> set[ProcessId]:
         """Whom to ask to end: everybody, if no root is left to do it, or the session is our own."""
         living = self.living()
         roots = living.intersection(self.roots)
@@ -112,14 +112,14 @@ class Family:
                     self.errors.append(text)
 
 
-def refresh_families(families: Iterable[Family]) -> None:
+def refresh_trees(families: Iterable[ProcessTree]) -> None:
     """Look at all processes once, and tell every family who belongs to it."""
     table = ProcessTable()
     for family in families:
         family.refresh(table)
 
 
-def end_families(families: Sequence[Family], *, force_at: float, deadline: float) -> None:
+def end_trees(families: Sequence[ProcessTree], *, force_at: float, deadline: float) -> None:
     """End all processes of all families, together.
 
     Those that are still there afterwards are in `family.living()`; `family.forced` says that asking was not
@@ -131,18 +131,18 @@ def end_families(families: Sequence[Family], *, force_at: float, deadline: float
         deadline: when to give up on what cannot even be killed. Killing is never left out, and is given half
             a second even if the deadline is past.
     """
-    refresh_families(families)
-    with ExitWatch(process for family in families for process in family.members) as watch:
-        _ask(families, watch, force_at)
+    refresh_trees(families)
+    with ExitWaiter(process for family in families for process in family.members) as watch:
+        _terminate(families, watch, force_at)
         _kill(families, watch, max(deadline, time.monotonic() + _VERIFY))
 
 
-def _ask(families: Sequence[Family], watch: ExitWatch, force_at: float) -> None:
+def _terminate(families: Sequence[ProcessTree], watch: ExitWaiter, force_at: float) -> None:
     asked: set[ProcessId] = set()
     while time.monotonic() < force_at:
         living = False
         for family in families:
-            todo = family.to_ask()
+            todo = family.to_terminate()
             living = living or bool(todo)
             family.send(todo - asked, signal.SIGTERM)
             # A process that is stopped (Ctrl-Z, a debugger) could not answer; systemd does the same.
@@ -152,13 +152,13 @@ def _ask(families: Sequence[Family], watch: ExitWatch, force_at: float) -> None:
             return
         watch.wait(force_at - time.monotonic())
         # With a member its traces go; and one that is about to end may have forked on its way out.
-        refresh_families(families)
+        refresh_trees(families)
         watch.add(process for family in families for process in family.members)
 
 
-def _kill(families: Sequence[Family], watch: ExitWatch, deadline: float) -> None:
+def _kill(families: Sequence[ProcessTree], watch: ExitWaiter, deadline: float) -> None:
     while True:
-        _hold(families)
+        _freeze(families)
         left = {family: living for family in families if (living := family.living())}
         if not left:
             return
@@ -176,7 +176,7 @@ def _kill(families: Sequence[Family], watch: ExitWatch, deadline: float) -> None
             return
 
 
-def _hold(families: Sequence[Family]) -> None:
+def _freeze(families: Sequence[ProcessTree]) -> None:
     """Stop all members (SIGSTOP), and find those that they have forked until then.
 
     Whoever is killed while it forks leaves a child that has lost its parent before anybody saw it. From the
@@ -185,7 +185,7 @@ def _hold(families: Sequence[Family]) -> None:
     """
     held: set[ProcessId] = set()
     for _ in range(_HOLD_ROUNDS):
-        refresh_families(families)
+        refresh_trees(families)
         found = {family: family.living() - held for family in families}
         if not any(found.values()):
             return

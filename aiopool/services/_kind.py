@@ -17,7 +17,7 @@ from typing import Any, Protocol, final
 from aiopool._runtime.faults import type_name
 from aiopool.services._process import ProcessId
 
-__all__ = ["Ended", "ServiceKind", "accepted", "shown"]
+__all__ = ["Ended", "ServiceAdapter", "accepted", "shown"]
 
 
 @final
@@ -30,7 +30,7 @@ class Ended:
     error: BaseException | None = None
 
 
-class ServiceKind(Protocol):
+class ServiceAdapter(Protocol):
     """What the registry needs of a service."""
 
     @property

@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiopool.services._families import Family, end_families, refresh_families
-from aiopool.services._pidfile import Leftover, PidRecord, leftovers
+from aiopool.services._families import ProcessTree, end_trees, refresh_trees
+from aiopool.services._pidfile import PidRecord, StaleRecord, leftovers
 from aiopool.services._status import StopReport
 from aiopool.services._stop import Deadlines, Outcome, report
 
@@ -28,21 +28,21 @@ def end_leftovers(directory: Path, timeout: float) -> StopReport:
     times = Deadlines.within(timeout, now=began)
     found = [(leftover, [_family(record) for record in leftover.records]) for leftover in leftovers(directory)]
     everybody = [family for _, families in found for family in families]
-    refresh_families(everybody)
+    refresh_trees(everybody)
     present = {id(family) for family in everybody if family.living()}
     if everybody:
-        end_families(everybody, force_at=times.force_at, deadline=times.deadline)
+        end_trees(everybody, force_at=times.force_at, deadline=times.deadline)
     outcomes: list[Outcome] = []
     for leftover, families in found:
         outcomes += _settle(leftover, families, present)
     return report(outcomes, seconds=time.monotonic() - began, nothing="nothing was left")
 
 
-def _family(record: PidRecord) -> Family:
-    return Family(record.roots, members=record.members, own_session=record.own_session, mark=record.mark)
+def _family(record: PidRecord) -> ProcessTree:
+    return ProcessTree(record.roots, members=record.members, own_session=record.own_session, mark=record.mark)
 
 
-def _settle(leftover: Leftover, families: Sequence[Family], present: set[int]) -> list[Outcome]:
+def _settle(leftover: StaleRecord, families: Sequence[ProcessTree], present: set[int]) -> list[Outcome]:
     """Say what became of what one run has left, and remove its file if that is nothing now."""
     outcomes: list[Outcome] = []
     for record, family in zip(leftover.records, families, strict=True):

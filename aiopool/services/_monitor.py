@@ -24,7 +24,7 @@ from aiopool._runtime.daemon_thread import run_in_daemon_thread
 from aiopool._runtime.hooks import HookGuard
 from aiopool.errors import RestartLimitError
 from aiopool.services._calls import call_at, running_loop
-from aiopool.services._families import refresh_families
+from aiopool.services._families import refresh_trees
 from aiopool.services._kind import Ended
 from aiopool.services._process import ProcessId, alive
 from aiopool.services._service import RestartPolicy, Service
@@ -183,9 +183,9 @@ class Monitor:
 
     async def _look(self, services: Sequence[Service]) -> None:
         """Find out who descends from whom, while it can still be found out."""
-        families = [family for service in services if (family := service.look()) is not None]
+        families = [family for service in services if (family := service.process_tree()) is not None]
         if families:
-            await run_in_daemon_thread(lambda: refresh_families(families), name="aiopool-services-look")
+            await run_in_daemon_thread(lambda: refresh_trees(families), name="aiopool-services-look")
             self._table.note_pids()
 
     def _watch(self, services: Sequence[Service]) -> None:
@@ -295,7 +295,7 @@ class Monitor:
 
 
 def _roots(service: Service) -> tuple[ProcessId, ...]:
-    family = service.look()
+    family = service.process_tree()
     return () if family is None else tuple(root for root in family.roots if root in family.members)
 
 

@@ -16,7 +16,7 @@ from aiopool.services._calls import call_at, running_loop
 from aiopool.services._kind import Ended, accepted, shown
 from aiopool.services._process import ProcessId, identify
 
-__all__ = ["ObjectKind"]
+__all__ = ["ObjectAdapter"]
 
 _log = logging.getLogger("aiopool.services")
 
@@ -28,7 +28,7 @@ _LIVENESS = ("is_running", "is_alive", "running", "alive")
 
 
 @final
-class ObjectKind:
+class ObjectAdapter:
     """An object with `stop`, and mostly with `start`, plain or async."""
 
     restartable = True

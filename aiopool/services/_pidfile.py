@@ -28,7 +28,7 @@ from typing import Any, Final, final
 from aiopool._runtime.file_trust import read_regular_file, who_can_change, who_can_write
 from aiopool.services._process import ProcessId, alive, identify, system_id
 
-__all__ = ["Leftover", "PidFile", "PidRecord", "leftovers"]
+__all__ = ["PidFile", "PidRecord", "StaleRecord", "leftovers"]
 
 _FORMAT = 1
 _SUFFIX = ".services.json"
@@ -94,7 +94,7 @@ def _process(data: Any) -> ProcessId:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class StaleRecord:
     """A file whose owner is gone, and what it had."""
 
     path: Path
@@ -167,7 +167,7 @@ class PidFile:
             self.path.unlink(missing_ok=True)
 
 
-def leftovers(directory: Path) -> list[Leftover]:
+def leftovers(directory: Path) -> list[StaleRecord]:
     """Find the files of runs that are over.
 
     Args:
@@ -182,7 +182,7 @@ def leftovers(directory: Path) -> list[Leftover]:
     """
     _check_directory(directory)
     boot, namespace = system_id()
-    found: list[Leftover] = []
+    found: list[StaleRecord] = []
     for path in sorted(directory.glob(f"*{_SUFFIX}")):
         try:
             written = _read(path)
@@ -195,7 +195,7 @@ def leftovers(directory: Path) -> list[Leftover]:
         if written.boot != boot:
             _remove(path)
         elif written.namespace == namespace and not alive(written.owner):
-            found.append(Leftover(path, written.registry, written.records))
+            found.append(StaleRecord(path, written.registry, written.records))
     return found
 
 

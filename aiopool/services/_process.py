@@ -6,7 +6,7 @@ for it, never signalled and never waited for. Where the system has pidfds (Linux
 that was opened before the start time was compared: no moment is left in which the number could change hands.
 
 One `ProcessTable` is one look at all processes: their parents, sessions and start times, from which the
-descendants of any number of roots follow without looking again. `ExitWatch` sleeps until one of many
+descendants of any number of roots follow without looking again. `ExitWaiter` sleeps until one of many
 processes is over, children or not, without polling and without reaping them: the exit code stays for whoever
 started the process.
 
@@ -34,7 +34,7 @@ from typing import final
 
 __all__ = [
     "Child",
-    "ExitWatch",
+    "ExitWaiter",
     "ProcessId",
     "ProcessTable",
     "alive",
@@ -304,7 +304,7 @@ class ProcessTable:
 
 
 @final
-class ExitWatch:
+class ExitWaiter:
     """Sleep until one of many processes is over.
 
     Works for any process, not only for children, and never reaps one. A `with` block: it holds a file
@@ -314,7 +314,7 @@ class ExitWatch:
         >>> import subprocess
         >>> child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
         >>> process = identify(child.pid)
-        >>> with ExitWatch([process]) as watch:
+        >>> with ExitWaiter([process]) as watch:
         ...     child.stdin.close()
         ...     watch.wait(10) == {process}, child.wait()
         (True, 0)
@@ -329,7 +329,7 @@ class ExitWatch:
         self._plain: set[ProcessId] = set()
         self.add(processes)
 
-    def __enter__(self) -> "ExitWatch":
+    def __enter__(self) -> "ExitWaiter":
         return self
 
     def __exit__(self, *exc: object) -> None:

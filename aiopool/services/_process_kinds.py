@@ -17,7 +17,7 @@ from aiopool.services._command import Command, launch
 from aiopool.services._kind import Ended, shown
 from aiopool.services._process import ProcessId, alive, ancestors, identify
 
-__all__ = ["CommandKind", "HandleKind", "PidKind"]
+__all__ = ["CommandAdapter", "HandleAdapter", "PidAdapter"]
 
 # The exit code arrives a moment after the process is gone: asyncio's child watcher and forkserver bring it.
 _CODE_LAG = 1.0
@@ -43,7 +43,7 @@ class _NoAsking:
 
 
 @final
-class HandleKind(_NoAsking):
+class HandleAdapter(_NoAsking):
     """A process with a handle: one of `multiprocessing`, `subprocess`, asyncio or anyio."""
 
     def __init__(self, handle: Any) -> None:
@@ -96,7 +96,7 @@ class HandleKind(_NoAsking):
 
 
 @final
-class PidKind(_NoAsking):
+class PidAdapter(_NoAsking):
     """A process of which nothing is known but the pid."""
 
     def __init__(self, pid: int) -> None:
@@ -129,7 +129,7 @@ class PidKind(_NoAsking):
 
 
 @final
-class CommandKind(_NoAsking):
+class CommandAdapter(_NoAsking):
     """A program that we start ourselves."""
 
     restartable = True
@@ -137,7 +137,7 @@ class CommandKind(_NoAsking):
 
     def __init__(self, command: Command) -> None:
         self._command = command
-        self._running: HandleKind | None = None
+        self._running: HandleAdapter | None = None
         self._mark = uuid.uuid4().hex
 
     @property
@@ -145,7 +145,7 @@ class CommandKind(_NoAsking):
         return self._mark
 
     async def start(self, wake: Callable[[], None]) -> None:
-        self._running = HandleKind(await launch(self._command, self._mark))
+        self._running = HandleAdapter(await launch(self._command, self._mark))
 
     def alive(self) -> bool | None:
         return self._running is not None and self._running.alive()

@@ -29,13 +29,13 @@ from aiopool._jobs.restart import Restart
 from aiopool._runtime.daemon_thread import run_in_daemon_thread
 from aiopool.services._adapt import adapt
 from aiopool.services._exit_handlers import ExitHandlers
-from aiopool.services._families import refresh_families
+from aiopool.services._families import refresh_trees
 from aiopool.services._kind import shown
 from aiopool.services._leftovers import end_leftovers
 from aiopool.services._monitor import Watch
 from aiopool.services._service import RestartPolicy, Service
 from aiopool.services._status import RegistryStatus, ServiceStatus, StopReport
-from aiopool.services._stop import Deadlines, Stops
+from aiopool.services._stop import Deadlines, StopCoordinator
 from aiopool.services._table import ServiceTable
 
 __all__ = ["ServiceRegistry"]
@@ -105,7 +105,7 @@ class ServiceRegistry:
         self._table = ServiceTable(name, self._directory)
         self._looked_back = False
         self._watch = Watch(self._table, self._told, check_every)
-        self._stops = Stops(self._settle)
+        self._stops = StopCoordinator(self._settle)
         self._handlers: ExitHandlers | None = None
 
     @classmethod
@@ -393,8 +393,8 @@ class ServiceRegistry:
 
     def _kill_known(self) -> None:
         """Kill all processes that one look finds, for a process that cannot wait for more."""
-        families = [family for service in self._table.select() if (family := service.look()) is not None]
-        refresh_families(families)
+        families = [family for service in self._table.select() if (family := service.process_tree()) is not None]
+        refresh_trees(families)
         for family in families:
             family.send(family.members, signal.SIGKILL)
 

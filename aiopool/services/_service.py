@@ -20,8 +20,8 @@ from typing import Any, Literal, final
 
 from aiopool._jobs.restart import Restart, RestartHistory
 from aiopool._runtime.faults import describe_error, log_fault
-from aiopool.services._families import Family
-from aiopool.services._kind import ServiceKind
+from aiopool.services._families import ProcessTree
+from aiopool.services._kind import ServiceAdapter
 from aiopool.services._pidfile import PidRecord
 from aiopool.services._status import ServiceState, ServiceStatus
 
@@ -88,7 +88,7 @@ class Service:
         self,
         type: str,
         name: str,
-        kind: ServiceKind,
+        kind: ServiceAdapter,
         target: object,
         *,
         restart: RestartPolicy,
@@ -108,7 +108,7 @@ class Service:
         self.error: str | None = None
         self.restarts = 0
         self.generation = 0  # counts starts and stops: who slept meanwhile sees that his turn is over
-        self.family: Family | None = None
+        self.family: ProcessTree | None = None
         self.starting: tuple[Callable[[], None], concurrent.futures.Future[None]] | None = None
         self.asking: concurrent.futures.Future[None] | None = None
         self.lock = lock
@@ -140,7 +140,7 @@ class Service:
             return False
         return self.status == "running" if answer is None else answer
 
-    def look(self) -> Family | None:
+    def process_tree(self) -> ProcessTree | None:
         """Its family, with the roots of now; `None` if it never had a process."""
         try:
             roots = self.kind.roots()
@@ -151,7 +151,7 @@ class Service:
             roots = []
         if roots and (self.family is None or self.family.roots != tuple(roots)):
             members = () if self.family is None else self.family.members
-            self.family = Family(roots, members=members, own_session=self.kind.own_session, mark=self.kind.mark)
+            self.family = ProcessTree(roots, members=members, own_session=self.kind.own_session, mark=self.kind.mark)
         return self.family
 
     async def start(self, wake: Callable[[], None]) -> None:
@@ -185,7 +185,7 @@ class Service:
             if self.apply("started"):
                 self.error = None
         finally:
-            self.look()
+            self.process_tree()
             self.starting = None
             done.set_result(None)
 
@@ -213,13 +213,13 @@ class Service:
 
     def pid(self) -> int | None:
         """Its (first) process."""
-        family = self.look()
+        family = self.process_tree()
         return family.roots[0].pid if family is not None and family.roots else None
 
     def snapshot(self) -> ServiceStatus:
         """Where it is at this moment."""
         alive = self.alive()
-        family = self.look()
+        family = self.process_tree()
         return ServiceStatus(
             type=self.type,
             name=self.name,
@@ -235,7 +235,7 @@ class Service:
 
     def record(self) -> PidRecord | None:
         """What a later run must know to end what is left of it; `None` if there is nothing."""
-        family = self.look()
+        family = self.process_tree()
         if family is None or not family.members:
             return None
         members = tuple(sorted(family.members))

@@ -23,11 +23,11 @@ from typing import final
 from aiopool._runtime.daemon_thread import run_in_daemon_thread
 from aiopool._runtime.faults import log_fault
 from aiopool.services._calls import call_at, run_to_end, running_loop
-from aiopool.services._families import Family, end_families, refresh_families
+from aiopool.services._families import ProcessTree, end_trees, refresh_trees
 from aiopool.services._service import Service
 from aiopool.services._status import StopReport, TypeReport
 
-__all__ = ["Deadlines", "Outcome", "Stops", "end_in_thread", "report", "stop_services"]
+__all__ = ["Deadlines", "Outcome", "StopCoordinator", "end_in_thread", "report", "stop_services"]
 
 _log = logging.getLogger("aiopool.services")
 
@@ -94,7 +94,7 @@ class Outcome:
 
 
 @final
-class Stops:
+class StopCoordinator:
     """The stops of one registry, from coroutines and from plain code.
 
     A stop goes on to its deadline, whatever becomes of the caller.
@@ -178,7 +178,7 @@ async def stop_services(services: Sequence[Service], timeout: float) -> list[Out
     plain = [service for service in services if not service.kind.asks]
     if families := _families(asked):
         # Before anybody is asked: a manager that ends takes with it the trace of what it leaves behind.
-        await run_in_daemon_thread(lambda: refresh_families(families), name="aiopool-services-look")
+        await run_in_daemon_thread(lambda: refresh_trees(families), name="aiopool-services-look")
     ending = end_in_thread(_families(plain), force_at=times.force_at, deadline=times.deadline)
     errors = await asyncio.gather(*(_ask(service, times) for service in asked), ending)
     by_name = {service.name: text for service, text in zip(asked, errors, strict=False)}
@@ -186,8 +186,8 @@ async def stop_services(services: Sequence[Service], timeout: float) -> list[Out
     return [*done, *await asyncio.gather(*verdicts)]
 
 
-def _families(services: Sequence[Service]) -> list[Family]:
-    return [family for service in services if (family := service.look()) is not None]
+def _families(services: Sequence[Service]) -> list[ProcessTree]:
+    return [family for service in services if (family := service.process_tree()) is not None]
 
 
 async def _end_start(service: Service, times: Deadlines) -> None:
@@ -203,11 +203,11 @@ async def _end_start(service: Service, times: Deadlines) -> None:
     await asyncio.wait({asyncio.wrap_future(done)}, timeout=max(0.0, times.insist_at - time.monotonic()))
 
 
-async def end_in_thread(families: Sequence[Family], *, force_at: float, deadline: float) -> None:
+async def end_in_thread(families: Sequence[ProcessTree], *, force_at: float, deadline: float) -> None:
     """End families of processes without holding up the event loop."""
     if families:
         await run_in_daemon_thread(
-            lambda: end_families(families, force_at=force_at, deadline=deadline), name="aiopool-services-end"
+            lambda: end_trees(families, force_at=force_at, deadline=deadline), name="aiopool-services-end"
         )
 
 
@@ -256,7 +256,7 @@ async def _wait_for(shared: "concurrent.futures.Future[None]", times: Deadlines)
 async def _verdict(service: Service, times: Deadlines, text: str | None) -> Outcome:
     """See whether it is over, and write that down."""
     until = min(times.deadline, time.monotonic() + _CODE_LAG) if service.kind.asks else times.deadline
-    while (alive := _says(service)) is True and service.status == "stopping" and time.monotonic() < until:  # noqa: ASYNC110
+    while (alive := _is_alive(service)) is True and service.status == "stopping" and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(_LOOK_AGAIN)
     if service.status not in ("stopping", "failed"):
         # Another stop has seen it over. By now it may have been started again, which is not ours to judge.
@@ -281,7 +281,7 @@ async def _verdict(service: Service, times: Deadlines, text: str | None) -> Outc
     return Outcome(service.type, service.name, stopped, killed, tuple(f"{service.name}: {error}" for error in errors))
 
 
-def _says(service: Service) -> bool | None:
+def _is_alive(service: Service) -> bool | None:
     try:
         return service.kind.alive()
     except (KeyboardInterrupt, SystemExit):

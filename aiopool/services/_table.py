@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import final
 
-from aiopool.services._object_kind import ObjectKind
+from aiopool.services._object_kind import ObjectAdapter
 from aiopool.services._pidfile import PidFile
-from aiopool.services._process_kinds import HandleKind
+from aiopool.services._process_kinds import HandleAdapter
 from aiopool.services._service import Service
-from aiopool.services._task_kinds import ContextKind
+from aiopool.services._task_kinds import ContextAdapter
 
 __all__ = ["ServiceTable"]
 
@@ -126,7 +126,7 @@ class ServiceTable:
 
 def _same(one: Service, other: Service) -> bool:
     """Whether two services are one thing. Equal commands or functions are not: each start makes a new one."""
-    if isinstance(one.kind, (HandleKind, ObjectKind, ContextKind)) and one.target is other.target:
+    if isinstance(one.kind, (HandleAdapter, ObjectAdapter, ContextAdapter)) and one.target is other.target:
         return True
-    mine, theirs = one.look(), other.look()
+    mine, theirs = one.process_tree(), other.process_tree()
     return mine is not None and theirs is not None and not set(mine.roots).isdisjoint(theirs.roots)

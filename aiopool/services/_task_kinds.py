@@ -14,7 +14,7 @@ from typing import Any, final
 from aiopool.services._kind import Ended, accepted
 from aiopool.services._process import ProcessId
 
-__all__ = ["ContextKind", "CoroutineKind"]
+__all__ = ["ContextAdapter", "CoroutineAdapter"]
 
 # A task that ignored its cancellation is told again at this beat, until the deadline.
 _TELL_AGAIN = 0.1
@@ -88,7 +88,7 @@ class _InTask:
 
 
 @final
-class CoroutineKind(_InTask):
+class CoroutineAdapter(_InTask):
     """A coroutine function that runs for long; stopped by cancelling it."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -106,7 +106,7 @@ class CoroutineKind(_InTask):
 
 
 @final
-class ContextKind(_InTask):
+class ContextAdapter(_InTask):
     """An async context manager, such as a `Pool`: entered and left by one task, as anyio's scopes demand."""
 
     def __init__(self, manager: Any) -> None:

@@ -80,22 +80,22 @@ class FailingCall:
         self.count = 0
         self.failed = False
         self._lock = threading.Lock()
-        self._place: Any = None
+        self._location: Any = None
         self._before: Any = None
 
     def __enter__(self) -> Self:
-        if self._place is not None:
+        if self._location is not None:
             raise RuntimeError(f"{self!r} was entered twice; make one for each block")
-        self._place = threading.Thread if self.call == "Thread.start" else asyncio.get_running_loop()
+        self._location = threading.Thread if self.call == "Thread.start" else asyncio.get_running_loop()
         name = self.call.rpartition(".")[2]
-        original = getattr(self._place, name)
-        self._before = vars(self._place).get(name)
+        original = getattr(self._location, name)
+        self._before = vars(self._location).get(name)
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             self._count(args)
             return original(*args, **kwargs)
 
-        setattr(self._place, name, counted)
+        setattr(self._location, name, counted)
         return self
 
     def __exit__(
@@ -103,10 +103,10 @@ class FailingCall:
     ) -> None:
         name = self.call.rpartition(".")[2]
         if self._before is None:
-            delattr(self._place, name)
+            delattr(self._location, name)
         else:
-            setattr(self._place, name, self._before)
-        self._place = self._before = None
+            setattr(self._location, name, self._before)
+        self._location = self._before = None
 
     def _count(self, args: tuple[Any, ...]) -> None:
         if self.call == "call_soon" and _wakes(args):

@@ -258,7 +258,7 @@ def test_a_way_of_watching_is_gone_after_its_turn() -> None:
         async with Pool(size=4, queue_size=None) as pool:
             for way in (*watching.ways_to_watch(), *watching.ways_to_log(), *watching.ways_to_trace()):
                 assert await watching.one_turn(way, pool, 10) >= 0
-                assert pool._home.engine.listeners is None, way.name
+                assert pool._state.engine.observers is None, way.name
                 assert not structlog.is_configured(), way.name
 
     asyncio.run(main())

@@ -1245,7 +1245,7 @@ def test_foreign_code_that_cancels_workers_loses_no_job(isolation, seeds):
             assert {job.status for job in jobs} <= {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
             assert pool.statistics().busy == 0
             await asyncio.sleep(10)
-            assert len(pool._home.supervisor.workers()) <= 2
+            assert len(pool._state.supervisor.workers()) <= 2
             assert await pool.run(double, 1) == 2
         assert sorted(ends) == list(range(8))
         await at_rest()

@@ -155,7 +155,7 @@ async def test_ids_come_and_go(isolation):
             assert len(live) == len({str(id) for id in live})
             await asyncio.gather(*tasks, return_exceptions=True)
             await pool.join()
-        engine = pool._home.engine
-        assert (engine.names, engine.jobs, engine._reserved) == ({}, {}, set())
+        engine = pool._state.engine
+        assert (engine.ids, engine.jobs, engine._reserved) == ({}, {}, set())
         assert engine.next_job is engine.runtime.next_job
         assert balanced(pool.statistics())

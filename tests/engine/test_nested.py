@@ -63,7 +63,7 @@ def test_depth_100_with_size_1(queue_size):
             assert await pool.run(down, 100) == 100
             assert pool.statistics().busy == 0
             await settle()
-            assert len(pool._home.supervisor.workers()) == 1
+            assert len(pool._state.supervisor.workers()) == 1
 
     for isolation in ("task", "scope"):
         main(isolation)
@@ -257,7 +257,7 @@ async def test_a_parent_is_retried(isolation):
         job = await pool.with_options(retry=Retry(attempts=3, delay=1)).submit(parent)
         assert await job == "done"
         assert pool.statistics().busy == 0
-        assert pool._home.engine.loans.lent == 0
+        assert pool._state.engine.lending.lent == 0
 
 
 @virtual

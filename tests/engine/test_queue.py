@@ -16,7 +16,7 @@ from aiopool import JobOptions, JobQueue
 from aiopool._engine.queue import MAX_FIFOS, MIN_STALE
 from aiopool._jobs.job import Job
 from aiopool._jobs.options import DEFAULTS
-from aiopool._jobs.spec import Plan
+from aiopool._jobs.spec import JobSpec
 
 # -- CPython's own tests -------------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class Uncomparable:
 
 def new_job(sequence, priority=5, at=0.0):
     job = Job()
-    job._plan = Plan(JobOptions(priority=priority).over(DEFAULTS), "job", None, offload=False)
+    job._spec = JobSpec(JobOptions(priority=priority).over(DEFAULTS), "job", None, offload=False)
     job._args = (Uncomparable(),)
     job._sequence, job._submitted_at, job._extra = sequence, at, None
     return job
@@ -255,7 +255,7 @@ def change_priorities(queue, jobs):
     for priority in (4, 5):
         for job in reversed(jobs):
             queue.discard(job)
-            job._plan = job._plan.with_priority(priority)
+            job._spec = job._spec.with_priority(priority)
             queue.push_in_order(job)
 
 
@@ -338,7 +338,7 @@ class LineOfJobs(RuleBasedStateMachine):
     def reprioritize(self, data):
         job = data.draw(st.sampled_from(self.model))
         self.queue.discard(job)
-        job._plan = job._plan.with_priority(data.draw(self.PRIORITIES))
+        job._spec = job._spec.with_priority(data.draw(self.PRIORITIES))
         self.queue.push_in_order(job)
 
     @precondition(lambda self: self.out)

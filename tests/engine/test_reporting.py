@@ -64,7 +64,7 @@ async def test_kinds_are_told_apart(isolation, caplog):
             await pool.with_options(name=f"job {number}").submit(fail)
         await pool.join()
         assert len(texts(caplog)) == 300
-        assert len(pool._home.engine.errors._told) <= 100
+        assert len(pool._state.engine.reporter._told) <= 100
 
 
 @virtual

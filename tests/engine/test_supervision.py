@@ -18,7 +18,7 @@ from aiopool._engine.engine import Engine
 from aiopool._engine.queue import JobQueue
 from aiopool._engine.scope_worker import ScopeWorker
 from aiopool._engine.worker import TaskWorker
-from aiopool._runtime.timers import Timetable
+from aiopool._runtime.timers import TimerQueue
 from aiopool.testing import advance, explore, run_virtual, settle, wait_until
 
 virtual = pytest.mark.loops("virtual", long=("virtual-eager",))
@@ -152,7 +152,7 @@ async def test_a_log_that_raises_hurts_nobody(new_pool, monkeypatch, capsys):
             job.add_done_callback(lambda job: 1 / 0)
             await pool.join()
             assert pool.statistics().restarts == 0
-            monkeypatch.setattr(Engine, "returned", crash_once(Engine.returned, Fault()))
+            monkeypatch.setattr(Engine, "attempt_returned", crash_once(Engine.attempt_returned, Fault()))
             await pool.submit(double, 1)
             await pool.join()
             assert await pool.run(double, 1) == 2
@@ -307,20 +307,20 @@ async def test_a_broken_hook_is_the_jobs_failure_or_is_logged(new_pool, broken):
 # themselves (`Job._start`, `Job._finish`, `Engine.rest`): where they break there is nobody left to keep them.
 MACHINERY = {
     "task": [
-        (Engine, "next"),
-        (Engine, "returned"),
-        (Engine, "conclude"),
+        (Engine, "take_job"),
+        (Engine, "attempt_returned"),
+        (Engine, "attempt_ended"),
         (JobQueue, "pop"),
-        (Timetable, "watch"),
+        (TimerQueue, "schedule_check"),
         (TaskWorker, "context"),
         (TaskWorker, "offload"),
     ],
     "scope": [
-        (Engine, "next"),
-        (Engine, "returned"),
-        (Engine, "conclude"),
+        (Engine, "take_job"),
+        (Engine, "attempt_returned"),
+        (Engine, "attempt_ended"),
         (JobQueue, "pop"),
-        (Timetable, "watch"),
+        (TimerQueue, "schedule_check"),
         (ScopeWorker, "context"),
         (ScopeWorker, "offload"),
         (ScopeWorker, "_rest"),
@@ -369,8 +369,8 @@ def test_a_fault_at_any_call_of_the_machinery_loses_nothing(monkeypatch, caplog,
             await asyncio.sleep(10)
             now = pool.statistics()
             assert (now.busy, now.running, now.queued, now.leaked) == (0, 0, 0, 0)
-            assert len(pool._home.supervisor.workers()) <= 2
-            assert set(pool._home.engine.idle) == set(pool._home.supervisor.workers())
+            assert len(pool._state.supervisor.workers()) <= 2
+            assert set(pool._state.engine.idle) == set(pool._state.supervisor.workers())
             made = calls
             assert await asyncio.gather(*(pool.run(double, n) for n in range(4))) == [0, 2, 4, 6]
             return made, now.restarts
@@ -391,8 +391,8 @@ async def test_a_crashed_worker_is_replaced_after_a_delay(new_pool, monkeypatch,
     """WC4, E4: the job in hand fails with the fault, the pool logs it, the restart is counted, the next job runs."""
     fault = Fault("in the worker")
     pool = new_pool(size=1, restart=Restart(max_restarts=3, delay=2))
-    original = Engine.returned
-    monkeypatch.setattr(Engine, "returned", crash_once(original, fault))
+    original = Engine.attempt_returned
+    monkeypatch.setattr(Engine, "attempt_returned", crash_once(original, fault))
     async with pool:
         handle = await pool.submit(double, 1)
         with pytest.raises(Fault) as caught:
@@ -426,7 +426,7 @@ async def test_a_crash_while_a_call_is_taken_back_replaces_the_worker(new_pool, 
         waiting = await pool.submit(len, "waiting")
         await wait_until(lambda: waiting.status is JobStatus.RUNNING)
         next_job = await pool.submit(len, "next")
-        monkeypatch.setattr(Engine, "next", crash_once(Engine.next, Fault()))
+        monkeypatch.setattr(Engine, "take_job", crash_once(Engine.take_job, Fault()))
         assert waiting.cancel()
         await wait_until(lambda: pool.statistics().restarts == 1)
         release.set()
@@ -436,7 +436,7 @@ async def test_a_crash_while_a_call_is_taken_back_replaces_the_worker(new_pool, 
 @virtual
 async def test_a_restart_that_is_pending_ends_with_the_pool(new_pool, monkeypatch, caplog):
     """I15: no timer of a restart outlives the pool (conftest looks)."""
-    monkeypatch.setattr(Engine, "returned", crash_once(Engine.returned, Fault()))
+    monkeypatch.setattr(Engine, "attempt_returned", crash_once(Engine.attempt_returned, Fault()))
     async with new_pool(size=2, restart=Restart(delay=5, max_delay=5)) as pool:
         await (await pool.submit(double, 1)).wait()
         await settle()
@@ -450,7 +450,7 @@ async def test_workers_that_always_crash_make_the_pool_give_up(new_pool, monkeyp
     def failing(*args):
         raise fault
 
-    monkeypatch.setattr(Engine, "returned", failing)
+    monkeypatch.setattr(Engine, "attempt_returned", failing)
     pool = new_pool(size=2, restart=Restart(max_restarts=3, within=60, delay=1))
     with pytest.raises(RestartLimitError) as caught:
         async with pool:
@@ -480,14 +480,14 @@ async def test_a_pool_that_gives_up_lets_running_jobs_clean_up(new_pool, monkeyp
         finally:
             cleaned_up.append(now())
 
-    original, victims = Engine.returned, []
+    original, victims = Engine.attempt_returned, []
 
     def failing(engine, hand, job, value, now):
         if value == "crash":
             raise Fault
         return original(engine, hand, job, value, now)
 
-    monkeypatch.setattr(Engine, "returned", failing)
+    monkeypatch.setattr(Engine, "attempt_returned", failing)
     pool = new_pool(size=2, restart=Restart(max_restarts=0))
     with pytest.raises(RestartLimitError):
         async with pool:
@@ -552,7 +552,7 @@ def test_workers_that_crash_at_random_lose_nothing(isolation, caplog, seeds):
     caplog.set_level(logging.CRITICAL)
 
     async def scenario(chance):
-        original = Engine.returned
+        original = Engine.attempt_returned
 
         def failing(*args):
             if chance.random() < 0.1:
@@ -560,7 +560,7 @@ def test_workers_that_crash_at_random_lose_nothing(isolation, caplog, seeds):
             return original(*args)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Engine, "returned", failing)
+            patch.setattr(Engine, "attempt_returned", failing)
             restart = Restart(max_restarts=1000, delay=0.25, max_delay=0.25)
             async with Pool(size=3, isolation=isolation, restart=restart) as pool:
                 jobs = []
@@ -574,7 +574,7 @@ def test_workers_that_crash_at_random_lose_nothing(isolation, caplog, seeds):
                 stats = pool.statistics()
                 assert stats.failed == stats.restarts == crashed
                 assert stats.succeeded == 20 - crashed
-                assert (stats.busy, len(pool._home.engine.idle) <= 3) == (0, True)
+                assert (stats.busy, len(pool._state.engine.idle) <= 3) == (0, True)
 
     explore(scenario, seeds=seeds(60))
 
@@ -587,5 +587,5 @@ async def test_the_watch_over_the_workers_needs_no_time(new_pool):
         names = sorted(task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()})
         assert [name.startswith("pool-worker-") for name in names] == [True] * 5
         assert asyncio.get_running_loop().armed() == []
-        assert pool._home.engine.timetable.sweep_at == math.inf
+        assert pool._state.engine.timers.next_check_at == math.inf
         await advance(1)

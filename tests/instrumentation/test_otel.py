@@ -265,7 +265,7 @@ async def test_taking_it_back(isolation, traces):
         await job
         await pool.run(echo)
         assert len(traces()) == 1
-        assert pool._home.engine.listeners is None
+        assert pool._state.engine.observers is None
         assert handle._spans == {}
 
 
@@ -283,7 +283,7 @@ async def test_a_recorder_that_raises_hurts_no_job(isolation, caplog):
     async with Pool(1, isolation=isolation) as pool:
         pool.add_recorder(Broken())
         assert [await pool.run(echo, n) for n in range(3)] == [0, 1, 2]
-        assert pool._home.engine.listeners is None
+        assert pool._state.engine.observers is None
     assert len([record for record in caplog.records if "records no more" in record.message]) == 1
 
 
@@ -366,7 +366,7 @@ async def test_restarts_are_counted(isolation, numbers):
     async with Pool(1, isolation=isolation, restart=Restart(delay=1)) as pool:
         instrument(pool, spans="off", meter_provider=numbers.provider)
         await pool.run(asyncio.sleep, 0)
-        pool._home.supervisor.workers()[0].crash(OSError("broken"))
+        pool._state.supervisor.workers()[0].crash(OSError("broken"))
         await asyncio.sleep(2)
         assert numbers()["aiopool.worker.restarts", "pool"].value == 1
         assert numbers()["aiopool.retries", "pool"].value == 0

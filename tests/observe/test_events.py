@@ -20,7 +20,7 @@ from virtual import balanced, echo, fail, nap, stubborn, virtual
 import aiopool
 from aiopool import Pool, Priority, Retry, RetryAfter, events
 from aiopool._observe import emitter as _teller
-from aiopool._observe.emitter import Teller
+from aiopool._observe.emitter import EventEmitter
 from aiopool.events import (
     EventsDropped,
     JobCancelled,
@@ -398,8 +398,8 @@ async def test_only_the_named_classes_are_heard_and_built(isolation, monkeypatch
     async with Pool(1, isolation=isolation, on_error=lambda job, error: None) as pool:
         pool.listen(heard.append, JobFailed)
         told = []
-        original = Teller.tell
-        monkeypatch.setattr(Teller, "tell", lambda self, event: (told.append(event), original(self, event)))
+        original = EventEmitter.emit
+        monkeypatch.setattr(EventEmitter, "emit", lambda self, event: (told.append(event), original(self, event)))
         await pool.submit(echo)
         await pool.submit(fail)
         await pool.join()
@@ -410,21 +410,21 @@ async def test_only_the_named_classes_are_heard_and_built(isolation, monkeypatch
 async def test_nobody_listens_nothing_is_asked(isolation):
     """One test for None: the engine has no hub while nobody hears, before the first listener and after the last."""
     async with Pool(1, isolation=isolation) as pool:
-        engine = pool._home.engine
-        assert engine.listeners is None
+        engine = pool._state.engine
+        assert engine.observers is None
         first, second = pool.listen(print), pool.listen(print, JobFailed)
-        assert engine.listeners is not None
+        assert engine.observers is not None
         first.remove()
-        assert engine.listeners is not None
+        assert engine.observers is not None
         second.remove()
         second.remove()
-        assert engine.listeners is None
+        assert engine.observers is None
         assert not second.active
         stream = pool.events()
-        assert engine.listeners is not None
+        assert engine.observers is not None
         del stream
         gc.collect()
-        assert engine.listeners is None
+        assert engine.observers is None
 
 
 def test_what_cannot_listen_is_refused_with_the_line_to_write():
@@ -776,7 +776,7 @@ def test_a_listener_may_come_from_another_thread():
             await pool.run(echo)
             await pool.run(int)
             await asyncio.to_thread(handle.remove)
-            assert pool._home.engine.listeners is None
+            assert pool._state.engine.observers is None
 
     asyncio.run(main())
     assert threads == {threading.main_thread()}
@@ -921,7 +921,7 @@ async def test_a_stream_can_be_closed(isolation):
         await settle()
         stream.close()
         assert await reader is None
-        assert pool._home.engine.listeners is None
+        assert pool._state.engine.observers is None
 
 
 @virtual

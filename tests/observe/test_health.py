@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from virtual import echo, fail, nap, stubborn, virtual
 
 from aiopool import Finding, HealthLimits, HealthStatus, Pool, Restart, RestartLimitError
-from aiopool._observe.health import Pulse, assess
+from aiopool._observe.health import Sample, assess
 from aiopool.instrumentation.system import machine_check
 from aiopool.testing import settle
 
@@ -199,7 +199,7 @@ async def test_a_storm_of_restarts_and_its_end(isolation):
         async with pool:
             for n in range(1, 20):
                 await pool.run(asyncio.sleep, 0.1)
-                [worker] = pool._home.supervisor.workers()
+                [worker] = pool._state.supervisor.workers()
                 worker.crash(OSError("broken"))
                 await asyncio.sleep(1.1)
                 report = pool.health()
@@ -216,10 +216,10 @@ async def test_a_storm_of_restarts_and_its_end(isolation):
 async def test_a_late_loop(isolation):
     """Degraded and failing by how late the loop is; the first call switches the look at it on."""
     async with Pool(1, isolation=isolation) as pool:
-        assert pool._home.lag is None
+        assert pool._state.lag is None
         assert checks(pool.health()) == {}
         await settle()
-        lag = pool._home.lag
+        lag = pool._state.lag
         assert lag is not None
         for late, expected in ((0.4, {}), (0.6, {"loop_lag": "degraded"}), (6, {"loop_lag": "failing"})):
             lag._samples.clear()
@@ -257,7 +257,7 @@ def test_a_blocked_loop_fails_a_probe_from_another_thread():
 
 
 def pulse(at=60.0, **values):
-    return Pulse(at=at, **{"size": 4, **values})
+    return Sample(at=at, **{"size": 4, **values})
 
 
 START = pulse(0)
@@ -322,7 +322,7 @@ def test_each_limit(now, limits, expected):
 )
 def test_no_numbers_break_it(now):
     """Whatever the numbers, each check finds at most one thing, and says it in one line."""
-    findings = assess(now, Pulse(at=0.0), Pulse(at=0.0), HealthLimits())
+    findings = assess(now, Sample(at=0.0), Sample(at=0.0), HealthLimits())
     assert len({finding.check for finding in findings}) == len(findings)
     assert all(finding.text and "\n" not in finding.text for finding in findings)
 

@@ -184,7 +184,7 @@ async def test_what_the_line_says_itself_is_kept(isolation, log):
 async def test_success_is_told_at_debug_only(isolation):
     """At INFO a successful program says that its pools open and close; without the call it says nothing."""
     for level, expected in (
-        ("DEBUG", ["pool opened", "worker started", "job submitted", "job started", "job succeeded", "pool closing"]),
+        ("DEBUG", ["pool opened", "job submitted", "worker started", "job started", "job succeeded", "pool closing"]),
         ("INFO", ["pool opened", "pool closing"]),
         ("WARNING", []),
     ):
@@ -208,7 +208,7 @@ async def test_what_is_not_written_is_not_told(isolation):
     """At INFO nobody hears of jobs that succeed: no event is built for a line that would be thrown away."""
     with console("INFO"):
         async with Pool(1, isolation=isolation) as pool:
-            hearers = pool._home.engine.listeners._teller.hearers
+            hearers = pool._state.engine.observers._emitter.listeners_for
             for kind in (events.JobSubmitted, events.JobStarted, events.JobSucceeded):
                 assert hearers(kind) == ()
             assert hearers(events.JobFailed) != ()
@@ -528,7 +528,7 @@ async def test_pools_that_are_open_are_heard_at_once(isolation):
         with console() as stream:
             await pool.run(echo)
         assert "job succeeded" in stream.getvalue()
-        assert pool._home.engine.listeners is None
+        assert pool._state.engine.observers is None
         written = stream.getvalue()
         await pool.run(echo)
         assert stream.getvalue() == written

@@ -63,14 +63,14 @@ async def test_off_until_it_is_asked_for(isolation):
     """Nothing is counted by name and no timer runs, until `metrics()`, `measure()`, a collector or the argument."""
     async with Pool(1, isolation=isolation) as pool:
         await pool.run(echo)
-        assert pool._home.engine.listeners is None
-        assert pool._home.lag is None
+        assert pool._state.engine.observers is None
+        assert pool._state.lag is None
         assert pool.metrics().jobs == {}
         await pool.run(echo)
         assert pool.metrics().jobs["echo"].succeeded == 1
-        assert pool._home.engine.listeners is not None
+        assert pool._state.engine.observers is not None
         await asyncio.sleep(0)
-        assert pool._home.lag is not None
+        assert pool._state.lag is not None
 
     for switch_on in (lambda pool: pool.measure(), PoolCollector):
         pool = Pool(1, isolation=isolation)
@@ -390,7 +390,7 @@ async def test_a_worker_that_is_being_replaced_is_said_to_be(isolation):
     pool = Pool(3, isolation=isolation, restart=Restart(delay=10, max_delay=10))
     async with pool:
         await pool.run(echo)
-        pool._home.supervisor.workers()[0].crash(OSError("broken"))
+        pool._state.supervisor.workers()[0].crash(OSError("broken"))
         await asyncio.sleep(1)
         rows = samples(registry(pool))
         assert {status: rows["aiopool_workers", "pool", status] for status in ("idle", "busy", "restarting")} == {
@@ -654,7 +654,7 @@ def test_the_loop_lag_is_forgotten_after_a_while():
     async def main():
         async with Pool(1, metrics=True) as pool:
             await asyncio.sleep(1)
-            lag = pool._home.lag
+            lag = pool._state.lag
             assert pool.metrics().loop_lag == 0
             lag._due -= 3  # the next call is three seconds late
             assert pool.metrics().loop_lag == pytest.approx(2.5)

@@ -588,4 +588,4 @@ async def test_labels_vanish():
         for n in range(1000):
             await pool.with_options(group=f"tenant-{n}").submit(echo)
         await pool.join()
-        assert not list(pool._home.engine.labels)
+        assert not list(pool._state.engine.groups)

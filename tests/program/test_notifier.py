@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from programs import program, rest, wait_for
 
-from aiopool._program.systemd import Notifier
+from aiopool._program.systemd import SystemdNotifier
 
 SERVE = """
 async def job():
@@ -250,13 +250,15 @@ async def test_pings_only_if_we_are_meant(listener: Listener, environment: dict[
     """A child inherits the variables of a watchdog that watches its parent."""
     import asyncio
 
-    notifier = Notifier({"NOTIFY_SOCKET": listener.name, **environment})
-    notifier.watch(asyncio.get_running_loop())
-    notifier.tell("here")
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": listener.name, **environment})
+    notifier.start_watchdog(asyncio.get_running_loop())
+    notifier.notify("here")
     assert listener.next() == {"STATUS": "here"}
     notifier.close()
-    ours = Notifier({"NOTIFY_SOCKET": listener.name, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": str(os.getpid())})
-    ours.watch(asyncio.get_running_loop())
+    ours = SystemdNotifier(
+        {"NOTIFY_SOCKET": listener.name, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": str(os.getpid())}
+    )
+    ours.start_watchdog(asyncio.get_running_loop())
     assert listener.next() == {"WATCHDOG": "1"}
     ours.close()
 
@@ -267,20 +269,20 @@ async def test_pings_only_if_we_are_meant(listener: Listener, environment: dict[
 @pytest.mark.parametrize("name", ["/there/is/no/socket", "@nobody-listens-here", "vsock:2:1234", "@", "relative"])
 def test_nobody_there_is_no_fault(name: str, caplog: pytest.LogCaptureFixture):
     """It is said once, in the log, and the program goes on."""
-    notifier = Notifier({"NOTIFY_SOCKET": name})
-    notifier.tell("one", READY=1)
-    notifier.tell("two")
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": name})
+    notifier.notify("one", READY=1)
+    notifier.notify("two")
     notifier.close()
-    notifier.tell("three")
+    notifier.notify("three")
     assert len(caplog.records) == 1
     assert name.lstrip("@") in caplog.text
 
 
-def fill(notifier: Notifier, caplog: pytest.LogCaptureFixture) -> int:
+def fill(notifier: SystemdNotifier, caplog: pytest.LogCaptureFixture) -> int:
     """Send until nothing fits any more; how many messages did."""
     number = 0
     while not caplog.records:
-        notifier.tell(f"line {number}")
+        notifier.notify(f"line {number}")
         number += 1
         assert number < 10_000
     return number - 1
@@ -288,18 +290,18 @@ def fill(notifier: Notifier, caplog: pytest.LogCaptureFixture) -> int:
 
 def test_a_full_queue_holds_nobody_up(listener: Listener, caplog: pytest.LogCaptureFixture):
     """Somebody listens who does not read: no message waits for him, and the log says so once."""
-    notifier = Notifier({"NOTIFY_SOCKET": listener.name})
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": listener.name})
     fitted = fill(notifier, caplog)
     assert notifier._socket is not None
     assert not notifier._socket.getblocking()
-    notifier.tell("ready", READY=1)
+    notifier.notify("ready", READY=1)
     for number in range(100):
-        notifier.tell(f"more {number}")
+        notifier.notify(f"more {number}")
     assert len(caplog.records) == 1
     assert "could not tell" in caplog.text
     assert [listener.next() for _ in range(fitted)] == [{"STATUS": f"line {number}"} for number in range(fitted)]
     assert listener.silent_for(0)
-    notifier.tell(WATCHDOG=1)
+    notifier.notify(WATCHDOG=1)
     assert listener.next() == {"STATUS": "more 99", "READY": "1", "WATCHDOG": "1"}, "the newest of each field"
     notifier.close()
 
@@ -308,10 +310,10 @@ async def test_what_did_not_fit_is_sent_when_there_is_room(listener: Listener, c
     """READY=1 is not lost: systemd would wait for it in vain."""
     import asyncio
 
-    notifier = Notifier({"NOTIFY_SOCKET": listener.name})
-    notifier.watch(asyncio.get_running_loop())
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": listener.name})
+    notifier.start_watchdog(asyncio.get_running_loop())
     fill(notifier, caplog)
-    notifier.tell("running", READY=1)
+    notifier.notify("running", READY=1)
     listener.drain()
     assert await asyncio.to_thread(listener.next) == {"STATUS": "running", "READY": "1"}
     assert listener.silent_for(0)
@@ -321,8 +323,8 @@ async def test_what_did_not_fit_is_sent_when_there_is_room(listener: Listener, c
 @pytest.mark.parametrize(("status", "told"), [("half \udcff", r"half \udcff"), ("x" * 300_000, "x" * 500), ("", "")])
 def test_any_status_can_be_told(listener: Listener, caplog: pytest.LogCaptureFixture, status: str, told: str):
     """What cannot be encoded is escaped, and what is too long for a datagram is cut."""
-    notifier = Notifier({"NOTIFY_SOCKET": listener.name})
-    notifier.tell(status, READY=1)
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": listener.name})
+    notifier.notify(status, READY=1)
     assert listener.next() == {"READY": "1", "STATUS": told}
     assert not caplog.records
     notifier.close()
@@ -330,15 +332,15 @@ def test_any_status_can_be_told(listener: Listener, caplog: pytest.LogCaptureFix
 
 def test_a_status_cannot_forge_a_field(listener: Listener):
     """A line feed would begin another field."""
-    notifier = Notifier({"NOTIFY_SOCKET": listener.name})
-    notifier.tell("fine\nMAINPID=1")
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": listener.name})
+    notifier.notify("fine\nMAINPID=1")
     assert listener.next() == {"STATUS": "fine MAINPID=1"}
     notifier.close()
 
 
 def test_without_the_variable_nothing_is_opened():
-    notifier = Notifier({})
-    notifier.tell("nobody hears it", READY=1)
+    notifier = SystemdNotifier({})
+    notifier.notify("nobody hears it", READY=1)
     assert not notifier.listening
     notifier.close()
 

@@ -1,4 +1,4 @@
-"""ThreadBridge: real threads, a real loop, the real clock."""
+"""ThreadRunner: real threads, a real loop, the real clock."""
 
 import asyncio
 import contextvars
@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from aiopool._runtime import threads as _bridge
-from aiopool._runtime.threads import ThreadBridge, check_cancelled
+from aiopool._runtime.threads import ThreadRunner, check_cancelled
 
 Outcome = tuple[bool, Any]
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="nobody's")
@@ -34,7 +34,7 @@ class Harness:
     def __init__(self, max_threads: int = 2, idle_seconds: float = 10.0, name: str = "test") -> None:
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
-        self.bridge: ThreadBridge[asyncio.Future[Outcome]] = ThreadBridge(
+        self.bridge: ThreadRunner[asyncio.Future[Outcome]] = ThreadRunner(
             loop=self.loop,
             max_threads=max_threads,
             name=name,
@@ -214,7 +214,7 @@ async def test_an_on_done_that_raises_hurts_no_other_call() -> None:
         if token in "bc":
             raise LookupError(token)
 
-    bridge: ThreadBridge[str] = ThreadBridge(loop=loop, max_threads=1, name="test", on_done=on_done)
+    bridge: ThreadRunner[str] = ThreadRunner(loop=loop, max_threads=1, name="test", on_done=on_done)
     last = threading.Event()
     for token in "abcd":
         bridge.start(token, contextvars.copy_context(), int)
@@ -238,7 +238,7 @@ async def test_on_done_may_start_the_same_token_again() -> None:
         else:
             finished.set()
 
-    bridge = ThreadBridge(loop=asyncio.get_running_loop(), max_threads=1, name="test", on_done=on_done)
+    bridge = ThreadRunner(loop=asyncio.get_running_loop(), max_threads=1, name="test", on_done=on_done)
     bridge.start("again", contextvars.copy_context(), int)
     await finished.wait()
     assert runs == [0, 1, 2]
@@ -323,7 +323,7 @@ async def test_the_limit_is_the_number_of_threads_abandoned_calls_included() -> 
         assert not harness.bridge.abandon(tokens[2])  # waits: withdraw it
         bridge = harness.bridge
         assert (bridge.busy, bridge.waiting, bridge.threads, bridge.abandoned) == (2, 8, 2, 2)
-        assert repr(bridge) == "<ThreadBridge 'test' 2 busy (2 abandoned), 8 waiting, 2 of 2 threads>"
+        assert repr(bridge) == "<ThreadRunner 'test' 2 busy (2 abandoned), 8 waiting, 2 of 2 threads>"
         release.set()
         assert await asyncio.gather(*tokens) == [(True, None)] * 10
         assert max(highest) == 2
@@ -435,7 +435,7 @@ async def test_withdrawing_many_waiting_calls_is_cheap() -> None:
         release = threading.Event()
         blocker = harness.start(release.wait)
         tokens = [object() for _ in range(50_000)]
-        bridge: ThreadBridge[Any] = harness.bridge
+        bridge: ThreadRunner[Any] = harness.bridge
         for token in tokens:
             bridge.start(token, contextvars.copy_context(), int)
         assert all(bridge.withdraw(token) for token in reversed(tokens))
@@ -554,7 +554,7 @@ async def test_construction_refuses_what_cannot_work(arguments: Any, kind: type[
     """With the name, the value and what is allowed."""
     loop = asyncio.get_running_loop()
     with pytest.raises(kind, match=message):
-        ThreadBridge(**{"loop": loop, "max_threads": 1, "name": "test", "on_done": print, **arguments})
+        ThreadRunner(**{"loop": loop, "max_threads": 1, "name": "test", "on_done": print, **arguments})
 
 
 # ---- cancelling ----------------------------------------------------------------------------------------
@@ -683,7 +683,7 @@ def test_a_loop_that_is_closed_while_a_call_runs_makes_no_noise(
         raise LookupError("too late")
 
     loop = asyncio.new_event_loop()
-    bridge: ThreadBridge[str] = ThreadBridge(
+    bridge: ThreadRunner[str] = ThreadRunner(
         loop=loop, max_threads=2, name="test", on_done=lambda token, ok, value: delivered.append(token)
     )
     try:
@@ -719,10 +719,10 @@ def test_the_interpreter_does_not_wait_for_an_abandoned_call() -> None:
     """A function that never returns: the program ends at once, with its own exit code, and says nothing."""
     program = """
         import asyncio, contextvars, sys, time
-        from aiopool._runtime.threads import ThreadBridge
+        from aiopool._runtime.threads import ThreadRunner
 
         async def main():
-            bridge = ThreadBridge(
+            bridge = ThreadRunner(
                 loop=asyncio.get_running_loop(), max_threads=2, name="x", on_done=lambda *outcome: None
             )
             bridge.start("stuck", contextvars.copy_context(), time.sleep, (600,))
@@ -778,7 +778,7 @@ async def test_nothing_of_a_call_is_kept_after_its_delivery(fails: bool) -> None
         seen.append(weakref.ref(value))
         arrived.set()
 
-    bridge: ThreadBridge[Token] = ThreadBridge(
+    bridge: ThreadRunner[Token] = ThreadRunner(
         loop=asyncio.get_running_loop(), max_threads=1, name="test", on_done=on_done
     )
     gc.collect()
@@ -821,7 +821,7 @@ async def test_exceptions_leave_no_circles_for_the_garbage_collector() -> None:
         raise Failure(n)
 
     failed: list[int] = []
-    bridge: ThreadBridge[int] = ThreadBridge(
+    bridge: ThreadRunner[int] = ThreadRunner(
         loop=asyncio.get_running_loop(),
         max_threads=2,
         name="test",
@@ -852,7 +852,7 @@ async def test_an_exception_that_is_kept_keeps_no_bridge() -> None:
         raise Failure("kept")
 
     kept: list[Any] = []
-    bridge: ThreadBridge[str] | None = ThreadBridge(
+    bridge: ThreadRunner[str] | None = ThreadRunner(
         loop=asyncio.get_running_loop(),
         max_threads=1,
         name="test",
@@ -908,7 +908,7 @@ async def test_nothing_is_lost_and_nothing_is_told_twice(threads: int, idle_seco
         finally:
             now.remove(n)
 
-    bridge: ThreadBridge[list[int]] = ThreadBridge(
+    bridge: ThreadRunner[list[int]] = ThreadRunner(
         loop=loop, max_threads=threads, name="test", on_done=on_done, idle_seconds=idle_seconds
     )
     withdrawn: set[int] = set()

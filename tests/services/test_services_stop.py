@@ -27,7 +27,7 @@ from services.helpers import (
 
 from aiopool import Pool
 from aiopool.services import Command, ServiceRegistry, _families
-from aiopool.services._families import MARK, Family, end_families
+from aiopool.services._families import MARK, ProcessTree, end_trees
 from aiopool.services._process import ProcessTable, identify
 from aiopool.services._stop import Deadlines, _ask, _verdict
 
@@ -282,8 +282,8 @@ async def test_grandchildren_end_with_their_service(end) -> None:
     else:
         process = identify(child.pid)
         assert process is not None
-        family = Family([process])
-        end_families([family], force_at=0, deadline=0)
+        family = ProcessTree([process])
+        end_trees([family], force_at=0, deadline=0)
         assert family.forced
         assert family.living() == set()
         child.wait(10)
@@ -294,8 +294,8 @@ def test_killing_is_never_left_out_though_the_time_is_over(monkeypatch) -> None:
     """On a machine that has no time, the look alone may take longer than was left: nobody is left stopped."""
     monkeypatch.setattr(_families, "_VERIFY", 0.0)
     process = subprocess.Popen(["sleep", "601"])
-    family = Family([identify(process.pid)])
-    end_families([family], force_at=0, deadline=0)
+    family = ProcessTree([identify(process.pid)])
+    end_trees([family], force_at=0, deadline=0)
     assert process.wait(10) == -signal.SIGKILL
     assert family.forced
 
@@ -333,7 +333,7 @@ async def test_a_command_of_a_command_is_known_to_both_registries() -> None:
     await registry.start()
     (service,) = registry._table.select("inner")
     assert psutil.Process(service.pid()).environ()[MARK] == f"outer,{service.kind.mark}"
-    family = Family([], mark="outer")
+    family = ProcessTree([], mark="outer")
     family.refresh(ProcessTable())
     assert {process.pid for process in family.members} == {service.pid()}
     assert (await registry.stop_all(timeout=5)).success

@@ -20,8 +20,8 @@ from services.helpers import (
 from aiopool._runtime.daemon_thread import run_in_daemon_thread
 from aiopool.services import _families, _process
 from aiopool.services._calls import call_at, run_to_end
-from aiopool.services._families import MARK, Family, end_families, refresh_families
-from aiopool.services._process import ExitWatch, ProcessId, ProcessTable, alive, ancestors, identify, send
+from aiopool.services._families import MARK, ProcessTree, end_trees, refresh_trees
+from aiopool.services._process import ExitWaiter, ProcessId, ProcessTable, alive, ancestors, identify, send
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def test_the_two_ways_to_read_processes_agree(child, monkeypatch) -> None:
     assert alive(process)
     # And the whole way through without pidfds:
     monkeypatch.delattr(os, "pidfd_open")
-    family = Family([process])
+    family = ProcessTree([process])
     now = time.monotonic()
-    end_families([family], force_at=now + 10, deadline=now + 10)
+    end_trees([family], force_at=now + 10, deadline=now + 10)
     assert not family.forced
     assert child.wait(10) == -signal.SIGTERM
     assert not alive(process)
@@ -122,7 +122,7 @@ def test_an_exit_watch_wakes_for_each_end_and_reaps_nobody(pidfds, monkeypatch) 
     children = [subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(3)]
     processes = [known(child) for child in children]
     before = len(os.listdir("/proc/self/fd"))
-    with ExitWatch(processes) as watch:
+    with ExitWaiter(processes) as watch:
         watch.add(processes)
         assert watch.processes == set(processes)
         assert watch.wait(0) == set()
@@ -151,7 +151,7 @@ def test_no_file_descriptors_left_is_no_reason_to_fail(child, monkeypatch) -> No
 
     monkeypatch.setattr(os, "pidfd_open", exhausted)
     process = known(child)
-    with ExitWatch([process]) as watch:
+    with ExitWaiter([process]) as watch:
         assert watch.wait(0.03) == set()
         assert send(process, signal.SIGTERM)
         assert watch.wait(10) == {process}
@@ -161,8 +161,8 @@ def test_a_family_never_holds_ourselves() -> None:
     """Not even if somebody names one of our ancestors as a root."""
     parent = identify(os.getppid())
     assert parent is not None
-    family = Family([parent])
-    refresh_families([family])
+    family = ProcessTree([parent])
+    refresh_trees([family])
     assert os.getpid() not in {process.pid for process in family.members}
     child = subprocess.Popen(PATIENT)
     family.refresh(ProcessTable())
@@ -176,7 +176,7 @@ def test_a_trace_that_leads_to_ourselves_is_not_followed(monkeypatch) -> None:
     me = identify(os.getpid())
     assert me is not None
     child = subprocess.Popen(PATIENT, env={**os.environ, MARK: "outer"})
-    family = Family([me], mark="outer")
+    family = ProcessTree([me], mark="outer")
     monkeypatch.setattr(
         ProcessTable, "marked", lambda table, name: {"outer": {me, *table.children_of(me)}} if name == MARK else {}
     )
@@ -194,9 +194,9 @@ def test_members_that_come_while_killing_are_found() -> None:
         assert child.stdout is not None
         child.stdout.readline()
         child.stdout.close()
-    families = [Family([known(child)]) for child in children]
+    families = [ProcessTree([known(child)]) for child in children]
     now = time.monotonic()
-    end_families(families, force_at=now + 0.1, deadline=now + 20)
+    end_trees(families, force_at=now + 0.1, deadline=now + 20)
     assert not any(family.living() for family in families)
     assert [child.wait(10) for child in children] == [-signal.SIGKILL] * 4
     assert [found for found in psutil.process_iter(["cmdline"]) if found.info["cmdline"] == ["sleep", "620"]] == []
@@ -212,9 +212,9 @@ def test_whoever_is_killed_was_held_before(monkeypatch) -> None:
 
     monkeypatch.setattr(_families, "send", noted)
     children = [stubborn() for _ in range(3)]
-    families = [Family([known(child)]) for child in children]
+    families = [ProcessTree([known(child)]) for child in children]
     now = time.monotonic()
-    end_families(families, force_at=now, deadline=now + 10)
+    end_trees(families, force_at=now, deadline=now + 10)
     assert [child.wait(10) for child in children] == [-signal.SIGKILL] * 3
     held = {pid for pid, signum in sent[:3] if signum == signal.SIGSTOP}
     assert held == {child.pid for child in children}
@@ -228,8 +228,8 @@ def test_someone_elses_process_is_an_error_text(monkeypatch, child) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
-    family = Family([known(child)])
-    end_families([family], force_at=0, deadline=0)
+    family = ProcessTree([known(child)])
+    end_trees([family], force_at=0, deadline=0)
     assert family.errors == [f"process {child.pid} may not be signalled: it belongs to another user"]
     assert family.living()
 

@@ -126,7 +126,7 @@ async def test_a_paused_group_in_the_way_is_parked_in_slices(isolation):
                 await group.submit(note, log, name)
             last = await pool.submit(note, log, "last")
             group.pause()
-            parked = Watch(lambda: pool._home.engine.labels.parked)
+            parked = Watch(lambda: pool._state.engine.groups.parked)
             await asyncio.sleep(1)
             await parked.until(MANY)
             await last
@@ -164,10 +164,10 @@ async def test_limits_that_are_not_used_up_leave_nothing_behind(isolation, optio
             if not number % 10:
                 await pool.join()
         await pool.join()
-        engine = pool._home.engine
+        engine = pool._state.engine
         left = [line.jobs for limits in (engine.total_limits, engine.queue_limits) for line in limits._lines.values()]
         assert sum(map(len, left)) <= 3 * MIN_ENDED
-        assert len(engine.timetable._rows) <= 6 * MIN_ENDED
+        assert len(engine.timers._heap) <= 6 * MIN_ENDED
 
 
 @virtual

@@ -19,11 +19,11 @@ from world import KINDS, World
 
 from aiopool import JobCancelledError, JobStatus, Retry
 from aiopool._engine import engine as _engine
-from aiopool._engine.admission import Room
+from aiopool._engine.admission import Admission
 from aiopool._engine.engine import Engine
 from aiopool._engine.queue import JobQueue
 from aiopool._engine.scope_worker import ScopeWorker
-from aiopool._engine.slots import Loans
+from aiopool._engine.slots import SlotLending
 from aiopool._engine.supervisor import Supervisor
 from aiopool._engine.worker import TaskWorker
 from aiopool._jobs.job import Job
@@ -270,7 +270,7 @@ async def rs6_a_worker_is_let_go_as_it_is_handed_a_job(world, chance, *, size=3)
     await world.pool.join()
     assert all(record.starts == 1 for record, _ in rows)
     await settle()
-    assert len(world.pool._home.supervisor.workers()) <= world.pool.size
+    assert len(world.pool._state.supervisor.workers()) <= world.pool.size
 
 
 @kernel
@@ -356,7 +356,7 @@ async def rs6_a_pool_that_grows_has_its_workers_at_once(world, chance, *, size=1
         await submitting
     await settle()
     assert all(record.inside for record in world.records)
-    assert len(world.pool._home.supervisor.workers()) == 3
+    assert len(world.pool._state.supervisor.workers()) == 3
 
 
 @kernel
@@ -470,8 +470,8 @@ def wrap(target, name, change):
 
 def fifo_reversed(monkeypatch):
     def push(self, entry):
-        fifo = self._fifos.get(entry._plan.priority) or self._open(entry._plan.priority)
-        entry._place = fifo
+        fifo = self._fifos.get(entry._spec.priority) or self._open(entry._spec.priority)
+        entry._location = fifo
         fifo.appendleft(entry)
 
     monkeypatch.setattr(JobQueue, "push", push)
@@ -510,8 +510,8 @@ def cancel_is_lost(monkeypatch):
 
         return tell
 
-    wrap(TaskWorker, "tell", change)(monkeypatch)
-    wrap(ScopeWorker, "tell", change)(monkeypatch)
+    wrap(TaskWorker, "request_cancel", change)(monkeypatch)
+    wrap(ScopeWorker, "request_cancel", change)(monkeypatch)
 
 
 def arguments_are_kept(original):
@@ -544,16 +544,16 @@ def counted_twice(original):
 
 
 def cancel_is_a_failure(monkeypatch):
-    original = _engine.verdict
+    original = _engine.outcome_status
 
     def verdict(stop, error):
         status = original(stop, error)
         return JobStatus.FAILED if status is JobStatus.CANCELLED and error is not None else status
 
-    monkeypatch.setattr(_engine, "verdict", verdict)
+    monkeypatch.setattr(_engine, "outcome_status", verdict)
     monkeypatch.setattr("aiopool._jobs.retry._is_stop", lambda error: False)
     monkeypatch.setattr(
-        _engine, "next_delay", lambda job, *args, **kwargs: 0.0 if job.attempt < 2 and job._plan.retry else None
+        _engine, "next_delay", lambda job, *args, **kwargs: 0.0 if job.attempt < 2 and job._spec.retry else None
     )
 
 
@@ -598,7 +598,7 @@ FAULTS = {
         mixed,
         60,
     ),
-    "a waiter that gives up cancels the job": (wrap(Loans, "wait", waiter_cancels_the_job), "ca3", 30),
+    "a waiter that gives up cancels the job": (wrap(SlotLending, "wait", waiter_cancels_the_job), "ca3", 30),
     "a cancel is lost on its way": (cancel_is_lost, "ca6", 10),
     "the time limit never strikes": (wrap(Engine, "attempt_expired", nothing), mixed, 60),
     "a finished job keeps its arguments": (wrap(Job, "_finish", arguments_are_kept), "nothing_is_kept", 5),
@@ -618,13 +618,17 @@ FAULTS = {
         "a_retried",
         10,
     ),
-    "a freed place wakes nobody": (wrap(Room, "admit", nothing), "ca1", 10),
-    "blocked submitters get in last come first": (wrap(Room, "admit", last_come_first_let_in), "ca1", 10),
+    "a freed place wakes nobody": (wrap(Admission, "admit", nothing), "ca1", 10),
+    "blocked submitters get in last come first": (wrap(Admission, "admit", last_come_first_let_in), "ca1", 10),
     "a cancel is counted twice": (wrap(Engine, "_finish", counted_twice), "ca5", 10),
     "a cancel is retried": (cancel_is_a_failure, "ca6", 10),
     "a pause does not hold": (wrap(Engine, "set_slots", pause_is_ignored), "a_paused", 10),
-    "a lent slot does not come free": (wrap(Loans, "_lend", lambda original: lambda self, extra: None), "slots", 10),
-    "a slot is not taken back": (wrap(Loans, "end", nothing), "slots", 30),
+    "a lent slot does not come free": (
+        wrap(SlotLending, "_lend", lambda original: lambda self, extra: None),
+        "slots",
+        10,
+    ),
+    "a slot is not taken back": (wrap(SlotLending, "cancel_loan", nothing), "slots", 30),
     "the deadline of a shutdown is ignored": (wrap(Shutdown, "hurry", nothing), mixed, 60),
     "a group is left before its jobs are done": (wrap(Group, "__aexit__", left_early), mixed, 60),
     "a worker that is let go is not replaced": (

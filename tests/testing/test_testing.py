@@ -21,7 +21,7 @@ import pytest
 from virtual import now
 
 import aiopool
-from aiopool._runtime.threads import ThreadBridge, _Thread
+from aiopool._runtime.threads import ThreadRunner, _Thread
 from aiopool.testing import (
     CALLS,
     DELAYS,
@@ -423,7 +423,7 @@ def test_the_same_seed_is_the_same_run_with_eager_tasks():
 def test_the_same_seed_is_the_same_run_in_another_process():
     """Neither addresses nor the hash seed of strings get into a run."""
     script = """
-        import sys; sys.path.insert(0, "tests")
+        import sys; sys.path[:0] = ["tests", "tests/testing"]
         from test_testing import hash_of
         print(*(hash_of(seed, "tasks") for seed in range(5)))
     """
@@ -739,7 +739,7 @@ class Gate:
 async def through_bridge(gate):
     """The way a pool takes: its own threads."""
     done = asyncio.get_running_loop().create_future()
-    bridge = ThreadBridge(
+    bridge = ThreadRunner(
         loop=asyncio.get_running_loop(),
         max_threads=1,
         name="kit",
@@ -812,7 +812,7 @@ def test_a_call_that_a_pool_abandoned_holds_nothing():
     gate = Gate()
 
     async def main():
-        bridge = ThreadBridge(loop=asyncio.get_running_loop(), max_threads=1, name="kit", on_done=lambda *outcome: None)
+        bridge = ThreadRunner(loop=asyncio.get_running_loop(), max_threads=1, name="kit", on_done=lambda *outcome: None)
         bridge.start("token", contextvars.copy_context(), gate)
         await wait_until(gate.inside.is_set)
         bridge.abandon("token")
