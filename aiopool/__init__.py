@@ -1,18 +1,20 @@
 """A supervised pool of coroutine workers for asyncio.
 
-General layout, from the ground up; each file uses only what lies below it:
+General layout, from the ground up; a room imports only rooms above it in this list:
 
-    words and rules   errors, _status, _retry, _restart, _scope; tools: _eager, _runtime, _timetable, _bridge, _signals
-    about a job       _options, _spec, _job
-    who hears of it   _listeners; events by _teller, _logs; numbers by _metrics, _loop_lag
-    the line          _queue
-    the books         _engine on _loans, _room, _joiners, _labels, _ending, _error_sink; _statistics
-    hands             _worker, _scope_worker, _supervisor
-    the pool          _state, _map, _submitter, _group, _shutdown, _pool; a look at it: _survey on _health,
-    _health_watch settings          settings companions        services the program       _lifecycle on _companions,
-    _notifier, _orphans doors             cli, testing, pytest_plugin
+    errors             the tree of exceptions
+    _runtime           the ground: loop, tasks, threads, timers, signals; knows no job
+    _jobs              what a job is: status, options, retry, stop, outcome; knows no pool
+    events, _observe   who is told: events, logs, metrics, health
+    _engine            how jobs are queued and run: queue, slots, engine, workers, supervisor
+    _pool              what users hold: pool, views, groups, maps, shutdown
+    settings, services values from files and the environment; helper processes
+    _program           a whole program: `run`
+    aiopool            this face, which only re-exports
+    testing, instrumentation, pytest_plugin, cli: they use the face, as programs do
 
-Read `_job` → `_queue` → `_engine` → `_worker` → `_supervisor` → `_pool` and you know the machine.
+Read `_jobs/job.py`, `_engine/queue.py`, `_engine/engine.py`, `_engine/worker.py`, `_engine/supervisor.py` and
+`_pool/pool.py`, and you know the machine. `docs/project/architecture.md` has the picture.
 """
 
 import importlib as _importlib

@@ -48,8 +48,7 @@ def test_the_table_on_the_page_has_the_same_rows():
     assert all(bool(final) == (after in FINAL) for _, _, after, final in found)
 
 
-def test_what_is_checked_in_is_what_the_script_draws():
-    check = subprocess.run(
-        [sys.executable, "scripts/diagram.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert check.returncode == 0, f"{check.stdout}{check.stderr}: run python scripts/diagram.py"
+@pytest.mark.parametrize("script", ["scripts/diagram.py", "scripts/rooms.py"])
+def test_what_is_checked_in_is_what_the_script_draws(script):
+    check = subprocess.run([sys.executable, script, "--check"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert check.returncode == 0, f"{check.stdout}{check.stderr}: run python {script}"
