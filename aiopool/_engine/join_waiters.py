@@ -53,7 +53,7 @@ class JoinWaiters:
 
     def __init__(self, books: Books) -> None:
         self._books = books
-        self.futures: list[asyncio.Future[None]] = []
+        self.futures: dict[asyncio.Future[None], None] = {}  # an ordered set: each may leave at once
         self.joining_jobs = 0
 
     def wake_if_idle(self) -> None:
@@ -73,11 +73,10 @@ class JoinWaiters:
             # Whoever waits outside waits for the jobs that wait here, too.
             while len(books.jobs) > (self.joining_jobs if watches else 0) or books.submitters_wait():
                 future: asyncio.Future[None] = books.runtime.loop.create_future()
-                self.futures.append(future)
+                self.futures[future] = None
                 try:
                     await books.lending.wait_for(future)
                 finally:
-                    if future in self.futures:
-                        self.futures.remove(future)
+                    self.futures.pop(future, None)
         finally:
             self.joining_jobs -= watches

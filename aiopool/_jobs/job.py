@@ -162,7 +162,7 @@ class Job(Generic[T]):
     _started_at: float
     _finished_at: float | None
     _location: Any  # the bucket of the queue, then the worker; None in between, before and after
-    _waiters: Any  # None, one waiter, or a list: futures and observers; see `waiters.py`
+    _waiters: Any  # None, one waiter, or a dict: futures and observers; see `waiters.py`
     _extra: JobExtra | None
     _value: Any
 

@@ -1,7 +1,7 @@
 """Who waits for the end of a job: futures of those who await it, and observers.
 
-The first waiter is kept as it is and only a second one makes a list: nearly every job has one waiter, or none, and a
-list would be 72 bytes more for each.
+The first waiter is kept as it is and only a second one makes a dict: nearly every job has one waiter, or none. The dict
+is an ordered set: however many wait for one job, each may leave at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class JobObserver:
 class Awaited(Protocol):
     """What is known of a job here."""
 
-    _waiters: Any  # None, one waiter, or a list of them
+    _waiters: Any  # None, one waiter, or a dict of them
 
 
 def add_waiter(job: Awaited, waiter: asyncio.Future[Any] | JobObserver) -> None:
@@ -37,10 +37,10 @@ def add_waiter(job: Awaited, waiter: asyncio.Future[Any] | JobObserver) -> None:
     waiters = job._waiters
     if waiters is None:
         job._waiters = waiter
-    elif type(waiters) is list:
-        waiters.append(waiter)
+    elif type(waiters) is dict:
+        waiters[waiter] = None
     else:
-        job._waiters = [waiters, waiter]
+        job._waiters = {waiters: None, waiter: None}
 
 
 def remove_waiter(job: Awaited, waiter: asyncio.Future[Any] | JobObserver) -> None:
@@ -48,8 +48,8 @@ def remove_waiter(job: Awaited, waiter: asyncio.Future[Any] | JobObserver) -> No
     waiters = job._waiters
     if waiters is waiter:
         job._waiters = None
-    elif type(waiters) is list and waiter in waiters:
-        waiters.remove(waiter)
+    elif type(waiters) is dict:
+        waiters.pop(waiter, None)
         if not waiters:
             job._waiters = None
 
@@ -59,7 +59,7 @@ def awaiter_count(job: Awaited) -> int:
     waiters = job._waiters
     if waiters is None:
         return 0
-    if type(waiters) is not list:
+    if type(waiters) is not dict:
         waiters = (waiters,)
     return sum(w.handles_errors() if isinstance(w, JobObserver) else not w.done() for w in waiters)
 
@@ -70,7 +70,7 @@ def notify(job: Awaited) -> None:
     if isinstance(waiters, JobObserver):
         waiters.job_done(job)
         return
-    for waiter in waiters if type(waiters) is list else (waiters,):
+    for waiter in waiters if type(waiters) is dict else (waiters,):
         if isinstance(waiter, JobObserver):
             waiter.job_done(job)
         elif not waiter.done():

@@ -249,7 +249,7 @@ class MapFeed(JobObserver):
         assert feeder is not None
         closers, closer = self._state.close_waiters, loop.create_future()
         closer.add_done_callback(lambda _: self._pool_closed(feeder))
-        closers.append(closer)
+        closers[closer] = None
         try:
             while not self.closed:
                 while self.submitted - self.taken >= self._buffersize:
@@ -272,8 +272,7 @@ class MapFeed(JobObserver):
                 raise  # we were cancelled, and the source did not end by itself
         finally:
             self.exhausted = True
-            if closer in closers:
-                closers.remove(closer)
+            closers.pop(closer, None)
             if loop.is_running():
                 await self._close_source(source)
             self._wake()

@@ -339,8 +339,11 @@ class Pool(Submitter):
             return
         engine = self._engine("wait_closed")
         future: asyncio.Future[None] = engine.runtime.loop.create_future()
-        self._state.close_waiters.append(future)
-        await engine.lending.wait_for(future)
+        self._state.close_waiters[future] = None
+        try:
+            await engine.lending.wait_for(future)
+        finally:
+            self._state.close_waiters.pop(future, None)
 
     async def shutdown(
         self, timeout: float | None = None, grace: float | None = None, *, cancel_pending: bool = False

@@ -238,12 +238,11 @@ class Shutdown:
         engine = self._engine
         while any(job not in self.callers for job in engine.jobs.values()) and self._deadline > engine.now():
             idle: asyncio.Future[None] = engine.runtime.loop.create_future()
-            engine.join_waiters.futures.append(idle)
+            engine.join_waiters.futures[idle] = None
             try:
                 await self._wait([idle], self._deadline)
             finally:
-                if idle in engine.join_waiters.futures:
-                    engine.join_waiters.futures.remove(idle)
+                engine.join_waiters.futures.pop(idle, None)
 
     async def _cancel_running(self) -> tuple[LeakedJob, ...]:
         """Cancel what runs, and wait until it has ended or leaked, or the grace is over."""

@@ -59,7 +59,7 @@ class PoolState:
         self.listeners = Observers(name, self.hooks)
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open
         self._measures_loop = False
-        self.close_waiters: list[asyncio.Future[None]] = []  # who waits for the end of the pool
+        self.close_waiters: dict[asyncio.Future[None], None] = {}  # who waits for the end of the pool
 
     def opened(self, engine: Engine, supervisor: Supervisor) -> None:
         """Take jobs from now on, and tell."""

@@ -186,3 +186,26 @@ async def test_limits_end_jobs_at_their_own_moments(isolation):
                 await asyncio.sleep(0.5)
     assert len(ends) == 30
     assert all(abs(due - end) < 1e-3 for due, end in ends.values())
+
+
+@virtual
+async def test_waiters_leave_nothing_behind_and_hear_in_their_order(isolation):
+    """However many wait for a job, all jobs or the end of the pool: each may leave, the others hear in order."""
+    heard: dict[str, list[int]] = {"job": [], "join": [], "closed": []}
+    async with Pool(1, None, isolation=isolation) as pool:
+        job = await pool.submit(nap, 1)
+
+        async def wait(what: str, number: int) -> None:
+            await {"job": job.wait, "join": pool.join, "closed": pool.wait_closed}[what]()
+            heard[what].append(number)
+
+        tasks = [asyncio.create_task(wait(what, number)) for number in range(MANY) for what in heard]
+        await settle()
+        for task in reversed(tasks):
+            if task not in tasks[:30] and task not in tasks[-30:]:
+                task.cancel()
+        await settle()
+        left = [job._waiters, pool._state.engine.join_waiters.futures, pool._state.close_waiters]
+        assert [len(waiters) for waiters in left] == [20, 20, 20]
+    await settle()
+    assert list(heard.values()) == [[*range(10), *range(MANY - 10, MANY)]] * 3
