@@ -1,6 +1,6 @@
 """What a job costs, measured: one command, one run, everything interleaved.
 
-    python -m benchmarks --targets            # the promises: measured | at most | ok or missed
+    python -m benchmarks --targets            # what the pages of the docs show, and a verdict on each target
     python -m benchmarks                      # every table
     python -m benchmarks --quick              # a smoke of some seconds, for CI; its numbers mean nothing
 

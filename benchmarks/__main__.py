@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import chart, plan, report, scenarios, targets
-from benchmarks.measure import Cell, CellResult, run_cells
+from benchmarks.measure import Cell, run_cells
 from benchmarks.scenarios import Scenario
 
 
@@ -22,7 +22,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Measure what a job costs, interleaved in one run, and print ratios of CPU time.",
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--targets", action="store_true", help="only what a promise is made about")
+    what.add_argument(
+        "--targets",
+        action="store_true",
+        help="what the pages of the docs show: the comparison, and what a promise is made about",
+    )
     what.add_argument("--quick", action="store_true", help="a smoke of some seconds; ignore its numbers")
     parser.add_argument("--rounds", type=_positive, help="rounds (default 5; 1 with --quick)")
     parser.add_argument(
@@ -35,7 +39,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--uvloop", action="store_true", help="run the cells on uvloop")
     parser.add_argument("--list", action="store_true", help="print the keys and measure nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a chart of the bursts")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a chart of the requests and no-ops")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the printed tables")
     return parser.parse_args(arguments)
 
@@ -115,16 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
         data: dict[str, Any] = report.as_json(measured, probed, verdicts, rounds=rounds, uvloop=options.uvloop)
         write(options.json, json.dumps(data, indent=1) + "\n")
     if options.svg:
-        write(options.svg, chart.draw(_charted(measured), platform.python_version()))
+        write(options.svg, chart.draw(chart.chosen(measured), platform.python_version()))
     failed = any(result.failed for result in measured) or any(result.failed for result in probed)
     return 1 if failed else 0
-
-
-def _charted(results: list[CellResult]) -> list[CellResult]:
-    """Return the cells of the chart: each workload of the first burst, as far as it was measured."""
-    bursts = [result for result in results if result.cell.suite == "burst"]
-    first = {result.cell.workload: result for result in reversed(bursts)}
-    return [first[workload] for workload in plan.COUNTS if workload in first]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ ROW = 22
 LONGEST = 2.5
 """Ratios beyond this are cut off, with their number beside them, so that the rest can be told apart."""
 
+CHARTED = (("requests", "GET (aiohttp)"), ("requests", "SELECT 1 (asyncpg)"), ("burst", "no-op"))
+"""What is drawn: what users run first, then what shows the price of a job best."""
+
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328; }
   .head { font-weight: 600; font-size: 14px; }
@@ -33,6 +36,12 @@ STYLE = """
     .one { stroke: #9aa4b2; }
   }
 """
+
+
+def chosen(results: list[CellResult]) -> list[CellResult]:
+    """Return the cells of the chart, as far as they were measured: of each kind the first."""
+    first = {(result.cell.suite, result.cell.workload): result for result in reversed(results) if result.samples}
+    return [first[kind] for kind in CHARTED if kind in first]
 
 
 def draw(results: list[CellResult], python: str) -> str:

@@ -1,31 +1,32 @@
-"""Write the measured part of a page of the documentation: `python -m benchmarks.page PAGE RUN.json...`.
+"""Write the measured parts of the documentation: `python -m benchmarks.page RUN.json...`.
 
-Takes the files that `--json` wrote, one or more for each version of Python, and replaces what stands between
-the markers of the page: one pair for the promises and the comparison, one for what watching costs. What the files
-do not speak of stays as it is. Nobody types a number by hand. With `--svg FILE` it draws the chart, of the newest
-version.
+Takes the files that `--json` wrote, one or more for each version of Python. The pages have a pair of markers for each
+table; what stands between them is replaced, and a table that the files say nothing about stays as it is. Nobody types
+a number by hand. It also draws the chart, of the newest version.
+
+What a job costs is a page for users: it compares. The targets and how far they are met are a page for contributors.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chart, plan, targets
+from benchmarks import chart, plan, requests, targets
 from benchmarks.measure import Cell, CellResult
-from benchmarks.report import BASELINES, COMPARED, DOWN, WATCHERS, names_of, number, spread, table
+from benchmarks.report import BASELINES, COMPARED, DOWN, WATCHERS, growth_table, names_of, number, spread, table
 from benchmarks.scenarios import TITLES, WATCHING, Scenario, ScenarioResult
 from benchmarks.targets import Verdict
 
-BEGIN = "<!-- measured: begin; written by `python -m benchmarks.page` -->"
-END = "<!-- measured: end -->"
-WATCHED_BEGIN = "<!-- watched: begin; written by `python -m benchmarks.page` -->"
-WATCHED_END = "<!-- watched: end -->"
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "docs/explanation/what-a-job-costs.md", ROOT / "docs/project/targets.md")
+CHART = ROOT / "docs/assets/what-a-job-costs.svg"
 
 
 @dataclass(slots=True)
@@ -56,12 +57,10 @@ class Run:
         self.scenarios += [found for found in map(_scenario, data["scenarios"]) if found.scenario.key not in keys]
         self.packages |= data["packages"]
 
-    def burst(self, workload: str) -> CellResult | None:
-        """Return the first burst of this workload: the one of the promises."""
-        for result in self.cells:
-            if (result.cell.suite, result.cell.workload) == ("burst", workload):
-                return result
-        return None
+    def cells_of(self, suite: str, workloads: Iterable[str]) -> list[CellResult]:
+        """Return the first cell of each of these workloads, which is the one of the promises."""
+        first = {result.cell.workload: result for result in reversed(self.cells) if result.cell.suite == suite}
+        return [first[workload] for workload in workloads if workload in first and first[workload].samples]
 
 
 def _cell(data: dict[str, Any]) -> CellResult:
@@ -87,28 +86,28 @@ def load(files: list[Path]) -> list[Run]:
 
 
 def promises(runs: list[Run]) -> str:
-    """Return one table: for each promise and version what was measured, in a burst and in a steady state."""
+    """Return one table: for each promise and version what was measured, also in a steady state."""
     by_row: dict[tuple[str, str], dict[tuple[str, str], Verdict]] = {}
     for run in runs:
         for verdict in targets.judge(run.cells, run.scenarios, run.version):
             title = verdict.title
             if targets.BEST in title:
                 title = title.partition(targets.BEST)[0] + targets.BEST  # which one may differ by version
-            column = "steady" if verdict.suite == "steady" else "burst"
+            column = "steady" if verdict.suite == "steady" else "measured"
             by_row.setdefault((title, verdict.ours), {})[run.python, column] = verdict
     head = ["", ""]
     for run in runs:
-        head += [f"{run.short}: at most", "burst", "steady"]
+        head += [f"{run.short}: at most", "measured", "steady"]
     rows = []
     for (title, ours), verdicts in by_row.items():
         row = [title, ours]
         for run in runs:
-            burst, steady = verdicts.get((run.python, "burst")), verdicts.get((run.python, "steady"))
-            known = burst or steady
+            first, steady = verdicts.get((run.python, "measured")), verdicts.get((run.python, "steady"))
+            known = first or steady
             row += [f"{number(known.limit)} {known.unit}".strip() if known else ""]
-            row += [_judged(burst), _judged(steady)]
+            row += [_judged(first), _judged(steady)]
         rows.append(row)
-    return "## The promises\n\n" + table(head, rows)
+    return table(head, rows) if any(run.cells for run in runs) else ""
 
 
 def _judged(verdict: Verdict | None) -> str:
@@ -120,12 +119,14 @@ def _judged(verdict: Verdict | None) -> str:
     return f"**{text}, missed**" if verdict.word == "missed" else text
 
 
-def costs(run: Run) -> str:
-    """Return the table of all contenders at 100 at a time: ratio, lowest–highest, and µs."""
-    results = [found for workload in plan.COUNTS if (found := run.burst(workload)) is not None]
-    if not results:
-        return ""
-    base = BASELINES["burst"]
+def comparison(runs: list[Run], suite: str, workloads: Iterable[str]) -> str:
+    """Return a table for each version: contenders down, ratio (lowest–highest) and µs of each workload across."""
+    parts = [_comparison(run, results) for run in runs if (results := run.cells_of(suite, workloads))]
+    return "\n\n".join(parts)
+
+
+def _comparison(run: Run, results: list[CellResult]) -> str:
+    base = BASELINES[results[0].cell.suite]
     names = list(dict.fromkeys(name for result in results for name in names_of(result)))
     head = [f"CPU time per job, × {base}"]
     for result in results:
@@ -145,7 +146,7 @@ def costs(run: Run) -> str:
     return text
 
 
-def probes(runs: list[Run], names: Iterable[str]) -> str:
+def probes(runs: list[Run], names: Iterable[str], *, titles: bool = True) -> str:
     """Return a table for each kind of probe, versions side by side."""
     parts = []
     for probe in names:
@@ -157,7 +158,8 @@ def probes(runs: list[Run], names: Iterable[str]) -> str:
         ]
         if not found:
             continue
-        parts.append(f"### {TITLES[probe]}\n\n" + (_prices(found) if probe in DOWN else _numbers(found)))
+        text = _prices(found) if probe in DOWN else _numbers(found)
+        parts.append(f"### {TITLES[probe]}\n\n{text}" if titles else text)
     return "\n\n".join(parts)
 
 
@@ -195,62 +197,73 @@ def _words(name: str) -> str:
     return name.replace("_", " ") if unit == "job" else f"{words.replace('_', ' ')} ({unit.replace('us', 'µs')})"
 
 
-def measured(runs: list[Run]) -> str:
-    """Return everything between the first markers."""
-    others = [probe for probe in TITLES if probe not in WATCHING]
-    parts = [_about(runs, COMPARED), promises(runs), "## Against whom", *map(costs, runs)]
-    parts += ["## What is no ratio", probes(runs, others)]
-    return "\n\n".join(part for part in parts if part)
+def grown(runs: list[Run]) -> str:
+    """Return the table of what grows, for each version."""
+    parts = []
+    for run in runs:
+        group = [result for result in run.scenarios if result.scenario.probe == "growth" and result.samples]
+        if group:
+            parts.append(f"### CPython {run.python}\n\n" + growth_table(group))
+    return "\n\n".join(parts)
 
 
-def watched(runs: list[Run]) -> str:
-    """Return everything between the second markers; nothing, if the runs do not speak of it."""
-    tables = probes(runs, WATCHING)
-    return f"{_about(runs, WATCHERS)}\n\n{tables}" if tables else ""
-
-
-def _about(runs: list[Run], names: Iterable[str]) -> str:
+def about(runs: list[Run], names: Iterable[str]) -> str:
     """Say with what something was measured."""
     known = runs[-1].packages
     packages = ", ".join(f"{name} {known[name]}" for name in names if name in known)
     versions = " and ".join(run.python for run in runs)
     return (
         f"CPython {versions}; {min(run.rounds for run in runs)} rounds at least; {packages}. "
-        "Every number is a median; behind it in brackets the lowest and the highest round."
+        "Each number is a median; behind it in brackets the lowest and the highest round."
     )
 
 
-def replace(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
-    """Return the page with `text` between its markers.
+def _with(text: str, tables: str) -> str:
+    return f"{text}\n\n{tables}" if tables else ""
 
-    Raises:
-        ValueError: The page has no markers.
-    """
-    before, opened, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not opened or not closed:
-        raise ValueError(f"the page has no place for the numbers; put these two lines where they go:\n{begin}\n{end}")
-    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+SECTIONS: dict[str, Callable[[list[Run]], str]] = {
+    "requests": lambda runs: _with(about(runs, COMPARED), comparison(runs, "requests", requests.CLIENTS)),
+    "tiny jobs": lambda runs: comparison(runs, "burst", plan.COUNTS),
+    "one at a time": lambda runs: probes(runs, ["light"], titles=False),
+    "options": lambda runs: probes(runs, ["options"], titles=False),
+    "absolute numbers": lambda runs: probes(runs, ["memory", "critical", "gap", "import"]),
+    "observers": lambda runs: _with(about(runs, WATCHERS), probes(runs, WATCHING)),
+    "targets": lambda runs: _with(about(runs, COMPARED), promises(runs)),
+    "growth": grown,
+}
+"""What stands between the markers of this name, made of the runs; nothing, if they do not speak of it."""
+
+
+def fill(page: str, sections: dict[str, str]) -> str:
+    """Return the page with each text between the markers of its name; markers of other names are left alone."""
+
+    def filled(match: re.Match[str]) -> str:
+        text = sections.get(match["name"])
+        return f"{match['begin']}\n\n{text}\n\n{match['end']}" if text else match[0]
+
+    return re.sub(
+        r"(?P<begin><!-- measured: (?P<name>[\w ]+); written by `python -m benchmarks\.page` -->)\n.*?"
+        r"(?P<end><!-- measured: end -->)",
+        filled,
+        page,
+        flags=re.DOTALL,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page, and the chart if asked to."""
+    """Write the pages, and the chart."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("page", type=Path)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
-    parser.add_argument("--svg", type=Path, metavar="FILE")
+    parser.add_argument("--page", type=Path, action="append", metavar="FILE", help="instead of the pages of docs/")
+    parser.add_argument("--svg", type=Path, default=CHART, metavar="FILE")
     options = parser.parse_args(arguments)
     runs = load(options.runs)
-    page = options.page.read_text(encoding="utf-8")
-    if any(run.cells for run in runs):
-        page = replace(page, measured(runs))
-    if text := watched(runs):
-        page = replace(page, text, WATCHED_BEGIN, WATCHED_END)
-    options.page.write_text(page, encoding="utf-8")
-    if options.svg:
-        last = runs[-1]
-        drawn = [found for workload in plan.COUNTS if (found := last.burst(workload)) is not None]
-        options.svg.write_text(chart.draw(drawn, last.python), encoding="utf-8")
+    sections = {name: section(runs) for name, section in SECTIONS.items()}
+    for page in options.page or PAGES:
+        page.write_text(fill(page.read_text(encoding="utf-8"), sections), encoding="utf-8")
+    if drawn := chart.chosen(runs[-1].cells):
+        options.svg.write_text(chart.draw(drawn, runs[-1].python), encoding="utf-8")
     return 0
 
 

@@ -135,7 +135,7 @@ def scenario_tables(results: list[ScenarioResult]) -> list[str]:
         if not group:
             continue
         if probe == "growth":
-            tables.append(f"### {title}\n\n" + _growth(group))
+            tables.append(f"### {title}\n\n" + growth_table(group))
             continue
         names = list(dict.fromkeys(name for result in group for name in result.samples))
         if probe in DOWN:
@@ -154,7 +154,7 @@ def scenario_tables(results: list[ScenarioResult]) -> list[str]:
     return tables
 
 
-def _growth(group: list[ScenarioResult]) -> str:
+def growth_table(group: list[ScenarioResult]) -> str:
     """Verbs down; what is not flat, or holds the loop for too long, is marked."""
     cells: dict[tuple[str, str], dict[int, ScenarioResult]] = {}
     for result in group:

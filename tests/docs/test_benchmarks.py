@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -85,12 +86,13 @@ def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: 
     assert files["md"].read_text().strip() == done.stdout.strip()
     # The page of the documentation is made of the same file.
     (run,) = page.load([files["json"]])
-    text = page.measured([run]) + page.watched([run])
+    text = "\n".join(section([run]) for section in page.SECTIONS.values())
     for planned in cells[:1]:
         for entry in planned.contenders():
             assert entry.name in text or entry.missing()
     if not selection:
-        assert all(title in text for title in scenarios.TITLES.values())
+        alone = {"light", "options", "growth", "cancel"}  # one table in its section, or none
+        assert all(title in text for probe, title in scenarios.TITLES.items() if probe not in alone)
 
 
 @pytest.mark.timeout(60)
@@ -219,33 +221,45 @@ def test_numbers_keep_three_digits() -> None:
     assert [report.number(value) for value in (0.456, 12.34, 354.2, -0.5)] == ["0.46", "12.3", "354", "-0.50"]
 
 
+def marked(name: str, text: str) -> str:
+    """Return a place for a table in a page, with something in it."""
+    return f"<!-- measured: {name}; written by `python -m benchmarks.page` -->\n\n{text}\n\n<!-- measured: end -->\n"
+
+
 def test_a_page_keeps_what_stands_around_its_numbers() -> None:
     """Only what is between the markers is replaced, as often as one likes."""
-    before = f"# Title\n\n{page.BEGIN}\nold\n{page.END}\n\nThe rest.\n"
-    once = page.replace(before, "new")
-    assert "old" not in once
-    assert once.startswith("# Title\n")
-    assert once.endswith("The rest.\n")
-    assert page.replace(once, "new") == once
-    with pytest.raises(ValueError, match="begin"):
-        page.replace("# Title\n", "new")
+    before = "# Title\n\n" + marked("options", "old") + "\nThe rest.\n" + marked("growth", "kept")
+    once = page.fill(before, {"options": "new", "growth": ""})
+    assert once == before.replace("old", "new")
+    assert page.fill(once, {"options": "new"}) == once
+
+
+def test_the_pages_have_a_place_for_each_table() -> None:
+    """Each section stands once in the pages of the docs, and each place has a section."""
+    text = "".join(file.read_text(encoding="utf-8") for file in page.PAGES)
+    names = re.findall(r"<!-- measured: ([\w ]+); written by", text)
+    assert sorted(names) == sorted(page.SECTIONS)
+    filled = page.fill(text, dict.fromkeys(page.SECTIONS, "made"))
+    assert filled.count("\nmade\n") == len(names)
 
 
 def test_a_page_keeps_the_numbers_that_its_files_do_not_speak_of(tmp_path: Path) -> None:
-    """What watching costs and the comparison are measured apart: writing one leaves the other alone."""
-    path = tmp_path / "page.md"
-    path.write_text(f"{page.BEGIN}\nold\n{page.END}\n{page.WATCHED_BEGIN}\nbefore\n{page.WATCHED_END}\n")
+    """The comparison and the observers can be measured apart: writing one leaves the other alone."""
+    path, svg = tmp_path / "page.md", tmp_path / "chart.svg"
+    path.write_text(marked("tiny jobs", "old") + marked("observers", "before"))
     scenario = scenarios.Scenario("watching", TASK, {"count": 9})
     probed = scenarios.ScenarioResult(scenario, {"metrics_ns": [5.0, 7.0, 6.0]})
     for name, cells, probes in (("compared", [result_of(task=[1.0], gather=[1.0])], []), ("watched", [], [probed])):
         data = report.as_json(cells, probes, [], rounds=1, uvloop=False)
         (tmp_path / f"{name}.json").write_text(json.dumps(data))
-    assert page.main([str(path), str(tmp_path / "watched.json")]) == 0
+    assert page.main([str(tmp_path / "watched.json"), "--page", str(path), "--svg", str(svg)]) == 0
+    assert not svg.exists()
     text = path.read_text()
     assert "old\n" in text
     assert "before" not in text
     assert "6.00 (5.00–7.00)" in text
-    assert page.main([str(path), str(tmp_path / "compared.json")]) == 0
+    assert page.main([str(tmp_path / "compared.json"), "--page", str(path), "--svg", str(svg)]) == 0
+    ElementTree.fromstring(svg.read_text())
     text = path.read_text()
     assert "old\n" not in text
     assert "6.00 (5.00–7.00)" in text
