@@ -35,6 +35,19 @@ BOXES: dict[JobStatus | None, tuple[int, int, int, int]] = {
     JobStatus.CANCELLED: (395, 50, 516, 44),
     JobStatus.TIMED_OUT: (395, 370, 516, 44),
 }
+# The colours of a page in light and in dark: a picture that is embedded takes the scheme of its page.
+LIGHT = (
+    ".transition path{fill:none;stroke:#455a64;stroke-width:1.5}.transition text{fill:#37474f;font-size:13px}"
+    ".card,.transition rect{fill:#fff}.tip{fill:#455a64}.new{fill:#1a1a1a}"
+    ".live rect{fill:#e8eaf6;stroke:#3f51b5;stroke-width:1.5}.final rect{fill:#eceff1;stroke:#607d8b}"
+    ".live text,.final text{fill:#1a1a1a;font-weight:600}"
+)
+DARK = (
+    ".transition path{stroke:#90a4ae}.transition text{fill:#cfd8dc}"
+    ".card,.transition rect{fill:#1e2129}.tip{fill:#90a4ae}.new{fill:#eceff1}"
+    ".live rect{fill:#283046;stroke:#8c9eff}.final rect{fill:#2b3238;stroke:#90a4ae}"
+    ".live text,.final text{fill:#eceff1}"
+)
 Point = tuple[float, float]
 # Arrows that go round a box: the points of a curve, and where its word stands.
 CURVES: dict[tuple[JobStatus | None, JobStatus], tuple[str, Point]] = {
@@ -116,14 +129,11 @@ def picture() -> str:
             '  <title id="title">How a job travels</title>',
             f'  <desc id="words">{words}.</desc>',
             '  <defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
-            'orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="#455a64"/></marker></defs>',
-            "  <style>.transition path{fill:none;stroke:#455a64;stroke-width:1.5}.transition text{fill:#37474f;"
-            "font-size:13px}.transition rect{fill:#fff}"
-            ".live rect{fill:#e8eaf6;stroke:#3f51b5;stroke-width:1.5}.final rect{fill:#eceff1;stroke:#607d8b}"
-            ".live text,.final text{fill:#1a1a1a;font-weight:600}</style>",
-            f'  <rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="#fff"/>',
+            'orient="auto"><path class="tip" d="M0,0 L8,4 L0,8 z"/></marker></defs>',
+            f"  <style>{LIGHT}@media (prefers-color-scheme: dark){{{DARK}}}</style>",
+            f'  <rect class="card" width="{WIDTH}" height="{HEIGHT}" rx="10"/>',
             *(arrow(*row) for row in rows()),
-            f'  <circle cx="{x}" cy="{y}" r="{w / 2:g}" fill="#1a1a1a"/>',
+            f'  <circle cx="{x}" cy="{y}" r="{w / 2:g}" class="new"/>',
             *(box(status) for status in JobStatus),
             "</svg>",
             "",
