@@ -1,9 +1,11 @@
 """Every block of code in README.md and docs/ runs, and prints what the page says. The rules are in `pages.py`."""
 
+import itertools
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 from pages import LANGUAGES, PAGES, ROOT, blocks, programs, run_page
 
 
@@ -86,3 +88,22 @@ def test_nobody_is_sent_to_a_stranger() -> None:
     for page in [*PAGES, *ROOT.glob("aiopool/**/*.py"), ROOT / "pyproject.toml"]:
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"(pip3?|pipx|uv|poetry|pdm) (pip )?(install|add) (-\S+ )*[\"']?aiopool\b", text), page
+
+
+def test_the_index_of_how_to_has_the_groups_of_the_nav() -> None:
+    """The same groups in the same order, with every page once."""
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    [pages] = [section["How-to"] for section in nav if isinstance(section, dict) and "How-to" in section]
+    groups = {
+        name: [path.removeprefix("how-to/") for path in paths] for group in pages[1:] for name, paths in group.items()
+    }
+    index = (ROOT / "docs" / "how-to" / "index.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## (.+)$", index, flags=re.MULTILINE)[1:]
+    listed = {
+        name: re.findall(r"^- \[.+?\]\((.+?)\)", text, re.MULTILINE)
+        for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert listed == groups
+    assert sorted(itertools.chain(*groups.values(), ["index.md"])) == sorted(
+        page.name for page in (ROOT / "docs" / "how-to").glob("*.md")
+    )
