@@ -1,4 +1,4 @@
-"""What the behaviour tests share: the loops that they run on, pools whose books are checked, leaks, child processes.
+"""What the behaviour tests share: the loops that they run on, pools whose counters are checked, leaks, child processes.
 
 `@pytest.mark.loops(...)` (or `pytestmark = ...` for a module) runs an async test once on each loop named:
 
@@ -11,7 +11,8 @@
 After each of these tests nothing may be left: no task, timer, thread, signal handler, and no report to the loop's
 exception handler. `@pytest.mark.leaves_behind(reason)` takes a test out of that check.
 
-A test that asks for `isolation` or `new_pool` is run for both kinds of workers.
+A test that asks for `isolation` or `new_pool` is run with the default isolation; under the mark `both_isolations`,
+which modules and tests have where the two can differ, for both kinds of workers.
 """
 
 import asyncio
@@ -22,12 +23,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from helpers import BOTH, assert_counters_balance
 
 import aiopool
 from aiopool import Pool, PoolStatus
@@ -77,6 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", 'loops(*kinds, long=()): run on each loop of these kinds: "virtual", "real", "uvloop"'
     )
+    config.addinivalue_line("markers", "both_isolations: run for both kinds of workers")
     config.addinivalue_line("markers", "leaves_behind(reason): no check for leaks after this test")
     # A shell's background jobs inherit that SIGINT is ignored, and so would each program that a test starts: those that
     # wait to be interrupted would wait for ever.
@@ -102,6 +105,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
+    if "isolation" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_isolations"):
+        given = [name for mark in metafunc.definition.iter_markers("parametrize") for name in _names(mark.args[0])]
+        if "isolation" not in given:
+            metafunc.parametrize("isolation", BOTH, indirect=True)
     mark = metafunc.definition.get_closest_marker("loops")
     if mark is None:
         return (yield)
@@ -125,6 +132,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         words = f"{item.callspec.id}-" if hasattr(item, "callspec") else ""
         if next((name for name in names if words.startswith(f"{name}-")), None) in mark.kwargs["long"]:
             item.add_marker("long")
+
+
+def _names(arguments: str | Sequence[str]) -> list[str]:
+    """The names of a `parametrize`, which takes them as one text, too."""
+    return [name.strip() for name in arguments.split(",")] if isinstance(arguments, str) else list(arguments)
 
 
 class _LoopChooser:
@@ -157,10 +169,10 @@ def _leaving_nothing(test: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-@pytest.fixture(params=["task", "scope"])
+@pytest.fixture
 def isolation(request: pytest.FixtureRequest) -> str:
-    """Both kinds of containment."""
-    kind: str = request.param
+    """The kind of containment."""
+    kind: str = getattr(request, "param", "task")
     return kind
 
 
@@ -172,17 +184,9 @@ def seeds(request: pytest.FixtureRequest) -> Callable[[int], range]:
     return lambda count: range(count // 3, count)
 
 
-def books(pool: Pool) -> None:
-    """Hold the numbers of a pool against each other."""
-    now = pool.statistics()
-    ended = now.succeeded + now.failed + now.timed_out + now.cancelled + now.rejected
-    assert now.submitted == ended + now.queued + now.scheduled + now.running, now
-    assert min(now.queued, now.scheduled, now.running, now.waiting, now.leaked, now.busy) >= 0, now
-
-
 @pytest.fixture
 def new_pool(isolation: str) -> Iterator[Callable[..., Pool]]:
-    """Make pools of both kinds; at the end the books of each are closed, and no slot is missing."""
+    """Make pools; at the end the counters of each balance, and no slot is missing."""
     made: list[Pool] = []
 
     def make(size: int = 2, queue_size: int | None = 1000, **options: Any) -> Pool:
@@ -193,7 +197,7 @@ def new_pool(isolation: str) -> Iterator[Callable[..., Pool]]:
     for pool in made:
         if pool.status is PoolStatus.NEW:
             continue
-        books(pool)
+        assert_counters_balance(pool)
         if pool.status is PoolStatus.CLOSED and not (leaked := pool.statistics().leaked):
             assert pool.jobs() == []
             assert pool.statistics().busy == leaked

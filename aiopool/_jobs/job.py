@@ -128,7 +128,6 @@ class JobExtra:
     exit_waiters: list[asyncio.Future[None]] | None = None  # wait until no line of it runs
     progress: tuple[float, str] | None = None
     timeout: float | None = None  # seconds, of the limit that was changed by the running attempt
-    check_at: float | None = None  # when the running attempt is to be checked, if not at its time limit
 
 
 @final

@@ -94,7 +94,7 @@ def _metrics(home: PoolState, engine: Engine, statistics: Statistics) -> Metrics
         oldest_wait=oldest_wait(engine),
         workers={"idle": len(workers) - busy, "busy": busy, "restarting": home.supervisor.restarting},
         queue_size=0.0 if engine.admission.closed else engine.admission.capacity,
-        paused=engine.slots.paused,
+        paused=engine.paused,
         leaked_total=engine.counters.leaked_total,
         loop_lag=0.0 if lag is None else lag.worst(),
         jobs={} if meter is None else meter.jobs(),
@@ -118,13 +118,13 @@ def _pulse(home: PoolState, engine: Engine) -> Sample:
         restarts=counters.restarts,
         backlog=engine.queued() + len(engine.admission.waiting),
         oldest_wait=oldest_wait(engine),
-        size=engine.slots.size,
-        busy=engine.slots.active,
+        size=engine.size,
+        busy=engine.active,
         leaked=engine.leaked,
-        leaks_hold=engine.leaked > engine.slots.replaced,
+        leaks_hold=engine.leaked > engine.replaced,
         youngest_run=now - max(began, default=now),
         loop_lag=0.0 if home.lag is None else home.lag.worst(),
-        paused=engine.slots.paused,
+        paused=engine.paused,
     )
 
 

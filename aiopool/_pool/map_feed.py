@@ -171,7 +171,7 @@ class MapFeed(JobObserver):
 
     def _open(self, engine: Engine) -> Iterator[Any] | AsyncIterator[Any]:
         if self._buffersize is None:
-            self._buffersize = 2 * engine.slots.size or 2
+            self._buffersize = 2 * engine.size or 2
         self._low = self._buffersize * 3 // 4
         items, self._items = self._items, ()
         self._source = aiter(items) if isinstance(items, AsyncIterable) else iter(items)
@@ -321,7 +321,7 @@ class MapFeed(JobObserver):
         self._state.check_accepting(job)
         self._add(job, item)
         try:
-            await engine.enter_when_space(job)
+            await engine.admission.wait(job)
         except PoolError:
             pass  # cancelled by its id, or the pool is closing: the job has ended with it
         except BaseException:

@@ -408,7 +408,7 @@ class Submitter:
             engine.enter(job)
             return job
         try:
-            await engine.enter_when_space(job)
+            await engine.admission.wait(job)
         except asyncio.CancelledError:
             engine.admission.withdraw(job)
             raise
@@ -451,8 +451,8 @@ class Submitter:
         engine.counters.rejected += 1
         raise QueueFullError(
             f"{job!r} was refused: {engine.queued()} jobs are queued (queue_size={engine.admission.capacity:g}) and "
-            f"{engine.slots.active} of {engine.slots.size} slots are taken. Use `await pool.submit(...)` with "
-            'overflow="wait" to wait for room'
+            f'{engine.active} of {engine.size} slots are taken. Use `await pool.submit(...)` with overflow="wait" to '
+            "wait for room"
         )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services.helpers import wait_until
+from services.support import wait_until
 
 from aiopool.cli import main
 

@@ -17,11 +17,12 @@ import warnings
 import anyio
 import anyio.lowlevel
 import pytest
-from virtual import forever
+from helpers import BOTH, forever
 
-from aiopool import JobStatus, Pool
-from aiopool import current_job as this
+from aiopool import JobStatus, Pool, current_job
 from aiopool.testing import VirtualLoop, advance, settle
+
+pytestmark = pytest.mark.both_isolations
 
 try:
     import uvloop
@@ -41,6 +42,13 @@ if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
 if sys.version_info >= (3, 12):
     LOOPS["eager"] = eager_loop
+
+# Every time in a task of asyncio's, which is the default; the other isolation and loops in the long run.
+KINDS = [
+    pytest.param(kind, loop, marks=[pytest.mark.long] * ((kind, loop) != ("task", "asyncio")))
+    for kind in BOTH
+    for loop in LOOPS
+]
 
 # -- CPython's -------------------------------------------------------------------------------------------------
 
@@ -100,8 +108,7 @@ async def as_job(isolation, case, method):
 
 
 @pytest.mark.skipif(not all(CASES.values()), reason="this Python comes without the package test.test_asyncio")
-# On uvloop they take their seconds, and are long.
-@pytest.mark.parametrize("loop", [pytest.param(name, marks=[pytest.mark.long] * (name == "uvloop")) for name in LOOPS])
+@pytest.mark.parametrize(("isolation", "loop"), KINDS)
 @pytest.mark.parametrize(("case", "method"), EACH)
 def test_cpythons_own_test_inside_a_job(isolation, loop, case, method):
     """What asyncio promises a coroutine in a task, it keeps to a coroutine in a job."""
@@ -310,12 +317,12 @@ async def test_a_task_group_waits_for_its_children(new_pool):
 
         async def child(n):
             await anyio.sleep(0.01 * n)
-            ends.append((n, this().id))
+            ends.append((n, current_job().id))
 
         async with anyio.create_task_group() as group:
             for n in (2, 0, 1):
                 group.start_soon(child, n)
-        return ends, this().id
+        return ends, current_job().id
 
     ends, me = await in_a_job(new_pool, job)
     assert ends == [(0, me), (1, me), (2, me)]

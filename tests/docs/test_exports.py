@@ -125,7 +125,7 @@ def assigned(source: str, attribute: str) -> list[int]:
 
 
 def test_only_the_job_moves_a_job():
-    """Style rule 10: no line outside of `_jobs/job.py` assigns a job's status; the ast knows."""
+    """No line outside of `_jobs/job.py` assigns a job's status; the ast knows."""
     for path in PACKAGE.rglob("*.py"):
         lines = assigned(path.read_text(), "_status")
         assert bool(lines) == (path == PACKAGE / "_jobs" / "job.py"), f"{path.name}: {lines}"

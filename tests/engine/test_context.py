@@ -1,7 +1,7 @@
-"""Context variables: each job sees its submitter's, and nobody else's: CV1 to CV6, pitfall 4, RT9.
+"""Context variables: each job sees its submitter's, and nobody else's.
 
-Elsewhere: CV3 (threads) is in test_threads.py too, what listeners of events see is in test_events.py, RT9 in depth in
-test_retry_in_pool.py.
+Elsewhere: threads are in test_threads.py too, what listeners of events see is in test_events.py, what an attempt leaves
+to the next one in test_retry_in_pool.py.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ import structlog
 
 from aiopool import JobCancelledError, JobStatus, Retry, current_job
 from aiopool.testing import wait_until
+
+pytestmark = pytest.mark.both_isolations
 
 real = pytest.mark.loops("real")
 request_id = contextvars.ContextVar("request_id", default="nobody's")
@@ -46,7 +48,7 @@ READERS = [read, read_later, read_in_thread]
 @real
 @pytest.mark.parametrize("reader", READERS)
 async def test_a_job_sees_what_was_set_when_it_was_submitted(new_pool, reader):
-    """CV1: the values of that moment, whatever the submitter sets while the job waits."""
+    """The values of that moment, whatever the submitter sets while the job waits."""
     async with new_pool(size=1) as pool:
         jobs = []
         for n in range(5):
@@ -59,7 +61,7 @@ async def test_a_job_sees_what_was_set_when_it_was_submitted(new_pool, reader):
 @real
 @pytest.mark.parametrize("reader", READERS)
 async def test_each_submitter_gives_its_own(new_pool, reader):
-    """Pitfall 4: many tasks, few workers, jobs in any order: no value of another's is ever seen."""
+    """Many tasks, few workers, jobs in any order: no value of another's is ever seen."""
 
     async def submitter(n):
         request_id.set(n)
@@ -79,7 +81,7 @@ async def test_each_submitter_gives_its_own(new_pool, reader):
     "door", ["submit", "submit_nowait", "run", "view", "map", "group", "blocked", "delay", "scoped"]
 )
 async def test_every_door_takes_the_context_of_its_caller(new_pool, door):
-    """CV1: also where the job enters only later, when there is room or its moment has come."""
+    """Also where the job enters only later, when there is room or its moment has come."""
 
     async def submit():
         if door == "submit":
@@ -138,7 +140,7 @@ async def test_a_context_that_was_entered_by_hand_counts(new_pool):
 
 @real
 async def test_a_job_gives_its_own_to_the_jobs_it_submits(new_pool):
-    """CV1: nested: the child sees what the parent has set, the parent nothing of what the child sets."""
+    """Nested: the child sees what the parent has set, the parent nothing of what the child sets."""
 
     async def child():
         seen = request_id.get()
@@ -161,7 +163,7 @@ async def test_a_job_gives_its_own_to_the_jobs_it_submits(new_pool):
 
 @real
 async def test_tasks_of_a_job_know_their_job(new_pool):
-    """CV1: a child task, a task group of either kind and a thread see the job's variables and `current_job()`."""
+    """A child task, a task group of either kind and a thread see the job's variables and `current_job()`."""
 
     async def look():
         await asyncio.sleep(0)
@@ -193,7 +195,7 @@ async def test_tasks_of_a_job_know_their_job(new_pool):
 @real
 @pytest.mark.parametrize("how", ["returns", "suspends", "raises", "is cancelled", "in a thread"])
 async def test_what_a_job_sets_is_gone_with_it(new_pool, how):
-    """CV2, pitfall 4: neither the submitter nor the next job of the same worker sees it, however the job ends."""
+    """Neither the submitter nor the next job of the same worker sees it, however the job ends."""
 
     async def setter():
         request_id.set("leaked")
@@ -224,7 +226,7 @@ async def test_what_a_job_sets_is_gone_with_it(new_pool, how):
 
 @real
 async def test_jobs_that_take_turns_do_not_mix(new_pool):
-    """CV2: each step of a job runs in its own context, with others in between; a token resets what it set."""
+    """Each step of a job runs in its own context, with others in between; a token resets what it set."""
 
     async def job(n):
         seen = []
@@ -245,7 +247,7 @@ async def test_jobs_that_take_turns_do_not_mix(new_pool):
 
 @real
 async def test_a_cancel_is_met_in_the_context_of_the_job(new_pool):
-    """CV2: `except` and `finally` see the job's variables, though the error came from outside."""
+    """`except` and `finally` see the job's variables, though the error came from outside."""
     seen = []
 
     async def job():
@@ -274,7 +276,7 @@ async def test_a_cancel_is_met_in_the_context_of_the_job(new_pool):
 @pytest.mark.parametrize("suspends", [False, True])
 @pytest.mark.parametrize("offload", [False, True])
 async def test_each_attempt_has_a_fresh_copy(new_pool, suspends, offload):
-    """RT9: what an attempt sets is not there in the next; the submitter's values are."""
+    """What an attempt sets is not there in the next; the submitter's values are."""
     seen = []
 
     def plain():
@@ -301,7 +303,7 @@ async def test_each_attempt_has_a_fresh_copy(new_pool, suspends, offload):
 
 @real
 async def test_the_hooks_of_a_pool_see_no_job(new_pool):
-    """CV4: what a job's end calls is in nobody's job: not in the one that ended, nor in the one that cancelled it."""
+    """What a job's end calls is in nobody's job: not in the one that ended, nor in the one that cancelled it."""
     seen = []
 
     def look(job=None, *_):
@@ -334,7 +336,7 @@ async def test_the_hooks_of_a_pool_see_no_job(new_pool):
 
 @real
 async def test_a_done_callback_runs_in_the_context_of_who_added_it(new_pool):
-    """CV4: as those of asyncio's futures do, whatever the job has set, and whoever cancels it."""
+    """As those of asyncio's futures do, whatever the job has set, and whoever cancels it."""
     seen = []
 
     def look(job):
@@ -357,7 +359,7 @@ async def test_a_done_callback_runs_in_the_context_of_who_added_it(new_pool):
 
 @real
 async def test_log_context_goes_along(new_pool):
-    """CV6: structlog's bound values of the request are there in the job, and what the job binds stays in it."""
+    """Structlog's bound values of the request are there in the job, and what the job binds stays in it."""
 
     async def job(bind):
         await asyncio.sleep(0)
@@ -379,7 +381,7 @@ async def test_log_context_goes_along(new_pool):
 @real
 @pytest.mark.parametrize("reader", [read, read_later, read_in_thread])
 async def test_a_span_of_a_tracer_is_the_parent(new_pool, reader):
-    """CV6: what tracers do: the current span is a variable, a job opens its own under its submitter's."""
+    """What tracers do: the current span is a variable, a job opens its own under its submitter's."""
     spans = []
 
     async def traced():
@@ -403,7 +405,7 @@ async def test_a_span_of_a_tracer_is_the_parent(new_pool, reader):
 
 @real
 async def test_a_pool_that_is_opened_at_start_up_pins_no_context(new_pool):
-    """CV5: neither the opener's variables nor those of the first submitter live as long as the pool."""
+    """Neither the opener's variables nor those of the first submitter live as long as the pool."""
     pool = new_pool(size=2, handle_signals=False, retry=Retry(attempts=2, delay=0))
 
     async def in_a_task(function):
@@ -436,7 +438,7 @@ async def test_a_pool_that_is_opened_at_start_up_pins_no_context(new_pool):
 @real
 @pytest.mark.parametrize("end", ["result", "error", "cancel while queued", "in a thread"])
 async def test_a_big_value_is_free_when_the_job_is_done(new_pool, end):
-    """CV5: the context is let go of with the end of the job, though the handle is kept."""
+    """The context is let go of with the end of the job, though the handle is kept."""
 
     async def submit():
         thing = Thing()

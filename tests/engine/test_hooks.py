@@ -7,8 +7,8 @@ import asyncio
 import logging
 
 import pytest
+from helpers import assert_counters_balance, double, virtual
 from hostile import BASE_KINDS, Stop, all_bombs, object_whose_everything_raises
-from virtual import balanced, double, virtual
 
 from aiopool import JobStatus, Pool, Retry
 from aiopool.testing import run_virtual, settle
@@ -120,7 +120,7 @@ async def test_what_a_hook_raises_hurts_nobody(isolation, place, kind, caplog):
         assert await pool.map(double, [1, 2, 3]).collect() == [2, 4, 6]
         numbers = pool.statistics()
         assert (numbers.busy, numbers.restarts, numbers.running) == (0, 0, 0)
-        assert balanced(numbers)
+        assert_counters_balance(numbers)
     assert seen == [1]
     logged = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(logged) == (place is not health_check)  # that is in the report

@@ -12,8 +12,8 @@ import weakref
 
 import anyio
 import pytest
+from helpers import assert_counters_balance, double, now, virtual
 from hostile import BASE_KINDS, Frozen, all_bombs, exceptions, object_whose_everything_raises
-from virtual import balanced, double, now, virtual
 
 from aiopool import Pool, Retry, configure_logging
 from aiopool._runtime.faults import (
@@ -28,6 +28,8 @@ from aiopool._runtime.faults import (
     type_name,
 )
 from aiopool.instrumentation.logging import reset_logging
+
+pytestmark = pytest.mark.both_isolations
 
 HOSTILE = exceptions()
 kinds = pytest.mark.parametrize("kind", [ValueError, *BASE_KINDS])
@@ -348,7 +350,7 @@ async def test_whatever_an_exception_does_it_is_its_jobs_failure(isolation, plac
                     assert await pool.map(double, [1, 2, 3]).collect() == [2, 4, 6]
                     numbers = pool.statistics()
                     assert (numbers.restarts, numbers.running, numbers.busy) == (0, 0, 0)
-                    assert balanced(numbers)
+                    assert_counters_balance(numbers)
                 except BaseException as fault:
                     failure = f"{name}: {describe_error(fault)}\n{''.join(traceback.format_tb(traceback_of(fault)))}"
             assert not failure  # as a text: pytest could not print it
@@ -386,7 +388,7 @@ async def test_a_hostile_result_argument_or_function_harms_nobody(isolation, kin
         assert repr(job.outcome())
         numbers = pool.statistics()
         assert (numbers.restarts, numbers.busy) == (0, 0)
-        assert balanced(numbers)
+        assert_counters_balance(numbers)
 
 
 # -- frames and references -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from virtual import balanced, echo, nap, virtual
+from helpers import assert_counters_balance, echo, nap, virtual
 
 from aiopool import JobCancelledError, Pool
 from aiopool.events import JobSubmitted
@@ -21,7 +21,7 @@ async def test_a_number_that_a_live_job_took_is_given_to_no_other(isolation):
         assert await pool.cancel(others[0].id)
         assert (await mine, await also) == ("mine", "also")
         assert (await pool.submit(echo)).id == 9
-        assert balanced(pool.statistics())
+        assert_counters_balance(pool)
 
 
 @virtual
@@ -158,4 +158,4 @@ async def test_ids_come_and_go(isolation):
         engine = pool._state.engine
         assert (engine.ids, engine.jobs, engine._reserved) == ({}, {}, set())
         assert engine.next_job is engine.runtime.next_job
-        assert balanced(pool.statistics())
+        assert_counters_balance(pool)

@@ -1,8 +1,8 @@
-"""A job can harm only itself (I17: CA19, CA20, F1, pitfall 1), and pools, loops and processes do not mix: FL1 to FL6.
+"""A job can harm only itself, and pools, loops and processes do not mix.
 
 Under `isolation="task"` a job has a task of its own, so there is nothing to leave behind. Under `isolation="scope"` it
 runs in the worker's task, and a worker that comes back dirty is replaced before it takes another job. Either way the
-next job stands in a clean task. (FL6, fixtures, is in test_pytest_plugin.py and test_lifecycle.py.)
+next job stands in a clean task. (Fixtures are in test_pytest_plugin.py and test_lifecycle.py.)
 """
 
 import asyncio
@@ -16,10 +16,12 @@ import weakref
 
 import anyio
 import pytest
-from virtual import double, forever
+from helpers import double, forever
 
 from aiopool import JobStatus, Pool, PoolStatus, Restart
 from aiopool.testing import explore, wait_until
+
+pytestmark = pytest.mark.both_isolations
 
 both = pytest.mark.loops("virtual", "uvloop")
 real = pytest.mark.loops("real")
@@ -171,7 +173,7 @@ async def _raise(error):
 @both
 @pytest.mark.parametrize("harm", HARMFUL, ids=lambda f: f.__name__)
 async def test_the_next_job_stands_in_a_clean_task(new_pool, isolation, harm):
-    """I17, CA19, CA20, F1, pitfall 1: whatever the last one did to its task; and no worker counts as crashed."""
+    """Whatever the last one did to its task; and no worker counts as crashed."""
     if harm not in harmful(isolation):
         pytest.skip(harmful.__doc__)
     variable.set("submitter's")
@@ -190,7 +192,7 @@ async def test_the_next_job_stands_in_a_clean_task(new_pool, isolation, harm):
 @both
 @pytest.mark.parametrize("harm", HARMFUL, ids=lambda f: f.__name__)
 async def test_the_outcome_of_a_job_that_harms_its_task(new_pool, harm):
-    """CA18, CA19, CA20: its own cancel is a cancel, a value is a value, an open scope is nobody's business."""
+    """Its own cancel is a cancel, a value is a value, an open scope is nobody's business."""
     expected = {
         "cancels_itself": {JobStatus.CANCELLED},
         # Nothing awaits after the cancel: as with any task, asyncio may end it as cancelled, but the job has returned.
@@ -210,7 +212,7 @@ async def test_the_outcome_of_a_job_that_harms_its_task(new_pool, harm):
 
 @both
 async def test_a_harmful_job_between_others_of_its_worker(new_pool, isolation):
-    """I17, I7: jobs that wait behind it keep their order and their context."""
+    """Jobs that wait behind it keep their order and their context."""
     variable.set("submitter's")
     done = []
 
@@ -229,7 +231,7 @@ async def test_a_harmful_job_between_others_of_its_worker(new_pool, isolation):
 
 
 def test_harm_at_any_schedule(isolation, seeds):
-    """I17, I3: harmful jobs and cancels in a crowd: others end as they should, and no slot is lost."""
+    """Harmful jobs and cancels in a crowd: others end as they should, and no slot is lost."""
 
     async def scenario(chance):
         variable.set("submitter's")
@@ -265,7 +267,7 @@ async def test_a_job_of_its_own_task_has_its_own_name(new_pool):
 
 @both
 async def test_two_pools_in_one_loop_know_nothing_of_each_other(new_pool):
-    """FL1: ids, limits, jobs and the end of one are not the other's."""
+    """Ids, limits, jobs and the end of one are not the other's."""
     async with new_pool(size=1, name="a") as a, new_pool(size=1, name="b") as b:
         first, second = await a.submit(forever), await b.submit(forever)
         assert first.id == second.id
@@ -284,7 +286,7 @@ async def test_two_pools_in_one_loop_know_nothing_of_each_other(new_pool):
 
 @both
 async def test_a_job_of_one_pool_works_with_another(new_pool):
-    """FL1: it submits to the other, waits for it, cancels in it, shuts it down."""
+    """It submits to the other, waits for it, cancels in it, shuts it down."""
     async with new_pool(size=1, name="a") as a:
 
         async def job():
@@ -297,7 +299,7 @@ async def test_a_job_of_one_pool_works_with_another(new_pool):
 
 
 def test_two_loops_in_two_threads(isolation):
-    """FL1: each with its pool, at the same time."""
+    """Each with its pool, at the same time."""
     results = {}
     meet = threading.Barrier(2)
 
@@ -316,7 +318,7 @@ def test_two_loops_in_two_threads(isolation):
 
 
 def test_use_from_another_loop(isolation):
-    """FL2: an open pool belongs to its loop; another one gets an error in place of a corrupted pool."""
+    """An open pool belongs to its loop; another one gets an error in place of a corrupted pool."""
     opened, done = threading.Event(), threading.Event()
     pool = Pool(size=1, isolation=isolation)
     caught = []
@@ -357,7 +359,7 @@ def test_use_from_another_loop(isolation):
 
 
 def test_a_pool_is_opened_by_asyncio_only():
-    """FL5: trio has no asyncio loop; the error says so at once, and the pool is as before."""
+    """Trio has no asyncio loop; the error says so at once, and the pool is as before."""
     trio = pytest.importorskip("trio")
     pool = Pool()
 
@@ -374,7 +376,7 @@ def test_a_pool_is_opened_by_asyncio_only():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("opened_by", ["the child itself", "its parent"])
 def test_a_forked_child(child, isolation, opened_by):
-    """FL4: the child of a process with an open pool runs nothing of it, can open its own, and exits cleanly."""
+    """The child of a process with an open pool runs nothing of it, can open its own, and exits cleanly."""
     process = child(
         """
         import asyncio, os, sys, warnings
@@ -424,7 +426,7 @@ def test_a_forked_child(child, isolation, opened_by):
 
 @real
 async def test_a_closed_pool_keeps_nothing_of_its_loop_alive(new_pool):
-    """I18: jobs, arguments and results are gone when their handles are."""
+    """Jobs, arguments and results are gone when their handles are."""
 
     class Big:
         pass

@@ -1,4 +1,4 @@
-"""Jobs that wait for jobs never deadlock, and the limit still holds (reliability K; pitfall 10)."""
+"""Jobs that wait for jobs never deadlock, and the limit still holds."""
 
 import asyncio
 import contextlib
@@ -6,15 +6,17 @@ import itertools
 
 import anyio
 import pytest
-from virtual import balanced, echo, nap, now, virtual
+from helpers import assert_counters_balance, echo, nap, now, virtual
 
 from aiopool import JobCancelledError, JobTimeoutError, Pool, Retry, current_job
 from aiopool.testing import advance, settle
 
+pytestmark = pytest.mark.both_isolations
+
 
 @virtual
 async def test_a_child_in_a_pool_of_size_1(isolation):
-    """RE1: a job waits for a child in its own pool of size 1, however it hands it in."""
+    """A job waits for a child in its own pool of size 1, however it hands it in."""
     async with Pool(1, isolation=isolation) as pool:
 
         async def by_run():
@@ -52,7 +54,7 @@ async def test_a_child_in_a_pool_of_size_1(isolation):
 
 @pytest.mark.parametrize("queue_size", [0, 1, None])
 def test_depth_100_with_size_1(queue_size):
-    """RE2, design §4: recursion of depth 100 through a pool of size 1, with no room in its queue either."""
+    """Recursion of depth 100 through a pool of size 1, with no room in its queue either."""
 
     @virtual
     async def main(isolation):
@@ -71,7 +73,7 @@ def test_depth_100_with_size_1(queue_size):
 
 @virtual
 async def test_a_tree_under_a_small_limit(isolation):
-    """RE2, claim 1: a tree of jobs through size 3: never do more than 3 of them run code at once."""
+    """A tree of jobs through size 3: never do more than 3 of them run code at once."""
     inside = most = 0
 
     async def work():
@@ -96,7 +98,7 @@ async def test_a_tree_under_a_small_limit(isolation):
 
 @virtual
 async def test_it_takes_a_slot_back_before_it_goes_on(isolation):
-    """Claim 1: a parent whose child is done waits until there is a slot, ahead of the line."""
+    """A parent whose child is done waits until there is a slot, ahead of the line."""
     log = []
 
     async def parent():
@@ -120,7 +122,7 @@ async def test_it_takes_a_slot_back_before_it_goes_on(isolation):
 
 @virtual
 async def test_room_in_the_queue_is_waited_for_without_a_slot(isolation):
-    """RE1, I9: a job that waits for room for its child lends its slot; the queue never holds more than its limit."""
+    """A job that waits for room for its child lends its slot; the queue never holds more than its limit."""
 
     async def parent():
         jobs = []
@@ -136,7 +138,7 @@ async def test_room_in_the_queue_is_waited_for_without_a_slot(isolation):
 
 @virtual
 async def test_a_pause_holds_no_running_job(isolation):
-    """RE3: a running job that waits for another goes on in a paused pool once that one is done."""
+    """A running job that waits for another goes on in a paused pool once that one is done."""
 
     async def parent():
         return await pool.run(nap, 1, "child")
@@ -153,7 +155,7 @@ async def test_a_pause_holds_no_running_job(isolation):
 
 @virtual
 async def test_a_parent_that_is_cancelled_while_it_waits(isolation):
-    """CA3, I16: cancelling a waiting parent takes effect at once, though all slots are taken; the child goes on."""
+    """Cancelling a waiting parent takes effect at once, though all slots are taken; the child goes on."""
     async with Pool(1, isolation=isolation) as pool:
         children = []
 
@@ -173,7 +175,7 @@ async def test_a_parent_that_is_cancelled_while_it_waits(isolation):
 
 @virtual
 async def test_run_takes_its_child_along(isolation):
-    """RE3: a parent in `pool.run` that is cancelled cancels its child; both have ended when `cancel` returns."""
+    """A parent in `pool.run` that is cancelled cancels its child; both have ended when `cancel` returns."""
     async with Pool(1, isolation=isolation) as pool:
 
         async def parent():
@@ -188,7 +190,7 @@ async def test_run_takes_its_child_along(isolation):
 
 @virtual
 async def test_a_parent_that_is_cancelled_while_it_wants_its_slot_back(isolation):
-    """CA6, pitfall 2: cancelled in the turn in which it is given a slot: none is lost, none is gained."""
+    """Cancelled in the turn in which it is given a slot: none is lost, none is gained."""
     for turns in range(5):
         async with Pool(1, isolation=isolation) as pool:
 
@@ -206,13 +208,13 @@ async def test_a_parent_that_is_cancelled_while_it_wants_its_slot_back(isolation
             await job.wait()
             await settle()
             assert pool.statistics().busy == 0
-            assert balanced(pool.statistics())
+            assert_counters_balance(pool)
             assert await pool.run(echo, "well") == "well"
 
 
 @virtual
 async def test_a_time_limit_of_its_own_around_a_child(isolation):
-    """TO8: `asyncio.timeout` inside a job around the wait for a child strikes; the job goes on with a slot."""
+    """`asyncio.timeout` inside a job around the wait for a child strikes; the job goes on with a slot."""
     async with Pool(1, isolation=isolation) as pool:
 
         async def parent():
@@ -231,7 +233,7 @@ async def test_a_time_limit_of_its_own_around_a_child(isolation):
 
 @virtual
 async def test_a_time_limit_of_the_pool_around_a_child(isolation):
-    """TO1: the limit of an attempt strikes while it waits for a child, and is not late for want of a slot."""
+    """The limit of an attempt strikes while it waits for a child, and is not late for want of a slot."""
     async with Pool(1, isolation=isolation) as pool:
 
         async def parent():
@@ -257,7 +259,7 @@ async def test_a_parent_is_retried(isolation):
         job = await pool.with_options(retry=Retry(attempts=3, delay=1)).submit(parent)
         assert await job == "done"
         assert pool.statistics().busy == 0
-        assert pool._state.engine.slots.lent == 0
+        assert pool._state.engine.lending.lent == 0
 
 
 @virtual
@@ -285,7 +287,7 @@ async def test_a_parent_that_ends_while_its_task_still_waits(isolation):
 
 @virtual
 async def test_awaiting_oneself(isolation):
-    """RE5: a job that awaits itself would wait for ever: an error says so."""
+    """A job that awaits itself would wait for ever: an error says so."""
 
     async def own():
         await current_job()
@@ -297,7 +299,7 @@ async def test_awaiting_oneself(isolation):
 
 @virtual
 async def test_verbs_inside_a_job(isolation):
-    """RE3: join, cancel of itself, pause and resume, resize and shutdown inside a job do not deadlock."""
+    """Join, cancel of itself, pause and resume, resize and shutdown inside a job do not deadlock."""
     async with Pool(1, isolation=isolation) as pool:
 
         async def joins():
@@ -333,7 +335,7 @@ async def test_verbs_inside_a_job(isolation):
 
 @virtual
 async def test_who_joins_from_outside_waits_for_who_joins_inside(isolation):
-    """RE3: a join from outside does not return before a job that joined inside has ended, too."""
+    """A join from outside does not return before a job that joined inside has ended, too."""
     over = []
 
     async def joins():
@@ -353,7 +355,7 @@ async def test_who_joins_from_outside_waits_for_who_joins_inside(isolation):
 
 @virtual
 async def test_submitting_in_callbacks(isolation):
-    """RE6: a done-callback and the error sink may submit."""
+    """A done-callback and the error sink may submit."""
     made = []
 
     async def bad():
@@ -373,7 +375,7 @@ async def test_submitting_in_callbacks(isolation):
 
 @virtual
 async def test_never_suspending_jobs_that_beget_jobs(isolation):
-    """Design §4: an endless family of jobs that never suspend leaves the loop to others, in virtual time too."""
+    """An endless family of jobs that never suspend leaves the loop to others, in virtual time too."""
     async with Pool(2, None, isolation=isolation) as pool:
         born, over = itertools.count(), []
 
@@ -392,7 +394,7 @@ async def test_never_suspending_jobs_that_beget_jobs(isolation):
 
 @virtual
 async def test_who_waits_for_another_pool_keeps_the_slot(isolation):
-    """Claim 1: two documents at a time stay two, though their jobs wait for the pages, which another pool fetches."""
+    """Two documents at a time stay two, though their jobs wait for the pages, which another pool fetches."""
     under_way, most = 0, 0
 
     async def document(pages):
@@ -415,7 +417,7 @@ async def test_who_waits_for_another_pool_keeps_the_slot(isolation):
 
 @virtual
 async def test_two_pools_in_a_ring(isolation):
-    """RE4, pitfall 10: two pools that wait for each other stand still; a time limit ends that, and one can see it."""
+    """Two pools that wait for each other stand still; a time limit ends that, and one can see it."""
     async with Pool(1, isolation=isolation, name="a") as a, Pool(1, isolation=isolation, name="b") as b:
 
         async def first():
@@ -452,7 +454,7 @@ def slow_to_end(seconds):
 
 @virtual
 async def test_the_clean_up_of_a_parent_that_was_told_to_stop_waits_for_no_slot(isolation):
-    """RE3, F5: it has told its child, whose slot has gone to another job meanwhile: it ends all the same."""
+    """It has told its child, whose slot has gone to another job meanwhile: it ends all the same."""
     async with Pool(1, isolation=isolation) as pool:
 
         async def parent():
@@ -471,7 +473,7 @@ async def test_the_clean_up_of_a_parent_that_was_told_to_stop_waits_for_no_slot(
 
 @virtual
 async def test_a_parent_that_is_told_to_stop_while_it_wants_its_slot_back_needs_none(isolation):
-    """RE3: also where it cannot be told, behind a shield: it does not wait for another job's end, and is not leaked."""
+    """Also where it cannot be told, behind a shield: it does not wait for another job's end, and is not leaked."""
     async with Pool(1, isolation=isolation) as pool:
 
         async def parent():
@@ -497,7 +499,7 @@ async def test_a_parent_that_is_told_to_stop_while_it_wants_its_slot_back_needs_
 @virtual
 @pytest.mark.parametrize("through", ["run", "group", "collect"])
 async def test_a_time_limit_of_its_own_around_children_that_end_with_it(isolation, through):
-    """TO8: they are cancelled when it strikes, though they have the slot without which their parent cannot go on."""
+    """They are cancelled when it strikes, though they have the slot without which their parent cannot go on."""
     async with Pool(1, isolation=isolation) as pool:
 
         async def parent():

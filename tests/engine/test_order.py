@@ -1,4 +1,4 @@
-"""Claim 2: the order you set is the order they start (reliability E, invariant I7, F-08)."""
+"""The order you set is the order they start."""
 
 import asyncio
 import itertools
@@ -6,7 +6,7 @@ import random
 from decimal import Decimal
 
 import pytest
-from virtual import echo, fail, nap, now, virtual
+from helpers import echo, fail, nap, now, virtual
 
 from aiopool import JobCancelledError, Pool, Priority, Retry, job
 from aiopool.testing import advance, settle
@@ -29,7 +29,7 @@ async def held(pool):
 
 @virtual
 async def test_priority_first_then_submission(isolation):
-    """PR3: the best priority starts first; among equals, the first submitted."""
+    """The best priority starts first; among equals, the first submitted."""
     log = Log()
     async with Pool(1, isolation=isolation) as pool:
         await held(pool)
@@ -40,7 +40,7 @@ async def test_priority_first_then_submission(isolation):
 
 @virtual
 async def test_names_and_numbers_mix(isolation):
-    """PR4: `Priority` and any int stand in one line, the negative ones in front."""
+    """`Priority` and any int stand in one line, the negative ones in front."""
     log = Log()
     async with Pool(1, isolation=isolation) as pool:
         await held(pool)
@@ -53,7 +53,7 @@ async def test_names_and_numbers_mix(isolation):
 
 @pytest.mark.parametrize("priority", [1.5, float("nan"), "3", None, True, Decimal(1), 1j])
 def test_what_is_no_int_is_refused_where_it_is_written(priority):
-    """PR4, LC7: only ints have a total order that everybody knows; anything else is refused at the call."""
+    """Only ints have a total order that everybody knows; anything else is refused at the call."""
     pool = Pool()
     for write in (pool.with_options, lambda priority: job(priority=priority), lambda priority: Pool(priority=priority)):
         with pytest.raises(TypeError, match="priority"):
@@ -62,7 +62,7 @@ def test_what_is_no_int_is_refused_where_it_is_written(priority):
 
 @virtual
 async def test_fifo_through_a_storm_of_cancels(isolation):
-    """PR1, F-08: equal priorities start in the order of submission, with a third of them cancelled on the way."""
+    """Equal priorities start in the order of submission, with a third of them cancelled on the way."""
     log, chance = Log(), random.Random(1)
     async with Pool(3, None, isolation=isolation) as pool:
         jobs = [await pool.submit(log.start, n, chance.choice([0, 0, 0.25])) for n in range(300)]
@@ -76,7 +76,7 @@ async def test_fifo_through_a_storm_of_cancels(isolation):
 
 @virtual
 async def test_a_freed_slot_takes_the_best(isolation):
-    """I7: each time a slot is free, the best entry of a model heap starts."""
+    """Each time a slot is free, the best entry of a model heap starts."""
     chance = random.Random(2)
     waiting, errors = {}, []
 
@@ -102,7 +102,7 @@ async def test_a_freed_slot_takes_the_best(isolation):
 
 @virtual
 async def test_a_retried_job_keeps_its_place(isolation):
-    """RT7: a job that comes back from its backoff stands where its age puts it, not at the end of the line."""
+    """A job that comes back from its backoff stands where its age puts it, not at the end of the line."""
     log = Log()
 
     async def flaky():
@@ -131,7 +131,7 @@ async def test_a_delayed_job_does_not_hold_up_the_line(isolation):
 
 @virtual
 async def test_reprioritize_both_ways(isolation):
-    """PR6: a waiting job can be moved up and down; among its new equals it stands by its age."""
+    """A waiting job can be moved up and down; among its new equals it stands by its age."""
     log = Log()
     async with Pool(1, isolation=isolation) as pool:
         await held(pool)
@@ -146,7 +146,7 @@ async def test_reprioritize_both_ways(isolation):
 
 @virtual
 async def test_reprioritize_what_does_not_wait():
-    """PR6: a running, finished or unknown job has no place in line; a wrong priority is an error all the same."""
+    """A running, finished or unknown job has no place in line; a wrong priority is an error all the same."""
     async with Pool(1) as pool:
         running = await pool.with_options(id="running").submit(nap, 1)
         await settle()
@@ -159,7 +159,7 @@ async def test_reprioritize_what_does_not_wait():
 
 @virtual
 async def test_reprioritize_a_job_in_backoff(isolation):
-    """PR6: a job in backoff takes its new priority along into the line."""
+    """A job in backoff takes its new priority along into the line."""
     log = Log()
 
     async def flaky():
@@ -198,7 +198,7 @@ async def test_only_waiting_in_line_weighs(isolation, waits):
 
 @virtual
 async def test_a_stream_of_high_priorities_starves_the_low_unless_aging_is_set(isolation):
-    """PR5: without aging a low priority waits as long as higher ones come; with it, no longer than the gap is worth."""
+    """Without aging a low priority waits as long as higher ones come; with it, no longer than the gap is worth."""
     for aging, starved in ((None, True), (2.0, False)):
         started = []
 
@@ -222,7 +222,7 @@ async def test_a_stream_of_high_priorities_starves_the_low_unless_aging_is_set(i
 
 @virtual
 async def test_blocked_submitters_get_in_first_come_first_served(isolation):
-    """PR7, BP2: whoever waits for room first gets in first, whatever his priority; in the line, priority rules."""
+    """Whoever waits for room first gets in first, whatever his priority; in the line, priority rules."""
     log = Log()
     async with Pool(1, 1, isolation=isolation) as pool:
         await held(pool)
@@ -238,7 +238,7 @@ async def test_blocked_submitters_get_in_first_come_first_served(isolation):
 
 @virtual
 async def test_overtaking_is_for_the_better_only(isolation):
-    """F-08, pitfall 20: submits after a thousand cancelled ones start in their own order, at once."""
+    """Submits after a thousand cancelled ones start in their own order, at once."""
     log = Log()
     async with Pool(1, 1000, isolation=isolation) as pool:
         await held(pool)
@@ -251,7 +251,7 @@ async def test_overtaking_is_for_the_better_only(isolation):
 
 @virtual
 async def test_the_line_moves_at_once(isolation):
-    """D3.1: the priority path has no tick: a thousand jobs of mixed priority take no time of their own."""
+    """The priority path has no tick: a thousand jobs of mixed priority take no time of their own."""
     chance = random.Random(5)
     async with Pool(4, None, isolation=isolation) as pool:
         began = now()
@@ -264,7 +264,7 @@ async def test_the_line_moves_at_once(isolation):
 
 @virtual
 async def test_pause_and_resume_keep_the_order(isolation):
-    """I7: a pause of the pool changes nothing in the order."""
+    """A pause of the pool changes nothing in the order."""
     log = Log()
     async with Pool(2, isolation=isolation) as pool:
         async with pool.paused():
@@ -278,7 +278,7 @@ async def test_pause_and_resume_keep_the_order(isolation):
 
 @virtual
 async def test_a_paused_group_steps_aside(isolation):
-    """I7: jobs of a paused group hold no worker, and go back to their own places when it goes on."""
+    """Jobs of a paused group hold no worker, and go back to their own places when it goes on."""
     log = Log()
     async with Pool(1, isolation=isolation) as pool:
         await held(pool)
@@ -295,7 +295,7 @@ async def test_a_paused_group_steps_aside(isolation):
 
 @virtual
 async def test_a_job_of_a_paused_group_can_be_cancelled_and_moved(isolation):
-    """PR6: while it is parked a job can be cancelled, and given another priority."""
+    """While it is parked a job can be cancelled, and given another priority."""
     log = Log()
     async with Pool(1, isolation=isolation) as pool:
         pool.pause(group="mail")
@@ -314,7 +314,7 @@ async def test_a_job_of_a_paused_group_can_be_cancelled_and_moved(isolation):
 
 @virtual
 async def test_many_workers_start_in_order(isolation):
-    """I7: with many free workers the starts of one turn are still in the order of the line."""
+    """With many free workers the starts of one turn are still in the order of the line."""
     log = Log()
     async with Pool(50, None, isolation=isolation) as pool:
         pool.pause()
@@ -326,7 +326,7 @@ async def test_many_workers_start_in_order(isolation):
 
 @virtual
 async def test_failures_do_not_upset_the_order(isolation):
-    """I7: jobs that fail leave the order of the others as it is."""
+    """Jobs that fail leave the order of the others as it is."""
     log = Log()
     async with Pool(1, None, isolation=isolation, on_error=lambda job, error: None) as pool:
         for n in range(50):
@@ -337,7 +337,7 @@ async def test_failures_do_not_upset_the_order(isolation):
 
 @virtual
 async def test_numbers_are_unique_and_rise():
-    """PR8: every job has a number of its own, also those from threads, and it rises with submission."""
+    """Every job has a number of its own, also those from threads, and it rises with submission."""
     async with Pool(2, None) as pool:
         jobs = [await pool.submit(echo) for _ in range(100)]
         assert all(a.id < b.id for a, b in itertools.pairwise(jobs))

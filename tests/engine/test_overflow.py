@@ -1,9 +1,9 @@
-"""Back-pressure at the door: room in the queue, and what happens when there is none (reliability J, invariant I9)."""
+"""Back-pressure at the door: room in the queue, and what happens when there is none."""
 
 import asyncio
 
 import pytest
-from virtual import balanced, echo, nap, now, virtual
+from helpers import assert_counters_balance, echo, nap, now, virtual
 
 from aiopool import JobCancelledError, JobDroppedError, Pool, PoolClosedError, QueueFullError, Retry
 from aiopool.testing import advance, settle
@@ -11,7 +11,7 @@ from aiopool.testing import advance, settle
 
 @pytest.mark.parametrize("queue_size", [0, 1, 3])
 def test_submit_waits_exactly_there(queue_size):
-    """BP1, I9: with n places, size + n jobs are taken in; the next submitter waits, and `submit_nowait` says full."""
+    """With n places, size + n jobs are taken in; the next submitter waits, and `submit_nowait` says full."""
 
     @virtual
     async def main(isolation):
@@ -25,7 +25,7 @@ def test_submit_waits_exactly_there(queue_size):
             assert not blocked.done()
             numbers = pool.statistics()
             assert (numbers.queued, numbers.waiting, numbers.rejected) == (queue_size, 1, 1)
-            assert balanced(numbers)
+            assert_counters_balance(numbers)
             await advance(1)
             assert blocked.done()
 
@@ -35,7 +35,7 @@ def test_submit_waits_exactly_there(queue_size):
 
 @virtual
 async def test_without_a_bound_nobody_waits(isolation):
-    """BP1: `queue_size=None` takes everything."""
+    """`queue_size=None` takes everything."""
     async with Pool(1, None, isolation=isolation) as pool:
         for _ in range(5000):
             pool.submit_nowait(echo)
@@ -55,7 +55,7 @@ async def test_with_room_submit_does_not_suspend(isolation):
 
 @virtual
 async def test_each_freed_place_wakes_one_in_order(isolation):
-    """BP2, I9: many blocked submitters get in first come first served, one for each place."""
+    """Many blocked submitters get in first come first served, one for each place."""
     entered = []
 
     async def submit(n):
@@ -70,7 +70,7 @@ async def test_each_freed_place_wakes_one_in_order(isolation):
 
 @virtual
 async def test_a_submitter_that_gives_up_leaves_no_gap(isolation):
-    """CA1, TO12: of three blocked submitters the first gives up; the second gets the next place, its job runs once."""
+    """Of three blocked submitters the first gives up; the second gets the next place, its job runs once."""
     ran = []
 
     async def note(n):
@@ -89,7 +89,7 @@ async def test_a_submitter_that_gives_up_leaves_no_gap(isolation):
 
 @virtual
 async def test_an_unblocked_submitter_meets_no_newcomer(isolation):
-    """I9: while somebody waits for room, a newcomer does not take the freed place, not even with `submit_nowait`."""
+    """While somebody waits for room, a newcomer does not take the freed place, not even with `submit_nowait`."""
     async with Pool(1, 1, isolation=isolation) as pool:
         jobs = [pool.submit_nowait(nap, 1) for _ in range(2)]
         blocked = asyncio.create_task(pool.submit(nap, 1))
@@ -103,7 +103,7 @@ async def test_an_unblocked_submitter_meets_no_newcomer(isolation):
 
 @virtual
 async def test_a_cancelled_job_gives_its_place_back(isolation):
-    """CA5, pitfall 20: a job that is cancelled in the queue frees its place at once."""
+    """A job that is cancelled in the queue frees its place at once."""
     async with Pool(1, 1000, isolation=isolation) as pool:
         pool.submit_nowait(nap, 1)
         await settle()
@@ -118,7 +118,7 @@ async def test_a_cancelled_job_gives_its_place_back(isolation):
 
 @virtual
 async def test_a_job_that_waits_for_room_can_be_cancelled_by_its_id(isolation):
-    """F-05: `cancel` reaches a job whose submitter still waits for room, says so, and tells whoever found it."""
+    """`cancel` reaches a job whose submitter still waits for room, says so, and tells whoever found it."""
     async with Pool(1, 0, isolation=isolation) as pool:
         await pool.submit(nap, 5)
         submitting = asyncio.create_task(pool.with_options(id="x").submit(echo))
@@ -136,12 +136,12 @@ async def test_a_job_that_waits_for_room_can_be_cancelled_by_its_id(isolation):
                 await waits
         assert await waiter
         assert pool.get_job("x") is None
-        assert balanced(pool.statistics())
+        assert_counters_balance(pool)
 
 
 @virtual
 async def test_jobs_that_wait_for_room_are_cancelled_with_their_group_and_with_all(isolation):
-    """F-05: their submitters are told, they never run, and those of others wait on."""
+    """Their submitters are told, they never run, and those of others wait on."""
     async with Pool(1, 0, isolation=isolation) as pool:
         for cancel, other in ((lambda: pool.cancel_all(group="mail"), True), (pool.cancel_all, False)):
             mail = pool.with_options(group="mail")
@@ -158,12 +158,12 @@ async def test_jobs_that_wait_for_room_are_cancelled_with_their_group_and_with_a
                 with pytest.raises(JobCancelledError, match="waited for room"):
                     await task
             assert (pool.statistics().waiting, pool.statistics().running) == (0, 0)
-            assert balanced(pool.statistics())
+            assert_counters_balance(pool)
 
 
 @virtual
 async def test_the_total_limit_begins_when_there_is_room(isolation):
-    """TO12: who calls `submit` sets the time for that himself; a job's own clocks start when it is taken in."""
+    """Who calls `submit` sets the time for that himself; a job's own clocks start when it is taken in."""
     async with Pool(1, 0, isolation=isolation) as pool:
         await pool.submit(nap, 5)
         job = await pool.with_options(total_timeout=2, queue_timeout=2).submit(nap, 1)
@@ -174,7 +174,7 @@ async def test_the_total_limit_begins_when_there_is_room(isolation):
 
 @virtual
 async def test_who_waits_for_room_is_told_of_the_end(isolation):
-    """F-02, SD10: blocked submitters get `PoolClosedError` when the pool is shut down; so does who found their job."""
+    """Blocked submitters get `PoolClosedError` when the pool is shut down; so does who found their job."""
     async with Pool(1, 0, isolation=isolation) as pool:
         await pool.submit(nap, 5)
         submitting = [asyncio.create_task(pool.with_options(id=n).submit(echo)) for n in ("a", "b")]
@@ -194,7 +194,7 @@ async def test_who_waits_for_room_is_told_of_the_end(isolation):
 
 @virtual
 async def test_join_does_not_wait_for_a_submitter_that_has_given_up(isolation):
-    """I2: a join that waited for a blocked submitter goes on when that one withdraws."""
+    """A join that waited for a blocked submitter goes on when that one withdraws."""
     async with Pool(1, 0, isolation=isolation) as pool:
         pool.pause()
         submitting = asyncio.create_task(pool.submit(echo))
@@ -219,7 +219,7 @@ async def test_reject(isolation):
         with pytest.raises(QueueFullError, match="overflow="):
             await pool.submit(nap, 1)
         assert pool.statistics().rejected == 1
-        assert balanced(pool.statistics())
+        assert_counters_balance(pool)
 
 
 @virtual
@@ -235,7 +235,7 @@ async def test_drop_oldest(isolation):
         assert [await job for job in (jobs[1], fresh, running)] == [9, 5, None]
         numbers = pool.statistics()
         assert (numbers.cancelled, numbers.submitted) == (1, 4)
-        assert balanced(numbers)
+        assert_counters_balance(numbers)
 
 
 @virtual
@@ -269,7 +269,7 @@ async def test_a_drop_that_nobody_awaits_is_reported(isolation):
 
 @virtual
 async def test_a_job_that_comes_back_needs_no_room(isolation):
-    """I9: a job that was taken in is not put out: it comes back to a full queue; who waits for room waits longer."""
+    """A job that was taken in is not put out: it comes back to a full queue; who waits for room waits longer."""
     order = []
 
     async def work(name):
@@ -299,7 +299,7 @@ async def test_a_job_that_comes_back_needs_no_room(isolation):
 
 @virtual
 async def test_a_newcomer_takes_the_place_of_whom_it_drops(isolation):
-    """BP2: a map waits for room under every policy; who drops a job has that job's room, not the one it waits for."""
+    """A map waits for room under every policy; who drops a job has that job's room, not the one it waits for."""
     for policy in ("drop_oldest", "drop_lowest"):
         async with Pool(1, 1, isolation=isolation, overflow=policy, on_error=lambda job, error: None) as pool:
             await pool.submit(nap, 1)

@@ -116,7 +116,7 @@ def test_unhashable_items_are_taken():
 
 
 class Uncomparable:
-    """PR2: whoever compares it has lost."""
+    """Whoever compares it has lost."""
 
     def __lt__(self, other):
         raise AssertionError("a payload was compared")
@@ -143,7 +143,7 @@ def drain(queue):
 
 @pytest.mark.parametrize("aging", [None, 10.0])
 def test_jobs_are_never_compared(aging):
-    """PR2, pitfall 3: equal priorities with payloads that cannot be compared come out in order."""
+    """Equal priorities with payloads that cannot be compared come out in order."""
     queue = JobQueue(aging=aging)
     jobs = [new_job(n) for n in range(100)]
     for job in jobs:
@@ -152,7 +152,7 @@ def test_jobs_are_never_compared(aging):
 
 
 def test_ten_thousand_equals_with_discards_between():
-    """PR1: equal priorities come out first come first served, whatever is cancelled between them."""
+    """Equal priorities come out first come first served, whatever is cancelled between them."""
     queue, chance = JobQueue(), random.Random(7)
     jobs, gone = [new_job(n) for n in range(10_000)], set()
     for job in jobs:
@@ -168,7 +168,7 @@ def test_ten_thousand_equals_with_discards_between():
 
 @pytest.mark.parametrize("aging", [None, 10.0])
 def test_discarded_jobs_leave_no_litter(aging):
-    """Pitfall 20: a discarded job leaves the count at once, and the space it took soon after."""
+    """A discarded job leaves the count at once, and the space it took soon after."""
     queue = JobQueue(aging=aging)
     for n in range(10_000):
         job = new_job(n)
@@ -203,7 +203,7 @@ def test_a_job_without_a_fifo_may_be_the_best():
 
 
 def test_aging_lets_a_low_priority_overtake():
-    """PR5: with 10 s for a step of priority, a job that is 3 steps lower and 31 s older goes first, not at 29 s."""
+    """With 10 s for a step of priority, a job that is 3 steps lower and 31 s older goes first, not at 29 s."""
     for older, first in ((31.0, 1), (29.0, 2)):
         queue = JobQueue(aging=10.0)
         queue.push(new_job(1, priority=8, at=100.0))
@@ -293,7 +293,7 @@ def test_no_verb_costs_more_because_the_line_is_long(verb, aging):
 
 
 class LineOfJobs(RuleBasedStateMachine):
-    """PR3, PR6: the queue against a sorted list, through every verb in every order."""
+    """The queue against a sorted list, through every verb in every order."""
 
     AGING: float | None = None
     PRIORITIES = st.sampled_from([1, 5, 5, 5, 8])

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from virtual import double, fail, virtual
+from helpers import double, fail, virtual
 
 from aiopool import Pool
 

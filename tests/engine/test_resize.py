@@ -1,10 +1,10 @@
-"""Claim 1 through every change of size: the limit you set is the number of jobs running (reliability F, F-07)."""
+"""Through every change of size, the limit you set is the number of jobs running."""
 
 import asyncio
 import random
 
 import pytest
-from virtual import balanced, echo, nap, now, stubborn, virtual
+from helpers import assert_counters_balance, balanced, echo, nap, now, stubborn, virtual
 
 from aiopool import Pool
 from aiopool._runtime.runtime import Runtime
@@ -56,15 +56,15 @@ async def test_a_resize_does_nothing_for_each_worker(isolation):
     """`resize` itself lets no worker go; those beyond the new size go in later turns of the loop, some in each."""
     async with Pool(1000, isolation=isolation) as pool:
         await pool.map(nap, [1] * 1000).collect()
-        assert workers(pool) == len(pool._state.supervisor.idle) == 1000
+        assert workers(pool) == len(pool._state.engine.idle) == 1000
         pool.resize(3)
-        assert len(pool._state.supervisor.idle) == 1000
+        assert len(pool._state.engine.idle) == 1000
         await asyncio.sleep(0)
-        assert 3 < len(pool._state.supervisor.idle) < 1000
+        assert 3 < len(pool._state.engine.idle) < 1000
         pool.resize(10)
         assert await pool.run(echo, 1) == 1
         await settle()
-        assert workers(pool) == len(pool._state.supervisor.idle) == 10
+        assert workers(pool) == len(pool._state.engine.idle) == 10
         pool.resize(0)
         await settle()
         assert workers(pool) == 0
@@ -101,7 +101,7 @@ async def test_a_worker_that_foreign_code_cancels_before_its_first_step(isolatio
                 task.cancel()
         await asyncio.gather(*(job.wait() for job in jobs))
         assert gauge.most == 2
-        assert balanced(pool.statistics())
+        assert_counters_balance(pool)
         assert pool.statistics().succeeded == 6
 
 
@@ -124,7 +124,7 @@ async def test_a_worker_that_cannot_be_made_is_a_crash(isolation, monkeypatch):
 
 @virtual
 async def test_growing_is_used_at_once(isolation):
-    """RS1, pitfall 11: jobs that wait start in the turn in which the pool grows."""
+    """Jobs that wait start in the turn in which the pool grows."""
     gauge = Gauge()
     async with Pool(1, isolation=isolation) as pool:
         for _ in range(20):
@@ -140,7 +140,7 @@ async def test_growing_is_used_at_once(isolation):
 
 @virtual
 async def test_growing_lets_blocked_submitters_in(isolation):
-    """RS1, BP2: more slots are more room; as many submitters get in as there are new slots."""
+    """More slots are more room; as many submitters get in as there are new slots."""
     gauge = Gauge()
     async with Pool(1, 0, isolation=isolation) as pool:
         waiting = [asyncio.create_task(pool.submit(gauge.run)) for _ in range(5)]
@@ -154,7 +154,7 @@ async def test_growing_lets_blocked_submitters_in(isolation):
 
 @virtual
 async def test_shrinking_stops_nobody_and_starts_nobody(isolation):
-    """RS2, pitfall 11, F-07: what runs goes on; nothing starts until fewer run than the new size."""
+    """What runs goes on; nothing starts until fewer run than the new size."""
     gauge, starts = Gauge(), []
 
     async def late():
@@ -177,7 +177,7 @@ async def test_shrinking_stops_nobody_and_starts_nobody(isolation):
 
 @virtual
 async def test_size_zero_holds_and_more_goes_on(isolation):
-    """RS3, F-10: zero is a value: it holds the pool as a pause does; the same size is nothing; less is refused."""
+    """Zero is a value: it holds the pool as a pause does; the same size is nothing; less is refused."""
     async with Pool(2, isolation=isolation) as pool:
         running = await pool.submit(nap, 1)
         await settle()
@@ -198,7 +198,7 @@ async def test_size_zero_holds_and_more_goes_on(isolation):
 
 @virtual
 async def test_leaving_a_pool_of_size_zero_finishes_its_work(isolation):
-    """RS3, RT6: to leave is to finish; a size of zero or a pause does not make the end wait for ever."""
+    """To leave is to finish; a size of zero or a pause does not make the end wait for ever."""
     async with Pool(2, isolation=isolation) as pool:
         pool.resize(0)
         job = await pool.submit(echo, 1)
@@ -212,7 +212,7 @@ async def test_leaving_a_pool_of_size_zero_finishes_its_work(isolation):
 
 @virtual
 async def test_shutdown_of_a_pool_of_size_zero_is_bounded(isolation):
-    """RS3, SD10: a shutdown lets the queued jobs of a held pool run; with a limit it ends in time."""
+    """A shutdown lets the queued jobs of a held pool run; with a limit it ends in time."""
     async with Pool(2, isolation=isolation) as pool:
         pool.resize(0)
         job = await pool.submit(echo, 1)
@@ -222,7 +222,7 @@ async def test_shutdown_of_a_pool_of_size_zero_is_bounded(isolation):
 
 @virtual
 async def test_random_resizes_under_traffic(isolation):
-    """RS4, I1 to I3, I10: no start while as many run as the size of that moment, and nothing is lost."""
+    """No start while as many run as the size of that moment, and nothing is lost."""
     chance, gauge, wrong = random.Random(11), Gauge(), []
     # On 3.11 a job begins one turn after it was chosen. If the size has changed in between, the larger one counts.
     moment, allowed = 0.0, 4
@@ -262,7 +262,7 @@ async def test_random_resizes_under_traffic(isolation):
 
 @virtual
 async def test_resizing_ten_thousand_times_in_one_moment(isolation):
-    """RS4: resizes that nobody had time for leave no debt behind."""
+    """Resizes that nobody had time for leave no debt behind."""
     chance = random.Random(12)
     async with Pool(4, isolation=isolation) as pool:
         for _ in range(10_000):
@@ -277,7 +277,7 @@ async def test_resizing_ten_thousand_times_in_one_moment(isolation):
 
 @virtual
 async def test_no_ghosts_and_none_missing(isolation):
-    """RS7: shrinking before the new workers took their first step, and growing before the old ones took their last."""
+    """Shrinking before the new workers took their first step, and growing before the old ones took their last."""
     async with Pool(1, isolation=isolation) as pool:
         pool.resize(50)
         pool.resize(1)
@@ -294,7 +294,7 @@ async def test_no_ghosts_and_none_missing(isolation):
 
 @virtual
 async def test_an_item_handed_to_a_worker_that_is_let_go(isolation):
-    """RS6: a shrink in the turn in which a job was handed to an idle worker loses nothing."""
+    """A shrink in the turn in which a job was handed to an idle worker loses nothing."""
     for turns in range(6):
         async with Pool(3, isolation=isolation) as pool:
             await settle()
@@ -308,7 +308,7 @@ async def test_an_item_handed_to_a_worker_that_is_let_go(isolation):
 
 @virtual
 async def test_a_job_may_resize_its_own_pool(isolation):
-    """RS5: resizing inside a job, down and up, waits for nobody."""
+    """Resizing inside a job, down and up, waits for nobody."""
 
     async def resize(size):
         pool.resize(size)
@@ -333,7 +333,7 @@ async def test_resizing_several_times_at_once(isolation):
 
 @virtual
 async def test_resizing_during_and_after_a_shutdown(isolation):
-    """RS5: a pool that is closing may still be resized, so that it ends sooner; afterwards it does no harm."""
+    """A pool that is closing may still be resized, so that it ends sooner; afterwards it does no harm."""
     gauge = Gauge()
     async with Pool(1, isolation=isolation) as pool:
         for _ in range(4):
@@ -370,7 +370,7 @@ async def test_workers_for_leaks_survive_a_resize(isolation):
 
 @virtual
 async def test_a_leak_keeps_its_slot_through_a_resize(isolation):
-    """Claim 1: a leaked job holds one of the new slots, too, until it really ends."""
+    """A leaked job holds one of the new slots, too, until it really ends."""
     async with Pool(2, isolation=isolation, cancel_grace=1) as pool:
         leaked = await pool.submit(stubborn)
         await settle()
@@ -389,7 +389,7 @@ async def test_a_leak_keeps_its_slot_through_a_resize(isolation):
 
 @virtual
 async def test_a_worker_that_was_called_to_work_and_comes_too_late_ends(isolation):
-    """RS2, RS6: between the call and its first step the pool shrank, and another worker lay down."""
+    """Between the call and its first step the pool shrank, and another worker lay down."""
     short, long = asyncio.Event(), asyncio.Event()
     async with Pool(3, isolation=isolation) as pool:
         await pool.submit(short.wait)

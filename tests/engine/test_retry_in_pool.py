@@ -1,14 +1,16 @@
-"""Retry and backoff in a pool (reliability D; pitfalls 8, 9; F-01). The policy alone: `test_retry.py`."""
+"""Retry and backoff in a pool. The policy alone: `test_retry.py`."""
 
 import asyncio
 import contextvars
 import random
 
 import pytest
-from virtual import balanced, echo, fail, nap, now, virtual
+from helpers import assert_counters_balance, echo, fail, nap, now, virtual
 
 from aiopool import JobCancelledError, JobTimeoutError, Pool, Retry, RetryAfter, RetryBudget, current_job
 from aiopool.testing import advance, settle
+
+pytestmark = pytest.mark.both_isolations
 
 ONCE = Retry(attempts=2, delay=1, jitter=0)
 
@@ -32,7 +34,7 @@ class Flaky:
 
 @virtual
 async def test_it_succeeds_in_the_end(isolation):
-    """RT1: n - 1 failures and a success are n attempts, one end, at the moments of the formula."""
+    """N - 1 failures and a success are n attempts, one end, at the moments of the formula."""
     flaky = Flaky(3)
     async with Pool(1, isolation=isolation, retry=Retry(attempts=4, delay=1, jitter=0)) as pool:
         job = await pool.submit(flaky)
@@ -51,7 +53,7 @@ async def test_it_succeeds_in_the_end(isolation):
 
 @virtual
 async def test_it_gives_up(isolation):
-    """RT2, I12: a job raises its last exception, the same object to all, with a note; the history has the others."""
+    """A job raises its last exception, the same object to all, with a note; the history has the others."""
     flaky = Flaky(99)
     async with Pool(1, isolation=isolation) as pool:
         job = await pool.with_options(retry=Retry(attempts=3, delay=1, jitter=0), name="fetch").submit(flaky)
@@ -68,7 +70,7 @@ async def test_it_gives_up(isolation):
 
 @pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError, GeneratorExit])
 def test_what_is_not_to_be_retried(error):
-    """RT3, pitfall 9: what is not listed, or means "stop", has one attempt, even with `on=BaseException`."""
+    """What is not listed, or means "stop", has one attempt, even with `on=BaseException`."""
 
     @virtual
     async def main(isolation):
@@ -87,7 +89,7 @@ def test_what_is_not_to_be_retried(error):
 
 @virtual
 async def test_a_cancel_is_never_retried(isolation):
-    """Pitfall 9, CA12: a cancel ends the job, running or in backoff, whatever `on` says."""
+    """A cancel ends the job, running or in backoff, whatever `on` says."""
     async with Pool(1, isolation=isolation, retry=Retry(attempts=9, on=BaseException, delay=1, jitter=0)) as pool:
         job = await pool.submit(nap, 100)
         await settle()
@@ -106,7 +108,7 @@ async def test_a_cancel_is_never_retried(isolation):
 
 @virtual
 async def test_backoff_holds_no_worker(isolation):
-    """RT5, F-01, pitfall 8: with size 1, another job runs at once while the first waits 30 s for its next attempt."""
+    """With size 1, another job runs at once while the first waits 30 s for its next attempt."""
     async with Pool(1, isolation=isolation, retry=Retry(attempts=2, delay=30, jitter=0)) as pool:
         slow = await pool.submit(Flaky(1))
         await settle()
@@ -120,7 +122,7 @@ async def test_backoff_holds_no_worker(isolation):
 
 @virtual
 async def test_shutdown_does_not_wait_out_a_backoff(isolation):
-    """RT6, pitfall 8, F-02: a shutdown with a time limit ends a job in backoff; its waiters are told."""
+    """A shutdown with a time limit ends a job in backoff; its waiters are told."""
     async with Pool(1, isolation=isolation, retry=Retry(attempts=2, delay=50, jitter=0)) as pool:
         job = await pool.submit(Flaky(1))
         waiter = asyncio.create_task(job.wait())
@@ -135,7 +137,7 @@ async def test_shutdown_does_not_wait_out_a_backoff(isolation):
 
 @virtual
 async def test_shutdown_without_a_limit_lets_retries_happen(isolation):
-    """RT6: without a time limit the retries are part of the work that is waited for."""
+    """Without a time limit the retries are part of the work that is waited for."""
     async with Pool(1, isolation=isolation, retry=ONCE) as pool:
         job = await pool.submit(Flaky(1))
         await settle()
@@ -146,7 +148,7 @@ async def test_shutdown_without_a_limit_lets_retries_happen(isolation):
 
 @virtual
 async def test_pause_and_size_zero_hold_a_job_that_comes_due(isolation):
-    """RT6: a job that comes due in a pool that is paused, or of size 0, waits in line until the pool goes on."""
+    """A job that comes due in a pool that is paused, or of size 0, waits in line until the pool goes on."""
     async with Pool(1, isolation=isolation, retry=ONCE) as pool:
         for hold, release in (
             (lambda: asyncio.sleep(0, pool.pause()), lambda: asyncio.sleep(0, pool.resume())),
@@ -165,7 +167,7 @@ async def test_pause_and_size_zero_hold_a_job_that_comes_due(isolation):
 
 @virtual
 async def test_closing_by_an_exception_ends_a_backoff(isolation):
-    """RT6: leaving the block by an exception cancels the job in backoff at once."""
+    """Leaving the block by an exception cancels the job in backoff at once."""
     with pytest.raises(KeyError):
         async with Pool(1, isolation=isolation, retry=Retry(attempts=2, delay=50, jitter=0)) as pool:
             job = await pool.submit(Flaky(1))
@@ -177,7 +179,7 @@ async def test_closing_by_an_exception_ends_a_backoff(isolation):
 
 @virtual
 async def test_a_hot_failing_job_starves_nobody(isolation):
-    """RT7: a job that fails at once and always shares the only slot with the others."""
+    """A job that fails at once and always shares the only slot with the others."""
     hot = Flaky(10**6)
     async with Pool(1, None, isolation=isolation, on_error=lambda job, error: None) as pool:
         failing = await pool.with_options(retry=Retry(attempts=200, delay=0)).submit(hot)
@@ -202,7 +204,7 @@ async def test_a_hot_failing_job_starves_nobody(isolation):
     ],
 )
 def test_a_broken_policy_fails_the_job_alone(retry, error):
-    """RT8: a predicate or backoff that raises, or returns nonsense, fails the job; the worker lives on."""
+    """A predicate or backoff that raises, or returns nonsense, fails the job; the worker lives on."""
 
     @virtual
     async def main(isolation):
@@ -220,7 +222,7 @@ def test_a_broken_policy_fails_the_job_alone(retry, error):
 
 @virtual
 async def test_each_attempt_has_a_fresh_context(isolation):
-    """RT9, CV1, pitfall 4: each attempt sees the submitter's variables, and nothing that an earlier one has set."""
+    """Each attempt sees the submitter's variables, and nothing that an earlier one has set."""
     variable = contextvars.ContextVar("variable")
     seen = []
 
@@ -241,7 +243,7 @@ async def test_each_attempt_has_a_fresh_context(isolation):
 
 @virtual
 async def test_jitter_is_seeded_and_in_its_bounds(isolation):
-    """RT11: the random part of the delay comes from the pool's own generator, so a seed repeats it."""
+    """The random part of the delay comes from the pool's own generator, so a seed repeats it."""
     runs = []
     for seed in (1, 1, 2):
         flaky = Flaky(20)
@@ -257,7 +259,7 @@ async def test_jitter_is_seeded_and_in_its_bounds(isolation):
 
 @virtual
 async def test_no_thundering_herd(isolation):
-    """RT12: two thousand jobs that fail together are not tried again together."""
+    """Two thousand jobs that fail together are not tried again together."""
     starts = []
 
     async def flaky():
@@ -276,7 +278,7 @@ async def test_no_thundering_herd(isolation):
 
 @virtual
 async def test_never_earlier_than_scheduled(isolation):
-    """RT13: with many workers at rest, no attempt begins before its moment, and none begins late."""
+    """With many workers at rest, no attempt begins before its moment, and none begins late."""
     moments = []
 
     async def flaky():
@@ -326,7 +328,7 @@ async def test_retry_after_without_a_retry_fails(isolation):
 
 @virtual
 async def test_attempts_1_is_no_retry(isolation):
-    """F-10: one attempt is one attempt, and a delay of zero is a delay of zero."""
+    """One attempt is one attempt, and a delay of zero is a delay of zero."""
     flaky = Flaky(99)
     async with Pool(1, isolation=isolation) as pool:
         with pytest.raises(ValueError, match="no 1"):
@@ -358,7 +360,7 @@ async def test_a_time_limit_is_an_error_like_others(isolation):
 
 @virtual
 async def test_a_total_limit_ends_a_backoff(isolation):
-    """TO10: the limit from submission to the end strikes in the backoff too, and ends all of it."""
+    """The limit from submission to the end strikes in the backoff too, and ends all of it."""
     flaky = Flaky(99)
     async with Pool(1, isolation=isolation) as pool:
         view = pool.with_options(total_timeout=2, retry=Retry(attempts=9, delay=5, jitter=0))
@@ -386,17 +388,17 @@ async def test_a_budget_stops_a_storm(isolation):
 
 @virtual
 async def test_the_books_are_right_in_every_attempt(isolation):
-    """I10, I4: seen from inside each attempt the numbers add up, and attempts of one job never overlap."""
+    """Seen from inside each attempt the numbers add up, and attempts of one job never overlap."""
     inside, chance = set(), random.Random(4)
 
     async def flaky(pool):
         me = current_job()
         assert me not in inside
         inside.add(me)
-        assert balanced(pool.statistics())
+        assert_counters_balance(pool)
         await asyncio.sleep(chance.choice([0, 0.25, 0.5]))
         inside.discard(me)
-        assert balanced(pool.statistics())
+        assert_counters_balance(pool)
         if chance.random() < 0.5:
             raise ValueError
 

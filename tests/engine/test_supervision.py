@@ -1,7 +1,6 @@
-"""Jobs that raise the worst, and workers that crash: WC1 to WC6, WC9, and E4's restart.
+"""Jobs that raise the worst, and workers that crash, with their restart.
 
-Elsewhere: what ends the program (WC2, WC8, WC10) is in test_signals.py, in processes of its own; WC7 (the watchdog)
-belongs to the monitoring.
+Elsewhere: what ends the program is in test_signals.py, in processes of its own.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ import math
 import threading
 
 import pytest
-from virtual import double, forever, now
+from helpers import double, forever, now
 
 from aiopool import JobCancelledError, JobStatus, Pool, PoolClosedError, PoolStatus, Restart, RestartLimitError, Retry
 from aiopool._engine.engine import Engine
@@ -20,6 +19,8 @@ from aiopool._engine.scope_worker import ScopeWorker
 from aiopool._engine.worker import TaskWorker
 from aiopool._runtime.timers import TimerQueue
 from aiopool.testing import advance, explore, run_virtual, settle, wait_until
+
+pytestmark = pytest.mark.both_isolations
 
 virtual = pytest.mark.loops("virtual", long=("virtual-eager",))
 real = pytest.mark.loops("real", long=("eager",))
@@ -102,7 +103,7 @@ ERRORS = {
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("kind", ["async", "late", "plain"])
 async def test_whatever_a_job_raises_is_its_failure(new_pool, name, kind, caplog):
-    """WC1, WC3, I12, I19: that very object, for every waiter; the worker lives, the failure is counted and reported."""
+    """That very object, for every waiter; the worker lives, the failure is counted and reported."""
     error = ERRORS[name]
 
     async def job():
@@ -137,7 +138,7 @@ class BrokenHandler(logging.Handler):
 
 @virtual
 async def test_a_log_that_raises_hurts_nobody(new_pool, monkeypatch, capsys):
-    """WC3: not when a job fails, nor a hook, nor a worker; it all goes to stderr instead."""
+    """Not when a job fails, nor a hook, nor a worker; it all goes to stderr instead."""
     handler, logger = BrokenHandler(), logging.getLogger("aiopool")
     logger.addHandler(handler)
     try:
@@ -190,7 +191,7 @@ async def test_stop_iteration_does_not_stop_anything(new_pool, kind):
 
 @real
 async def test_a_recursion_without_end_is_a_failure_of_the_job(new_pool):
-    """WC1: a real one, async and plain."""
+    """A real one, async and plain."""
 
     async def job():
         deep()
@@ -207,7 +208,7 @@ async def test_a_recursion_without_end_is_a_failure_of_the_job(new_pool):
 
 @both
 async def test_the_traceback_does_not_grow_with_each_waiter(new_pool):
-    """Pitfall 13: awaiting three times raises the same error, with the same traceback and one note."""
+    """Awaiting three times raises the same error, with the same traceback and one note."""
 
     async def job():
         raise ValueError("once")
@@ -231,7 +232,7 @@ async def test_the_traceback_does_not_grow_with_each_waiter(new_pool):
 
 @both
 async def test_a_failure_that_nobody_awaits_is_reported_once_when_it_happens(new_pool, caplog):
-    """Pitfall 13: to the log, with the traceback; not if somebody awaits it, and never at garbage collection."""
+    """To the log, with the traceback; not if somebody awaits it, and never at garbage collection."""
 
     async def fail(text):
         raise ValueError(text)
@@ -276,7 +277,7 @@ async def test_on_error_hears_of_failures_that_nobody_awaits(new_pool, caplog):
 @both
 @pytest.mark.parametrize("broken", ["predicate", "backoff", "callback"])
 async def test_a_broken_hook_is_the_jobs_failure_or_is_logged(new_pool, broken):
-    """LC6: a retry rule that raises is how the job fails; a done-callback that raises hurts nobody."""
+    """A retry rule that raises is how the job fails; a done-callback that raises hurts nobody."""
 
     def explode(*args):
         raise ZeroDivisionError("in the hook")
@@ -336,7 +337,7 @@ class Fault(Exception):
 
 @pytest.mark.parametrize(("kind", "owner", "name"), SPOTS, ids=[f"{kind}-{o.__name__}.{n}" for kind, o, n in SPOTS])
 def test_a_fault_at_any_call_of_the_machinery_loses_nothing(monkeypatch, caplog, kind, owner, name):
-    """WC4: the n-th call fails, for each n there is: the worker is replaced, every job ends, all slots come back."""
+    """The n-th call fails, for each n there is: the worker is replaced, every job ends, all slots come back."""
     original = getattr(owner, name)
     calls = fail_at = 0
 
@@ -370,7 +371,7 @@ def test_a_fault_at_any_call_of_the_machinery_loses_nothing(monkeypatch, caplog,
             now = pool.statistics()
             assert (now.busy, now.running, now.queued, now.leaked) == (0, 0, 0, 0)
             assert len(pool._state.supervisor.workers()) <= 2
-            assert set(pool._state.supervisor.idle) == set(pool._state.supervisor.workers())
+            assert set(pool._state.engine.idle) == set(pool._state.supervisor.workers())
             made = calls
             assert await asyncio.gather(*(pool.run(double, n) for n in range(4))) == [0, 2, 4, 6]
             return made, now.restarts
@@ -388,7 +389,7 @@ def test_a_fault_at_any_call_of_the_machinery_loses_nothing(monkeypatch, caplog,
 
 @virtual
 async def test_a_crashed_worker_is_replaced_after_a_delay(new_pool, monkeypatch, caplog):
-    """WC4, E4: the job in hand fails with the fault, the pool logs it, the restart is counted, the next job runs."""
+    """The job in hand fails with the fault, the pool logs it, the restart is counted, the next job runs."""
     fault = Fault("in the worker")
     pool = new_pool(size=1, restart=Restart(max_restarts=3, delay=2))
     original = Engine.attempt_returned
@@ -419,7 +420,7 @@ def crash_once(original, fault):
 
 @pytest.mark.loops("real")
 async def test_a_crash_while_a_call_is_taken_back_replaces_the_worker(new_pool, monkeypatch, caplog):
-    """WC4: a call that no thread had begun is cancelled; what its slot does next fails."""
+    """A call that no thread had begun is cancelled; what its slot does next fails."""
     release = threading.Event()
     async with new_pool(size=2, max_threads=1, restart=Restart(delay=0)) as pool:
         held = await pool.submit(release.wait)
@@ -435,7 +436,7 @@ async def test_a_crash_while_a_call_is_taken_back_replaces_the_worker(new_pool, 
 
 @virtual
 async def test_a_restart_that_is_pending_ends_with_the_pool(new_pool, monkeypatch, caplog):
-    """I15: no timer of a restart outlives the pool (conftest looks)."""
+    """No timer of a restart outlives the pool (conftest looks)."""
     monkeypatch.setattr(Engine, "attempt_returned", crash_once(Engine.attempt_returned, Fault()))
     async with new_pool(size=2, restart=Restart(delay=5, max_delay=5)) as pool:
         await (await pool.submit(double, 1)).wait()
@@ -444,7 +445,7 @@ async def test_a_restart_that_is_pending_ends_with_the_pool(new_pool, monkeypatc
 
 @virtual
 async def test_workers_that_always_crash_make_the_pool_give_up(new_pool, monkeypatch, caplog):
-    """WC5: at the limit the pool fails visibly: waiting jobs end with RestartLimitError, and so does the block."""
+    """At the limit the pool fails visibly: waiting jobs end with RestartLimitError, and so does the block."""
     fault = Fault("each time")
 
     def failing(*args):
@@ -471,7 +472,7 @@ async def test_workers_that_always_crash_make_the_pool_give_up(new_pool, monkeyp
 
 @virtual
 async def test_a_pool_that_gives_up_lets_running_jobs_clean_up(new_pool, monkeypatch, caplog):
-    """WC5: what runs is cancelled, with its grace; a body that waits for something else leaves with the failure."""
+    """What runs is cancelled, with its grace; a body that waits for something else leaves with the failure."""
     cleaned_up = []
 
     async def tidy():
@@ -482,10 +483,10 @@ async def test_a_pool_that_gives_up_lets_running_jobs_clean_up(new_pool, monkeyp
 
     original, victims = Engine.attempt_returned, []
 
-    def failing(engine, job, value, now):
+    def failing(engine, hand, job, value, now):
         if value == "crash":
             raise Fault
-        return original(engine, job, value, now)
+        return original(engine, hand, job, value, now)
 
     monkeypatch.setattr(Engine, "attempt_returned", failing)
     pool = new_pool(size=2, restart=Restart(max_restarts=0))
@@ -501,7 +502,7 @@ async def test_a_pool_that_gives_up_lets_running_jobs_clean_up(new_pool, monkeyp
 
 @virtual
 async def test_a_jobs_crash_is_not_a_workers(new_pool, caplog):
-    """WC1: however often jobs fail, nothing restarts and no limit is reached."""
+    """However often jobs fail, nothing restarts and no limit is reached."""
 
     async def fail():
         raise OSError
@@ -519,7 +520,7 @@ async def test_a_jobs_crash_is_not_a_workers(new_pool, caplog):
 
 @both
 async def test_what_a_job_leaves_behind_hurts_no_other(new_pool):
-    """WC9, I17: half-way generators, orphan tasks, futures nobody awaits."""
+    """Half-way generators, orphan tasks, futures nobody awaits."""
     orphans = []
 
     async def agen():
@@ -548,7 +549,7 @@ async def test_what_a_job_leaves_behind_hurts_no_other(new_pool):
 
 
 def test_workers_that_crash_at_random_lose_nothing(isolation, caplog, seeds):
-    """WC4, I1, I8: crashes in the middle of a crowd, at any schedule; each job ends once, and the crowd goes on."""
+    """Crashes in the middle of a crowd, at any schedule; each job ends once, and the crowd goes on."""
     caplog.set_level(logging.CRITICAL)
 
     async def scenario(chance):
@@ -574,14 +575,14 @@ def test_workers_that_crash_at_random_lose_nothing(isolation, caplog, seeds):
                 stats = pool.statistics()
                 assert stats.failed == stats.restarts == crashed
                 assert stats.succeeded == 20 - crashed
-                assert (stats.busy, len(pool._state.supervisor.idle) <= 3) == (0, True)
+                assert (stats.busy, len(pool._state.engine.idle) <= 3) == (0, True)
 
     explore(scenario, seeds=seeds(60))
 
 
 @virtual
 async def test_the_watch_over_the_workers_needs_no_time(new_pool):
-    """I20: the supervisor has no task and no timer of its own."""
+    """The supervisor has no task and no timer of its own."""
     async with new_pool(size=5) as pool:
         await asyncio.gather(*(pool.run(asyncio.sleep, 1) for _ in range(5)))
         names = sorted(task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()})

@@ -5,10 +5,12 @@ import contextvars
 import sys
 
 import pytest
-from virtual import balanced
+from helpers import assert_counters_balance
 
 from aiopool import JobCancelledError, JobTimeoutError, Pool, Retry, current_job
 from aiopool.testing import wait_until
+
+pytestmark = pytest.mark.both_isolations
 
 TAGS = contextvars.ContextVar("tags", default=None)
 
@@ -164,7 +166,7 @@ def test_all_that_a_job_may_do(factory):
                     await job
             assert await pool.run(value, 3) == 3
             await wait_until(lambda: pool.statistics().busy == 0)
-            assert balanced(pool.statistics())
+            assert_counters_balance(pool)
             assert pool.statistics().restarts == 0
 
     run(factory, main)

@@ -1,7 +1,7 @@
-"""Plain functions run in threads: outcomes, context, slots, threads that nobody waits for; and calls from threads: TS.
+"""Plain functions run in threads: outcomes, context, slots, threads that nobody waits for; and calls from threads.
 
 A thread cannot be told to stop, only asked (`check_cancelled`). Whoever awaits its job does not wait for that: a time
-limit or a cancel releases the waiters at once, and the slot stays taken until the thread really ends (F5, claim 1).
+limit or a cancel releases the waiters at once, and the slot stays taken until the thread really ends.
 
 These tests run in real time, so a thread waits for a `threading.Event`, and the test for what the thread has done.
 The bridge itself, below the pool, is in test_bridge.py.
@@ -11,13 +11,12 @@ import asyncio
 import contextlib
 import contextvars
 import itertools
-import sys
 import threading
 import time
 import traceback
 
 import pytest
-from virtual import double
+from helpers import double, restless_interpreter
 
 from aiopool import (
     JobCancelledError,
@@ -26,10 +25,12 @@ from aiopool import (
     Pool,
     PoolStatus,
     Retry,
+    current_job,
     from_thread,
 )
-from aiopool import current_job as this
 from aiopool.testing import wait_until
+
+pytestmark = pytest.mark.both_isolations
 
 real = pytest.mark.loops("real", long=("eager",))
 HOUR = 3600
@@ -118,13 +119,13 @@ async def test_an_awaitable_that_comes_out_of_a_thread_is_refused(new_pool, kind
 
 @real
 async def test_context_variables_and_the_job_itself(new_pool):
-    """CV3: a thread sees the submitter's values and its own job, and leaves nothing to the next in the same thread."""
+    """A thread sees the submitter's values and its own job, and leaves nothing to the next in the same thread."""
     variable = contextvars.ContextVar("variable", default="nobody's")
 
     def call():
         before = variable.get()
         variable.set("the thread's")
-        return before, this(), threading.get_ident()
+        return before, current_job(), threading.get_ident()
 
     async with new_pool(size=1) as pool:
         variable.set("first")
@@ -160,7 +161,7 @@ async def stop_by(how, pool, job):
 @real
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 async def test_the_slot_is_held_until_the_thread_ends(new_pool, how):
-    """F5, CA13, TO7, claim 1: two threads left behind, of a size of two: the waiters are free, and no slot is."""
+    """Two threads left behind, of a size of two: the waiters are free, and no slot is."""
     began, ran = [], []
 
     async def next_job(n):
@@ -296,7 +297,7 @@ def test_check_cancelled_outside_of_a_thread_of_a_pool():
 
 @real
 async def test_a_retry_after_a_time_limit_does_not_overlap(new_pool):
-    """I4, TO7: the next attempt begins when the thread of the one before has really ended."""
+    """The next attempt begins when the thread of the one before has really ended."""
     at_once, most, starts = 0, 0, []
     lock = threading.Lock()
 
@@ -308,7 +309,7 @@ async def test_a_retry_after_a_time_limit_does_not_overlap(new_pool):
             starts.append(time.monotonic())
         try:
             time.sleep(0.06)
-            return this().attempt
+            return current_job().attempt
         finally:
             with lock:
                 at_once -= 1
@@ -324,7 +325,7 @@ async def test_a_retry_after_a_time_limit_does_not_overlap(new_pool):
 
 @real
 async def test_a_thread_that_does_not_end_gets_no_other_attempt(new_pool):
-    """I4: after two graces it is leaked and timed out, though attempts are left."""
+    """After two graces it is leaked and timed out, though attempts are left."""
     starts = []
     with gate() as go:
 
@@ -441,7 +442,7 @@ async def test_a_slot_that_shrinks_or_pauses_while_in_a_thread_starts_nothing(ne
 
 @real
 async def test_a_call_that_no_thread_has_begun_never_runs_once_cancelled(new_pool):
-    """CA13: it has a slot and waits for a thread: withdrawn in the call, its slot goes to the next in line."""
+    """It has a slot and waits for a thread: withdrawn in the call, its slot goes to the next in line."""
     ran = []
     with gate() as go:
         async with new_pool(size=2, max_threads=1) as pool:
@@ -463,7 +464,7 @@ async def test_a_call_that_no_thread_has_begun_never_runs_once_cancelled(new_poo
 
 @real
 async def test_shutdown_waits_no_longer_than_the_grace_for_an_abandoned_thread(new_pool):
-    """SD2, F5: its job has ended long ago; the report names it all the same, because it runs."""
+    """Its job has ended long ago; the report names it all the same, because it runs."""
     with gate() as go:
         pool = new_pool(size=1, timeout=0.02)
         async with pool:
@@ -501,7 +502,7 @@ EXIT = """
 
 
 def test_the_interpreter_exits_though_a_thread_is_stuck(child, isolation):
-    """F5: a function that never returns keeps no program from its end, and nothing is printed on the way."""
+    """A function that never returns keeps no program from its end, and nothing is printed on the way."""
     process = child(EXIT, isolation)
     try:
         out, err = process.communicate(timeout=60)
@@ -516,19 +517,9 @@ def test_the_interpreter_exits_though_a_thread_is_stuck(child, isolation):
 # -- calls from other threads ----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def restless_interpreter():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
 @real
 async def test_sixteen_threads_cancel_the_same_jobs(new_pool):
-    """TS3: each job ends once, the books are right, no slot is lost; a canceller never raises."""
+    """Each job ends once, the books are right, no slot is lost; a canceller never raises."""
     errors, calls = [], []
 
     async def job():
@@ -588,7 +579,7 @@ async def test_a_cancel_from_a_thread_wakes_the_loop(new_pool):
 
 
 def test_a_cancel_from_a_thread_after_the_end_of_the_loop():
-    """TS4: the job was done with its pool: the answer is False, there is no error and no hang."""
+    """The job was done with its pool: the answer is False, there is no error and no hang."""
 
     async def main():
         async with Pool(size=1) as pool:

@@ -1,4 +1,4 @@
-"""The three clocks of a job: one attempt, the queue, the total: TO1 to TO12 (TO7, threads, is in test_threads.py)."""
+"""The three clocks of a job: one attempt, the queue, the total. (Threads are in test_threads.py.)"""
 
 import asyncio
 import contextlib
@@ -7,11 +7,12 @@ import time
 
 import anyio
 import pytest
-from virtual import double, forever, now
+from helpers import double, forever, now
 
-from aiopool import JobCancelledError, JobStatus, JobTimeoutError, Pool, Retry
-from aiopool import current_job as this
+from aiopool import JobCancelledError, JobStatus, JobTimeoutError, Pool, Retry, current_job
 from aiopool.testing import DELAYS, advance, explore, settle
+
+pytestmark = pytest.mark.both_isolations
 
 virtual = pytest.mark.loops("virtual", long=("virtual-eager",))
 real = pytest.mark.loops("real", long=("eager",))
@@ -22,7 +23,7 @@ real = pytest.mark.loops("real", long=("eager",))
 
 @virtual
 async def test_an_attempt_that_overruns_is_told_and_says_which_limit(new_pool):
-    """TO1, I13: at its second, not later; the error says which limit and how long, and where the job was."""
+    """At its second, not later; the error says which limit and how long, and where the job was."""
     async with new_pool(timeout=2) as pool:
         job = await pool.submit(forever)
         with pytest.raises(JobTimeoutError, match=r"ran for longer than 2 s \(timeout=2\)") as caught:
@@ -38,7 +39,7 @@ async def test_an_attempt_that_overruns_is_told_and_says_which_limit(new_pool):
 @virtual
 @pytest.mark.parametrize("kind", ["raise", "asyncio.timeout", "fail_after", "wait_for"])
 async def test_a_timeout_error_of_the_job_is_a_failure(new_pool, kind):
-    """TO2: its own TimeoutError comes out as it is, is counted as a failure, and is not ours."""
+    """Its own TimeoutError comes out as it is, is counted as a failure, and is not ours."""
 
     async def job():
         if kind == "raise":
@@ -63,7 +64,7 @@ async def test_a_timeout_error_of_the_job_is_a_failure(new_pool, kind):
 
 @virtual
 async def test_the_clock_of_an_attempt_starts_with_the_attempt(new_pool):
-    """TO3: waiting in the queue, for room or for a delay does not count."""
+    """Waiting in the queue, for room or for a delay does not count."""
     async with new_pool(size=1, queue_size=1, timeout=3) as pool:
         jobs = [await pool.submit(asyncio.sleep, 2, n) for n in range(5)]
         delayed = await pool.with_options(delay=20).submit(asyncio.sleep, 2, "late")
@@ -76,7 +77,7 @@ async def test_the_clock_of_an_attempt_starts_with_the_attempt(new_pool):
     [(0, 0), (1e-9, 1e-9), (0.5, 0.5), (None, 9), (math.inf, 9), (1e308, 9), (9.5, 9)],
 )
 async def test_every_number_of_seconds_is_a_limit(new_pool, seconds, ends):
-    """TO4, F-10: zero strikes at the first await; None and infinity never."""
+    """Zero strikes at the first await; None and infinity never."""
     steps = []
 
     async def job():
@@ -93,13 +94,13 @@ async def test_every_number_of_seconds_is_a_limit(new_pool, seconds, ends):
 
 @virtual
 async def test_a_job_that_never_awaits_is_in_time(new_pool):
-    """TO4: a limit strikes at an await; a job without one has no time to be late."""
+    """A limit strikes at an await; a job without one has no time to be late."""
     async with new_pool(timeout=0) as pool:
         assert await pool.run(double, 1) == 2
 
 
 def test_expiry_in_the_turn_of_completion(isolation, seeds):
-    """TO5, I1, I10: one outcome, whichever is first, and the numbers agree with it."""
+    """One outcome, whichever is first, and the numbers agree with it."""
     seen = set()
 
     async def scenario(chance):
@@ -123,7 +124,7 @@ def test_expiry_in_the_turn_of_completion(isolation, seeds):
 
 @virtual
 async def test_a_value_after_the_limit_is_too_late(new_pool):
-    """TO6: a job that catches its time limit and returns a value is timed out all the same; an error is a failure."""
+    """A job that catches its time limit and returns a value is timed out all the same; an error is a failure."""
     error = OSError("while cleaning up")
 
     async def job(then):
@@ -147,7 +148,7 @@ async def test_a_value_after_the_limit_is_too_late(new_pool):
 @virtual
 @pytest.mark.parametrize("own", [1, 2, 3])
 async def test_the_jobs_own_limit_beside_ours(new_pool, own):
-    """TO8: the shorter wins; if both strike at once there is one outcome, and neither leaks into the next job."""
+    """The shorter wins; if both strike at once there is one outcome, and neither leaks into the next job."""
 
     async def job():
         try:
@@ -169,7 +170,7 @@ async def test_the_jobs_own_limit_beside_ours(new_pool, own):
 
 @real
 async def test_the_wall_clock_does_not_matter(new_pool, monkeypatch):
-    """TO9: an hour forth or back changes nothing: limits are on the loop's clock."""
+    """An hour forth or back changes nothing: limits are on the loop's clock."""
     wall, jumps = time.time, iter([3600.0, -3600.0] * 1000)
     monkeypatch.setattr(time, "time", lambda: wall() + next(jumps))
     async with new_pool(timeout=0.05) as pool:
@@ -180,7 +181,7 @@ async def test_the_wall_clock_does_not_matter(new_pool, monkeypatch):
 
 @real
 async def test_a_blocked_loop_makes_limits_late_but_not_wrong(new_pool):
-    """TO11: each job ends once; the one that was over in time is not timed out for it."""
+    """Each job ends once; the one that was over in time is not timed out for it."""
 
     async def block():
         time.sleep(0.06)
@@ -202,7 +203,7 @@ async def test_a_running_attempt_can_change_its_limit(new_pool):
 
     async def job(seconds):
         await asyncio.sleep(1)
-        this().set_timeout(seconds)
+        current_job().set_timeout(seconds)
         await asyncio.sleep(5)
 
     async with new_pool(size=4) as pool:
@@ -224,7 +225,7 @@ async def test_a_changed_limit_is_for_this_attempt_only(new_pool):
     async def job():
         seen.append(now())
         if len(seen) == 1:
-            this().set_timeout(5)
+            current_job().set_timeout(5)
         await forever()
 
     async with new_pool(size=1) as pool:
@@ -262,7 +263,7 @@ async def test_the_limit_of_waiting_in_the_queue(new_pool):
 
 @virtual
 async def test_the_queue_limit_does_not_count_delay_or_retries(new_pool):
-    """TO3: it is over with the first attempt, and begins when the job enters the queue."""
+    """It is over with the first attempt, and begins when the job enters the queue."""
     starts = []
 
     async def flaky():
@@ -280,7 +281,7 @@ async def test_the_queue_limit_does_not_count_delay_or_retries(new_pool):
 @virtual
 @pytest.mark.parametrize("zero", ["queue_timeout", "total_timeout"])
 async def test_zero_for_the_queue_or_the_total(new_pool, zero):
-    """TO4, F-10: zero is a limit: who would have to wait for a worker does not run."""
+    """Zero is a limit: who would have to wait for a worker does not run."""
     async with new_pool(size=1) as pool:
         await pool.submit(asyncio.sleep, 1)
         await settle()
@@ -292,7 +293,7 @@ async def test_zero_for_the_queue_or_the_total(new_pool, zero):
 
 @real
 async def test_no_time_in_the_queue_is_enough_for_an_idle_pool(new_pool):
-    """TO4, F-10: `queue_timeout=0` means "now or never": now, if a worker is free, also one that has just been made."""
+    """`queue_timeout=0` means "now or never": now, if a worker is free, also one that has just been made."""
     async with new_pool(size=8) as pool:
         at_once = pool.with_options(queue_timeout=0)
         for _ in range(3):
@@ -308,7 +309,7 @@ async def test_no_time_in_the_queue_is_enough_for_an_idle_pool(new_pool):
 
 @virtual
 async def test_the_total_covers_everything(new_pool):
-    """TO10: queue, delay, attempts and the delays between them, wherever the job is when it strikes."""
+    """Queue, delay, attempts and the delays between them, wherever the job is when it strikes."""
 
     async def fail():
         await asyncio.sleep(1)
@@ -337,7 +338,7 @@ async def test_the_total_covers_everything(new_pool):
 
 @virtual
 async def test_each_attempt_has_its_own_limit_and_all_of_them_the_total(new_pool):
-    """TO10: three attempts of 2 s with 1 s between them; a total of 7 s ends the third early."""
+    """Three attempts of 2 s with 1 s between them; a total of 7 s ends the third early."""
     starts = []
 
     async def job():
@@ -355,7 +356,7 @@ async def test_each_attempt_has_its_own_limit_and_all_of_them_the_total(new_pool
 
 @virtual
 async def test_the_total_is_not_lost_while_an_attempt_ends_by_its_own_limit(new_pool):
-    """TO10: the total strikes while the job cleans up after the limit of its attempt: there is no further attempt."""
+    """The total strikes while the job cleans up after the limit of its attempt: there is no further attempt."""
     starts = []
 
     async def job():
@@ -376,7 +377,7 @@ async def test_the_total_is_not_lost_while_an_attempt_ends_by_its_own_limit(new_
 
 @virtual
 async def test_an_attempt_that_ignores_its_limit_is_left_behind(caplog):
-    """TO1, F-06: told, told again, left behind; its waiters are told of the limit, not of a cancel."""
+    """Told, told again, left behind; its waiters are told of the limit, not of a cancel."""
     release = asyncio.Event()
 
     async def stubborn():
@@ -424,7 +425,7 @@ async def test_a_hundred_limits_are_one_timer(new_pool):
 
 @virtual
 async def test_a_caller_that_waits_with_a_limit_leaves_nothing(new_pool):
-    """TO12: around submit, join and shutdown; who gave up is not in any line, and the work goes on."""
+    """Around submit, join and shutdown; who gave up is not in any line, and the work goes on."""
     async with new_pool(size=1, queue_size=0) as pool:
         job = await pool.submit(asyncio.sleep, 10)
         await settle()
@@ -444,7 +445,7 @@ async def test_a_caller_that_waits_with_a_limit_leaves_nothing(new_pool):
 
 
 def test_limits_of_all_kinds_at_any_moment(isolation, seeds):
-    """I1, I10, I13: whatever strikes first is the outcome, at its time, and only once."""
+    """Whatever strikes first is the outcome, at its time, and only once."""
 
     async def scenario(chance):
         async def job(seconds):
@@ -486,7 +487,7 @@ def test_limits_of_all_kinds_at_any_moment(isolation, seeds):
 
 @virtual
 async def test_cancel_and_limit_in_one_turn(new_pool):
-    """I1: the first to ask decides."""
+    """The first to ask decides."""
     async with new_pool(timeout=1) as pool:
         handle = await pool.submit(forever)
         asyncio.get_running_loop().call_at(1, handle.cancel)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from crowd import NUMBERS, crowded
-from virtual import echo, fail, nap, virtual
+from busy_pool import NUMBERS, crowded
+from helpers import echo, fail, nap, virtual
 
 from aiopool import Pool, Restart, Retry
 from aiopool.testing import settle

@@ -5,7 +5,7 @@ import functools
 import operator
 
 import pytest
-from virtual import virtual
+from helpers import virtual
 
 from aiopool import Pool
 

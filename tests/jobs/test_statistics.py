@@ -1,11 +1,11 @@
-"""Numbers that add up at every moment (reliability P, MX1 to MX3; invariants I10 and I12; F-09)."""
+"""Numbers that add up at every moment."""
 
 import asyncio
 import random
 import threading
 
 import pytest
-from virtual import balanced, echo, fail, nap, now, stubborn, virtual
+from helpers import assert_counters_balance, balanced, echo, fail, nap, now, stubborn, virtual
 
 from aiopool import Pool, QueueFullError, Retry, Statistics
 from aiopool.testing import advance, settle
@@ -18,7 +18,7 @@ FIELDS = (
 
 @virtual
 async def test_every_outcome_is_counted_once(isolation):
-    """I10, F-09: one job for each way to end, and one in each place; all numbers are as counted by hand."""
+    """One job for each way to end, and one in each place; all numbers are as counted by hand."""
     async with Pool(1, 3, isolation=isolation, on_error=lambda job, error: None) as pool:
         await pool.submit(echo)
         await pool.submit(fail)
@@ -57,7 +57,7 @@ async def test_every_outcome_is_counted_once(isolation):
             "threads_abandoned": 0,
         }
         assert {name: getattr(numbers, name) for name in FIELDS} == expected
-        assert balanced(numbers)
+        assert_counters_balance(numbers)
         await waiting
 
 
@@ -71,7 +71,7 @@ def test_the_fields_are_frozen():
 
 @virtual
 async def test_they_add_up_after_every_step(isolation):
-    """MX1: in a mixed run the sums are looked at in every turn of the loop, and in every place of a job's life."""
+    """In a mixed run the sums are looked at in every turn of the loop, and in every place of a job's life."""
     chance, looks, wrong = random.Random(21), [0], []
 
     def look(*_):
@@ -116,7 +116,7 @@ async def test_they_add_up_after_every_step(isolation):
 
 @virtual
 async def test_they_add_up_where_callbacks_look(isolation):
-    """MX2: a callback on the end of a job, and the error sink, see the job in its final place."""
+    """A callback on the end of a job, and the error sink, see the job in its final place."""
     seen = []
 
     async def bad():
@@ -136,7 +136,7 @@ async def test_they_add_up_where_callbacks_look(isolation):
 
 
 def test_a_thread_sees_a_consistent_snapshot():
-    """MX2: in a plain function in a thread, while the loop goes on, no gauge is negative and no counter shrinks."""
+    """In a plain function in a thread, while the loop goes on, no gauge is negative and no counter shrinks."""
 
     async def main(isolation):
         done = threading.Event()
@@ -168,7 +168,7 @@ def test_a_thread_sees_a_consistent_snapshot():
 
 @virtual
 async def test_durations_are_never_negative(isolation):
-    """MX3: whatever happens to a job, the times of its record are on the loop's clock, in order, and not negative."""
+    """Whatever happens to a job, the times of its record are on the loop's clock, in order, and not negative."""
     async with Pool(1, None, isolation=isolation, on_error=lambda job, error: None) as pool:
         jobs = [
             await pool.submit(nap, 1),
@@ -190,7 +190,7 @@ async def test_durations_are_never_negative(isolation):
 
 
 def test_durations_in_real_time():
-    """MX3: on the real clock, too, which is read at other places than the loop's own."""
+    """On the real clock, too, which is read at other places than the loop's own."""
 
     async def main():
         async with Pool(2) as pool:
@@ -205,7 +205,7 @@ def test_durations_in_real_time():
 
 @virtual
 async def test_leaks_are_busy_and_not_running(isolation):
-    """I3, I10: a leaked job has ended in the books, is counted apart, and its slot is still busy."""
+    """A leaked job has ended in the books, is counted apart, and its slot is still busy."""
     async with Pool(2, isolation=isolation, cancel_grace=1) as pool:
         job = await pool.submit(stubborn)
         await settle()
@@ -214,7 +214,7 @@ async def test_leaks_are_busy_and_not_running(isolation):
         numbers = pool.statistics()
         assert (numbers.cancelled, numbers.running, numbers.leaked) == (1, 0, 1)
         assert (numbers.busy, numbers.idle) == (1, 1)
-        assert balanced(numbers)
+        assert_counters_balance(numbers)
         await asyncio.sleep(4000)
         numbers = pool.statistics()
         assert (numbers.leaked, numbers.busy) == (0, 0)
@@ -222,7 +222,7 @@ async def test_leaks_are_busy_and_not_running(isolation):
 
 @virtual
 async def test_lent_slots_are_not_busy(isolation):
-    """I3: a job that waits for another runs in the books, and takes no slot."""
+    """A job that waits for another runs in the books, and takes no slot."""
     async with Pool(1, isolation=isolation) as pool:
 
         async def parent():
@@ -237,7 +237,7 @@ async def test_lent_slots_are_not_busy(isolation):
 
 @virtual
 async def test_they_can_be_read_after_the_end(isolation):
-    """F-12, SD8: the numbers can be read while the pool closes and after; before it was opened, the error says so."""
+    """The numbers can be read while the pool closes and after; before it was opened, the error says so."""
     pool = Pool(1, isolation=isolation)
     with pytest.raises(RuntimeError, match="async with"):
         pool.statistics()

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 
 import pytest
-from virtual import BOTH, fail, nap, virtual
+from helpers import BOTH, fail, nap, virtual
 
 from aiopool import JobStatus, Pool, Retry
 from aiopool._jobs.job import Job

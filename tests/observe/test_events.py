@@ -1,4 +1,4 @@
-"""What happens is told: in order, completely, and whatever a listener does (reliability O, invariant I11)."""
+"""What happens is told: in order, completely, and whatever a listener does."""
 
 import asyncio
 import collections
@@ -15,7 +15,7 @@ import weakref
 
 import anyio
 import pytest
-from virtual import balanced, echo, fail, nap, stubborn, virtual
+from helpers import assert_counters_balance, balanced, echo, fail, nap, stubborn, virtual
 
 import aiopool
 from aiopool import Pool, Priority, Retry, RetryAfter, events
@@ -256,7 +256,7 @@ AFTER = {
 
 
 def check_order(heard):
-    """I11: each job walks through the table, and ends once; returns how each ended."""
+    """Each job walks through the table, and ends once; returns how each ended."""
     last, ends = {}, collections.Counter()
     for event in heard:
         if isinstance(event, JobEvent) and not isinstance(event, JobLeaked):
@@ -270,7 +270,7 @@ def check_order(heard):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_job_is_told_from_its_submission_to_its_end(seed):
-    """I11: under a random load of all kinds, with full queues and cancels; the events agree with the statistics."""
+    """Under a random load of all kinds, with full queues and cancels; the events agree with the statistics."""
 
     @virtual
     async def main(isolation):
@@ -322,7 +322,7 @@ def test_every_job_is_told_from_its_submission_to_its_end(seed):
 
 @virtual
 async def test_nothing_is_told_after_the_pool_is_closed(isolation):
-    """I11: what was left behind ends in silence."""
+    """What was left behind ends in silence."""
     heard = []
     pool = Pool(1, isolation=isolation, cancel_grace=0.1)
     pool.listen(heard.append)
@@ -362,7 +362,7 @@ async def test_the_listener_hears_before_the_awaiter_goes_on(isolation):
 
 @virtual
 async def test_numbers_that_a_listener_sees_add_up(isolation):
-    """MX2: statistics taken at any event are consistent."""
+    """Statistics taken at any event are consistent."""
     seen = []
 
     async with Pool(2, 3, isolation=isolation, overflow="drop_oldest", on_error=lambda job, error: None) as pool:
@@ -483,7 +483,7 @@ async def test_a_removed_listener_hears_not_even_what_is_being_told(isolation):
 @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError, GeneratorExit, anyio.get_cancelled_exc_class])
 @virtual
 async def test_a_listener_that_raises_hurts_nobody(isolation, error, caplog):
-    """EV1: outcomes are unchanged, it is logged once and removed, and the others hear everything."""
+    """Outcomes are unchanged, it is logged once and removed, and the others hear everything."""
     before, after = [], []
 
     def faulty(event):
@@ -544,7 +544,7 @@ def test_a_listener_that_ends_the_program_ends_it(error, isolation):
 
 @virtual
 async def test_a_listener_may_submit(isolation):
-    """EV3: a chain of three thousand jobs, each submitted by a listener at the end of one: the stack stays flat."""
+    """A chain of three thousand jobs, each submitted by a listener at the end of one: the stack stays flat."""
     async with Pool(1, isolation=isolation) as pool:
         left = 3000
 
@@ -566,7 +566,7 @@ async def test_a_listener_may_submit(isolation):
 @pytest.mark.parametrize("when", [JobSubmitted, JobStarted, JobRetrying])
 @pytest.mark.parametrize("queue_size", [None, 0, 2])
 def test_a_listener_may_cancel(when, queue_size):
-    """EV3: a job that a listener cancels, whenever, is cancelled once; every other listener hears it in order."""
+    """A job that a listener cancels, whenever, is cancelled once; every other listener hears it in order."""
 
     @virtual(leaks=False)
     async def main(isolation):
@@ -592,7 +592,7 @@ def test_a_listener_may_cancel(when, queue_size):
             assert {job.status for job in jobs} == {"cancelled"}
             assert first == last
             check_order(first)
-            assert balanced(pool.statistics())
+            assert_counters_balance(pool)
             assert pool.statistics().busy == 0
 
     for isolation in ("task", "scope"):
@@ -600,7 +600,7 @@ def test_a_listener_may_cancel(when, queue_size):
 
 
 def test_a_listener_may_cancel_calls_in_threads(new_pool):
-    """EV3: at the start of a call in a thread, too; a thousand times, and the stack stays flat."""
+    """At the start of a call in a thread, too; a thousand times, and the stack stays flat."""
     heard = []
 
     async def main():
@@ -611,7 +611,7 @@ def test_a_listener_may_cancel_calls_in_threads(new_pool):
                 await pool.submit(int)
             await pool.join()
             assert pool.statistics().cancelled == 1000
-            assert balanced(pool.statistics())
+            assert_counters_balance(pool)
 
     asyncio.run(main())
     check_order(heard)
@@ -619,7 +619,7 @@ def test_a_listener_may_cancel_calls_in_threads(new_pool):
 
 @virtual
 async def test_a_listener_may_steer_the_pool_and_leave(isolation):
-    """EV3: it pauses, removes itself, adds another, begins a shutdown; nobody is skipped, nothing hangs."""
+    """It pauses, removes itself, adds another, begins a shutdown; nobody is skipped, nothing hangs."""
     heard, closing = [], []
 
     async with Pool(2, isolation=isolation) as pool:
@@ -649,7 +649,7 @@ async def test_a_listener_may_steer_the_pool_and_leave(isolation):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_listener_that_does_anything_at_any_moment(seed):
-    """EV3: it cancels, submits, pauses, resizes, reprioritizes, at random; the books close, each story is whole."""
+    """It cancels, submits, pauses, resizes, reprioritizes, at random; the books close, each story is whole."""
 
     @virtual
     async def main(isolation):
@@ -712,7 +712,7 @@ def test_a_listener_that_does_anything_at_any_moment(seed):
             await asyncio.gather(*tasks)
             await asyncio.sleep(1)  # a thread whose job was cancelled comes back a moment later
             numbers = pool.metrics()
-            assert balanced(numbers.statistics)
+            assert_counters_balance(numbers.statistics)
             assert numbers.statistics.busy == numbers.statistics.running == 0
         ends = check_order(heard)
         assert ends["JobSucceeded"] == numbers.statistics.succeeded
@@ -725,7 +725,7 @@ def test_a_listener_that_does_anything_at_any_moment(seed):
 
 @virtual
 async def test_a_listener_blocks_only_for_its_own_time(isolation):
-    """EV2: a slow listener holds the loop up while it runs: documented; nothing is lost or reordered by it."""
+    """A slow listener holds the loop up while it runs: documented; nothing is lost or reordered by it."""
     loop = asyncio.get_running_loop()
     heard = []
 
@@ -744,7 +744,7 @@ variable = contextvars.ContextVar("variable", default="nobody's")
 
 @virtual
 async def test_listeners_see_and_leak_no_context(isolation):
-    """I17: not the submitter's variables, not the job's; and what a listener sets is seen by no job."""
+    """Not the submitter's variables, not the job's; and what a listener sets is seen by no job."""
     seen = []
 
     def listener(event):
@@ -784,7 +784,7 @@ def test_a_listener_may_come_from_another_thread():
 
 @virtual
 async def test_events_keep_nothing_alive(isolation):
-    """I18: a listener that keeps every event keeps no job, function or result."""
+    """A listener that keeps every event keeps no job, function or result."""
 
     class Thing: ...
 

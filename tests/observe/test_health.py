@@ -7,9 +7,9 @@ import threading
 import time
 
 import pytest
+from helpers import echo, fail, nap, stubborn, virtual
 from hypothesis import given
 from hypothesis import strategies as st
-from virtual import echo, fail, nap, stubborn, virtual
 
 from aiopool import Finding, HealthLimits, HealthStatus, Pool, Restart, RestartLimitError
 from aiopool._observe.health import Sample, assess
@@ -535,7 +535,7 @@ def test_a_probe_is_cheap():
 
 @virtual
 async def test_nothing_runs_between_probes(isolation):
-    """I20: a pool that nobody asks has no timer; one that was asked has one, twice a second."""
+    """A pool that nobody asks has no timer; one that was asked has one, twice a second."""
     async with Pool(1, isolation=isolation) as pool:
         loop = asyncio.get_running_loop()
         steps = loop.steps

@@ -1,4 +1,4 @@
-"""Which line belongs to which job; each fault once; and no name forges a line (reliability O, EV5)."""
+"""Which line belongs to which job; each fault once; and no name forges a line."""
 
 import asyncio
 import contextlib
@@ -15,9 +15,9 @@ import threading
 
 import pytest
 import structlog
+from helpers import echo, fail, nap, stubborn, virtual
 from hypothesis import given
 from hypothesis import strategies as st
-from virtual import echo, fail, nap, stubborn, virtual
 
 import aiopool
 from aiopool import Pool, Retry, events
@@ -142,7 +142,7 @@ async def test_attempts_and_nested_jobs_and_their_tasks(isolation, log):
 
 @virtual
 async def test_nothing_leaks(isolation, log):
-    """I17: not to the submitter, not to the next job, not to callbacks of the loop, not to the context of structlog."""
+    """Not to the submitter, not to the next job, not to callbacks of the loop, not to the context of structlog."""
 
     async def binder():
         structlog.contextvars.bind_contextvars(customer="secret")
@@ -368,7 +368,7 @@ def hostile_run(text):
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
 def test_no_name_forges_a_line(text):
-    """EV5: whatever jobs and pools are called, every line on the terminal begins where the log began one."""
+    """Whatever jobs and pools are called, every line on the terminal begins where the log began one."""
     with alone(), console() as stream:
         hostile_run(text)
     written = stream.getvalue()
@@ -382,7 +382,7 @@ def test_no_name_forges_a_line(text):
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:30])
 def test_no_name_forges_a_json_line(text):
-    """EV5: as JSON, too: every line is one object, with the levels that we gave."""
+    """As JSON, too: every line is one object, with the levels that we gave."""
     with alone(), console(renderer="json") as stream:
         hostile_run(text)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -448,7 +448,7 @@ class Broken(logging.Handler):
 @pytest.mark.leaves_behind("the loop is told of the handler")
 @virtual(leaks=False)
 async def test_a_log_that_raises_hurts_no_job(isolation, capsys):
-    """EV5: outcomes, workers and listeners are as they were."""
+    """Outcomes, workers and listeners are as they were."""
     told = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
     logger, broken = logging.getLogger("aiopool"), Broken()

@@ -1,4 +1,4 @@
-"""Numbers that are true: histograms, collectors, hostile names, scrapes from anywhere (reliability P, I10)."""
+"""Numbers that are true: histograms, collectors, hostile names, scrapes from anywhere."""
 
 import asyncio
 import bisect
@@ -20,14 +20,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crowd import NUMBERS, crowded
+from busy_pool import NUMBERS, crowded
+from helpers import assert_counters_balance, echo, fail, nap, virtual
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from virtual import balanced, echo, fail, nap, virtual
 
 from aiopool import Metrics, Pool, Restart, Retry, events
 from aiopool._observe.metrics import MAX_LABEL, OTHER, label_text
@@ -85,7 +85,7 @@ async def test_off_until_it_is_asked_for(isolation):
 
 @virtual
 async def test_counts_begin_with_each_opening(isolation):
-    """MX5: as the numbers of `statistics()` do; a closed pool keeps its last ones."""
+    """As the numbers of `statistics()` do; a closed pool keeps its last ones."""
     pool = Pool(1, isolation=isolation, metrics=True)
     with pytest.raises(RuntimeError, match="which is new"):
         pool.metrics()
@@ -506,7 +506,7 @@ HOSTILE = [
 
 
 def test_hostile_names_are_harmless():
-    """MX4: whatever jobs and pools are called, the scrape parses, forges nothing, and stays small."""
+    """Whatever jobs and pools are called, the scrape parses, forges nothing, and stays small."""
 
     async def main():
         async with Pool(2, None, name='p"\n\x1b\ud800') as pool:
@@ -539,7 +539,7 @@ def test_labels_are_printable_whatever_the_text(text):
 
 @virtual
 async def test_the_number_of_names_is_bounded(isolation):
-    """MX4: a name for each job makes no series for each job; the rest are counted together, and nothing is lost."""
+    """A name for each job makes no series for each job; the rest are counted together, and nothing is lost."""
     async with Pool(4, None, isolation=isolation) as pool:
         found = registry(pool, max_names=10)
         for n in range(500):
@@ -578,7 +578,7 @@ async def test_the_number_of_priorities_is_bounded(isolation):
 
 
 def test_a_scrape_in_a_thread_sees_one_moment():
-    """MX2: while jobs come and go, every snapshot taken in another thread adds up."""
+    """While jobs come and go, every snapshot taken in another thread adds up."""
     seen, stop = [], threading.Event()
 
     def scrape(pool):
@@ -602,7 +602,7 @@ def test_a_scrape_in_a_thread_sees_one_moment():
 
     asyncio.run(main())
     for numbers in seen:
-        assert balanced(numbers.statistics)
+        assert_counters_balance(numbers.statistics)
         assert sum(numbers.queued.values()) == numbers.statistics.queued
         ended = sum(counts.succeeded for counts in numbers.jobs.values())
         assert ended == numbers.statistics.succeeded

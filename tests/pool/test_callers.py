@@ -7,8 +7,7 @@ import threading
 import traceback
 
 import pytest
-from test_threads import restless_interpreter
-from virtual import double
+from helpers import double, restless_interpreter
 
 from aiopool import Pool
 from aiopool._jobs.statistics import adds_up

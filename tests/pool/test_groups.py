@@ -1,11 +1,11 @@
-"""Groups: blocks of jobs with the rules of `asyncio.TaskGroup` (reliability CA29, RE7; invariant I16)."""
+"""Groups: blocks of jobs with the rules of `asyncio.TaskGroup`."""
 
 import asyncio
 import gc
 import weakref
 
 import pytest
-from virtual import echo, fail, nap, now, virtual
+from helpers import echo, fail, nap, now, virtual
 
 from aiopool import JobCancelledError, JobDroppedError, JobOptions, Pool, Retry
 from aiopool.testing import advance, settle
@@ -32,7 +32,7 @@ async def test_it_is_left_when_all_are_done(isolation):
 
 @virtual
 async def test_the_first_failure_cancels_the_others_and_the_body(isolation):
-    """CA29: as in `TaskGroup`: running and queued jobs are cancelled, the body is, and all failures are raised."""
+    """As in `TaskGroup`: running and queued jobs are cancelled, the body is, and all failures are raised."""
     body = []
     async with Pool(2, isolation=isolation) as pool:
         with pytest.raises(BaseExceptionGroup) as info:
@@ -61,7 +61,7 @@ async def nap_and_fail(seconds, error=ValueError):
 
 @virtual
 async def test_all_failures_are_in_the_group(isolation):
-    """CA29: failures of the clean-up of others, and that of the body, are raised together."""
+    """Failures of the clean-up of others, and that of the body, are raised together."""
 
     async def bad_cleanup():
         try:
@@ -83,7 +83,7 @@ async def test_all_failures_are_in_the_group(isolation):
 
 @virtual
 async def test_a_failing_body_cancels_the_jobs(isolation):
-    """CA29: when the body raises, the jobs are cancelled and waited for; the error comes in a group."""
+    """When the body raises, the jobs are cancelled and waited for; the error comes in a group."""
     async with Pool(2, isolation=isolation) as pool:
         with pytest.raises(BaseExceptionGroup) as info:
             async with pool.group() as group:
@@ -97,7 +97,7 @@ async def test_a_failing_body_cancels_the_jobs(isolation):
 
 @virtual
 async def test_cancelling_a_member_is_no_failure(isolation):
-    """CA29: a member that is cancelled does not fail the group."""
+    """A member that is cancelled does not fail the group."""
     async with Pool(2, isolation=isolation) as pool:
         async with pool.group() as group:
             gone, stays = await group.submit(nap, 100), await group.submit(nap, 1, "stays")
@@ -160,7 +160,7 @@ async def test_a_group_has_a_pause_of_its_own(isolation):
 
 @virtual
 async def test_cancelling_the_owner(isolation):
-    """CA29, I16: a cancel of the task that owns the block ends the jobs, and gets out as what it is."""
+    """A cancel of the task that owns the block ends the jobs, and gets out as what it is."""
     async with Pool(2, isolation=isolation) as pool:
         jobs = []
 
@@ -179,7 +179,7 @@ async def test_cancelling_the_owner(isolation):
 
 @virtual
 async def test_an_outer_cancel_survives_a_failing_cleanup(isolation):
-    """I16, pitfall 1: an owner that is cancelled while a clean-up raises gets the group, and then its cancel."""
+    """An owner that is cancelled while a clean-up raises gets the group, and then its cancel."""
 
     async def bad_cleanup():
         try:
@@ -210,7 +210,7 @@ async def test_an_outer_cancel_survives_a_failing_cleanup(isolation):
 
 @virtual
 async def test_an_outer_time_limit_is_a_time_limit(isolation):
-    """CA22, I16: `asyncio.timeout` around a block ends as a time limit, in the body and in the leaving of it."""
+    """`asyncio.timeout` around a block ends as a time limit, in the body and in the leaving of it."""
     async with Pool(2, isolation=isolation) as pool:
         for in_body in (True, False):
             began = now()
@@ -227,7 +227,7 @@ async def test_an_outer_time_limit_is_a_time_limit(isolation):
 
 @virtual
 async def test_a_group_in_a_task_that_was_cancelled_before(isolation):
-    """I16: in the clean-up of a cancelled task a group counts its own cancel only; a failure comes out as one."""
+    """In the clean-up of a cancelled task a group counts its own cancel only; a failure comes out as one."""
     async with Pool(2, isolation=isolation) as pool:
         seen = []
 
@@ -269,7 +269,7 @@ async def test_collect(isolation):
 
 @virtual
 async def test_collect_lets_a_cancel_and_a_time_limit_out(isolation):
-    """I16: with `collect` and failures, the owner's cancel and the block's own time limit still get out."""
+    """With `collect` and failures, the owner's cancel and the block's own time limit still get out."""
     async with Pool(2, isolation=isolation) as pool:
         for in_body in (True, False):
             with pytest.raises(TimeoutError):
@@ -328,7 +328,7 @@ async def test_a_time_limit_beside_a_failure(isolation):
 
 @virtual
 async def test_groups_in_groups(isolation):
-    """RE7: a failure in the inner block cancels its jobs first, and then the outer one, as in `TaskGroup`."""
+    """A failure in the inner block cancels its jobs first, and then the outer one, as in `TaskGroup`."""
     async with Pool(4, isolation=isolation) as pool:
         with pytest.raises(BaseExceptionGroup) as info:
             async with pool.group("outer") as outer:
@@ -369,7 +369,7 @@ async def test_members_that_submit_members(isolation):
 
 @virtual
 async def test_a_block_inside_a_job_with_size_1(isolation):
-    """RE1, RE7: a job that opens a block and waits for it lends its slot."""
+    """A job that opens a block and waits for it lends its slot."""
 
     async def parent(depth):
         if depth:
@@ -451,7 +451,7 @@ async def test_an_error_of_run_inside_the_block(isolation):
 
 @virtual
 async def test_a_map_in_a_block_is_waited_for(isolation):
-    """CA29: what a bare loop left under way has ended when the block is left; so has what no loop took."""
+    """What a bare loop left under way has ended when the block is left; so has what no loop took."""
     ends = []
 
     async def work(n):
@@ -477,7 +477,7 @@ async def test_a_map_in_a_block_is_waited_for(isolation):
 
 @virtual
 async def test_a_map_in_a_block_is_cancelled_with_it(isolation):
-    """CA29: by a failing body, by a failing member, by the time limit of the block, and by `group.cancel`."""
+    """By a failing body, by a failing member, by the time limit of the block, and by `group.cancel`."""
     async with Pool(2, 0, isolation=isolation) as pool:
         for how in ("body", "member", "limit", "cancel", "room"):
             began = now()
@@ -500,7 +500,7 @@ async def test_a_map_in_a_block_is_cancelled_with_it(isolation):
 
 @virtual
 async def test_failures_of_a_map_in_a_block_are_its_consumers(isolation):
-    """CA29, BP6: the block does not fail with what its maps yield, nor with what the body has caught."""
+    """The block does not fail with what its maps yield, nor with what the body has caught."""
     async with Pool(2, isolation=isolation) as pool:
         async with pool.group() as group:
             member = await group.submit(nap, 5)
@@ -560,7 +560,7 @@ async def test_pause_and_resume_of_a_group(isolation):
 
 @virtual
 async def test_a_failed_group_keeps_nothing(isolation):
-    """ME1: after the block its errors are free with the group: no cycle through frames."""
+    """After the block its errors are free with the group: no cycle through frames."""
 
     async def use():  # a function of its own: 3.13 keeps what `except*` has caught until the frame ends
         try:
@@ -583,7 +583,7 @@ async def test_a_failed_group_keeps_nothing(isolation):
 
 @virtual
 async def test_labels_vanish():
-    """ME7: a group's name takes no memory once its last job is done."""
+    """A group's name takes no memory once its last job is done."""
     async with Pool(2, None) as pool:
         for n in range(1000):
             await pool.with_options(group=f"tenant-{n}").submit(echo)

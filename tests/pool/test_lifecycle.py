@@ -1,7 +1,7 @@
-"""How a pool is made, opened, used and left: LC1 to LC14.
+"""How a pool is made, opened, used and left.
 
-Elsewhere: LC10 in a process of its own is in test_signals.py; LC12 is a way of running all of this (`-X dev`,
-`PYTHONASYNCIODEBUG=1`); LC13 is the matrix of loops in conftest.py.
+Elsewhere: the end of a program with an open pool is in test_signals.py, the loops that these tests run on are in
+conftest.py. All of this also runs with `-X dev` and `PYTHONASYNCIODEBUG=1`.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from unittest.mock import AsyncMock
 
 import anyio
 import pytest
-from virtual import double, forever
+from helpers import double, forever
 
 from aiopool import (
     JobCancelledError,
@@ -52,7 +52,7 @@ def make_in_a_thread():
 
 @pytest.mark.parametrize("make", [lambda: Pool(size=1), make_in_a_thread], ids=["no loop", "another thread"])
 def test_a_pool_is_made_without_a_loop_and_bound_when_it_is_opened(make):
-    """LC1, FL1: construction starts nothing; the pool belongs to the loop that opens it."""
+    """Construction starts nothing; the pool belongs to the loop that opens it."""
     before = threading.active_count(), signal.getsignal(signal.SIGINT)
     pool = make()
     assert pool.status is PoolStatus.NEW
@@ -68,7 +68,7 @@ def test_a_pool_is_made_without_a_loop_and_bound_when_it_is_opened(make):
 
 
 def test_one_pool_is_opened_in_many_loops_one_after_the_other(isolation):
-    """FL3: a pool of a module serves 100 programs in a row."""
+    """A pool of a module serves 100 programs in a row."""
     pool = Pool(size=2, isolation=isolation)
 
     async def main(n):
@@ -79,7 +79,7 @@ def test_one_pool_is_opened_in_many_loops_one_after_the_other(isolation):
 
 
 def test_nothing_global_changes_before_the_pool_is_opened():
-    """F-14: import and construction install no signal handler, and closing puts back what opening replaced."""
+    """Import and construction install no signal handler, and closing puts back what opening replaced."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     pool = Pool(handle_signals=True)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -97,7 +97,7 @@ def test_nothing_global_changes_before_the_pool_is_opened():
 @real
 @pytest.mark.parametrize("state", ["new", "closed"])
 async def test_submit_outside_of_the_open_pool_is_refused_and_touches_nothing(new_pool, state):
-    """LC2: an immediate error; the function is not called, and no coroutine is left un-awaited."""
+    """An immediate error; the function is not called, and no coroutine is left un-awaited."""
     pool, calls = new_pool(), []
 
     async def job():
@@ -124,7 +124,7 @@ async def test_submit_outside_of_the_open_pool_is_refused_and_touches_nothing(ne
 
 @real
 async def test_a_pool_is_opened_once_at_a_time(new_pool):
-    """LC3: the second `async with` gets a clear error, also from another task, and the first is unharmed."""
+    """The second `async with` gets a clear error, also from another task, and the first is unharmed."""
     pool = new_pool()
 
     async def open_it():
@@ -143,7 +143,7 @@ async def test_a_pool_is_opened_once_at_a_time(new_pool):
 
 @real
 async def test_a_pool_can_be_opened_again_after_it_was_closed(new_pool):
-    """LC3: the next opening begins with clean books."""
+    """The next opening begins with clean books."""
     pool = new_pool()
     for _ in range(3):
         async with pool:
@@ -200,7 +200,7 @@ PLACES = [empty, queued, running, in_backoff, delayed, offloading]
 @virtual
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 async def test_leaving_waits_for_all_work_wherever_it_is(new_pool, place):
-    """LC4: a normal exit is a join; nothing is cancelled, nothing is left (conftest looks)."""
+    """A normal exit is a join; nothing is cancelled, nothing is left (conftest looks)."""
     async with new_pool(size=2) as pool:
         await place(pool)
     now = pool.statistics()
@@ -214,7 +214,7 @@ class BodyError(Exception):
 @virtual
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 async def test_an_exception_of_the_body_leaves_as_it_is_and_cancels_the_rest(new_pool, place):
-    """LC5: the same object comes out, at once; running, queued and waiting jobs end cancelled."""
+    """The same object comes out, at once; running, queued and waiting jobs end cancelled."""
     error = BodyError()
     pool = new_pool(size=2)
     with pytest.raises(BodyError) as caught:
@@ -231,7 +231,7 @@ async def test_an_exception_of_the_body_leaves_as_it_is_and_cancels_the_rest(new
 
 @virtual
 async def test_the_exception_of_the_body_wins_over_all_others(new_pool, caplog):
-    """LC6: a job, a callback of the shutdown and a done-callback fail as well: they are told, and do not replace it."""
+    """A job, a callback of the shutdown and a done-callback fail as well: they are told, and do not replace it."""
     pool, error = new_pool(on_error=lambda job, error: told.append(error)), BodyError()
     told = []
 
@@ -299,7 +299,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("options", "error"), REFUSED, ids=lambda value: repr(value) if type(value) is dict else "")
 def test_a_setting_that_cannot_work_is_refused_where_it_is_written(options, error):
-    """LC7: the pool says no, and names the setting, before anything runs."""
+    """The pool says no, and names the setting, before anything runs."""
     with pytest.raises(error, match=next(iter(options))):
         Pool(**options)
 
@@ -324,7 +324,7 @@ def test_a_setting_that_cannot_work_is_refused_where_it_is_written(options, erro
     ids=repr,
 )
 def test_an_option_that_cannot_work_is_refused_where_it_is_written(options, error):
-    """LC7: a view, a decorator and a group refuse it, not a worker."""
+    """A view, a decorator and a group refuse it, not a worker."""
     with pytest.raises(error, match=next(iter(options))):
         Pool().with_options(**options)
     with pytest.raises(error, match=next(iter(options))):
@@ -333,7 +333,7 @@ def test_an_option_that_cannot_work_is_refused_where_it_is_written(options, erro
 
 @real
 async def test_the_widest_values_are_values(new_pool):
-    """LC7: enormous sizes, priorities and limits, infinity and zero, all work."""
+    """Enormous sizes, priorities and limits, infinity and zero, all work."""
     async with new_pool(size=3, queue_size=10**9, timeout=INF, cancel_grace=0, max_threads=10**9) as pool:
         for options in (
             {"priority": 10**30},
@@ -428,7 +428,7 @@ CALLABLES = {
 @real
 @pytest.mark.parametrize("function", CALLABLES.values(), ids=CALLABLES)
 async def test_whatever_can_be_called_can_be_run(new_pool, function):
-    """LC8: async ones in the loop, plain ones in a thread."""
+    """Async ones in the loop, plain ones in a thread."""
     async with new_pool() as pool:
         assert await pool.run(function, 5) == 15
 
@@ -451,7 +451,7 @@ async def agen():
     ids=["async generator", "its partial", "missing self", "int", "None", "str"],
 )
 async def test_what_cannot_be_run_is_refused_or_fails_by_itself(new_pool, function, line):
-    """LC8: refused at submit, with the reason; a wrong call is the job's own TypeError, never a worker's."""
+    """Refused at submit, with the reason; a wrong call is the job's own TypeError, never a worker's."""
     async with new_pool(size=1) as pool:
         with pytest.raises(TypeError, match=line):
             await pool.run(function)
@@ -461,7 +461,7 @@ async def test_what_cannot_be_run_is_refused_or_fails_by_itself(new_pool, functi
 
 @real
 async def test_a_coroutine_object_is_refused_with_the_line_to_write(new_pool):
-    """LC8: it cannot be started later; it is closed, so that nobody warns about it."""
+    """It cannot be started later; it is closed, so that nobody warns about it."""
     async with new_pool() as pool:
         with pytest.raises(TypeError, match=r"submit\(double, \.\.\.\)"):
             await pool.submit(double(1))
@@ -472,7 +472,7 @@ async def test_a_coroutine_object_is_refused_with_the_line_to_write(new_pool):
 
 @real
 async def test_a_plain_function_that_returns_an_awaitable_is_told_so(new_pool):
-    """LC8: `submit(lambda: fetch(url))` runs in a thread and has no loop to await in."""
+    """`submit(lambda: fetch(url))` runs in a thread and has no loop to await in."""
     async with new_pool() as pool:
         with pytest.raises(TypeError, match="Submit the async function itself"):
             await pool.run(lambda: double(1))
@@ -506,7 +506,7 @@ VALUES = {
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 @pytest.mark.parametrize("kind", ["async", "plain"])
 async def test_whatever_a_job_returns_is_its_result(new_pool, value, kind):
-    """LC9, I12: the same object, taken for a value, by every waiter and every way to ask."""
+    """The same object, taken for a value, by every waiter and every way to ask."""
 
     async def give():
         return value
@@ -523,7 +523,7 @@ async def test_whatever_a_job_returns_is_its_result(new_pool, value, kind):
 
 @real
 async def test_a_future_that_an_async_job_returns_is_a_value(new_pool):
-    """LC9: it is handed over, not awaited."""
+    """It is handed over, not awaited."""
     future = asyncio.get_running_loop().create_future()
 
     async def give():
@@ -569,7 +569,7 @@ async def test_a_dropped_pool_says_so_once_and_not_before_its_jobs_have_ended(he
 
 
 def test_a_pool_that_outlives_its_loop_says_so_and_nothing_else(isolation, caplog):
-    """LC10: dropped when its loop is closed, a pool can do nothing but tell."""
+    """Dropped when its loop is closed, a pool can do nothing but tell."""
     pool = Pool(isolation=isolation, size=3)
     with asyncio.Runner() as runner:
         runner.run(pool.__aenter__())
@@ -612,7 +612,7 @@ async def start_stop(chance, isolation):
 
 
 def test_open_and_close_at_random_moments(isolation, seeds):
-    """LC11, I15: 1,000 short lives; each leaves no task and no timer."""
+    """1,000 short lives; each leaves no task and no timer."""
 
     async def scenario(chance):
         await start_stop(chance, isolation)
@@ -622,7 +622,7 @@ def test_open_and_close_at_random_moments(isolation, seeds):
 
 @pytest.mark.soak
 def test_open_and_close_at_many_random_moments(isolation):
-    """LC11: the same for longer."""
+    """The same for longer."""
 
     async def scenario(chance):
         await start_stop(chance, isolation)
@@ -632,7 +632,7 @@ def test_open_and_close_at_many_random_moments(isolation):
 
 @real
 async def test_opened_in_one_task_and_closed_in_another(new_pool):
-    """LC14: no task group and no cancel scope is held open in between."""
+    """No task group and no cancel scope is held open in between."""
     pool = new_pool()
     await asyncio.create_task(pool.__aenter__())
     job = await pool.submit(double, 4)
@@ -642,7 +642,7 @@ async def test_opened_in_one_task_and_closed_in_another(new_pool):
 
 @real
 async def test_opened_inside_a_scope_and_closed_outside_of_it(new_pool):
-    """LC14: anyio scopes and `asyncio.timeout` may end while the pool goes on, as with an async fixture."""
+    """Anyio scopes and `asyncio.timeout` may end while the pool goes on, as with an async fixture."""
     stack = contextlib.AsyncExitStack()
     with anyio.CancelScope() as scope:
         async with asyncio.timeout(100):
@@ -660,7 +660,7 @@ async def fixture_like(new_pool):
 
 @real
 async def test_a_generator_may_hold_the_pool_open(new_pool):
-    """LC14, FL6: pytest's async fixtures do so; set-up and teardown run in tasks of their own."""
+    """Pytest's async fixtures do so; set-up and teardown run in tasks of their own."""
     generator = fixture_like(new_pool)
     pool = await asyncio.create_task(anext(generator))
     async with anyio.create_task_group() as group:
@@ -700,7 +700,7 @@ async def test_serve_ends_when_the_pool_is_shut_down(new_pool):
 
 @virtual
 async def test_an_idle_pool_does_nothing(new_pool):
-    """I20, F-08: at rest no timer is armed, and the loop does not turn."""
+    """At rest no timer is armed, and the loop does not turn."""
     loop = asyncio.get_running_loop()
     async with new_pool(size=50, timeout=30, total_timeout=60) as pool:
         await pool.run(double, 1)
@@ -714,7 +714,7 @@ async def test_an_idle_pool_does_nothing(new_pool):
 
 @real
 async def test_the_handle_is_gone_when_nobody_holds_it(new_pool):
-    """CV5, pitfall 14: a job needs no reference to run, and none is kept when it is done."""
+    """A job needs no reference to run, and none is kept when it is done."""
     done = asyncio.Event()
     variable = contextvars.ContextVar("variable")
 
@@ -733,7 +733,7 @@ async def test_the_handle_is_gone_when_nobody_holds_it(new_pool):
 
 @real
 async def test_jobs_outlive_a_collector_that_never_rests(new_pool):
-    """Pitfall 14: no task of ours is only weakly referenced."""
+    """No task of ours is only weakly referenced."""
     async with new_pool(size=20) as pool:
         seen = []
 
@@ -750,7 +750,7 @@ async def test_jobs_outlive_a_collector_that_never_rests(new_pool):
 
 @real
 async def test_a_cancelled_job_says_so_by_an_ordinary_exception(new_pool):
-    """F7: `except Exception` sees it; the waiter's own cancel it does not."""
+    """`except Exception` sees it; the waiter's own cancel it does not."""
     async with new_pool() as pool:
         job = await pool.submit(forever)
         job.cancel("no need")

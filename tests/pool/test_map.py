@@ -1,11 +1,11 @@
-"""`map`: lazy, bounded, a stream (reliability J, BP3 to BP7; pitfalls 2 and 16)."""
+"""`map`: lazy, bounded, a stream."""
 
 import asyncio
 import itertools
 import weakref
 
 import pytest
-from virtual import echo, nap, now, virtual
+from helpers import echo, nap, now, virtual
 
 from aiopool import JobCancelledError, JobOptions, MapResult, Pool, PoolClosedError, Retry, current_job
 from aiopool.testing import advance, settle
@@ -50,7 +50,7 @@ def counting(pulled):
 
 @virtual
 async def test_in_order(isolation):
-    """BP6: `ordered=True`: results in the order of the items, whichever job ends first; `collect` gives a list."""
+    """`ordered=True`: results in the order of the items, whichever job ends first; `collect` gives a list."""
     async with Pool(3, isolation=isolation) as pool:
         assert await pool.map(double, range(20)).collect() == [2 * n for n in range(20)]
         async with pool.map(double, range(5)) as results:
@@ -60,7 +60,7 @@ async def test_in_order(isolation):
 
 @virtual
 async def test_as_they_come(isolation):
-    """BP6: `ordered=False`: results as they come, each once."""
+    """`ordered=False`: results as they come, each once."""
     async with Pool(3, isolation=isolation) as pool:
         results = [result async for result in pool.map(nap_and_echo, [3, 1, 2], ordered=False)]
         assert results == [1, 2, 3]
@@ -87,7 +87,7 @@ async def test_nothing_happens_before_the_first_result_is_asked_for(isolation):
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_an_endless_source(ordered, asynchronous):
-    """BP3: between the source and a slow consumer there are never more than `buffersize` items."""
+    """Between the source and a slow consumer there are never more than `buffersize` items."""
 
     @virtual
     async def main(isolation):
@@ -111,7 +111,7 @@ def test_an_endless_source(ordered, asynchronous):
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_the_default_of_buffersize(asynchronous):
-    """BP3: by default twice the size is ahead, so that the workers always have something to do."""
+    """By default twice the size is ahead, so that the workers always have something to do."""
 
     @virtual
     async def main(isolation):
@@ -130,7 +130,7 @@ def test_the_default_of_buffersize(asynchronous):
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_breaking_out(ordered, asynchronous):
-    """BP4: leaving the block cancels the rest, waits for its end, and closes an asynchronous source, at once."""
+    """Leaving the block cancels the rest, waits for its end, and closes an asynchronous source, at once."""
 
     @virtual
     async def main(isolation):
@@ -161,7 +161,7 @@ def test_breaking_out(ordered, asynchronous):
 
 @virtual
 async def test_a_closed_stream_lets_go_of_its_source(isolation):
-    """BP4: a generator that nobody else holds ends with the block; one that is somebody's goes on where it was."""
+    """A generator that nobody else holds ends with the block; one that is somebody's goes on where it was."""
     closed = []
 
     def source():
@@ -188,7 +188,7 @@ async def test_a_closed_stream_lets_go_of_its_source(isolation):
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_consumer_that_is_cancelled_or_times_out(asynchronous):
-    """BP4: a consumer that is cancelled, or runs into a time limit, leaves no job and no source behind."""
+    """A consumer that is cancelled, or runs into a time limit, leaves no job and no source behind."""
 
     @virtual
     async def main(isolation):
@@ -266,7 +266,7 @@ def test_a_bare_loop_that_breaks_loses_no_failure(ordered, errors):
 @pytest.mark.parametrize("asynchronous", [True, False])
 @pytest.mark.parametrize("bare", [True, False])
 def test_the_first_error_ends_it(ordered, asynchronous, bare):
-    """BP6: `errors="raise"`: the consumer gets the first error as it is; the rest is cancelled, in a bare loop too."""
+    """`errors="raise"`: the consumer gets the first error as it is; the rest is cancelled, in a bare loop too."""
 
     @virtual
     async def main(isolation):
@@ -297,7 +297,7 @@ def test_the_first_error_ends_it(ordered, asynchronous, bare):
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_errors_as_results(ordered):
-    """BP6: `errors="yield"`: one `MapResult` for each item, failed ones too, with the item beside it."""
+    """`errors="yield"`: one `MapResult` for each item, failed ones too, with the item beside it."""
 
     @virtual
     async def main(isolation):
@@ -321,7 +321,7 @@ def test_errors_as_results(ordered):
 
 @virtual
 async def test_a_cancelled_job_is_an_error_of_its_item(isolation):
-    """BP6: a job of a stream that somebody cancels is that item's error, in its place."""
+    """A job of a stream that somebody cancels is that item's error, in its place."""
     async with Pool(2, isolation=isolation) as pool:
         stream = pool.map(nap_and_echo, [1, 2, 3, 4], errors="yield")
         first = await anext(stream)
@@ -334,7 +334,7 @@ async def test_a_cancelled_job_is_an_error_of_its_item(isolation):
 
 @virtual
 async def test_failures_that_the_consumer_did_not_take_are_reported(isolation):
-    """I19, pitfall 13: what fails unseen, before the stream is closed or while it is, is reported, each once."""
+    """What fails unseen, before the stream is closed or while it is, is reported, each once."""
     seen = []
 
     async def bad(n):
@@ -353,7 +353,7 @@ async def test_failures_that_the_consumer_did_not_take_are_reported(isolation):
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_source_that_raises(asynchronous):
-    """BP5: results of the items before come first, then the source's own error; the workers are fine."""
+    """Results of the items before come first, then the source's own error; the workers are fine."""
 
     @virtual
     async def main(isolation):
@@ -380,7 +380,7 @@ def test_a_source_that_raises(asynchronous):
 
 @virtual
 async def test_a_slow_source_does_not_keep_results_back(isolation):
-    """BP5: each result is there as soon as its job is done, though the source takes its time for the next item."""
+    """Each result is there as soon as its job is done, though the source takes its time for the next item."""
     moments = []
     async with Pool(2, isolation=isolation) as pool:
         async with pool.map(second, numbers(pause=10.0)) as results:
@@ -393,7 +393,7 @@ async def test_a_slow_source_does_not_keep_results_back(isolation):
 
 @virtual
 async def test_two_consumers_of_a_full_pool(isolation):
-    """BP3, no deadlock: streams share a pool of size 1 without room for anybody, and both get all of theirs."""
+    """No deadlock: streams share a pool of size 1 without room for anybody, and both get all of theirs."""
     async with Pool(1, 0, isolation=isolation) as pool:
         a, b = await asyncio.gather(
             pool.map(nap_and_echo, [1, 2, 3]).collect(), pool.map(nap_and_echo, [4, 5, 6], ordered=False).collect()
@@ -403,7 +403,7 @@ async def test_two_consumers_of_a_full_pool(isolation):
 
 @virtual
 async def test_a_consumer_that_gives_up_waiting_for_room_loses_no_item(isolation):
-    """Pitfall 2: a time limit around `anext` while the pool is full: the item comes with the next call."""
+    """A time limit around `anext` while the pool is full: the item comes with the next call."""
     async with Pool(1, 0, isolation=isolation) as pool:
         await pool.submit(nap, 5)
         async with pool.map(nap_and_echo, iter([1, 2, 3])) as stream:
@@ -416,7 +416,7 @@ async def test_a_consumer_that_gives_up_waiting_for_room_loses_no_item(isolation
 
 @virtual
 async def test_a_job_may_map(isolation):
-    """RE1: a job that maps over its own pool of size 1 lends its slot, for plain and for asynchronous sources."""
+    """A job that maps over its own pool of size 1 lends its slot, for plain and for asynchronous sources."""
 
     async def items():
         for n in range(4):
@@ -432,7 +432,7 @@ async def test_a_job_may_map(isolation):
 
 @virtual
 async def test_closing_the_pool_under_a_stream(isolation):
-    """F-02: a consumer whose pool is shut down gets what is done, then an error; it never hangs."""
+    """A consumer whose pool is shut down gets what is done, then an error; it never hangs."""
     async with Pool(2, isolation=isolation) as pool:
 
         async def consume(source):
@@ -448,7 +448,7 @@ async def test_closing_the_pool_under_a_stream(isolation):
 
 @virtual
 async def test_results_are_free_once_they_were_taken(isolation):
-    """BP6, pitfall 16: a stream keeps neither items nor results that it has handed out."""
+    """A stream keeps neither items nor results that it has handed out."""
 
     class Thing:
         pass

@@ -6,7 +6,7 @@ import itertools
 import weakref
 
 import pytest
-from virtual import echo, now, virtual
+from helpers import echo, now, virtual
 
 from aiopool import Pool, PoolClosedError
 from aiopool.testing import advance, settle, wait_until

@@ -1,7 +1,6 @@
-"""How a pool ends: in four bounded phases, with a report: SD1 to SD4, SD8, SD10, SD11, and F-02 to F-04, F-12.
+"""How a pool ends: in four bounded phases, with a report.
 
-Elsewhere: signals and the exit of the program (SD5 to SD7, SD9, SD12) are in test_signals.py; SD13 belongs to the
-stores.
+Elsewhere: signals and the exit of the program are in test_signals.py.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ import threading
 
 import anyio
 import pytest
-from virtual import double, forever, now
+from helpers import double, forever, now
 
 from aiopool import (
     JobCancelledError,
@@ -69,7 +68,7 @@ MODES = {
 @virtual
 @pytest.mark.parametrize("mode", MODES)
 async def test_what_becomes_of_each_job(new_pool, mode):
-    """SD2, E4: work is finished until the limit, then cancelled; every waiter is told; the report adds up."""
+    """Work is finished until the limit, then cancelled; every waiter is told; the report adds up."""
     (timeout, cancel_pending), expected, seconds = MODES[mode]
     pool = new_pool(size=2)
     await pool.__aenter__()
@@ -89,7 +88,7 @@ async def test_what_becomes_of_each_job(new_pool, mode):
 
 @virtual
 async def test_a_clean_up_has_the_grace_that_was_given(new_pool):
-    """SD2: `grace` is for the jobs: nobody is told twice before half of it is over, or left before its end."""
+    """`grace` is for the jobs: nobody is told twice before half of it is over, or left before its end."""
     for grace, cleaning in [(None, 0.75), (5, 2.25), (60, 29)]:
         steps, began = [], now()
         pool = new_pool(size=1)
@@ -103,7 +102,7 @@ async def test_a_clean_up_has_the_grace_that_was_given(new_pool):
 
 @virtual
 async def test_a_short_grace_is_short(new_pool):
-    """SD2, I14, F-03: what does not end is left, by name, when the limit and the grace are over; no later."""
+    """What does not end is left, by name, when the limit and the grace are over; no later."""
     stubborn = Stubborn()
     for timeout, grace, seconds in [(0, 0.5, 0.5), (2, 3, 5), (0, 0, 0), (None, 1, None)]:
         pool = new_pool(size=3, shutdown_timeout=4)
@@ -127,7 +126,7 @@ async def test_a_short_grace_is_short(new_pool):
 
 @virtual
 async def test_the_time_limit_is_for_all_jobs_together(new_pool):
-    """F-03: a hundred jobs do not make it a hundred limits."""
+    """A hundred jobs do not make it a hundred limits."""
     pool = new_pool(size=10)
     await pool.__aenter__()
     for _ in range(100):
@@ -161,7 +160,7 @@ async def test_a_default_limit_of_the_pool(new_pool):
 
 @virtual
 async def test_jobs_that_end_by_themselves_are_counted_as_they_ended(new_pool):
-    """SD2: failures and time limits during the shutdown are in its report."""
+    """Failures and time limits during the shutdown are in its report."""
 
     async def fail():
         await asyncio.sleep(1)
@@ -183,7 +182,7 @@ async def test_jobs_that_end_by_themselves_are_counted_as_they_ended(new_pool):
 
 @virtual
 async def test_every_waiter_is_released(new_pool):
-    """SD10, F-02: whoever waits for a job in any place, for room, for results, or for the end."""
+    """Whoever waits for a job in any place, for room, for results, or for the end."""
 
     async def fail():
         raise OSError
@@ -228,7 +227,7 @@ async def test_every_waiter_is_released(new_pool):
 @virtual
 @pytest.mark.parametrize("hold", ["pool", "group", "size"])
 async def test_a_held_pool_goes_on_when_it_is_shut_down(new_pool, hold):
-    """SD10: to leave is to finish; a pause of the pool, of a group, or a size of 0 does not strand anybody."""
+    """To leave is to finish; a pause of the pool, of a group, or a size of 0 does not strand anybody."""
     pool = new_pool(size=1)
     await pool.__aenter__()
     job = await pool.with_options(group="g").submit(double, 2)
@@ -247,7 +246,7 @@ async def test_a_held_pool_goes_on_when_it_is_shut_down(new_pool, hold):
 
 @virtual
 async def test_blocked_submitters_get_in_order_what_is_left(new_pool):
-    """SD10: who waits for room when the shutdown begins is refused at once, not when the jobs are done."""
+    """Who waits for room when the shutdown begins is refused at once, not when the jobs are done."""
     async with new_pool(size=1, queue_size=0) as pool:
         await pool.submit(asyncio.sleep, 10)
         await settle()
@@ -580,7 +579,7 @@ async def test_the_report_says_that_asyncio_run_waits_for_a_leaked_job(new_pool)
 
 @virtual
 async def test_retries_go_on_until_the_limit(new_pool):
-    """SD2, pitfall 8: a shutdown without a limit waits for the next attempt; one with a limit does not wait it out."""
+    """A shutdown without a limit waits for the next attempt; one with a limit does not wait it out."""
     starts = []
 
     async def flaky():
@@ -604,7 +603,7 @@ async def test_retries_go_on_until_the_limit(new_pool):
 
 @virtual
 async def test_join_while_others_keep_submitting(new_pool):
-    """SD11: `join` returns at a moment at which there is no job; it is no fence, and shuts nothing."""
+    """`join` returns at a moment at which there is no job; it is no fence, and shuts nothing."""
     async with new_pool(size=1) as pool:
 
         async def producer():
@@ -626,7 +625,7 @@ async def test_join_while_others_keep_submitting(new_pool):
 
 @virtual
 async def test_shutdown_is_one_however_often_it_is_called(new_pool):
-    """SD3, F-04: five at a time, again while it is under way, and afterwards: the same report; no line runs twice."""
+    """Five at a time, again while it is under way, and afterwards: the same report; no line runs twice."""
     called = []
     pool = new_pool(size=2)
     pool.on_shutdown(lambda: called.append(now()))
@@ -641,7 +640,7 @@ async def test_shutdown_is_one_however_often_it_is_called(new_pool):
 
 @virtual
 async def test_a_later_shutdown_can_only_make_it_hurry(new_pool):
-    """SD3: the earliest deadline and the shortest grace hold."""
+    """The earliest deadline and the shortest grace hold."""
     pool = new_pool(size=1)
     await pool.__aenter__()
     stubborn = Stubborn()
@@ -664,7 +663,7 @@ async def test_a_later_shutdown_can_only_make_it_hurry(new_pool):
 
 @virtual
 async def test_shutdown_before_and_after_the_pool_was_open(new_pool):
-    """F-04, style 17: before: a clear error; after: the last report."""
+    """Before: a clear error; after: the last report."""
     pool = new_pool()
     with pytest.raises(RuntimeError, match="async with"):
         await pool.shutdown()
@@ -676,7 +675,7 @@ async def test_shutdown_before_and_after_the_pool_was_open(new_pool):
 
 @virtual
 async def test_shutdown_from_inside_of_a_job(new_pool):
-    """SD4: the job that calls it is not waited for, and not cancelled; it gets the report, and goes on."""
+    """The job that calls it is not waited for, and not cancelled; it gets the report, and goes on."""
 
     async def job(n):
         report = await pool.shutdown(timeout)
@@ -695,7 +694,7 @@ async def test_shutdown_from_inside_of_a_job(new_pool):
 
 @virtual
 async def test_shutdown_from_inside_of_many_jobs(new_pool):
-    """SD3, SD4: five jobs call it, at different times; none waits for another, and the last other job is waited for."""
+    """Five jobs call it, at different times; none waits for another, and the last other job is waited for."""
 
     async def job(n):
         await asyncio.sleep(n)
@@ -713,7 +712,7 @@ async def test_shutdown_from_inside_of_many_jobs(new_pool):
 
 @virtual
 async def test_join_is_not_confused_by_jobs_that_have_called_shutdown(new_pool):
-    """SD4: a caller that gives up and ends does not count for another job that still runs."""
+    """A caller that gives up and ends does not count for another job that still runs."""
 
     async def impatient():
         with anyio.move_on_after(1):
@@ -731,7 +730,7 @@ async def test_join_is_not_confused_by_jobs_that_have_called_shutdown(new_pool):
 
 @virtual
 async def test_a_job_that_calls_shutdown_and_fails_is_not_tried_again(new_pool):
-    """SD4: there is no worker left for another attempt; its waiters are told at once."""
+    """There is no worker left for another attempt; its waiters are told at once."""
 
     async def job():
         await pool.shutdown()
@@ -749,7 +748,7 @@ async def test_a_job_that_calls_shutdown_and_fails_is_not_tried_again(new_pool):
 
 @virtual
 async def test_shutdown_from_a_task_and_a_callback_of_a_job(new_pool):
-    """SD4: from a child task of a job, and from a done-callback."""
+    """From a child task of a job, and from a done-callback."""
 
     async def job():
         return await asyncio.create_task(pool.shutdown())
@@ -767,7 +766,7 @@ async def test_shutdown_from_a_task_and_a_callback_of_a_job(new_pool):
 
 @virtual
 async def test_the_state_of_a_closing_pool_can_be_asked(new_pool):
-    """F-12: status, numbers, jobs and reprs answer at once in every phase."""
+    """Status, numbers, jobs and reprs answer at once in every phase."""
     pool = new_pool(size=1)
     seen = [pool.status.value]
     async with pool:
@@ -790,7 +789,7 @@ async def test_the_state_of_a_closing_pool_can_be_asked(new_pool):
 
 @virtual
 async def test_handles_can_be_read_after_the_end(new_pool):
-    """SD8, I12: results, errors and outcomes stay, and awaiting a done job needs no pool."""
+    """Results, errors and outcomes stay, and awaiting a done job needs no pool."""
 
     async def fail():
         raise error
@@ -937,7 +936,7 @@ async def test_a_shutdown_that_is_hurried_hurries_its_callbacks(new_pool):
 @virtual
 @pytest.mark.parametrize("phase", ["finish", "grace", "callbacks"])
 async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_pool, phase):
-    """WC6: who cancels its task (the end of `asyncio.run` does) leaves no waiter, worker or open pool behind."""
+    """Who cancels its task (the end of `asyncio.run` does) leaves no waiter, worker or open pool behind."""
     calls = []
     pool = new_pool(size=2, cancel_grace=5)
 
@@ -971,7 +970,7 @@ async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_po
 
 
 def test_shutdown_at_any_moment_ends_in_time(isolation, seeds):
-    """I14, I15, SD2, SD10: whatever runs, from wherever it is called, and however often; every handle is final."""
+    """Whatever runs, from wherever it is called, and however often; every handle is final."""
 
     async def scenario(chance):
         loop = asyncio.get_running_loop()
@@ -1032,7 +1031,7 @@ def test_shutdown_at_any_moment_ends_in_time(isolation, seeds):
 
 @real
 async def test_shutdown_with_threads_at_work(new_pool):
-    """SD2, F5: a call in a thread is waited for until the limit; then it is left, and named, and holds up nobody."""
+    """A call in a thread is waited for until the limit; then it is left, and named, and holds up nobody."""
     go = threading.Event()
     for timeout in (None, 0.02):
         go.clear()

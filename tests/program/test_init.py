@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import program, rest, wait_for
+from child_programs import program, rest, wait_for
 
 # As root, or in a user namespace of its own. The kernel kills all that is in the namespace with its process 1.
 UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]

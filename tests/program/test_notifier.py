@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import program, rest, wait_for
+from child_programs import program, rest, wait_for
 
 from aiopool._program.systemd import SystemdNotifier
 

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from programs import program, rest, wait_for
+from child_programs import program, rest, wait_for
 
 import aiopool
 from aiopool import Pool

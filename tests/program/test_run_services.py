@@ -8,8 +8,8 @@ import time
 
 import psutil
 import pytest
-from programs import program, rest, wait_for
-from services.helpers import (
+from child_programs import program, rest, wait_for
+from services.support import (
     nothing_left,  # noqa: F401 - a check around every test of this module
     running,
     wait_until,

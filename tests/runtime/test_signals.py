@@ -1,7 +1,7 @@
-"""How a program ends: signals, SystemExit, `asyncio.run` with an open pool: SD5 to SD7, SD12, WC2, WC8, WC10.
+"""How a program ends: signals, SystemExit, `asyncio.run` with an open pool.
 
 Each program is a Python of its own, with all warnings as errors, under a plain `asyncio.run`. (`aiopool.run`, which
-adds exit codes and a main that needs not know of signals, is in test_run.py; SD9, a thread that never ends, in
+adds exit codes and a main that needs not know of signals, is in test_run.py; a thread that never ends, in
 test_threads.py.)
 """
 
@@ -90,7 +90,7 @@ def end(process, within=30):
 @pytest.mark.parametrize("kind", ["async", "late", "plain"])
 @pytest.mark.parametrize(("error", "code"), [("SystemExit(3)", 3), ("KeyboardInterrupt()", -signal.SIGINT)])
 def test_system_exit_and_ctrl_c_in_a_job_end_the_program(program, kind, error, code):
-    """WC2, F6: by a bounded shutdown: the others clean up, the callbacks run, and the exit code is what was raised."""
+    """By a bounded shutdown: the others clean up, the callbacks run, and the exit code is what was raised."""
     process = program(f"""
         async def job():
             if {kind!r} == "late":
@@ -122,7 +122,7 @@ def test_system_exit_and_ctrl_c_in_a_job_end_the_program(program, kind, error, c
 
 @both
 def test_system_exit_in_a_job_that_is_awaited(program):
-    """WC2: whoever awaits it gets it as well, and may do what he likes: the program ends all the same."""
+    """Whoever awaits it gets it as well, and may do what he likes: the program ends all the same."""
     process = program("""
         async def main():
             async with Pool(size=1, isolation=isolation) as pool:
@@ -141,7 +141,7 @@ def test_system_exit_in_a_job_that_is_awaited(program):
 
 
 def test_asyncio_run_that_ends_with_an_open_pool(program):
-    """SD7: no hang and no noise, whatever was going on: the jobs are told, and clean up."""
+    """No hang and no noise, whatever was going on: the jobs are told, and clean up."""
     process = program(
         """
         async def fail():
@@ -174,7 +174,7 @@ def test_asyncio_run_that_ends_with_an_open_pool(program):
 
 
 def test_asyncio_run_that_ends_while_a_shutdown_is_under_way(program):
-    """SD7, WC6: the shutdown hurries, and is done when the loop closes."""
+    """The shutdown hurries, and is done when the loop closes."""
     process = program("""
         async def main():
             global pool
@@ -193,7 +193,7 @@ def test_asyncio_run_that_ends_while_a_shutdown_is_under_way(program):
 
 
 def test_a_pool_that_is_dropped_by_a_program(program):
-    """LC10: the warning is all that is said."""
+    """The warning is all that is said."""
     process = program(
         """
         async def main():
@@ -216,7 +216,7 @@ def test_a_pool_that_is_dropped_by_a_program(program):
 
 
 def test_a_job_that_stops_the_loop(program):
-    """WC8: asyncio says that the program did not end by itself; it ends all the same, and cleans up."""
+    """Asyncio says that the program did not end by itself; it ends all the same, and cleans up."""
     process = program("""
         async def job():
             asyncio.get_running_loop().stop()
@@ -239,7 +239,7 @@ def test_a_job_that_stops_the_loop(program):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS as Linux has it")
 def test_a_job_that_hits_the_limit_of_memory(program):
-    """WC10: it fails with MemoryError, async and plain; the pool goes on."""
+    """It fails with MemoryError, async and plain; the pool goes on."""
     process = program("""
         import resource
 
@@ -270,7 +270,7 @@ def test_a_job_that_hits_the_limit_of_memory(program):
 
 @both
 def test_ctrl_c_without_handle_signals(program):
-    """SD5: asyncio cancels main; the pool is left by that cancel: jobs clean up, then KeyboardInterrupt."""
+    """Asyncio cancels main; the pool is left by that cancel: jobs clean up, then KeyboardInterrupt."""
     process = program("""
         async def main():
             async with Pool(size=2, isolation=isolation) as pool:
@@ -319,7 +319,7 @@ PLACES = {
     ],
 )
 def test_a_signal_lets_the_work_finish_wherever_it_strikes(program, place):
-    """SD5, SD6, SD12: nothing is raised into a job or into main; the work is done; the handlers are put back."""
+    """Nothing is raised into a job or into main; the work is done; the handlers are put back."""
     process = program(f"""
         attempts = []
 
@@ -350,7 +350,7 @@ def test_a_signal_lets_the_work_finish_wherever_it_strikes(program, place):
 
 
 def test_the_second_signal_cancels(program):
-    """SD5: the first lets the jobs go on, the second tells them; both kinds of signals count together."""
+    """The first lets the jobs go on, the second tells them; both kinds of signals count together."""
     process = program("""
         async def main():
             async with Pool(size=2, isolation=isolation, handle_signals=True) as pool:
@@ -374,7 +374,7 @@ def test_the_second_signal_cancels(program):
 
 @pytest.mark.parametrize("busy", ["swallows", "blocks the loop"])
 def test_the_third_signal_ends_the_program_at_once(program, busy):
-    """SD5, F-04: whatever the jobs do; the exit code is 128 and the number."""
+    """Whatever the jobs do; the exit code is 128 and the number."""
     process = program(f"""
         async def swallows():
             while True:
@@ -402,7 +402,7 @@ def test_the_third_signal_ends_the_program_at_once(program, busy):
 
 
 def test_a_signal_during_the_shutdown_after_the_first_is_not_lost(program):
-    """SD6: the pool was closing by itself when the signal came: it counts as the first, and the next one cancels."""
+    """The pool was closing by itself when the signal came: it counts as the first, and the next one cancels."""
     process = program("""
         async def main():
             async with Pool(size=2, isolation=isolation, handle_signals=True) as pool:
@@ -430,7 +430,7 @@ def test_a_signal_during_the_shutdown_after_the_first_is_not_lost(program):
 
 @both
 def test_outside_of_the_main_thread_there_is_nothing_to_handle(isolation):
-    """SD5: `handle_signals=True` in a thread works without: no error, no handler."""
+    """`handle_signals=True` in a thread works without: no error, no handler."""
     results = []
 
     async def main():
@@ -447,7 +447,7 @@ def test_outside_of_the_main_thread_there_is_nothing_to_handle(isolation):
 
 @both
 async def test_pools_that_come_and_go_hear_signals_together(isolation):
-    """SD5, F-14: the last one out puts the handlers back; whoever is left goes on hearing."""
+    """The last one out puts the handlers back; whoever is left goes on hearing."""
     before = signal.getsignal(signal.SIGTERM)
     first = Pool(size=1, isolation=isolation, handle_signals=True)
     second = Pool(size=1, isolation=isolation, handle_signals=True)
@@ -464,7 +464,7 @@ async def test_pools_that_come_and_go_hear_signals_together(isolation):
 
 @both
 async def test_a_handler_of_the_users_is_put_back(isolation):
-    """F-14: one that was set by `signal.signal`, and one that was ignored."""
+    """One that was set by `signal.signal`, and one that was ignored."""
     heard = []
     for handler in (lambda *args: heard.append("user's"), signal.SIG_IGN):
         before = signal.signal(signal.SIGTERM, handler)

@@ -17,8 +17,8 @@ from typing import Any
 
 from queuemgr.async_simple_api import AsyncQueueSystem
 from queuemgr.process_config import ProcessManagerConfig
-from services.helpers import running
 from services.jobs import StubbornJob
+from services.support import running
 
 from aiopool.services import ServiceRegistry
 

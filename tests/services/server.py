@@ -14,7 +14,7 @@ import sys
 import uuid
 
 from services import targets
-from services.helpers import STUBBORN
+from services.support import STUBBORN
 
 from aiopool.services import Command, ServiceRegistry
 

@@ -16,7 +16,7 @@ import sys
 import time
 
 from services import targets
-from services.helpers import stubborn
+from services.support import stubborn
 
 from aiopool.services import ServiceRegistry
 

@@ -15,7 +15,7 @@ import anyio
 import psutil
 import pytest
 from services import targets
-from services.helpers import (
+from services.support import (
     PATIENT,
     nothing_left,  # noqa: F401 - a check around every test of this module
     running,
@@ -116,7 +116,7 @@ def test_a_forked_child_gets_a_shared_registry_of_its_own_and_may_not_use_its_pa
 
 
 def test_construction_touches_nothing(tmp_path, monkeypatch) -> None:
-    """No handler, no file, no thread, no loop (F-14)."""
+    """No handler, no file, no thread, no loop."""
     import signal
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-from services.helpers import (
+from services.support import (
     ROOT,
     nothing_left,  # noqa: F401 - a check around every test of this module
     running,

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from services.helpers import (
+from services.support import (
     environment,
     line,
     marked,
@@ -54,7 +54,7 @@ def end(program: "subprocess.Popen[str]") -> tuple[int, str]:
     ],
 )
 def test_a_signal_stops_the_services_and_ends_the_program_with_its_code(mode, signum) -> None:
-    """The stubborn child is dead, and whoever waits for the program sees the signal (B-10, B3.8, F-04)."""
+    """The stubborn child is dead, and whoever waits for the program sees the signal."""
     program, child = started(mode)
     program.send_signal(signum)
     code, _ = end(program)

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from services.helpers import (
+from services.support import (
     STUBBORN,
     marked,
     nothing_left,  # noqa: F401 - a check around every test of this module

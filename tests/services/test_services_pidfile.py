@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from services.helpers import (
+from services.support import (
     PATIENT,
     STUBBORN,
     environment,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services.helpers import (
+from services.support import (
     HERE,
     environment,
     marked,

@@ -12,7 +12,7 @@ import time
 import anyio
 import psutil
 import pytest
-from services.helpers import (
+from services.support import (
     PATIENT,
     STUBBORN,
     line,
@@ -73,7 +73,7 @@ def test_the_deadline_keeps_a_part_for_force() -> None:
 
 
 async def test_a_hundred_stubborn_children_take_as_long_as_one() -> None:
-    """The timeout is for all together, not for each (B3.3, F-03), and all are dead when it returns (B-08)."""
+    """The timeout is for all together, not for each, and all are dead when it returns."""
     registry = ServiceRegistry()
     children = [subprocess.Popen(STUBBORN, stdout=subprocess.PIPE) for _ in range(100)]
     for child in children:
@@ -544,7 +544,7 @@ async def test_a_service_may_stop_its_own_registry(eager) -> None:
 
 
 async def test_status_during_a_slow_stop_returns_at_once() -> None:
-    """No lock is held while a stop waits (B3.3, F-12), neither for this thread nor for another."""
+    """No lock is held while a stop waits, neither for this thread nor for another."""
     registry = ServiceRegistry()
     slow = Slow()
     registry.add("a", slow, name="slow")

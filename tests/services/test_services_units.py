@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from services.helpers import (
+from services.support import (
     PATIENT,
     nothing_left,  # noqa: F401 - a check around every test of this module
     running,

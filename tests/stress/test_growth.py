@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from virtual import nap, virtual
+from helpers import nap, virtual
 
 from aiopool import Pool, Retry
 from aiopool._engine.deadlines import MIN_ENDED
 from aiopool._engine.engine import STEPS
 from aiopool.testing import settle
+
+pytestmark = pytest.mark.both_isolations
 
 MANY = 20 * STEPS
 

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import HealthCheck, settings, target
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
-from world import KINDS, Record, World
+from model import KINDS, Record, World
 
 from aiopool import PoolStatus, Retry
 from aiopool.testing import DELAYS, ERRORS, FailingCall, VirtualLoop, settle
+
+pytestmark = pytest.mark.both_isolations
 
 MORE = int(os.environ.get("AIOPOOL_EXAMPLES", "1000"))
 
@@ -226,8 +228,8 @@ class PoolMachine(RuleBasedStateMachine):
             else:
                 self.run(self.world.close(timeout=None))
             leftover = [task for task in asyncio.all_tasks(self.loop) if not task.done()]
-            assert not leftover, f"I15: {leftover}"
-            assert not self.loop.armed(), f"I15: {self.loop.armed()}"
+            assert not leftover, f"left behind: {leftover}"
+            assert not self.loop.armed(), f"timers left behind: {self.loop.armed()}"
         finally:
             self.loop.close()
 

@@ -1,4 +1,4 @@
-"""Nothing is kept (reliability M, ME1 to ME4 and ME6; invariant I18). How many bytes a job takes is a benchmark."""
+"""Nothing is kept. How many bytes a job takes is a benchmark."""
 
 import asyncio
 import contextlib
@@ -8,10 +8,12 @@ import sys
 import weakref
 
 import pytest
-from virtual import echo, nap, virtual
+from helpers import echo, nap, virtual
 
 from aiopool import JobCancelledError, Pool, Retry, current_job
 from aiopool.testing import advance, settle
+
+pytestmark = pytest.mark.both_isolations
 
 
 class OwnError(Exception):
@@ -48,7 +50,7 @@ def without_collector():
 
 @pytest.mark.parametrize("method", ["method", "slow", "bad", "plain"])
 def test_a_finished_job_keeps_neither_function_nor_arguments(method):
-    """ME1, I18: once a job is done, its function, arguments and context are free, though its handle is kept."""
+    """Once a job is done, its function, arguments and context are free, though its handle is kept."""
 
     @virtual
     async def main(isolation):
@@ -78,7 +80,7 @@ def test_a_finished_job_keeps_neither_function_nor_arguments(method):
 
 @virtual
 async def test_results_and_errors_go_with_the_handle(isolation):
-    """ME2, I18: the handle is dropped, the pool rests: nothing of result or error is left, no worker holds it."""
+    """The handle is dropped, the pool rests: nothing of result or error is left, no worker holds it."""
 
     async def make(suspends, fails):
         if suspends:
@@ -119,7 +121,7 @@ async def test_results_and_errors_go_with_the_handle(isolation):
 
 @virtual
 async def test_failures_make_no_garbage(isolation):
-    """ME3, dramatiq #878: with the collector off, failing jobs leave no cycle of exception, traceback and frame."""
+    """With the collector off, failing jobs leave no cycle of exception, traceback and frame."""
 
     async def bad(n):
         if n % 2:
@@ -166,7 +168,7 @@ def is_ours(thing):
 
 @virtual
 async def test_cancelled_jobs_free_their_arguments_at_once(isolation):
-    """ME4: cancelling a long queue frees the arguments then and there, not when a worker would have come by."""
+    """Cancelling a long queue frees the arguments then and there, not when a worker would have come by."""
     async with Pool(1, None, isolation=isolation) as pool:
         await pool.submit(nap, 1)
         await settle()
@@ -188,7 +190,7 @@ async def test_cancelled_jobs_free_their_arguments_at_once(isolation):
 
 @virtual
 async def test_cancel_all_of_a_hundred_thousand(isolation):
-    """CA26: all end once, and nothing is left of them."""
+    """All end once, and nothing is left of them."""
     async with Pool(2, None, isolation=isolation) as pool:
         for _ in range(20_000):
             pool.submit_nowait(nap, 1)
@@ -199,7 +201,7 @@ async def test_cancel_all_of_a_hundred_thousand(isolation):
 
 @virtual
 async def test_waiters_that_give_up_leave_nothing(isolation):
-    """ME6, I12: four thousand waiters that give up leave no callback on the job, and do not change it."""
+    """Four thousand waiters that give up leave no callback on the job, and do not change it."""
     async with Pool(1, isolation=isolation) as pool:
         job = await pool.submit(nap, 5, "value")
 
@@ -219,7 +221,7 @@ async def test_waiters_that_give_up_leave_nothing(isolation):
 
 @virtual
 async def test_a_failure_whose_waiters_gave_up_is_reported(isolation):
-    """Pitfall 13: waiters that have given up, even in the turn of the failure, do not make it disappear."""
+    """Waiters that have given up, even in the turn of the failure, do not make it disappear."""
 
     async def bad():
         await asyncio.sleep(2)
@@ -246,7 +248,7 @@ async def test_a_failure_whose_waiters_gave_up_is_reported(isolation):
 
 @virtual
 async def test_awaiting_again_does_not_grow_the_traceback(isolation):
-    """Pitfall 13: awaiting a failed job a hundred times gives the same object, with the same short traceback."""
+    """Awaiting a failed job a hundred times gives the same object, with the same short traceback."""
 
     async def bad():
         raise ValueError
@@ -273,7 +275,7 @@ async def test_awaiting_again_does_not_grow_the_traceback(isolation):
 
 @virtual
 async def test_a_dropped_handle_does_not_stop_the_job(isolation):
-    """Pitfall 14: a job whose handle nobody keeps runs to its end, through a storm of collections."""
+    """A job whose handle nobody keeps runs to its end, through a storm of collections."""
     ran = []
 
     async def note(n):
@@ -291,7 +293,7 @@ async def test_a_dropped_handle_does_not_stop_the_job(isolation):
 
 @virtual
 async def test_a_long_run_leaves_no_objects(isolation):
-    """ME5, pitfall 16: after thirty thousand jobs of all kinds there are as many objects as after three thousand."""
+    """After thirty thousand jobs of all kinds there are as many objects as after three thousand."""
 
     async def some(kind):
         if kind == 0:
@@ -320,7 +322,7 @@ async def test_a_long_run_leaves_no_objects(isolation):
 
 @virtual
 async def test_a_pool_can_be_dropped_after_its_end(isolation):
-    """ME8: a pool that was closed is garbage like any other object; a hundred of them leave nothing."""
+    """A pool that was closed is garbage like any other object; a hundred of them leave nothing."""
     refs = []
     for _ in range(100):
         async with Pool(3, isolation=isolation) as pool:
@@ -334,7 +336,7 @@ async def test_a_pool_can_be_dropped_after_its_end(isolation):
 
 @virtual
 async def test_a_cancelled_waiter_keeps_nothing(isolation):
-    """I18: the record of a cancelled job refers to no frame of whoever awaited it."""
+    """The record of a cancelled job refers to no frame of whoever awaited it."""
     async with Pool(1, isolation=isolation) as pool:
         with without_collector():
 
@@ -359,7 +361,7 @@ async def test_a_cancelled_waiter_keeps_nothing(isolation):
 
 
 def test_a_queued_job_is_small():
-    """ME7: a queued job takes no dictionary, and the extra part only if it has something extra."""
+    """A queued job takes no dictionary, and the extra part only if it has something extra."""
 
     async def main():
         async with Pool(1, None) as pool:

@@ -11,8 +11,8 @@ import random
 import resource
 
 import pytest
-from virtual import BOTH
-from world import KINDS, World
+from helpers import BOTH
+from model import KINDS, World
 
 from aiopool import Pool, Retry
 from aiopool.testing import DELAYS, run_virtual, settle
@@ -46,7 +46,7 @@ def _quiet():
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
 @pytest.mark.parametrize("isolation", BOTH)
 def test_a_million_jobs_leave_nothing(isolation):
-    """ME5, pitfall 16: 20 % fail, 5 % are cancelled, some are retried, time out or suspend: memory is flat."""
+    """20 % fail, 5 % are cancelled, some are retried, time out or suspend: memory is flat."""
 
     async def work(n):
         if n % 5 == 0:
@@ -89,7 +89,7 @@ def test_a_million_jobs_leave_nothing(isolation):
 
 @pytest.mark.parametrize("isolation", BOTH)
 def test_a_hundred_thousand_mixed_jobs(isolation):
-    """I1 to I19 over a long life of one pool: everything at once, in virtual time, with the invariants at each rest."""
+    """A long life of one pool: everything at once, in virtual time, with the invariants at each rest."""
     rounds = max(1, JOBS // 4000)
 
     async def main():
@@ -122,7 +122,7 @@ def test_a_hundred_thousand_mixed_jobs(isolation):
 
 @pytest.mark.parametrize("isolation", BOTH)
 def test_a_thousand_pools(isolation):
-    """LC11, ME8: a thousand pools, opened, used and closed one after the other, leave no object, file or task."""
+    """A thousand pools, opened, used and closed one after the other, leave no object, file or task."""
 
     async def main():
         counts = []

@@ -11,10 +11,12 @@ import logging
 import sys
 
 import pytest
-from virtual import BOTH, balanced, double, echo, nap, now, virtual
+from helpers import BOTH, assert_counters_balance, double, echo, nap, now, virtual
 
 from aiopool import JobStatus, Pool, PoolStatus, Retry, current_job
 from aiopool.testing import ERRORS, FailingCall, fail_calls, run_virtual, settle
+
+pytestmark = pytest.mark.both_isolations
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +227,7 @@ async def works(pool):
     assert await pool.map(double, range(5)).collect() == [0, 2, 4, 6, 8]
     await pool.join()
     numbers = pool.statistics()
-    assert balanced(numbers), numbers
+    assert_counters_balance(numbers)
     assert (numbers.queued, numbers.scheduled, numbers.running, numbers.busy, numbers.waiting) == (0, 0, 0, 0, 0)
 
 
@@ -394,7 +396,7 @@ def test_any_call_may_fail_once_on_a_real_loop(run, isolation):
             assert await asyncio.gather(*[pool.run(f, n) for n in range(4) for f in (echo, sleepy)])
             await pool.join()
             numbers = pool.statistics()
-            assert balanced(numbers), numbers
+            assert_counters_balance(numbers)
 
     failed = fail_calls(scenario, run=run)
     assert failed.calls["call_soon"] > 0

@@ -2,22 +2,7 @@
 
 The same world is driven by a Hypothesis machine (`test_machine.py`), by seeded schedules (`test_schedules.py`) and by a
 long run (`test_soak.py`). It knows the public face of the pool only, so that it can be held against the promises:
-
-    I1   one final status, never changed; done() if and only if final
-    I2   nothing is lost: at the end every job that was taken in has ended
-    I3   nothing starts while as many run as the size allows
-    I4   attempts are as many as allowed, and never overlap
-    I5   a job that was cancelled while it waited is never entered; a job that has ended runs no more
-    I7   what starts is the best that waits
-    I8   a free slot and a waiting job do not coexist; nor do room and a blocked submitter
-    I10  the numbers add up
-    I11  the events of a job come in order, and end with one end
-    I12  whoever waits gets the same object
-    I13  no attempt outlives its time limit
-    I14  the end is bounded
-    I15  nothing is left afterwards
-    I17  a job finds a clean task and its own submitter's context
-    I19  the loop's exception handler is not called
+`promises.md` lists them.
 """
 
 import asyncio
@@ -26,7 +11,7 @@ import dataclasses
 from typing import Any
 
 import anyio
-from virtual import balanced, now
+from helpers import balanced, now
 
 from aiopool import (
     Job,
@@ -122,42 +107,42 @@ class World:
         me = current_job()
         record.job = me
         if record.forbidden:
-            self.fault(f"I5: {record!r} was entered: {record.forbidden}")
+            self.fault(f"{record!r} was entered: {record.forbidden}")
         if me.done():
-            self.fault(f"I5: {record!r} was entered after its end")
+            self.fault(f"{record!r} was entered after its end")
         if record.inside:
-            self.fault(f"I4: two attempts of {record!r} overlap")
+            self.fault(f"two attempts of {record!r} overlap")
         record.starts += 1
         if record.starts > record.attempts or record.starts != me.attempt:
-            self.fault(f"I4: attempt {me.attempt} of {record.attempts}, start {record.starts} of {record!r}")
+            self.fault(f"attempt {me.attempt} of {record.attempts}, start {record.starts} of {record!r}")
         task = asyncio.current_task()
         assert task is not None
         if task.cancelling():
-            self.fault(f"I17: {record!r} began in a task with cancelling() == {task.cancelling()}")
+            self.fault(f"{record!r} began in a task with cancelling() == {task.cancelling()}")
         if VARIABLE.get() != record.context:
-            self.fault(f"I17: {record!r} sees {VARIABLE.get()!r} in place of {record.context!r}")
+            self.fault(f"{record!r} sees {VARIABLE.get()!r} in place of {record.context!r}")
         VARIABLE.set(f"set by job {record.number}")
         holding = sum(other.inside and not other.lent for other in self.records)
         if holding >= self.allowed():
-            self.fault(f"I3: {record!r} began while {holding} ran with size {self.pool.size}")
+            self.fault(f"{record!r} began while {holding} ran with size {self.pool.size}")
         if self.paused and self.pool.status is PoolStatus.OPEN:
-            self.fault(f"I3: {record!r} began in a paused pool")
+            self.fault(f"{record!r} began in a paused pool")
         # A blocked submitter gets in with the job that goes: so what came in this moment may have come after it.
         early = now() if self.pool._queue_size is not None else float("inf")
         queued = self.pool.jobs(JobStatus.QUEUED)
         line = [job for job in queued if job.waits_for == "slot" and job.submitted_at < early]
         best = min(line, key=_location, default=me)
         if _location(best) < _location(me) and not self.drops:
-            self.fault(f"I7: {record!r} began before {best!r}")
+            self.fault(f"{record!r} began before {best!r}")
         record.inside, record.lent, record.began = True, False, now()
 
     def _leave(self, record: Record) -> None:
         record.inside = False
         if record.timeout is not None and record.kind in OBEDIENT and now() - record.began > record.timeout + 1e-9:
-            self.fault(f"I13: {record!r} ran for {now() - record.began:g} s with timeout={record.timeout:g}")
+            self.fault(f"{record!r} ran for {now() - record.began:g} s with timeout={record.timeout:g}")
         assert record.job is not None
         if record.job.done() and not record.job.leaked:
-            self.fault(f"I5: {record!r} ran after its end")
+            self.fault(f"{record!r} ran after its end")
 
     async def _ok(self, record: Record) -> Any:
         await asyncio.sleep(record.seconds)
@@ -242,7 +227,7 @@ class World:
         except asyncio.CancelledError:
             record.forbidden = "its submitter was cancelled"
             if record.job is not None and not record.job.done():
-                self.fault(f"CA2: {record!r} is an orphan: its submitter was cancelled")
+                self.fault(f"{record!r} is an orphan: its submitter was cancelled")
             raise
 
     async def wait(self, record: Record, patience: float | None = None) -> None:
@@ -265,12 +250,12 @@ class World:
         before = job.status
         said = job.cancel("on purpose")
         if said and before in FINAL:
-            self.fault(f"CA9: cancel() of {record!r} said True after its end")
+            self.fault(f"cancel() of {record!r} said True after its end")
         if said and record.cancelled_in is not None:
-            self.fault(f"CA9: cancel() of {record!r} said True twice")
+            self.fault(f"cancel() of {record!r} said True twice")
         if before in (JobStatus.QUEUED, JobStatus.SCHEDULED):
             if not said or job.status is not JobStatus.CANCELLED:
-                self.fault(f"CA5: cancel() of a {before} job left {record!r}")
+                self.fault(f"cancel() of a {before} job left {record!r}")
             record.forbidden = "it was cancelled while it waited"
         if said:
             record.cancelled_in = job.attempt
@@ -280,7 +265,7 @@ class World:
             return
         report = await self.pool.cancel(record.job.id)
         if record.inside and not report.leaked and not record.job.leaked:
-            self.fault(f"I5: {record!r} runs after pool.cancel() has returned {report}")
+            self.fault(f"{record!r} runs after pool.cancel() has returned {report}")
 
     async def resize(self, size: int) -> None:
         self._moment, self._allowed = now(), max(size, self.allowed())
@@ -314,7 +299,7 @@ class World:
         finally:
             for record in records:
                 if record.inside and not (record.job is not None and record.job.leaked):
-                    self.fault(f"CA29: {record!r} runs after its group was left")
+                    self.fault(f"{record!r} runs after its group was left")
                 record.forbidden = "its group was left"
 
     async def map(self, records: list[Record], taken: int, ordered: bool) -> None:
@@ -347,7 +332,7 @@ class World:
             "Leaked": {"TimedOut", "Cancelled", "Failed", "Retrying"},
         }.get(last, {"Leaked"})
         if name not in after:
-            self.faults.append(f"I11: {name} after {story} of job {event.job_id}")
+            self.faults.append(f"{name} after {story} of job {event.job_id}")
         story.append(name)
 
     def check(self) -> None:
@@ -358,16 +343,16 @@ class World:
                 continue
             status = job.status
             if job.done() != (status in FINAL):
-                self.faults.append(f"I1: {record!r}: done() is {job.done()} and its status {status}")
+                self.faults.append(f"{record!r}: done() is {job.done()} and its status {status}")
             if record.final is None:
                 record.final = status if status in FINAL else None
             elif status is not record.final:
-                self.faults.append(f"I1: {record!r} was {record.final}, and is {status}")
+                self.faults.append(f"{record!r} was {record.final}, and is {status}")
         if not balanced(self.pool.statistics()):
-            self.faults.append(f"I10: {self.pool.statistics()}")
+            self.faults.append(f"the numbers do not add up: {self.pool.statistics()}")
         unhandled = getattr(self.loop, "unhandled", None)
         if unhandled:
-            self.faults.append(f"I19: {unhandled}")
+            self.faults.append(f"the loop's exception handler was called: {unhandled}")
         assert not self.faults, "\n".join(self.faults)
 
     def check_at_rest(self) -> None:
@@ -378,12 +363,12 @@ class World:
         numbers = self.pool.statistics()
         free = 0 if self.paused else numbers.size - numbers.busy
         if free > 0 and numbers.queued:
-            self.faults.append(f"I8: a free slot and a queued job: {numbers}")
+            self.faults.append(f"a free slot and a queued job: {numbers}")
         limit = self.pool._queue_size
         if numbers.waiting and limit is not None and numbers.queued < limit + max(0, free):
-            self.faults.append(f"I8: room and a blocked submitter: {numbers}")
+            self.faults.append(f"room and a blocked submitter: {numbers}")
         if numbers.waiting > self.waiting + sum(record.lent for record in self.records) + len(self.tasks):
-            self.faults.append(f"I9: more wait than submit: {numbers}")
+            self.faults.append(f"more wait than submit: {numbers}")
         self.check()
 
     async def close(self, timeout: float | None = 0.0, grace: float | None = None) -> None:
@@ -393,44 +378,44 @@ class World:
         if timeout is not None:
             limit = timeout + (1.0 if grace is None else grace)
             if now() - began > limit + 1e-6:
-                self.faults.append(f"I14: the shutdown took {now() - began:g} s of {limit:g} s")
+                self.faults.append(f"the shutdown took {now() - began:g} s of {limit:g} s")
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=60)
         await asyncio.sleep(30)  # what was left behind comes to its own end
         for task in self.tasks:
             if not task.done():
-                self.faults.append(f"I2: {task!r} still waits after the end of the pool")
+                self.faults.append(f"{task!r} still waits after the end of the pool")
                 task.cancel()
             elif not task.cancelled() and not made_to_fail(error := task.exception()):
                 self.faults.append(f"{task!r} raised {error!r}")
         for record in self.records:
             if record.inside:
-                self.faults.append(f"I2: {record!r} still runs")
+                self.faults.append(f"{record!r} still runs")
             if record.job is None:
                 continue
             if not record.job.done():
-                self.faults.append(f"I2: {record!r} has not ended")
+                self.faults.append(f"{record!r} has not ended")
                 continue
             self._check_outcome(record, record.job)
         numbers = self.pool.statistics()
         if numbers.queued or numbers.running or numbers.scheduled or numbers.busy or numbers.leaked:
-            self.faults.append(f"I2: something is left: {numbers}")
+            self.faults.append(f"something is left: {numbers}")
         for story in self.stories.values():
             if len({"Succeeded", "Failed", "TimedOut", "Cancelled"} & set(story)) != 1:
-                self.faults.append(f"I11: a story without one end: {story}")
+                self.faults.append(f"a story without one end: {story}")
         self.check()
 
     def _check_outcome(self, record: Record, job: Job[Any]) -> None:
         got = job.result() if job.status is JobStatus.SUCCEEDED else job.exception()
         if any(heard is not got for heard in record.heard):
-            self.faults.append(f"I12: {record!r} ended with {got!r}; its waiters heard {record.heard!r}")
+            self.faults.append(f"{record!r} ended with {got!r}; its waiters heard {record.heard!r}")
         own = job.status in (JobStatus.SUCCEEDED, JobStatus.FAILED) and record.outcome is not None
         if own and record.kind in OBEDIENT and got is not record.outcome:
-            self.faults.append(f"I12: {record!r} made {record.outcome!r} and ended with {got!r}")
+            self.faults.append(f"{record!r} made {record.outcome!r} and ended with {got!r}")
         if record.cancelled_in is not None and job.attempt != record.cancelled_in:
-            self.faults.append(f"pitfall 9: {record!r} was cancelled in attempt {record.cancelled_in}, and tried again")
+            self.faults.append(f"{record!r} was cancelled in attempt {record.cancelled_in}, and tried again")
         if record.cancelled_in == 0 and job.status is not JobStatus.CANCELLED:
-            self.faults.append(f"I6: {record!r} was cancelled while it waited")
+            self.faults.append(f"{record!r} was cancelled while it waited")
 
 
 def made_to_fail(error: BaseException | None) -> bool:

@@ -1,28 +1,25 @@
-"""What these tests share: a test in virtual time, run for both kinds of workers, that must leave nothing behind.
+"""What these tests share: a test in virtual time that must leave nothing behind, small jobs, and the balance check.
 
 @virtual
-async def test_something(isolation): ...
-
-@virtual(isolations=["task"])     # where there is nothing to compare
-async def test_other(): ...
+async def test_something(isolation): ...    # under the mark `both_isolations`, once for each
 """
 
 import asyncio
+import contextlib
 import functools
 import gc
-import inspect
+import sys
 
 import anyio
-import pytest
 
-from aiopool import Statistics
+from aiopool import Pool, Statistics
 from aiopool.testing import assert_no_leaks, run_virtual
 
 BOTH = ("task", "scope")
 
 
 def virtual(test=None, *, leaks=True, **options):
-    """Run an async test in virtual time; once for each isolation, if it asks for `isolation`."""
+    """Run an async test in virtual time."""
     if test is None:
         return functools.partial(virtual, leaks=leaks, **options)
 
@@ -41,8 +38,6 @@ def virtual(test=None, *, leaks=True, **options):
         finally:
             gc.unfreeze()
 
-    if "isolation" in inspect.signature(test).parameters:
-        run = pytest.mark.parametrize("isolation", BOTH)(run)
     return run
 
 
@@ -52,11 +47,20 @@ def now():
 
 
 def balanced(numbers: Statistics) -> bool:
-    """Invariant I10: what was handed in is in exactly one place."""
+    """Whether each job that was handed in is in exactly one place, and no gauge is below zero."""
     places = numbers.queued + numbers.scheduled + numbers.running
     ends = numbers.succeeded + numbers.failed + numbers.timed_out + numbers.cancelled + numbers.rejected
-    gauges = (numbers.queued, numbers.scheduled, numbers.running, numbers.busy, numbers.idle, numbers.leaked)
+    gauges = (
+        *(numbers.queued, numbers.scheduled, numbers.running, numbers.waiting),
+        *(numbers.busy, numbers.idle, numbers.leaked),
+    )
     return numbers.submitted == places + ends and min(gauges) >= 0
+
+
+def assert_counters_balance(counted: Pool | Statistics) -> None:
+    """Each job that was handed in is in exactly one place, and no gauge is below zero: of a pool, or of its numbers."""
+    numbers = counted.statistics() if isinstance(counted, Pool) else counted
+    assert balanced(numbers), numbers
 
 
 async def echo(value=None):
@@ -98,3 +102,14 @@ async def stubborn():
                 await asyncio.sleep(until - now())
             except asyncio.CancelledError:
                 pass
+
+
+@contextlib.contextmanager
+def restless_interpreter():
+    """Let the interpreter switch threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 
-from virtual import echo
+from helpers import echo
 
 from aiopool.testing import wait_until
 
