@@ -143,7 +143,7 @@ class Admission:
                 self._books.cancel(job, "its submitter was cancelled")
             raise
         finally:
-            if job._spec.id is None or not future.done() or future.cancelled() or future.exception() is not None:
+            if job.id == job._sequence or not future.done() or future.cancelled() or future.exception() is not None:
                 self._books.release_id(job)
 
     def admit(self) -> None:
