@@ -1,11 +1,11 @@
-"""`Room`: how many jobs may wait in a pool, and the submitters that wait outside until there is room for theirs.
+"""`Admission`: how many jobs may wait in a pool, and the jobs that wait for admission because the queue is full.
 
-A job that waits outside has no place and is in no count but `waiting`; its submitter hears of it through a future. It
-is taken in by whoever makes room, in that step: nobody can come in between. It is queued from then on, but goes into
-line, and may start, only when its submitter has heard: until then its place is the room. A submitter that is cancelled
-in between withdraws a job that has not begun.
+A job that waits for admission is not in the queue. It is counted only in `waiting`. A future wakes its `submit()` call.
+Whoever makes space admits the job in that same step, so that no other can come in between. From then on the job counts
+as queued, but it is *entering*: it goes into the queue when its submitter has woken. A submitter that is cancelled in
+between withdraws a job that has not started.
 
-Invariant: first come, first served. While somebody waits outside, nobody else gets in.
+Invariant: first come, first served. While a job waits here, no other is admitted.
 
 From the moment at which the pool is left only its *own jobs* may submit (`restrict`). A submission is one of theirs if
 the current job, that of the task, of the tasks that it starts, and of the thread, is a job of this pool that has not
@@ -19,10 +19,9 @@ import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, final
+from typing import Any, final
 
-from aiopool._engine.join_waiters import JoinWaiters
-from aiopool._engine.slots import SlotLending
+from aiopool._engine.slots import Slots
 from aiopool._jobs.job import Job, running_job
 from aiopool._jobs.status import JobStatus
 from aiopool._runtime.runtime import Runtime
@@ -31,76 +30,63 @@ from aiopool.errors import JobCancelledError, PoolClosedError
 __all__ = ["Admission"]
 
 
-class Books(Protocol):
-    """The books of a pool, as the room sees them."""
-
-    active: int
-    slots: int
-
-    @property
-    def runtime(self) -> Runtime:
-        """What the pool uses of the world."""
-        ...
-
-    @property
-    def lending(self) -> SlotLending:
-        """Who has lent a slot."""
-        ...
-
-    @property
-    def join_waiters(self) -> JoinWaiters:
-        """Who waits for the end of all jobs."""
-        ...
-
-    def queued(self) -> int:
-        """How many jobs wait for a worker."""
-        ...
-
-    def enter(self, job: Job[Any], *, inside: bool = False, held: bool = False) -> None:
-        """Take a job in."""
-        ...
-
-    def line_up(self, job: Job[Any]) -> None:
-        """Let a job go into line that was held in the room."""
-        ...
-
-    def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
-        """Cancel a job."""
-        ...
-
-    def work_off(self, steps: Iterator[object]) -> None:
-        """Do what concerns many jobs, in slices."""
-        ...
-
-    def take_id(self, job: Job[Any]) -> None:
-        """Let a job answer to its id."""
-        ...
-
-    def release_id(self, job: Job[Any]) -> None:
-        """Let another job have the id."""
-        ...
-
-    def is_own(self, job: Job[Any] | None) -> bool:
-        """Whether this is a job of the pool that has not finished."""
-        ...
-
-
 @final
 class Admission:
-    """Who waits outside; see the module.
+    """The jobs that wait for space in the queue; see the module.
 
     Attributes:
         capacity: so many jobs may wait for a worker, beside those for which one is free.
         limit: the same while everybody may submit, else below 0: with fewer live jobs than this no question is asked.
         closed: nobody may submit, the pool's own jobs neither.
-        waiting: the jobs outside, and through what their submitters hear of them.
-        entering: how many jobs were taken in, and their submitters have not heard.
+        waiting: the jobs that wait, and the futures of their submitters.
+        entering: how many jobs were admitted, and their submitters have not woken.
     """
 
-    __slots__ = ("_books", "capacity", "closed", "entering", "limit", "waiting")
+    __slots__ = (
+        "_enter",
+        "_is_own",
+        "_on_refused",
+        "_queued",
+        "_runtime",
+        "_slots",
+        "_work_off",
+        "capacity",
+        "closed",
+        "entering",
+        "limit",
+        "waiting",
+    )
 
-    def __init__(self, books: Books, limit: int | None) -> None:
-        self._books = books
+    def __init__(
+        self,
+        runtime: Runtime,
+        slots: Slots,
+        limit: int | None,
+        *,
+        queued: Callable[[], int],
+        enter: Callable[[Job[Any]], object],
+        is_own: Callable[[Job[Any] | None], bool],
+        work_off: Callable[[Iterator[object]], object],
+        on_refused: Callable[[], object],
+    ) -> None:
+        """What it needs of the engine.
+
+        Args:
+            runtime, slots: those of the pool.
+            limit: how many jobs may wait for a worker; None: any number.
+            queued: counts the jobs that wait for a worker.
+            enter: takes a job in that waited.
+            is_own: whether a job runs in this pool.
+            work_off: does what concerns many jobs, in slices.
+            on_refused: is called when jobs have been refused.
+        """
+        self._runtime = runtime
+        self._slots = slots
+        self._queued = queued
+        self._enter = enter
+        self._is_own = is_own
+        self._work_off = work_off
+        self._on_refused = on_refused
         self.capacity: float = math.inf if limit is None else limit
         # An int in any case: to compare one with an infinity takes ten times longer.
         self.limit = sys.maxsize if limit is None else limit
@@ -115,57 +101,45 @@ class Admission:
 
     def open_to_caller(self) -> bool:
         """Whether the caller may submit: everybody, the pool's own jobs, or nobody."""
-        return not self.restricted or (not self.closed and self._books.is_own(running_job.get()))
+        return not self.restricted or (not self.closed and self._is_own(running_job.get()))
 
     def is_full(self) -> bool:
-        """Whether a job would have to wait outside."""
-        return bool(self.waiting) or not self._has_place()
+        """Whether a job would have to wait."""
+        return bool(self.waiting) or not self._has_space()
 
-    def _has_place(self) -> bool:
-        books = self._books
-        return books.queued() < self.capacity + max(0, books.slots - books.active)
+    def _has_space(self) -> bool:
+        slots = self._slots
+        return self._queued() < self.capacity + max(0, slots.limit - slots.active)
 
-    async def wait(self, job: Job[Any]) -> None:
-        """Wait outside until a job was taken in. Whoever gives up waiting withdraws it.
+    def wait(self, job: Job[Any]) -> asyncio.Future[None]:
+        """Let a job wait; return the future that is set when it was admitted.
 
-        Raises:
-            PoolError: it was cancelled, or the doors were closed.
+        The future fails with a `PoolError` if the job is cancelled or refused meanwhile.
         """
-        future: asyncio.Future[None] = self._books.runtime.loop.create_future()
+        future: asyncio.Future[None] = self._runtime.loop.create_future()
         self.waiting[job] = future
-        self._books.take_id(job)
-        try:
-            await self._books.lending.wait_for(future)
-            if job._location is self:  # nobody has cancelled it meanwhile
-                self._books.line_up(job)
-        except BaseException:
-            if job._location is self:
-                self._books.cancel(job, "its submitter was cancelled")
-            raise
-        finally:
-            if job.id == job._sequence or not future.done() or future.cancelled() or future.exception() is not None:
-                self._books.release_id(job)
+        return future
 
     def admit(self) -> None:
-        """Let those in who wait, while there is room."""
-        while self.waiting and self._has_place():
+        """Admit jobs that wait, while there is space."""
+        while self.waiting and self._has_space():
             job, future = self.waiting.popitem(last=False)
             if not future.done():
-                job._submitted_at = self._books.runtime.now()
+                job._submitted_at = self._runtime.now()
                 try:
-                    self._books.enter(job, inside=True, held=True)
-                except Exception as error:  # its submitter hears of it, and not whoever made room
+                    self._enter(job)
+                except Exception as error:  # its submitter gets it, and not the code that made space
                     self._refuse(job, future, error)
                 else:
                     future.set_result(None)
 
     def restrict(self) -> None:
-        """Take no more jobs but those of the pool's own; whoever else waits gets `PoolClosedError`."""
+        """Admit only the pool's own jobs; other submitters that wait get `PoolClosedError`."""
         self.limit = -sys.maxsize
-        self._refuse_closing(lambda job: not self._books.is_own(_submitter_of(job)))
+        self._refuse_closing(lambda job: not self._is_own(_submitter_of(job)))
 
     def close(self) -> None:
-        """Take no more jobs in, from nobody; who waits gets `PoolClosedError`."""
+        """Admit no more jobs; submitters that wait get `PoolClosedError`."""
         self.limit = -sys.maxsize
         self.closed = True
         self._refuse_closing(None)
@@ -175,20 +149,20 @@ class Admission:
         self._refuse_all(which, lambda job: PoolClosedError(text.format(repr(job))))
 
     def withdraw(self, job: Job[Any]) -> None:
-        """Forget a job whose submitter has given up waiting; harmless if it has ended."""
+        """Forget a job whose submitter no longer waits; harmless if the job has ended."""
         self.waiting.pop(job, None)
         if job._finished_at is None:
             text = f"{job!r} was withdrawn: its submitter was cancelled while it waited for room"
-            job._finish(JobStatus.CANCELLED, (JobCancelledError(text), None), self._books.runtime.now())
-        self._books.join_waiters.wake_if_idle()
+            job._finish(JobStatus.CANCELLED, (JobCancelledError(text), None), self._runtime.now())
+        self._on_refused()
 
     def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
-        """Cancel a job that waits, and tell its submitter; whether it waited."""
+        """Cancel a job that waits, and wake its submitter; whether it waited."""
         future = self.waiting.pop(job, None)
         if future is None or future.done():
             return False
         self._refuse(job, future, _cancelled(job, reason))
-        self._books.join_waiters.wake_if_idle()
+        self._on_refused()
         return True
 
     def cancel_all(self, group: str | None = None, reason: str | None = None) -> int:
@@ -207,18 +181,18 @@ class Admission:
         def refuse() -> Iterator[None]:
             while rows:
                 job, future = rows.popitem(last=False)
-                if not future.done():  # its submitter has not given up meanwhile
+                if not future.done():  # its submitter still waits
                     self._refuse(job, future, error(job))
                 yield
-            self._books.join_waiters.wake_if_idle()
+            self._on_refused()
 
-        self._books.work_off(refuse())
+        self._work_off(refuse())
         return count
 
     def _refuse(self, job: Job[Any], future: asyncio.Future[None], error: Exception) -> None:
-        """End a job that waits: its submitter is told, and whoever has found it by its id."""
+        """End a job that waits: its submitter gets the error, and so does a caller who has found the job by its id."""
         future.set_exception(error)
-        job._finish(JobStatus.CANCELLED, (error, None), self._books.runtime.now())
+        job._finish(JobStatus.CANCELLED, (error, None), self._runtime.now())
 
 
 def _submitter_of(job: Job[Any]) -> Job[Any] | None:

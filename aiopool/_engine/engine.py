@@ -1,22 +1,19 @@
 """`Engine`: the one door through which jobs enter, start, end, wait again and are stopped.
 
-It keeps the books of one open pool and knows workers only as hands that can be offered work (`Hand`). Everything here
-is synchronous: it decides and marks; who has to wait, waits elsewhere.
+It holds the state of one open pool: jobs, slots and counters. It knows no worker, but what runs a job (its
+`_location`) can be told to stop it. Everything here is synchronous: the engine decides and marks; waiting happens
+elsewhere.
 
-The mutable state here is: the live jobs, the slots taken, and the hands at rest. What is a matter of its own has a
-module of its own: the line (`queue.py`), the moments to come (`_runtime/timers.py`), groups (`groups.py`), who has lent
-a slot (`slots.py`), who waits for room (`admission.py`) or for the end of all work (`join_waiters.py`), what an end
-means (`_jobs/outcome.py`), and where failures go (`error_reporter.py`).
+The mutable state here is: the live jobs, their ids, and the chores. What is a matter of its own has a module of its
+own: the slots (`slots.py`), the queue (`queue.py`), moments to come (`_runtime/timers.py`), groups (`groups.py`), jobs
+that wait for each other (`lending.py`), for space (`admission.py`) or for the end of all jobs (`join_waiters.py`), what
+an end means (`_jobs/outcome.py`), and failures that nobody awaits (`error_reporter.py`).
 
-Slots. `active` counts the slots taken; a job starts only while `active < slots`, and a hand that has ended
-a job keeps the slot for the next one. `slots` is the size of the pool, or 0 while it is paused. A job that waits for
-another job of the same pool lends its slot and takes one back before it goes on, ahead of the line.
+Turns. Jobs that never suspend would hold the event loop: after `TIME_SLICE` seconds of them a worker rests, and goes on
+in the next turn of the loop. After a suspension a worker always may take one more job: it is a turn of its own.
 
-Turns. Jobs that never suspend would hold the event loop: after `SLICE` seconds of them the hand rests, and the
-next turn of the loop goes on. After a suspension a hand always may take one more job: it is a turn of its own.
-
-Chores. What concerns many jobs at once (all that are due, a group that goes on, a cancel of everything) is done in
-steps, a slice of them a turn (`work_off`). Until the last step no job starts: it is as if all had been done at once.
+Chores. What concerns many jobs at once (all that are due, a group that is resumed, a cancel of everything) is done in
+steps, a slice of them a turn (`work_off`). Until the last step no job starts: the effect is that of one step.
 """
 
 from __future__ import annotations
@@ -29,15 +26,16 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from threading import get_ident
-from typing import Any, Literal, Protocol, final
+from typing import Any, Literal, final
 
 from aiopool._engine.admission import Admission
 from aiopool._engine.deadlines import Limits
 from aiopool._engine.error_reporter import ErrorReporter
 from aiopool._engine.groups import GroupRegistry
 from aiopool._engine.join_waiters import JoinWaiters
+from aiopool._engine.lending import SlotLending
 from aiopool._engine.queue import JobQueue
-from aiopool._engine.slots import SlotLending
+from aiopool._engine.slots import Slots
 from aiopool._jobs.job import AttemptRecord, Job, JobExtra, make_job
 from aiopool._jobs.options import id_key, id_number
 from aiopool._jobs.outcome import add_note, cancelled_error, failure_of, next_delay, timeout_error
@@ -52,7 +50,7 @@ from aiopool._runtime.faults import is_kind, set_context, traceback_of
 from aiopool._runtime.runtime import Runtime, running_loop_or_none
 from aiopool._runtime.timers import TimerQueue
 
-__all__ = ["TIME_SLICE", "Engine", "Hand"]
+__all__ = ["TIME_SLICE", "Engine"]
 
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
 TIME_SLICE = 0.002
@@ -61,8 +59,6 @@ CHORES = 0.001
 STEPS = 64
 # So many turns of the loop it takes, at most, until a free worker begins a job; one after the other.
 MAX_START_TURNS = 4
-# So many resting workers are let go in one turn of the loop when the pool was made smaller: some 0.2 ms.
-TRIM = 100
 
 # Jobs submitted within so many seconds share one moment, while nobody listens: a number of its own would be 32 bytes
 # more for each.
@@ -77,52 +73,22 @@ SUCCEEDED, FAILED = JobStatus.SUCCEEDED, JobStatus.FAILED
 TIMED_OUT, CANCELLED = JobStatus.TIMED_OUT, JobStatus.CANCELLED
 
 
-class Hand(Protocol):
-    """A worker, as the engine sees it."""
-
-    __slots__ = ("busy", "check_at", "check_job", "id", "job")
-
-    id: int
-    job: Job[Any] | None
-    check_at: float
-    check_job: int
-    busy: bool
-
-    def wake(self) -> bool:
-        """Take a slot and look for work; whether to offer some to the next hand at once."""
-        ...
-
-    def stop_job(self, stop: StopRequest, now: float) -> None:
-        """Tell the running job to stop."""
-        ...
-
-    def stack(self) -> str:
-        """Say where the running job is."""
-        ...
-
-    def retire(self) -> None:
-        """End: the worker is not needed any more."""
-        ...
-
-
 @final
 class Engine:
-    """The books of one open pool; see the module."""
+    """The state of one open pool; see the module."""
 
     __slots__ = (
         "__weakref__",
         "_loop",
         "_reserved",
-        "_trimming",
+        "_wake_worker",
         "_waking",
-        "active",
         "admission",
         "cancel_grace",
         "chores",
         "clock_cache",
         "counters",
         "groups",
-        "idle",
         "ids",
         "jobs",
         "join_waiters",
@@ -135,21 +101,16 @@ class Engine:
         "on_fatal",
         "on_leak",
         "owner",
-        "paused",
         "queue",
         "queue_limits",
-        "replaced",
         "reporter",
         "runtime",
         "scheduled",
-        "size",
         "slice",
         "slice_ends",
         "slots",
-        "spawn",
         "timers",
         "total_limits",
-        "uncontended",
     )
 
     def __init__(
@@ -161,9 +122,23 @@ class Engine:
         aging: float | None,
         cancel_grace: float,
         on_leak: Literal["hold", "replace"],
+        owner: JobOwner,
         errors: ErrorReporter,
-        sweep: Callable[[float], Generator[None, None, float]],
+        wake_worker: Callable[[], bool],
+        check_deadlines: Callable[[float], Generator[None, None, float]],
+        on_fatal: Callable[[BaseException], object],
     ) -> None:
+        """What it is made of.
+
+        Args:
+            runtime: the pool's clock, loop and random numbers.
+            size, queue_size, aging, cancel_grace, on_leak: the arguments of `Pool`.
+            owner: the pool, as its jobs know it.
+            errors: takes failures that nobody awaits.
+            wake_worker: wakes a worker that has no job; whether another may be woken in this turn of the loop.
+            check_deadlines: checks the jobs that run, one a step; returns the next moment at which it is to be called.
+            on_fatal: is called for an exception that ends the program.
+        """
         self.observers: Observers | None = None  # None while nobody listens: one test, nothing built
         self.runtime = runtime
         self.now = runtime.now
@@ -172,7 +147,7 @@ class Engine:
         self._loop: Any = runtime.loop if hasattr(runtime.loop, "_thread_id") else _AnyLoop(runtime.thread)
         _engines.add(self)
         self.queue = JobQueue(aging=aging)
-        self.timers = TimerQueue(runtime, sweep, self.work_off)
+        self.timers = TimerQueue(runtime, check_deadlines, self.work_off)
         self.counters = Counters()
         self.jobs: dict[int, Job[Any]] = {}
         # By the keys of their ids: jobs with an id of the user's, and all that wait for room.
@@ -184,30 +159,33 @@ class Engine:
         self.clock_cache = -math.inf
         self.scheduled = 0
         self.leaked = 0
-        self.replaced = 0  # leaked jobs without a slot: another job has it
-        # Slots.
-        self.size = self.slots = size
-        self.active = 0
-        self.uncontended = True
-        self.paused = False
-        self.idle: dict[Hand, None] = {}  # a stack; whoever ends is taken out of its middle
+        self.slots = Slots(size, self.wake_workers)
         # A clock that stands still while code runs never comes to the end of a slice: there, each job is one.
         self.slice = 0.0 if runtime.virtual else TIME_SLICE
         self.slice_ends = 0.0
-        self._waking = self._trimming = False
+        self._waking = False
         self.chores: deque[Iterator[object]] = deque()
-        # Who waits: for a slot lent out, for the end of all work, for room.
-        self.lending = SlotLending(self)
-        self.join_waiters = JoinWaiters(self)
-        self.admission = Admission(self, queue_size)
+        # Who waits: for another job, for the end of all jobs, for space.
+        self.lending = SlotLending(self.slots, runtime.loop, self.is_own, self.unheard)
+        self.join_waiters = JoinWaiters(self.jobs, self.lending, self.submitters_wait)
+        self.admission = Admission(
+            runtime,
+            self.slots,
+            queue_size,
+            queued=self.queued,
+            enter=self._enter_held,
+            is_own=self.is_own,
+            work_off=self.work_off,
+            on_refused=self.join_waiters.wake_if_idle,
+        )
         self.no_more_retries = False  # the pool is leaving: there will be no worker for another
         # Policies.
         self.cancel_grace = cancel_grace
         self.on_leak = on_leak
         self.reporter = errors
-        self.on_fatal: Callable[[BaseException], object] = lambda error: None
-        self.spawn: Callable[[], Hand | None] = _nobody
-        self.owner: JobOwner | None = None  # whom the plans of its jobs name
+        self.on_fatal = on_fatal
+        self.owner = owner
+        self._wake_worker = wake_worker
 
     # -- entering ----------------------------------------------------------------------------------------------
 
@@ -220,6 +198,7 @@ class Engine:
         two steps, for a job that has to wait in between.
 
         Raises:
+            ValueError: its id is taken.
             RuntimeError: in another thread than the loop's.
         """
         if get_ident() != self._loop._thread_id:
@@ -227,14 +206,16 @@ class Engine:
         # With fewer jobs than may wait there is room.
         if len(self.jobs) >= self.admission.limit and (self.admission.is_full() or not self.admission.open_to_caller()):
             return None
+        if not plan.plain:
+            job = self.make(plan, function, args, owner)
+            self.enter(job)
+            return job
         now = self.now()
         if now - self.clock_cache > CLOCK_RESOLUTION or self.observers:
             self.clock_cache = now
         job = make_job(function, args, plan, self.next_job(), self.clock_cache, owner)
-        if not self._waking and self.active < self.slots:
+        if not self._waking and self.slots.active < self.slots.limit:
             self.wake_workers()  # first what may fail: then nothing has happened
-        if not plan.plain:
-            self._arrange(job, plan)
         self.queue.push(job)
         self.jobs[job._sequence] = job
         self.counters.submitted += 1
@@ -242,47 +223,16 @@ class Engine:
             self.observers.submitted(job)
         return job
 
-    def try_submit_one(
-        self,
-        plan: JobSpec,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        owner: JobObserver | None,
-        id: int | str | None,
-        delay: float,
-    ) -> Job[Any] | None:
-        """Make a job with an id or a delay of its own and take it in, or return None; see `try_submit`.
-
-        Raises:
-            ValueError: its id is taken.
-        """
-        if get_ident() != self._loop._thread_id:
-            self.check_caller("submit")
-        if len(self.jobs) >= self.admission.limit and (self.admission.is_full() or not self.admission.open_to_caller()):
-            return None
-        job = self.make(plan, function, args, owner, id, delay)
-        self.enter(job)
-        return job
-
     def make(
-        self,
-        plan: JobSpec,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        owner: JobObserver | None,
-        id: int | str | None,
-        delay: float,
+        self, plan: JobSpec, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
     ) -> Job[Any]:
         """Make a job without taking it in: `enter` does that, or nobody."""
         if get_ident() != self._loop._thread_id:
             self.check_caller("submit")
-        if id is not None:
-            self.check_id(id)
+        if plan.id is not None:
+            self.check_id(plan.id)
         job = make_job(function, args, plan, self.next_job(), self.now(), owner)
         job._location = None
-        if id is not None or delay:
-            extra = job._extra = JobExtra()
-            extra.id, extra.delay = id, delay
         return job
 
     def end_program(self, error: BaseException) -> None:
@@ -316,47 +266,65 @@ class Engine:
             )
 
     def register(self, job: Job[Any]) -> None:
-        """Write a job into the books."""
-        if job._extra is not None or not job._spec.plain:
+        """Count a job, and note what it has beside a priority."""
+        if not job._spec.plain:
             self._arrange(job, job._spec)
         self.counters.submitted += 1
         self.jobs[job._sequence] = job
 
-    def enter(self, job: Job[Any], *, inside: bool = False, held: bool = False) -> None:
-        """Take a job in: into the line, or into the timers if it has a delay; maybe inside of another step.
-
-        `held`: not yet into the line; see `admission.py`.
-        """
-        if not held and not self._waking and self.active < self.slots:
+    def enter(self, job: Job[Any]) -> None:
+        """Take a job in that was made before: into the queue, or into the timers if it has a delay."""
+        if not self._waking and self.slots.active < self.slots.limit:
             self.wake_workers()  # first what may fail: then nothing has happened
         self.register(job)
         if job._status is QUEUED:
-            if held:
-                job._location = self.admission
-                self.admission.entering += 1
-            else:
-                self.queue.push_in_order(job)  # it may have been made, and have waited, before others came
+            self.queue.push_in_order(job)  # others may have come since it was made
         if self.observers:
-            self.observers.submitted(job, inside=inside)
+            self.observers.submitted(job)
 
-    def line_up(self, job: Job[Any]) -> None:
-        """Let a job go into line that was held in the room."""
-        if not self._waking and self.active < self.slots:
-            self.wake_workers()
-        self.admission.entering -= 1
-        self.queue.push_in_order(job)
+    def _enter_held(self, job: Job[Any]) -> None:
+        """Take a job in that has waited for admission, inside of another step; see `admission.py`."""
+        self.register(job)
+        if job._status is QUEUED:
+            job._location = self.admission
+            self.admission.entering += 1
+        if self.observers:
+            self.observers.submitted(job, inside=True)
+
+    async def enter_when_space(self, job: Job[Any]) -> None:
+        """Wait until a job that found the queue full is admitted; a caller that is cancelled withdraws it.
+
+        Raises:
+            PoolError: it was cancelled, or refused because the pool is closing.
+        """
+        admission = self.admission
+        future = admission.wait(job)
+        self.take_id(job)
+        try:
+            await self.lending.wait_for(future)
+            if job._location is admission:  # it was not cancelled meanwhile
+                if not self._waking and self.slots.active < self.slots.limit:
+                    self.wake_workers()
+                admission.entering -= 1
+                self.queue.push_in_order(job)
+        except BaseException:
+            if job._location is admission:
+                self.cancel(job, "its submitter was cancelled")
+            raise
+        finally:
+            if job._spec.id is None or not future.done() or future.cancelled() or future.exception() is not None:
+                self.release_id(job)
 
     def _arrange(self, job: Job[Any], plan: JobSpec) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
-        extra = job._extra
-        delay = 0.0 if extra is None else extra.delay
         if plan.total_timeout is not None:
             self.total_limits.add(plan.total_timeout, job)
         if plan.queue_timeout is not None:
-            self.queue_limits.add(plan.queue_timeout + delay, job)
-        if delay:
-            self._schedule(job, job._submitted_at + delay)
-        if extra is not None and extra.id is not None:
+            self.queue_limits.add(plan.queue_timeout + (plan.delay or 0), job)
+        if plan.delay:
+            self._schedule(job, job._submitted_at + plan.delay)
+        if plan.id is not None:
+            job._ensure_extra()
             self.take_id(job)
         if plan.group is not None:
             self.groups.join(job, job._ensure_extra(), plan.group)
@@ -369,7 +337,7 @@ class Engine:
         job = self.ids.get(key)
         if job is None and (number := id_number(key)) is not None:
             job = self.jobs.get(number)
-            if job is not None and job.id != job._sequence:
+            if job is not None and job._spec.id is not None:
                 return None  # it has an id of its own, and answers to that
         return None if job is None or job._finished_at is not None else job
 
@@ -383,21 +351,19 @@ class Engine:
 
     def take_id(self, job: Job[Any]) -> None:
         """Let a job answer to its id from now on."""
-        id = job.id
-        key = id_key(id)
+        key = id_key(job.id)
         self.ids[key] = job
-        if id != job._sequence and (number := id_number(key)) is not None:
+        if job._spec.id is not None and (number := id_number(key)) is not None:
             self._reserved.add(number)
             self.next_job = self._next_free
 
     def release_id(self, job: Job[Any]) -> None:
         """Let another job have the id, if it is still this one's."""
-        id = job.id
-        key = id_key(id)
+        key = id_key(job.id)
         if self.ids.get(key) is not job:
             return
         del self.ids[key]
-        if id != job._sequence and (number := id_number(key)) is not None:
+        if job._spec.id is not None and (number := id_number(key)) is not None:
             self._reserved.discard(number)
             if not self._reserved:
                 self.next_job = self.runtime.next_job
@@ -411,7 +377,7 @@ class Engine:
     # -- starting ----------------------------------------------------------------------------------------------
 
     def wake_workers(self) -> None:
-        """Offer work in the next turn of the loop: to resting hands, then to new ones."""
+        """Wake workers for the queued jobs in the next turn of the loop: idle ones, then new ones."""
         if not self._waking:
             self.runtime.soon(self._dispatch)
             self._waking = True
@@ -419,6 +385,7 @@ class Engine:
     def work_off(self, steps: Iterator[object]) -> None:
         """Do a chore: a slice of it now, and the rest in slices, one a turn. No job starts until it is done."""
         self.chores.append(steps)
+        self.slots.hold(True)
         if len(self.chores) == 1:
             self._work()
 
@@ -449,8 +416,8 @@ class Engine:
             chores.popleft()  # it has ended by this
             raise
         finally:
-            self.update_contention()
-            if chores or (self.active < self.slots and self.queue.live):
+            self.slots.hold(bool(chores))
+            if chores or (self.slots.active < self.slots.limit and self.queue.live):
                 self.wake_workers()
 
     def _dispatch(self) -> None:
@@ -458,115 +425,87 @@ class Engine:
         if self.chores:
             self._work()
         self.slice_ends = self.now() + self.slice
-        while self.active < self.size and self.lending.grant_next():
+        slots = self.slots
+        while slots.active < slots.size and slots.grant_next():
             pass
         if self.admission.waiting:
-            self.admission.admit()  # a slot that was lent is room too
-        hands = self.slots - self.active
-        while self.active < self.slots and self.queue.live and not self.chores:
-            hand = self.idle.popitem()[0] if self.idle else self.spawn()
-            if hand is None or not hand.wake():
+            self.admission.admit()  # a slot that was lent is space too
+        most = slots.limit - slots.active
+        while slots.active < slots.limit and self.queue.live and not self.chores:
+            if not self._wake_worker():
                 break
-            hands -= 1
-            if (hands <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue.live:
+            most -= 1
+            if (most <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue.live:
                 self.wake_workers()
                 break
 
-    def take_job(self, hand: Hand, now: float) -> Job[Any] | None:
-        """Start the best job on a hand that holds a slot, or put the hand to rest and return None."""
-        if self.uncontended:
-            job: Job[Any] | None = self.queue.pop()
-            if job is not None and (job._extra is None or not self.groups.park(job)):
-                hand.job = job
-                job._start(hand, now)
-                if self.admission.waiting:
-                    self.admission.admit()
-                return job
-        return self._take_job_or_idle(hand, now)
+    def extend_slice(self) -> None:
+        """Let jobs run for a whole slice from now: a worker was woken in a later turn of the loop."""
+        self.slice_ends = max(self.slice_ends, self.now() + self.slice)
 
-    def next_is_for_thread(self) -> bool:
-        """Whether `next` will certainly return a job whose function runs in a thread."""
-        job: Job[Any] | None = self.queue.peek() if self.uncontended else None
-        return job is not None and job._spec.offload and job._extra is None
+    def take_job(self) -> Job[Any] | None:
+        """Decide which job a worker that holds a slot starts now; None: none, and the worker releases its slot."""
+        if not self.slots.uncontended:
+            return self._take_job_contended()
+        job: Job[Any] | None = self.queue.pop()
+        if job is not None:
+            if job._extra is not None and self.groups.park(job):
+                return self._take_job_contended()
+            if self.admission.waiting:
+                self._admit_after(job)
+        return job
 
-    def _take_job_or_idle(self, hand: Hand, now: float) -> Job[Any] | None:
-        # Not `slots`: in a paused pool, what runs goes on.
-        if self.active <= self.size and self.lending.reclaim_waiters and self.lending.grant_next():
-            pass  # the slot went with it, and `rest` counts it off for this hand
-        elif self.active <= self.slots and not self.chores:
+    def _take_job_contended(self) -> Job[Any] | None:
+        slots = self.slots
+        # Not `limit`: in a paused pool, what runs goes on.
+        if slots.active <= slots.size and slots.reclaims and slots.grant_next():
+            return None  # the grant has counted the slot for the job that gets it back; the worker releases its own
+        if slots.active <= slots.limit and not slots.held:
             for _ in range(STEPS):  # of a paused group there may be more: then in the next turn
-                job = self.queue.pop()
+                job: Job[Any] | None = self.queue.pop()
                 if job is None:
                     break
                 if job._extra is None or not self.groups.park(job):
-                    job._start(hand, now)
-                    hand.job = job
-                    self.admission.admit()
-                    return hand.job
-        self.release_and_idle(hand)
+                    self._admit_after(job)
+                    return job
         return None
 
-    def release_and_idle(self, hand: Hand) -> None:
-        """Give a hand's slot back, and let the hand rest."""
-        self.release_slot(hand)
-        self.add_idle(hand)
-        if self.queue.live:
-            self.wake_workers()  # whoever waited for room got in with the slot that was given back
+    def _admit_after(self, job: Job[Any]) -> None:
+        """A job has left the queue: another may come. If that fails, it goes back: no worker has it yet."""
+        try:
+            self.admission.admit()
+        except BaseException:
+            self.queue.push_in_order(job)
+            raise
 
-    def add_idle(self, hand: Hand) -> None:
-        """Let a hand without a slot rest, or end if as many rest as the pool has slots."""
-        if len(self.idle) >= self.size:
-            hand.retire()
-        else:
-            self.idle[hand] = None
+    def next_is_for_thread(self) -> bool:
+        """Whether `take_job` will certainly return a job whose function runs in a thread."""
+        job: Job[Any] | None = self.queue.peek() if self.slots.uncontended else None
+        return job is not None and job._spec.offload and job._extra is None
 
-    def acquire_slot(self, hand: Hand) -> None:
-        """Give a hand a slot, for as long as it finds work; there is one."""
-        hand.busy = True
-        self.active += 1
-
-    def release_slot(self, hand: Hand) -> None:
-        """Give a hand's slot back; the hand itself is not offered work again."""
-        hand.job = None
-        hand.busy = False
-        self.active -= 1
-        self.update_contention()
+    def release_slot(self) -> None:
+        """Take back the slot of a worker."""
+        self.slots.release()
         if self.admission.waiting:
             self.admission.admit()
-
-    def update_contention(self) -> None:
-        """Recompute whether a hand may go from job to job without a look at anything else."""
-        self.uncontended = self.active <= self.slots and not self.lending.reclaim_waiters and not self.chores
 
     # -- size and pause ------------------------------------------------------------------------------------------
 
     def set_slots(self, size: int | None = None, *, paused: bool | None = None) -> None:
         """Change the size, or pause; running jobs go on. A closing pool cannot be held: to leave is to finish."""
-        before = self.size, self.paused
+        slots = self.slots
+        before = slots.size, slots.paused
         closing = self.admission.restricted
-        if size is not None:
-            self.size = max(size, 1) if closing else size
-        if paused is not None:
-            self.paused = paused and not closing
-        self.slots = 0 if self.paused else self.size
-        self.update_contention()
+        if size is None:
+            size = slots.size
+        elif closing:
+            size = max(size, 1)
+        slots.set_size(size, paused=slots.paused if paused is None else paused and not closing)
         self.admission.admit()
-        if self.queue.live or self.lending.reclaim_waiters:
+        if self.queue.live or slots.reclaims:
             self.wake_workers()
-        if len(self.idle) > self.size and not self._trimming:
-            self.runtime.soon(self._trim)
-            self._trimming = True
         if self.observers:
-            self.observers.slots_changed(before, (self.size, self.paused))
-
-    def _trim(self) -> None:
-        """Let resting hands go that are more than the pool has slots; some in each turn of the loop."""
-        self._trimming = False
-        for _ in range(min(TRIM, len(self.idle) - self.size)):
-            self.idle.popitem()[0].retire()
-        if len(self.idle) > self.size:
-            self.runtime.soon(self._trim)
-            self._trimming = True
+            self.observers.slots_changed(before, (slots.size, slots.paused))
 
     def pause_group(self, name: str) -> None:
         """Let no job of a group start; as `set_slots`, not while the pool is closing."""
@@ -581,26 +520,26 @@ class Engine:
 
     # -- ending --------------------------------------------------------------------------------------------------
 
-    def attempt_returned(self, hand: Hand, job: Job[Any], value: Any, now: float) -> None:
+    def attempt_returned(self, job: Job[Any], value: Any, now: float) -> None:
         """An attempt returned."""
         if job._extra is None:
+            worker = job._location.id if self.observers else 0
             del self.jobs[job._sequence]
             self.counters.succeeded += 1
             job._finish(SUCCEEDED, value, now)
             if self.join_waiters.futures:
                 self.join_waiters.wake_if_idle()
             if self.observers:
-                self.observers.ended(job, hand.id, now)
+                self.observers.ended(job, worker, now)
         elif job._extra.stop is None and job._finished_at is None:
             self._finish(job, SUCCEEDED, value, now)
             if job._extra.exit_waiters is not None:
                 self._wake_exit_waiters(job._extra)
         else:
-            self.attempt_ended(hand, job, value, None, now)
+            self.attempt_ended(job, value, None, now)
 
-    def attempt_ended(self, hand: Hand, job: Job[Any], value: Any, error: BaseException | None, now: float) -> None:
+    def attempt_ended(self, job: Job[Any], value: Any, error: BaseException | None, now: float) -> None:
         """An attempt ended: decide what that means, and act on it."""
-        hand.check_job = 0
         extra = job._extra
         if job._finished_at is not None:
             self._ended_late(job, error)
@@ -631,8 +570,7 @@ class Engine:
     def _retry(self, job: Job[Any], failure: BaseException, delay: float, now: float) -> None:
         """retry: let the job wait for its next attempt; it holds no worker."""
         extra = job._ensure_extra()
-        extra.stop = None
-        extra.timeout = None
+        extra.stop = extra.timeout = extra.check_at = None
         started, worker = job._started_at, job._location.id
         if extra.history is None:
             extra.history = []
@@ -655,7 +593,7 @@ class Engine:
         self.scheduled -= 1
         job._come_due()
         self.queue.push_in_order(job)
-        if self.active < self.slots:
+        if self.slots.active < self.slots.limit:
             self.wake_workers()
 
     def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
@@ -682,7 +620,7 @@ class Engine:
         self._finish(job, CANCELLED, (cancelled_error(job, cause), None), now)
 
     def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
-        """Close the book on a job: every end but the plainest comes through here."""
+        """End a job, in any way but the plainest (`attempt_returned`)."""
         listeners = self.observers
         worker, awaited = (_worker_of(job), bool(awaiter_count(job))) if listeners else (None, False)
         del self.jobs[job._sequence]
@@ -694,7 +632,7 @@ class Engine:
             setattr(counters, name, getattr(counters, name) + 1)
         extra = job._extra
         if extra is not None:
-            if extra.id is not None:
+            if job._spec.id is not None:
                 self.release_id(job)
             if extra.group is not None:
                 self.groups.leave(job, extra.group)
@@ -799,7 +737,7 @@ class Engine:
     def _queue_expired(self, job: Job[Any], turns: int | None = None) -> None:
         if job._attempt or job._finished_at is not None:
             return
-        free = self.slots - self.active
+        free = self.slots.limit - self.slots.active
         if turns is None:
             turns = MAX_START_TURNS * min(free, self.queue.live)
         if free > 0 and (turns > 0 or self.chores):
@@ -847,10 +785,9 @@ class Engine:
         job._location.stop_job(stop, now)
         self.lending.release(extra)
 
-    def check_at(self, hand: Hand, when: float) -> None:
-        """Have the attempt on a hand looked at when `when` has come, whatever its plan says."""
-        assert hand.job is not None
-        hand.check_at, hand.check_job = when, hand.job._sequence
+    def check_at(self, job: Job[Any], when: float) -> None:
+        """Have the running attempt of a job checked at `when`, whatever its time limit."""
+        job._ensure_extra().check_at = when
         self.timers.schedule_check(when)
 
     # -- what would not end --------------------------------------------------------------------------------------
@@ -862,47 +799,42 @@ class Engine:
             self.cancel_grace = grace / 2  # a job is told twice
         return 2 * self.cancel_grace
 
-    def abandon(self, hand: Hand, job: Job[Any], now: float) -> None:
-        """Call a job leaked that was told to stop and did not end within its grace; it may have been left behind."""
-        extra = job._ensure_extra()
-        if not extra.abandoned:
-            self.finish_early(hand, job, leaked=True, now=now)
-        elif not extra.leaked:
-            self.mark_leaked(hand, job)
+    def leak(self, job: Job[Any], worker: int, stack: str, now: float) -> None:
+        """Call a job leaked: it was told to stop, and did not end within its grace. It may be abandoned already."""
+        self._mark_leaked(job, worker, stack)
+        if not job._ensure_extra().abandoned:
+            self.abandon(job, now)
 
-    def finish_early(self, hand: Hand, job: Job[Any], *, leaked: bool, now: float) -> None:
-        """Release a job's waiters although its code still runs; it keeps its slot until it really ends.
+    def abandon(self, job: Job[Any], now: float) -> None:
+        """Release a job's waiters although its code still runs; it keeps its slot until its code ends.
 
-        `leaked` says that it was told and given its grace. A thread cannot be told, and is left behind at once.
+        A job that has leaked, or that runs in a thread: that cannot be told to stop, so nobody waits for it.
         """
         extra = job._ensure_extra()
         stop = extra.stop
         assert stop is not None
         extra.abandoned = True
-        if leaked:
-            self.mark_leaked(hand, job)
         if stop.cause is StopCause.CANCEL:
             self._finish_cancelled(job, now)
         else:
             self._finish_failed(job, TIMED_OUT, timeout_error(job, stop.cause), now)
 
-    def mark_leaked(self, hand: Hand, job: Job[Any]) -> None:
-        """Name a job that did not end, and by choice give its slot to another."""
+    def _mark_leaked(self, job: Job[Any], worker: int, stack: str) -> None:
+        """Log a job that did not end, and by choice give its slot to another."""
         extra = job._ensure_extra()
         extra.leaked = True
         self.counters.leaked_total += 1
-        stack = hand.stack()
         self.reporter.log(
             "job %.200r id %.200r was told to stop, and did not end within its grace: it leaked%s\n%s",
             job,
             " and is replaced" if self.on_leak == "replace" else ", and holds its slot until it ends",
             stack,
-            worker=hand.id,
+            worker=worker,
         )
         self._count_leak(1)
         self._wake_exit_waiters(extra)
         if self.observers:
-            self.observers.leaked(job, hand.id, stack, self.now())
+            self.observers.leaked(job, worker, stack, self.now())
 
     def _count_leak(self, change: int) -> None:
         """Count a job that has leaked (1), or whose code has ended after all (-1).
@@ -911,10 +843,7 @@ class Engine:
         """
         self.leaked += change
         if self.on_leak == "replace":
-            self.replaced += change
-            self.active -= change  # at its end the hand gives back a slot
-            self.update_contention()
-            self.wake_workers()
+            self.slots.replace(change)
 
     def _ended_late(self, job: Job[Any], error: BaseException | None) -> None:
         """The code of a job that had been left behind has ended at last."""
@@ -953,7 +882,7 @@ class Engine:
         if job._status is SCHEDULED:
             return "backoff" if job._attempt else "delay"
         extra = job._extra
-        if self.paused:
+        if self.slots.paused:
             return "pool paused"
         if extra is not None and extra.group is not None and extra.group.paused:
             return "group paused"
@@ -964,7 +893,7 @@ class Engine:
         if job._status is not RUNNING or (job._extra is not None and job._extra.stop is not None):
             return
         job._ensure_extra().timeout = seconds
-        self.check_at(job._location, math.inf if seconds is None else self.now() + seconds)
+        self.check_at(job, math.inf if seconds is None else self.now() + seconds)
 
 
 def _need_frames(count: int) -> None:
@@ -996,10 +925,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _nobody() -> None:
-    """There are no hands until there is a supervisor."""
 
 
 def _worker_of(job: Job[Any]) -> int | None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextvars import Context
 from types import CoroutineType
-from typing import Any, final
+from typing import Any, Self, final
 
 import anyio
 
@@ -57,9 +57,9 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
         except BaseException as error:
             if is_kind(error, GeneratorExit) and not engine.runtime.loop.is_running():
                 raise  # the loop is gone, and this generator with it
-            engine.attempt_ended(worker, job, None, drop_frame(error), engine.now())
+            engine.attempt_ended(job, None, drop_frame(error), engine.now())
         else:
-            engine.attempt_returned(worker, job, value, engine.now())
+            engine.attempt_returned(job, value, engine.now())
         # The frames of an error refer to this one (`f_back`): it must not refer to the job, which refers to the error.
         job = call = steps = value = None
         job = yield _ENDED
@@ -113,8 +113,8 @@ class ScopeWorker(Worker):
 
     __slots__ = ("_scope", "_state", "_task", "_used", "_wakeup", "job_runner", "leak_shield")
 
-    def __init__(self, engine: Engine, bridge: ThreadRunner[Any]) -> None:
-        super().__init__(engine, bridge)
+    def __init__(self, engine: Engine, threads: ThreadRunner[Any], on_idle: Callable[[Self], object]) -> None:
+        super().__init__(engine, threads, on_idle)
         # It is made to be called, and that may be before its first step.
         self._wakeup: asyncio.Future[None] | None = engine.runtime.loop.create_future()
         self._scope: anyio.CancelScope | None = None
@@ -159,8 +159,8 @@ class ScopeWorker(Worker):
             await self.stopped
         finally:
             self.retiring = True
-            if self.busy and self.job is None:  # else a thread still runs its job: `go_on` gives the slot back
-                self.engine.release_slot(self)
+            if self.busy and self.job is None:  # else a thread still runs its job: `run_next` releases the slot
+                self.release()
                 self.engine.wake_workers()
 
     @types.coroutine
@@ -171,7 +171,7 @@ class ScopeWorker(Worker):
         """
         engine, host, state, lane = self.engine, self._task, self._state, self.job_runner
         assert host is not None
-        timers, send, cancelling = engine.timers, lane.send, host.cancelling
+        slots, timers, send, cancelling = engine.slots, engine.timers, lane.send, host.cancelling
         context: Any
         drive: Any
         try:
@@ -183,12 +183,14 @@ class ScopeWorker(Worker):
                     resting = None
                     continue
                 if self.retiring:
-                    engine.release_slot(self)
+                    self.release()
                     engine.wake_workers()
                     self.stopped.set_result(None)
                     return
                 now = engine.now()
-                while (job := engine.take_job(self, now)) is not None:
+                while (job := engine.take_job()) is not None:
+                    self.job = job
+                    job._start(self, now)
                     plan, suspended = job._spec, False
                     context = job._context
                     if plan.timeout is not None and now + plan.timeout < timers.next_check_at:
@@ -196,7 +198,7 @@ class ScopeWorker(Worker):
                     if not plan.swift:
                         if plan.offload:
                             self.offload(job)
-                            if engine.active < engine.slots and engine.queue.live:
+                            if slots.active < slots.limit and engine.queue.live:
                                 engine.wake_workers()
                             break
                         context = self.context(job)
@@ -206,7 +208,7 @@ class ScopeWorker(Worker):
                     yielded = context.run(send, job)
                     if yielded is not _ENDED:
                         suspended = True
-                        if engine.active < engine.slots and engine.queue.live:
+                        if slots.active < slots.limit and engine.queue.live:
                             engine.wake_workers()
                         while yielded is not _ENDED:
                             try:
@@ -231,9 +233,11 @@ class ScopeWorker(Worker):
                         break
                     now = job._finished_at or engine.now()
                     if not suspended and now >= engine.slice_ends:
-                        engine.release_and_idle(self)
+                        self.release_and_idle()
                         engine.wake_workers()
                         break
+                else:
+                    self.release_and_idle()
         except GeneratorExit:
             self._closed()
             raise
@@ -247,13 +251,14 @@ class ScopeWorker(Worker):
         finally:
             self._wakeup = None
         engine = self.engine
-        engine.slice_ends = max(engine.slice_ends, engine.now() + engine.slice)
+        engine.extend_slice()
         if not self.busy and not self.stopped.done():
             # The slot is taken here, not with the offer: until now another could have had it.
-            if engine.active < engine.slots:
-                engine.acquire_slot(self)
+            if engine.slots.active < engine.slots.limit:
+                self.busy = True
+                engine.slots.acquire()
             else:
-                engine.add_idle(self)
+                self._on_idle(self)
 
     def _closed(self) -> None:
         """End, for foreign code has closed the coroutine, of which asyncio knows nothing: have the task notice it.
@@ -266,9 +271,7 @@ class ScopeWorker(Worker):
         self.tainted = self.retiring = True
         if job is not None and not job._spec.offload:
             if job._finished_at is None or job._ensure_extra().abandoned:
-                engine.attempt_ended(
-                    self, job, None, RuntimeError("the coroutine of its worker was closed"), engine.now()
-                )
+                engine.attempt_ended(job, None, RuntimeError("the coroutine of its worker was closed"), engine.now())
             self.job = None
         if self._task is not None:
             engine.runtime.soon(self._task.cancel)
@@ -285,12 +288,16 @@ class ScopeWorker(Worker):
         self.job = None
         engine = self.engine
         if self._task is not None and self._task.done():
-            engine.release_slot(self)
+            self.release()
             engine.wake_workers()
         elif self._wakeup is None or self.retiring or not engine.next_is_for_thread():
             self._ring_bell()
-        elif (job := engine.take_job(self, now)) is not None:
+        elif (job := engine.take_job()) is None:
+            self.release_and_idle()
+        else:
             # To a thread from here: waking the coroutine for it would cost more than the rest of the way.
+            self.job = job
+            job._start(self, now)
             limit = job._spec.timeout
             if limit is not None:
                 engine.timers.schedule_check(now + limit)

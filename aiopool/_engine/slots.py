@@ -1,275 +1,141 @@
-"""`SlotLending`: a job that waits for another job of its pool, or for room in it, lends its slot meanwhile.
+"""`Slots`: counts how many jobs of a pool run, and says whether another may start.
 
-That is why nested jobs cannot deadlock, at any size of the pool and any depth. Whoever waits no more asks for a slot,
-and gets one ahead of the line before it goes on: nothing starts beyond the limit for it. A job that was told to stop
-goes on without one, also if it is told while it asks: its clean-up must not wait. And who waits for jobs that end with
-him (`give_up`) lets them end before he asks: they may have the slot that he will get.
+A job starts only while `active < limit`. A worker acquires a slot, keeps it from job to job, and releases it when it
+finds none. A job that waits for another job of its pool *lends* its slot (`lending.py`), and reclaims one before it
+goes on: a free slot, or the next one that is released, before any queued job starts. A leaked job whose slot another
+may have (`on_leak="replace"`) counts in `replaced`.
 
-Several tasks of a job may wait at once: the slot is lent as soon as one waits (`JobExtra.lent` counts them), and comes
-back with the last.
-
-Invariant: `lent` jobs have lent a slot, which is not in the books' `active`.
+Invariant: `active` is the number of workers that hold a slot, less `lent` and `replaced`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Generator
-from typing import Any, Protocol, final
+from collections.abc import Callable
+from typing import final
 
-from aiopool._jobs.job import Job, JobExtra, running_job
-from aiopool._jobs.spec import JobOwner
-from aiopool._jobs.waiters import JobObserver, add_waiter, remove_waiter
-from aiopool._runtime.faults import is_kind
-from aiopool._runtime.runtime import Runtime
-
-__all__ = ["SlotLending", "Slots"]
-
-
-class Slots(Protocol):
-    """The books of the slots, as the loans see them."""
-
-    active: int
-    size: int
-
-    @property
-    def runtime(self) -> Runtime:
-        """What the pool uses of the world."""
-        ...
-
-    @property
-    def owner(self) -> JobOwner | None:
-        """Whose jobs these are."""
-        ...
-
-    def update_contention(self) -> None:
-        """Slots or the wish for one have changed."""
-
-    def unheard(self, job: Job[Any]) -> None:
-        """Whoever waited for a job was cancelled, perhaps after its end."""
-
-    def wake_workers(self) -> None:
-        """There may be work to begin."""
+__all__ = ["Slots"]
 
 
 @final
-class SlotLending:
-    """Who has lent a slot, and who wants one back."""
+class Slots:
+    """The slots of one open pool.
 
-    __slots__ = ("_slots", "lent", "reclaim_waiters")
+    Attributes:
+        size: how many jobs may run at once.
+        paused: no job starts.
+        limit: with fewer slots taken than this a job may start: `size`, or 0 in a paused pool.
+        active: how many slots are taken.
+        lent: how many jobs have lent their slot.
+        replaced: how many leaked jobs have no slot any more.
+        held: no job starts until a chore of the engine is done.
+        uncontended: a worker that ends a job may take the next one of the queue: nothing else has to be asked.
+        reclaims: the futures of the jobs that want a slot back, in the order in which they asked.
+    """
 
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
-        self.lent = 0
-        self.reclaim_waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+    __slots__ = (
+        "_wake_workers",
+        "active",
+        "held",
+        "lent",
+        "limit",
+        "paused",
+        "reclaims",
+        "replaced",
+        "size",
+        "uncontended",
+    )
 
-    # -- waiting -------------------------------------------------------------------------------------------------
+    def __init__(self, size: int, wake_workers: Callable[[], object]) -> None:
+        """`wake_workers` is called when a slot becomes free in another way than by `release`."""
+        self._wake_workers = wake_workers
+        self.size = self.limit = size
+        self.paused = self.held = False
+        self.active = self.lent = self.replaced = 0
+        self.uncontended = True
+        self.reclaims: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
-    def wait(
-        self, job: Job[Any], waiter: Job[Any] | None, give_up: Callable[[], object] | None = None
-    ) -> Generator[Any, None, None]:
-        """Wait until a job is done; a waiter that is a running job of this pool lends its slot meanwhile."""
-        if waiter is job:
-            raise RuntimeError(f"{job!r} awaits itself: it would wait for ever")
-        if waiter is not None and self._may_lend(waiter):
-            yield from self._wait_lent(job, waiter._ensure_extra(), give_up)
-        else:
-            future: asyncio.Future[None] = self._slots.runtime.loop.create_future()
-            add_waiter(job, future)
-            try:
-                yield from future
-            except BaseException:
-                if future.done() and not future.cancelled():
-                    self._slots.unheard(job)
-                else:
-                    remove_waiter(job, future)
-                raise
+    def set_size(self, size: int, *, paused: bool) -> None:
+        """Change how many jobs may run; those that run go on."""
+        self.size, self.paused = size, paused
+        self.limit = 0 if paused else size
+        self._update()
 
-    async def wait_for(self, future: asyncio.Future[Any], give_up: Callable[[], object] | None = None) -> None:
-        """Wait for a future of the pool's; a caller that is a running job of this pool lends its slot meanwhile."""
-        waiter = running_job.get()
-        if waiter is not None and self._may_lend(waiter):
-            await _Awaitable(self._lending(waiter._ensure_extra(), future.__await__(), give_up))
-        else:
-            await future
+    def hold(self, held: bool) -> None:
+        """Let no job start while the engine has a chore to do, or let them start again."""
+        self.held = held
+        self._update()
 
-    def _may_lend(self, waiter: Job[Any]) -> bool:
-        return waiter._spec.owner is self._slots.owner and waiter._finished_at is None
+    def _update(self) -> None:
+        self.uncontended = self.active <= self.limit and not self.reclaims and not self.held
 
-    def _lending(
-        self, extra: JobExtra, waiting: Generator[Any, None, None], give_up: Callable[[], object] | None
-    ) -> Generator[Any, None, None]:
-        """Lend the slot of a running job while `waiting` goes on; take one back before returning."""
-        self._lend(extra)
-        try:
-            yield from waiting
-        except BaseException as error:
-            if give_up is not None:
-                give_up()
-            yield from self._reclaim_after(error, extra)
-            raise
-        yield from self._reclaim(extra)
+    # -- a worker's slot -------------------------------------------------------------------------------------------
 
-    def _wait_lent(
-        self, job: Job[Any], extra: JobExtra, give_up: Callable[[], object] | None
-    ) -> Generator[Any, None, None]:
-        """Wait for a job without a slot. At its end the slot is asked for in the same turn: ahead of the line."""
-        future: asyncio.Future[bool] = self._slots.runtime.loop.create_future()
-        waiter = _ReclaimWaiter(self, extra, future)
-        add_waiter(job, waiter)
-        self._lend(extra)
-        try:
-            granted = yield from future
-        except BaseException as error:
-            if not self._abort_reclaim(future):
-                remove_waiter(job, waiter)
-            self._slots.unheard(job)
-            if give_up is not None:
-                give_up()
-            yield from self._reclaim_after(error, extra)
-            raise
-        if granted:
-            self._reclaimed(extra)
-        else:
-            yield from self._reclaim(extra)
+    def acquire(self) -> None:
+        """Take a slot for a worker; the caller knows that one is free."""
+        self.active += 1
 
-    # -- lending and taking back -----------------------------------------------------------------------------------
+    def release(self) -> None:
+        """Give a worker's slot back."""
+        self.active -= 1
+        if not self.uncontended:
+            self._update()
 
-    def _lend(self, extra: JobExtra) -> None:
-        extra.lent += 1
-        if extra.lent == 1:
-            self.lent += 1
-            self._slots.active -= 1
-            self._slots.update_contention()
-            self._slots.wake_workers()
+    def replace(self, change: int) -> None:
+        """Let another job have the slot of a leaked job (1), or not any more: its code has ended (-1)."""
+        self.replaced += change
+        self.active -= change  # at the end of the leaked job its worker releases a slot
+        self._update()
+        self._wake_workers()
 
-    def request_reclaim(self, extra: JobExtra, future: asyncio.Future[bool]) -> None:
-        """Give a slot to a job that had lent its own, now or ahead of the line.
+    # -- a job's slot, lent while it waits ---------------------------------------------------------------------------
 
-        The future is set to True with it, or to False if the job needs none any more.
-        """
-        if self._slots.active < self._slots.size and not self.reclaim_waiters:
-            self._slots.active += 1
+    def lend(self) -> None:
+        """Free the slot of a job that waits."""
+        self.lent += 1
+        self.active -= 1
+        self._update()
+        self._wake_workers()
+
+    def end_loan(self, *, granted: bool = False) -> None:
+        """Count the slot of a job that waits no longer; `granted`: it is counted already."""
+        self.lent -= 1
+        if not granted:
+            self.active += 1
+            self._update()
+
+    def reclaim(self, future: asyncio.Future[bool]) -> bool:
+        """Set `future` to True with a slot, now or before the next queued job starts; whether that was now."""
+        if self.active < self.size and not self.reclaims:
+            self.active += 1
             future.set_result(True)
-        else:
-            extra.reclaim_waiter = future
-            self.reclaim_waiters[future] = None
-            self._slots.update_contention()
+            return True
+        self.reclaims[future] = None
+        self._update()
+        return False
 
-    def release(self, extra: JobExtra) -> None:
-        """Let a job that wants a slot back go on without: it was told to stop, or its end is written down."""
-        future, extra.reclaim_waiter = extra.reclaim_waiter, None
-        if future is not None and not future.done() and future in self.reclaim_waiters:
-            del self.reclaim_waiters[future]
-            future.set_result(False)
-            self._slots.update_contention()
+    def withdraw(self, future: asyncio.Future[bool]) -> bool:
+        """Forget a job that wanted a slot back; whether it was still waiting for one."""
+        if future not in self.reclaims:
+            return False
+        del self.reclaims[future]
+        self._update()
+        return True
 
     def grant_next(self) -> bool:
-        """Give a slot that is free to the first job that wants its own back; whether there was one."""
-        while self.reclaim_waiters:
-            future, _ = self.reclaim_waiters.popitem(last=False)
+        """Give a slot to the first job that wants its own back; whether there was one."""
+        while self.reclaims:
+            future, _ = self.reclaims.popitem(last=False)
             if not future.done():
-                self._slots.active += 1
+                self.active += 1
                 future.set_result(True)
-                self._slots.update_contention()
+                self._update()
                 return True
-        self._slots.update_contention()
+        self._update()
         return False
 
-    def cancel_loan(self, extra: JobExtra) -> None:
-        """End a loan, also that of a job that ends while a task of it still waits: it has nothing to give back."""
-        if extra.lent:
-            extra.lent = 0
-            self.lent -= 1
-            self._slots.active += 1
-            self._slots.update_contention()
-            self.release(extra)
-
-    def _reclaim_after(self, error: BaseException, extra: JobExtra) -> Generator[Any, None, None]:
-        if extra.stop is not None or is_kind(error, GeneratorExit):
-            # Told to stop: its clean-up does not wait for a slot. Nothing *starts* beyond the limit.
-            self._task_stopped_waiting(extra)
-        else:
-            yield from self._reclaim(extra)
-
-    def _reclaim(self, extra: JobExtra) -> Generator[Any, None, None]:
-        if extra.stop is not None or extra.lent != 1:
-            self._task_stopped_waiting(extra)
-            return
-        future: asyncio.Future[bool] = self._slots.runtime.loop.create_future()
-        self.request_reclaim(extra, future)
-        try:
-            granted = future.result() if future.done() else (yield from future)
-        except BaseException:
-            # Cancelled: as above.
-            self._abort_reclaim(future)
-            self._task_stopped_waiting(extra)
-            raise
-        if granted:
-            self._reclaimed(extra)
-        else:
-            self._task_stopped_waiting(extra)
-
-    def _task_stopped_waiting(self, extra: JobExtra) -> bool:
-        """One task of the job waits no more; whether others do, or the loan is over anyway."""
-        if extra.lent > 1:
-            extra.lent -= 1
-            return True
-        self.cancel_loan(extra)
-        return False
-
-    def _reclaimed(self, extra: JobExtra) -> None:
-        self._slots.active -= 1  # counted by whoever gave it; the end of the loan counts it again
-        if self._task_stopped_waiting(extra):
-            self._slots.wake_workers()  # other tasks of the job lend it still
-
-    def _abort_reclaim(self, future: asyncio.Future[bool]) -> bool:
-        """Undo `want_back`; whether the job that was waited for is done."""
-        if future.done() and not future.cancelled():
-            if future.result():
-                self._slots.active -= 1
-                self._slots.wake_workers()
-            return True
-        if future in self.reclaim_waiters:
-            del self.reclaim_waiters[future]
-            self._slots.update_contention()
-            return True
-        return False
-
-
-@final
-class _ReclaimWaiter(JobObserver):
-    """A task of a job that waits for another job, and has lent the slot."""
-
-    __slots__ = ("extra", "future", "loans")
-
-    def __init__(self, loans: SlotLending, extra: JobExtra, future: asyncio.Future[bool]) -> None:
-        self.loans = loans
-        self.extra = extra
-        self.future = future
-
-    def handles_errors(self) -> bool:
-        return not self.future.done()
-
-    def job_done(self, job: Job[Any]) -> None:
-        """Ask for the slot before the worker of that job takes its next one; unless other tasks lend it still."""
-        if self.future.done():
-            return
-        if self.extra.lent == 1:
-            self.loans.request_reclaim(self.extra, self.future)
-        else:
-            self.future.set_result(False)
-
-
-@final
-class _Awaitable:
-    """A generator of the event loop's kind, to be awaited."""
-
-    __slots__ = ("_steps",)
-
-    def __init__(self, steps: Generator[Any, None, None]) -> None:
-        self._steps = steps
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._steps
+    def return_grant(self) -> None:
+        """Free a slot that was granted to a job which has no use for it any more."""
+        self.active -= 1
+        self._wake_workers()

@@ -1,12 +1,12 @@
-"""`Supervisor`: makes workers when they are wanted, and replaces those that crash.
+"""`Supervisor`: keeps the workers: makes them when they are needed, wakes idle ones, replaces those that crash.
 
-It has no task of its own that could die: it hears of a worker's end by a callback on the worker's task.
+It has no task of its own that could die: a callback on a worker's task tells it of the worker's end.
 `_jobs/restart.py` decides whether and when a crashed worker is replaced; past its limit the supervisor gives up,
 visibly.
 
-A worker is made when a job is to start, a slot is free and no worker rests. There are never more than the pool has
+A worker is made when a job is to start, a slot is free and no worker is idle. There are never more than the pool has
 slots, and one more for each job that has lent its slot or leaked and is replaced: such a job keeps its worker. After
-its job a worker rests, and is used again.
+its job a worker is idle, and is used again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger("aiopool.supervisor")
 
+# So many idle workers are retired in one turn of the loop when the pool was made smaller: some 0.2 ms.
+MAX_RETIRED = 100
+
 
 @final
 class Supervisor:
@@ -41,15 +44,17 @@ class Supervisor:
         "_restarts",
         "_tasks",
         "_threads",
+        "_trimming",
         "_worker_class",
         "closing",
+        "idle",
         "on_give_up",
     )
 
     def __init__(
         self,
         engine: Engine,
-        bridge: ThreadRunner[Worker],
+        threads: ThreadRunner[Worker],
         *,
         isolation: str,
         restart: Restart,
@@ -57,11 +62,13 @@ class Supervisor:
         on_give_up: Callable[[BaseException], object],
     ) -> None:
         self._engine = engine
-        self._threads = bridge
+        self._threads = threads
         self._history = RestartHistory(restart)
         self._name = name
         self.on_give_up = on_give_up
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        self.idle: dict[Worker, None] = {}  # a stack; a worker that ends is taken out of its middle
+        self._trimming = False
         # Busy without a coroutine of their own: foreign code has cancelled them.
         self._detached: set[Worker] = set()
         self._worker_class: type[Worker] = TaskWorker
@@ -83,15 +90,39 @@ class Supervisor:
         return len(self._restarts)
 
     def _wanted(self) -> int:
-        engine = self._engine
-        return engine.size + engine.lending.lent + engine.replaced
+        slots = self._engine.slots
+        return slots.size + slots.lent + slots.replaced
+
+    def wake_worker(self) -> bool:
+        """Wake an idle worker, or a new one; whether another may be woken in this turn of the loop."""
+        worker = self.idle.popitem()[0] if self.idle else self.spawn()
+        return worker is not None and worker.wake()
+
+    def _add_idle(self, worker: Worker) -> None:
+        """Keep a worker that has no job, or retire it if as many are idle as the pool has slots."""
+        if len(self.idle) >= self._engine.slots.size:
+            worker.retire()
+        else:
+            self.idle[worker] = None
+
+    def retire_excess(self) -> None:
+        """Retire idle workers that are more than the pool has slots; some in each turn of the loop."""
+        if len(self.idle) > self._engine.slots.size and not self._trimming:
+            self._engine.runtime.soon(self._retire_some)
+            self._trimming = True
+
+    def _retire_some(self) -> None:
+        self._trimming = False
+        for _ in range(min(MAX_RETIRED, len(self.idle) - self._engine.slots.size)):
+            self.idle.popitem()[0].retire()
+        self.retire_excess()
 
     def spawn(self) -> Worker | None:
         """Make a worker, and return it; None if there are enough, one waits to be restarted, or none can be made."""
         engine = self._engine
         if self.closing or len(self._tasks) + len(self._restarts) >= self._wanted():
             return None
-        worker = self._worker_class(engine, self._threads)
+        worker = self._worker_class(engine, self._threads, self._add_idle)
         if engine.observers:
             engine.observers.worker_started(worker.id)
         try:
@@ -106,8 +137,8 @@ class Supervisor:
     def _ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
         del self._tasks[worker]
         engine = self._engine
-        engine.idle.pop(worker, None)
-        # Cancelled by foreign code: a job in hand goes on in its own task, and gives the slot back.
+        self.idle.pop(worker, None)
+        # Cancelled by foreign code: its job goes on in its own task, and releases the slot.
         worker.retiring = True
         if worker.busy:
             self._detached.add(worker)
@@ -149,7 +180,7 @@ class Supervisor:
         self._engine.wake_workers()
 
     def check_deadlines(self, now: float) -> Generator[None, None, float]:
-        """Ring each worker whose moment has come, one a step; return the next such moment."""
+        """Check each worker whose moment has come, one a step; return the next such moment."""
         earliest = math.inf
         self._detached = {worker for worker in self._detached if worker.busy}
         for worker in (*self._tasks, *self._detached):
@@ -174,7 +205,7 @@ class Supervisor:
             if not worker.stopped.done():
                 worker.stopped.set_result(None)
             worker.retire()
-        self._engine.idle.clear()
+        self.idle.clear()
         for timer in self._restarts.values():
             timer.cancel()
         self._restarts.clear()

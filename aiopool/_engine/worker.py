@@ -1,16 +1,16 @@
-"""A worker: takes jobs from the line and runs them, one at a time.
+"""A worker: runs the jobs that the engine chooses, one at a time.
 
-`Worker` holds what both kinds share: its life, plain functions in threads, and the steps of telling a job to stop.
+`Worker` holds what both kinds share: its life, plain functions in threads, and the steps by which a job is stopped.
 `TaskWorker` is the default containment, *a job can harm only itself*: each attempt is an asyncio task of its own. The
 other kind is in `scope_worker.py`.
 
-A worker's coroutine owns its slot: the worker can be given work while that coroutine lives, and whatever ends it
-ends the worker. The supervisor watches it and replaces it. A `TaskWorker` takes its next job at the tail of the last
-one, in that job's task, in the same turn of the loop: waking a coroutine for it would cost more than the rest of its
-work.
+A worker is woken while it is idle. It acquires a slot, runs jobs as long as the engine has one for it, releases the
+slot and is idle again. It lives as long as its coroutine: the supervisor notices its end, and replaces it. A
+`TaskWorker` takes its next job at the tail of the last one, in that job's task, in the same turn of the loop: waking a
+coroutine for it would cost more than the rest of its work.
 
-Telling a job to stop is a small ladder: told, told again after a grace, left behind after a second one, and told at a
-slow beat from then on. One sweep over the workers climbs it (`ring`), not a timer for each job.
+A job is stopped in steps: a cancel, a second one after a grace, after another grace it is *leaked*, and cancelled again
+every second from then on. One check of all workers does this (`check_deadline`), not a timer for each job.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import inspect
 import math
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from types import CoroutineType, GeneratorType
-from typing import Any, final
+from typing import Any, Self, final
 
-from aiopool._engine.engine import Engine, Hand
+from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job, running_job
 from aiopool._jobs.status import WorkerStatus
 from aiopool._jobs.stop import StopCause, StopRequest, coroutine_frames
@@ -44,25 +44,25 @@ RECANCEL_INTERVAL = 1.0
 IN_A_THREAD = "  (in a thread)"
 
 
-class Worker(Hand, ABC):
+class Worker(ABC):
     """What both kinds of workers share.
 
-    The mutable state of a worker is: the job it runs, whether it holds a slot (`busy`), when that job is to be looked
-    at (`alarm`, if it is another moment than the end of its time limit), and whether it is to end (`retiring`).
+    The mutable state of a worker is: the job it runs, whether it holds a slot (`busy`), and whether it is to end
+    (`retiring`).
     """
 
-    __slots__ = ("engine", "retiring", "stopped", "tainted", "threads")
+    __slots__ = ("_on_idle", "busy", "engine", "id", "job", "retiring", "stopped", "tainted", "threads")
 
-    def __init__(self, engine: Engine, bridge: ThreadRunner[Any]) -> None:
+    def __init__(self, engine: Engine, threads: ThreadRunner[Any], on_idle: Callable[[Self], object]) -> None:
+        """`on_idle(worker)` is called when it has released its slot and can be woken."""
         self.engine = engine
-        self.threads = bridge
+        self.threads = threads
+        self._on_idle: Callable[[Any], object] = on_idle
         self.id = engine.runtime.next_worker()
         self.job: Job[Any] | None = None
-        self.check_at = INF
-        self.check_job = 0  # which job the alarm was set for: others have the time limit of their plan
         self.busy = False
         self.retiring = False
-        # Whether its end, if it comes by itself, is nobody's fault: a job left it dirty.
+        # A job left this worker's task in a bad state, so the worker ends. The supervisor counts no crash.
         self.tainted = False
         self.stopped: asyncio.Future[None] = engine.runtime.loop.create_future()
 
@@ -75,11 +75,11 @@ class Worker(Hand, ABC):
 
     @abstractmethod
     async def run(self) -> None:
-        """Live: be offered work until retired. Raises what broke it."""
+        """Live until retired. Raises what broke it."""
 
     @abstractmethod
     def wake(self) -> bool:
-        """Take a slot and look for work; whether to offer some to the next worker at once."""
+        """Acquire a slot and run jobs; whether another worker may be woken in the same turn of the loop."""
 
     @abstractmethod
     def run_next(self, now: float) -> None:
@@ -98,6 +98,19 @@ class Worker(Hand, ABC):
     def frames(self) -> list[Any]:
         """Return the frames of the running job's coroutine."""
 
+    def release(self) -> None:
+        """Release the slot, and run no more jobs."""
+        self.job = None
+        self.busy = False
+        self.engine.release_slot()
+
+    def release_and_idle(self) -> None:
+        """Release the slot, and be woken for the next one."""
+        self.release()
+        self._on_idle(self)
+        if self.engine.queue.live:
+            self.engine.wake_workers()  # the slot that was released made space for a job
+
     def retire(self) -> None:
         """End when the present job ends; at once if there is none."""
         self.retiring = True
@@ -109,10 +122,10 @@ class Worker(Hand, ABC):
         job, self.retiring = self.job, True
         try:
             if job is not None and job._finished_at is None:
-                self.engine.attempt_ended(self, job, None, fault, self.engine.now())
+                self.engine.attempt_ended(job, None, fault, self.engine.now())
         finally:
             if self.busy:
-                self.engine.release_slot(self)
+                self.release()
                 self.engine.wake_workers()
             if not self.stopped.done():
                 self.stopped.set_exception(fault)
@@ -147,13 +160,13 @@ class Worker(Hand, ABC):
         now = engine.now()
         try:
             if not ok:
-                engine.attempt_ended(self, job, None, outcome, now)
+                engine.attempt_ended(job, None, outcome, now)
             elif type(outcome) not in _PLAIN and _is_awaitable(outcome):
-                engine.attempt_ended(self, job, None, _refuse_awaitable(job, outcome), now)
+                engine.attempt_ended(job, None, _refuse_awaitable(job, outcome), now)
             elif job._finished_at is not None:
-                engine.attempt_ended(self, job, outcome, None, now)
+                engine.attempt_ended(job, outcome, None, now)
             else:
-                engine.attempt_returned(self, job, outcome, now)
+                engine.attempt_returned(job, outcome, now)
             self.run_next(now)
         except BaseException as fault:
             self.crash(fault)
@@ -162,16 +175,16 @@ class Worker(Hand, ABC):
         engine = self.engine
         stop.cancel_count = 1
         if self.threads.withdraw(self):  # no thread had begun it
-            engine.attempt_ended(self, job, None, asyncio.CancelledError(), now)
+            engine.attempt_ended(job, None, asyncio.CancelledError(), now)
             self.job = None
             engine.runtime.soon(self._run_next_later)  # not now: another job would start inside of the canceller's call
             return
         self.threads.cancel(self)
         if stop.cause is not StopCause.TIMEOUT or job._spec.retry is None:
-            # A thread cannot be told, only asked: whoever awaits it does not wait for that.
+            # A thread cannot be stopped, only asked: those who await the job do not wait for that.
             self.threads.abandon(self)
-            engine.finish_early(self, job, leaked=False, now=now)
-        engine.check_at(self, now + 2 * engine.cancel_grace)
+            engine.abandon(job, now)
+        engine.check_at(job, now + 2 * engine.cancel_grace)
 
     def _run_next_later(self) -> None:
         try:
@@ -179,53 +192,61 @@ class Worker(Hand, ABC):
         except BaseException as fault:
             self.crash(fault)
 
-    # -- the ladder ------------------------------------------------------------------------------------------------
+    # -- stopping a job ------------------------------------------------------------------------------------------------
 
     def stop_job(self, stop: StopRequest, now: float) -> None:
-        """Tell the running job to stop, and look again after a grace."""
+        """Tell the running job to stop, and check it again after a grace."""
         job = self.job
         assert job is not None
         if job._spec.offload:
             self._stop_thread(job, stop, now)
             return
         try:
-            self.engine.check_at(self, now + self.engine.cancel_grace)
+            self.engine.check_at(job, now + self.engine.cancel_grace)
         finally:
-            self.request_cancel(stop)  # either may fail, and the other is done: told, or looked at again
+            self.request_cancel(stop)  # either may fail, and the other is done: cancelled, or checked again
 
     def deadline(self) -> float:
-        """Return when the running attempt is to be looked at.
+        """Return when the running attempt is to be checked.
 
-        Its time limit is written down nowhere: it follows from the job, and the start of a job costs less.
+        Its time limit is stored nowhere: it follows from the job, and the start of a job costs less.
         """
         job = self.job
         if job is None:
             return INF
-        if self.check_job == job._sequence:
-            return self.check_at
+        extra = job._extra
+        if extra is not None and extra.check_at is not None:
+            return extra.check_at
         limit = job._spec.timeout
         return INF if limit is None else job._started_at + limit
 
     def check_deadline(self, now: float) -> None:
-        """Its moment is here: a time limit is over, or a job that was told to stop is still there."""
+        """Its moment has come: a time limit is over, or a job that was told to stop still runs."""
         job, engine = self.job, self.engine
         assert job is not None
-        self.check_at, self.check_job = INF, job._sequence
-        extra = job._extra
-        stop = None if extra is None else extra.stop
+        extra = job._ensure_extra()
+        extra.check_at = INF
+        stop = extra.stop
         if stop is None:
             engine.attempt_expired(job)
         elif job._spec.offload:
-            if not job._ensure_extra().abandoned:
+            if not extra.abandoned:
                 self.threads.abandon(self)
-            engine.abandon(self, job, now)
+            self.leak(now)
         elif stop.cancel_count < 2:
             self.request_cancel(stop)
-            engine.check_at(self, now + engine.cancel_grace)
+            engine.check_at(job, now + engine.cancel_grace)
         else:
-            engine.abandon(self, job, now)
+            self.leak(now)
             self.request_cancel(stop)
-            engine.check_at(self, now + max(RECANCEL_INTERVAL, engine.cancel_grace))
+            engine.check_at(job, now + max(RECANCEL_INTERVAL, engine.cancel_grace))
+
+    def leak(self, now: float) -> None:
+        """Call the job leaked that did not end within its grace; once."""
+        job = self.job
+        assert job is not None
+        if not job.leaked:
+            self.engine.leak(job, self.id, self.stack(), now)
 
     def stack(self) -> str:
         """Say where the running job is, as lines of a traceback."""
@@ -271,8 +292,8 @@ class TaskWorker(Worker):
 
     __slots__ = ("_in_first_step", "_of_factory", "_start", "_task")
 
-    def __init__(self, engine: Engine, bridge: ThreadRunner[Any]) -> None:
-        super().__init__(engine, bridge)
+    def __init__(self, engine: Engine, threads: ThreadRunner[Any], on_idle: Callable[[Self], object]) -> None:
+        super().__init__(engine, threads, on_idle)
         self._in_first_step = False  # an attempt takes its first step, inside of ours
         self._start = engine.runtime.start_task
         self._of_factory = has_factory(engine.runtime.loop)
@@ -286,7 +307,8 @@ class TaskWorker(Worker):
         await self.stopped
 
     def wake(self) -> bool:
-        self.engine.acquire_slot(self)
+        self.busy = True
+        self.engine.slots.acquire()
         self.run_jobs(self.engine.now())
         return True
 
@@ -300,21 +322,24 @@ class TaskWorker(Worker):
         """
         engine = self.engine
         timers = engine.timers
+        job: Any
         context: Any
         task: asyncio.Task[None] | None
+        job = context = task = None
         try:
             while not self.retiring:
-                job = engine.take_job(self, now)
+                job = engine.take_job()
                 if job is None:
-                    context = task = None
+                    self.release_and_idle()
                     return
+                self.job = job
+                job._start(self, now)
                 plan, context = job._spec, job._context
                 if plan.timeout is not None and now + plan.timeout < timers.next_check_at:
                     timers.schedule_check(now + plan.timeout)
                 if not plan.swift:
                     if plan.offload:
                         self.offload(job)
-                        job = context = task = None
                         return
                     context = self.context(job)
                 if engine.observers:
@@ -324,23 +349,23 @@ class TaskWorker(Worker):
                 self._in_first_step = False
                 if not task.done():
                     self._suspended(job, task)
-                    job = context = task = None
                     return
                 now = job._finished_at or engine.now()
                 job = None
                 if now >= engine.slice_ends and not self.retiring:
-                    context = task = None
-                    engine.release_and_idle(self)
+                    self.release_and_idle()
                     engine.wake_workers()
                     return
-            if self.busy:  # else it has crashed in a job's own step, and given its slot back
-                engine.release_slot(self)
+            if self.busy:  # else it has crashed in a job's own step, and has released its slot
+                self.release()
                 engine.wake_workers()
             if not self.stopped.done():
                 self.stopped.set_result(None)
         except BaseException as fault:
             self._in_first_step = False
             self.crash(fault)
+        finally:
+            job = context = task = None
 
     def _suspended(self, job: Job[Any], task: asyncio.Task[None]) -> None:
         """The first step of an attempt is over, and there is more."""
@@ -358,7 +383,7 @@ class TaskWorker(Worker):
             self._task = None
             now = self.engine.now()
             try:
-                self.engine.attempt_ended(self, job, None, asyncio.CancelledError(), now)
+                self.engine.attempt_ended(job, None, asyncio.CancelledError(), now)
                 self.run_jobs(now)
             except BaseException as fault:
                 self.crash(fault)
@@ -376,7 +401,7 @@ class TaskWorker(Worker):
             now = engine.now()
             try:
                 # Without this frame: it refers to the job, and the job to the error.
-                engine.attempt_ended(self, job, None, drop_frame(error), now)
+                engine.attempt_ended(job, None, drop_frame(error), now)
             except BaseException as fault:
                 self.crash(fault)
                 return
@@ -385,7 +410,7 @@ class TaskWorker(Worker):
         else:
             now = engine.now()
             try:
-                engine.attempt_returned(self, job, value, now)
+                engine.attempt_returned(job, value, now)
             except BaseException as fault:
                 self.crash(fault)
                 return

@@ -112,8 +112,6 @@ class JobResult(Generic[T_co]):
 class JobExtra:
     """What few jobs have. Defaults of the class, not slots: most of it is never set, and unset it costs nothing."""
 
-    id: int | str | None = None  # the user's own
-    delay = 0.0  # seconds until it enters the queue
     group: Any = None  # a `GroupState`
     stop: StopRequest | None = None
     callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
@@ -130,6 +128,7 @@ class JobExtra:
     exit_waiters: list[asyncio.Future[None]] | None = None  # wait until no line of it runs
     progress: tuple[float, str] | None = None
     timeout: float | None = None  # seconds, of the limit that was changed by the running attempt
+    check_at: float | None = None  # when the running attempt is to be checked, if not at its time limit
 
 
 @final
@@ -191,8 +190,7 @@ class Job(Generic[T]):
     @property
     def id(self) -> int | str:
         """The id that was given with `with_options(id=…)`, or the job's number in its pool."""
-        extra = self._extra
-        return self._sequence if extra is None or extra.id is None else extra.id
+        return self._sequence if self._spec.id is None else self._spec.id
 
     @property
     def name(self) -> str:
@@ -425,11 +423,6 @@ class Job(Generic[T]):
     def _aged_from(self) -> float:
         """The moment from which its waiting counts, if waiting weighs."""
         return self._submitted_at if self._extra is None else self._submitted_at + self._extra.away
-
-    @property
-    def _first_delay(self) -> float:
-        """Seconds from submission until it first entered, or enters, the queue."""
-        return 0.0 if self._extra is None else self._extra.delay
 
     # -- the doors: every change of status, named after its event ------------------------------------------------
 

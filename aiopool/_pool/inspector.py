@@ -94,7 +94,7 @@ def _metrics(home: PoolState, engine: Engine, statistics: Statistics) -> Metrics
         oldest_wait=oldest_wait(engine),
         workers={"idle": len(workers) - busy, "busy": busy, "restarting": home.supervisor.restarting},
         queue_size=0.0 if engine.admission.closed else engine.admission.capacity,
-        paused=engine.paused,
+        paused=engine.slots.paused,
         leaked_total=engine.counters.leaked_total,
         loop_lag=0.0 if lag is None else lag.worst(),
         jobs={} if meter is None else meter.jobs(),
@@ -118,13 +118,13 @@ def _pulse(home: PoolState, engine: Engine) -> Sample:
         restarts=counters.restarts,
         backlog=engine.queued() + len(engine.admission.waiting),
         oldest_wait=oldest_wait(engine),
-        size=engine.size,
-        busy=engine.active,
+        size=engine.slots.size,
+        busy=engine.slots.active,
         leaked=engine.leaked,
-        leaks_hold=engine.leaked > engine.replaced,
+        leaks_hold=engine.leaked > engine.slots.replaced,
         youngest_run=now - max(began, default=now),
         loop_lag=0.0 if home.lag is None else home.lag.worst(),
-        paused=engine.paused,
+        paused=engine.slots.paused,
     )
 
 
@@ -142,5 +142,5 @@ def oldest_wait(engine: Engine) -> float:
     job = engine.queue.oldest()
     if job is None:
         return 0.0
-    waited: float = engine.now() - job._submitted_at - job._first_delay
+    waited: float = engine.now() - job._submitted_at - (job._spec.delay or 0.0)
     return max(0.0, waited)

@@ -247,7 +247,7 @@ class Pool(Submitter):
             name=f"{home.name}-thread",
             on_done=Worker.thread_done,
         )
-        supervisors: list[Supervisor] = []
+        # The engine is made first: the supervisor below needs it, and is needed when the first job is to start.
         engine = Engine(
             runtime,
             size=self._size,
@@ -255,8 +255,11 @@ class Pool(Submitter):
             aging=self._aging,
             cancel_grace=self._cancel_grace,
             on_leak=self._on_leak,
+            owner=home,
             errors=ErrorReporter(home.name, runtime, self._on_error, home.hooks),
-            sweep=lambda now: supervisors[0].check_deadlines(now),
+            wake_worker=lambda: supervisor.wake_worker(),
+            check_deadlines=lambda now: supervisor.check_deadlines(now),
+            on_fatal=self._on_fatal,
         )
         supervisor = Supervisor(
             engine,
@@ -266,9 +269,6 @@ class Pool(Submitter):
             name=home.name,
             on_give_up=self._give_up,
         )
-        supervisors.append(supervisor)
-        engine.spawn = supervisor.spawn
-        engine.on_fatal = self._on_fatal
         self._closing = self._shutdown = self._report = self._fatal = None
         self._health.opened(runtime.now())
         home.opened(engine, supervisor)
@@ -578,6 +578,8 @@ class Pool(Submitter):
         check_count("size", size, most=MAX_SIZE)
         engine = self._engine("resize")
         engine.set_slots(size)
+        assert self._state.supervisor is not None
+        self._state.supervisor.retire_excess()
         assert self._bridge is not None
         if self._max_threads is None:
             self._bridge.max_threads = max(size, 1)
@@ -628,7 +630,7 @@ class Pool(Submitter):
         """
         engine = self._engine("paused")
         label = None if group is None else engine.groups.get(group)
-        before = engine.paused if group is None else label is not None and label.paused
+        before = engine.slots.paused if group is None else label is not None and label.paused
         self.pause(group=group)
         try:
             yield
@@ -733,7 +735,7 @@ class Pool(Submitter):
     @property
     def size(self) -> int:
         """How many jobs may run at once."""
-        return self._size if self._state.engine is None else self._state.engine.size
+        return self._size if self._state.engine is None else self._state.engine.slots.size
 
     @property
     def status(self) -> PoolStatus:
@@ -789,9 +791,9 @@ class Pool(Submitter):
             running=engine.running(),
             waiting=len(engine.admission.waiting),
             leaked=engine.leaked,
-            size=engine.size,
-            busy=engine.active,
-            idle=max(0, engine.size - engine.active),
+            size=engine.slots.size,
+            busy=engine.slots.active,
+            idle=max(0, engine.slots.size - engine.slots.active),
             retries=counters.retries,
             restarts=counters.restarts,
             threads_busy=bridge.busy,

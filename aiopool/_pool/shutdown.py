@@ -264,7 +264,7 @@ class Shutdown:
             job = _job(worker)
             if job._ensure_extra().stop is None:
                 self._cancel(job)
-            engine.abandon(worker, job, engine.now())
+            worker.leak(engine.now())
         return tuple(LeakedJob(_job(w).id, _job(w).name, w.stack()) for w in self._busy())
 
     def _busy(self) -> list[Worker]:
@@ -390,7 +390,7 @@ async def _call(callback: OnShutdown) -> BaseException | None:
 
 def resume_all(engine: Engine) -> None:
     """End every pause, of the pool and of groups, and the hold of size 0: what is there has to be finished."""
-    engine.set_slots(size=engine.size or 1, paused=False)
+    engine.set_slots(size=engine.slots.size or 1, paused=False)
     for label in engine.groups:
         engine.resume_group(label.name)
 

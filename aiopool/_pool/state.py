@@ -64,11 +64,10 @@ class PoolState:
     def opened(self, engine: Engine, supervisor: Supervisor) -> None:
         """Take jobs from now on, and tell."""
         self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
-        engine.owner = self
         self.hooks.end_program = engine.end_program
         self.listeners.attach(engine, engine.runtime)
         self._start_lag()
-        self.listeners.opened(engine.size)
+        self.listeners.opened(engine.slots.size)
 
     def closed(self, leaked: int) -> None:
         """Be closed, and tell."""

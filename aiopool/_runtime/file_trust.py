@@ -61,7 +61,7 @@ def who_can_change(path: Path) -> str | None:
     Raises:
         OSError: the way cannot be followed.
     """
-    if not _POSIX:
+    if not _POSIX:  # pragma: no cover: Windows, where no tests run
         return None
     links = 0
     where, todo = Path("/"), [*reversed(path.absolute().parts[1:])]  # ".." and all, as the kernel goes
@@ -91,7 +91,7 @@ def who_can_change(path: Path) -> str | None:
 
 def who_can_write(path: Path, info: os.stat_result) -> str | None:
     """Return who else can write to this one file, directory or link, as a clause; None if nobody can."""
-    if not _POSIX:
+    if not _POSIX:  # pragma: no cover: Windows, where no tests run
         return None
     name = os.fspath(path)
     if info.st_uid not in (0, os.geteuid()):

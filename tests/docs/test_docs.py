@@ -1,253 +1,109 @@
-"""Every block of code in README.md and docs/ runs as a reader runs it, and prints what the page says that it prints.
+"""Every block of code in README.md and docs/ runs, and prints what the page says. The rules are in `pages.py`."""
 
-The rules, for whoever writes a page:
-
-- A block marked `python` is a program: it is written to a file of its own, and that file is started.
-- A block continues the program above it if the paragraph before it says "in the same file". All blocks of a page are
-  one program if the text above the first says "one file, one below the other".
-- A `text` block right after a block is what the block prints; `…` in it stands for anything. Without it, the block
-  prints nothing.
-- A program with `test_` functions is run by pytest.
-- A block marked `pycon` is typed into `python -m asyncio`, and its lines without `>>>` are what is printed.
-- A block marked `sh` runs if a line `<!-- run -->` stands before it; `python` and `aiopool` are the ones of the tests.
-- A block marked `python no-run` is an excerpt of the file that the paragraph before it links to.
-
-By hand: `python tests/docs/test_docs.py docs/page.md`.
-"""
-
-import dataclasses
-import difflib
-import os
+import itertools
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LANGUAGES = {"python", "python no-run", "pycon", "text", "sh", "console", "toml", "yaml", "ini", "json", "dockerfile"}
-CONTINUES = "in the same file"
-ONE_FILE = "one file, one below the other"
-# To find and load all that are installed would take two seconds a page.
-PLUGINS = ["-p", "pytest_asyncio.plugin", "-p", "anyio.pytest_plugin", "-p", "aiopool.pytest_plugin"]
-FENCE = re.compile(
-    r"(?P<mark><!-- run -->\n+)?^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$",
-    re.MULTILINE | re.DOTALL,
+import pytest
+import yaml
+from pages import LANGUAGES, PAGES, ROOT, blocks, programs, run_page
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if programs(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
+def test_page(page: Path, tmp_path: Path) -> None:
+    """Every program of a page runs."""
+    found = "\n\n".join(run_page(page, tmp_path))
+    missing = re.search(r"^ModuleNotFoundError: No module named '([^']*)'$", found, re.MULTILINE)
+    if missing is not None and not missing[1].startswith("aiopool"):
+        pytest.skip(f"the page is about {missing[1]}, which is not installed; it is in the extra docs")
+    assert not found, found
 
 
-@dataclasses.dataclass
-class Block:
-    """One fenced block: language, text, first line in the page, the paragraph before it, and the output after it."""
-
-    info: str
-    body: str
-    line: int
-    marked: bool
-    before: str
-    expected: str = ""
-
-
-@dataclasses.dataclass
-class Program:
-    """What a reader runs: a file of one or more blocks, or the lines of a shell block."""
-
-    blocks: list[Block]
-
-    @property
-    def text(self) -> str:
-        return "\n\n".join(block.body for block in self.blocks)
-
-    @property
-    def expected(self) -> str:
-        return "".join(block.expected for block in self.blocks)
-
-    @property
-    def where(self) -> str:
-        return "line " + ", ".join(str(block.line) for block in self.blocks)
-
-    def command(self, directory: Path) -> list[str]:
-        if self.blocks[0].info == "pycon":
-            return [sys.executable, "-m", "asyncio"]
-        if self.blocks[0].info == "sh":
-            return ["bash", "-euo", "pipefail", "-c", self.text]
-        if re.search(r"^(async )?def test_", self.text, re.MULTILINE):
-            (directory / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
-            (directory / "test_program.py").write_text(self.text)
-            return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS, "test_program.py"]
-        (directory / "program.py").write_text(self.text)
-        return [sys.executable, "program.py"]
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("```python\nprint(1)\n```\n\n```text\n1\n```\n", ""),
+        ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "line 2: the output is another one"),
+        ("```python\nprint(1)\n```\n", "line 2: the output is another one"),
+        ("```python\nawait main()\n```\n", "SyntaxError"),
+        ("```python\nx = 1\n```\n\n```python\nx\n```\n", "NameError"),
+        ("```python\nx = 1\n```\n\nBelow it, in the same\nfile:\n\n```python\nx\n```\n", ""),
+        ("One file, *one file,\none below the other*.\n\n```python\nx = 1\n```\n\n```python\nx\n```\n", ""),
+    ],
+)
+def test_a_block_that_does_not_run_is_found(text: str, found: str, tmp_path: Path) -> None:
+    """Each block is a program, unless the page says where it goes."""
+    page = tmp_path / "page.md"
+    page.write_text(text, encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    problems = "".join(run_page(page, tmp_path / "run"))
+    assert (found in problems) if found else not problems
 
 
-def blocks(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    found: list[Block] = []
-    end = 0
-    for match in FENCE.finditer(text):
-        body = re.sub(f"^{match['indent']}", "", match["body"], flags=re.MULTILINE)
-        info, line = match["info"].strip(), text.count("\n", 0, match.start("body")) + 1
-        between = text[end : match.start()].strip()
-        if info == "text" and found and not between:
-            found[-1].expected = body
-        else:
-            found.append(Block(info, body, line, match["mark"] is not None, between.split("\n\n")[-1]))
-        end = match.end()
-    return found
+def test_every_block_has_a_language() -> None:
+    """What has none, or a mistyped one, would not be run and nobody would notice."""
+    strange = [
+        f"{page.relative_to(ROOT)}:{block.line}: {block.info!r}"
+        for page in PAGES
+        for block in blocks(page)
+        if block.info not in LANGUAGES
+    ]
+    assert strange == []
 
 
-def programs(page: Path) -> list[Program]:
-    """What runs on a page, in the order of the first blocks."""
-    found: list[Program] = []
-    python: Program | None = None
-    head = page.read_text(encoding="utf-8").partition("```python")[0]
-    for block in blocks(page):
-        if block.info == "sh" and block.marked:
-            found.append(Program([block]))
-        elif block.info == "pycon":
-            block.body, block.expected = session(block.body)
-            found.append(Program([block]))
-        elif block.info == "python":
-            if python is not None and (in_words(ONE_FILE, head) or in_words(CONTINUES, block.before)):
-                python.blocks.append(block)
-            else:
-                found.append(python := Program([block]))
-    return found
+def test_what_is_not_run_is_an_excerpt() -> None:
+    """A block that is not run stands, line for line, in a file that the paragraph before it links to."""
+    for page in PAGES:
+        for block in blocks(page):
+            if block.info == "python no-run":
+                files = re.findall(r"\]\(([^)#\s]+\.py)\)", block.before)
+                assert any(block.body in (page.parent / file).read_text() for file in files), (page, block.line)
 
 
-def session(text: str) -> tuple[str, str]:
-    """What is typed in a session with a console, and what it prints."""
-    typed = [line[4:] for line in text.splitlines() if line.startswith((">>> ", "... "))]
-    printed = [line for line in text.splitlines() if not line.startswith((">>> ", "... "))]
-    return "\n".join(typed) + "\n", "\n".join(printed) + "\n"
+def test_links_within_the_checkout_exist() -> None:
+    """mkdocs checks those of docs/; README and CONTRIBUTING are read outside of it."""
+    broken = []
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
 
 
-def in_words(words: str, text: str) -> bool:
-    """Whether a text has these words, whatever its line breaks and markup."""
-    return words in " ".join(re.sub(r"[*_`]", "", text).split())
+@pytest.mark.parametrize("heading", ["Run it", "Test it"])
+def test_readme_has_each_command_as_one_line(heading: str) -> None:
+    """`.ci/run` takes them from there, and runs them as they stand."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    commands = re.findall(r"^```sh\n(.*?)^```$", found[1], re.MULTILINE | re.DOTALL)
+    assert len(commands) == 1
+    assert commands[0].count("\n") == 1
 
 
-def same(expected: str, output: str) -> bool:
-    """Whether an output is what the page says; `…` in the page stands for anything."""
-    pattern = ".*?".join(re.escape(part) for part in expected.rstrip().split("…"))
-    return re.fullmatch(pattern, output.rstrip(), re.DOTALL) is not None
+def test_nobody_is_sent_to_a_stranger() -> None:
+    """The name on the public index belongs to another package: install lines use the checkout."""
+    for page in [*PAGES, *ROOT.glob("aiopool/**/*.py"), ROOT / "pyproject.toml"]:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"(pip3?|pipx|uv|poetry|pdm) (pip )?(install|add) (-\S+ )*[\"']?aiopool\b", text), page
 
 
-def problem(program: Program, directory: Path) -> str | None:
-    """Run a program in a directory. Return what went wrong, or None."""
-    command = program.command(directory)
-    testing = "pytest" in command
-    bin_path = os.pathsep.join([str(directory / ".bin"), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": bin_path, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-    if testing:
-        environment |= {"PYTHONWARNINGS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    else:
-        environment |= {"PYTHONWARNINGS": "error"}  # no warning unnoticed
-    typed = program.text if command[1:] == ["-m", "asyncio"] else ""
-    done = subprocess.run(
-        command, input=typed, env=environment, cwd=directory, capture_output=True, text=True, timeout=100
+def test_the_index_of_how_to_has_the_groups_of_the_nav() -> None:
+    """The same groups in the same order, with every page once."""
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    [pages] = [section["How-to"] for section in nav if isinstance(section, dict) and "How-to" in section]
+    groups = {
+        name: [path.removeprefix("how-to/") for path in paths] for group in pages[1:] for name, paths in group.items()
+    }
+    index = (ROOT / "docs" / "how-to" / "index.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## (.+)$", index, flags=re.MULTILINE)[1:]
+    listed = {
+        name: re.findall(r"^- \[.+?\]\((.+?)\)", text, re.MULTILINE)
+        for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert listed == groups
+    assert sorted(itertools.chain(*groups.values(), ["index.md"])) == sorted(
+        page.name for page in (ROOT / "docs" / "how-to").glob("*.md")
     )
-    if done.returncode:
-        return f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
-    output = re.sub(r"^(>>> )+", "", done.stdout, flags=re.MULTILINE) if typed else done.stdout
-    if testing or same(program.expected, output):
-        return None
-    diff = difflib.unified_diff(
-        program.expected.rstrip().splitlines(), output.rstrip().splitlines(), "the page", "the output", lineterm=""
-    )
-    return "\n".join(["the output is another one", *diff, done.stderr])
-
-
-def run_page(page: Path, directory: Path) -> Iterator[str]:
-    """Run the programs of a page, in one directory. Yield what went wrong."""
-    (directory / "examples").symlink_to(ROOT / "examples")
-    (directory / ".bin").mkdir()
-    for name, words in {"python": "", "aiopool": " -m aiopool"}.items():
-        script = directory / ".bin" / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
-        script.chmod(0o755)
-    for program in programs(page):
-        if (text := problem(program, directory)) is not None:
-            yield f"{page}, {program.where}: {text}"
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
-        sys.exit("\n\n".join(run_page(Path(sys.argv[1]).resolve(), Path(temporary))) or None)
-else:
-    import pytest
-
-    @pytest.mark.parametrize(
-        "page", [page for page in PAGES if programs(page)], ids=lambda page: str(page.relative_to(ROOT))
-    )
-    def test_page(page: Path, tmp_path: Path) -> None:
-        """Every program of a page runs."""
-        found = "\n\n".join(run_page(page, tmp_path))
-        missing = re.search(r"^ModuleNotFoundError: No module named '([^']*)'$", found, re.MULTILINE)
-        if missing is not None and not missing[1].startswith("aiopool"):
-            pytest.skip(f"the page is about {missing[1]}, which is not installed; it is in the extra docs")
-        assert not found, found
-
-    @pytest.mark.parametrize(
-        ("text", "found"),
-        [
-            ("```python\nprint(1)\n```\n\n```text\n1\n```\n", ""),
-            ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "line 2: the output is another one"),
-            ("```python\nprint(1)\n```\n", "line 2: the output is another one"),
-            ("```python\nawait main()\n```\n", "SyntaxError"),
-            ("```python\nx = 1\n```\n\n```python\nx\n```\n", "NameError"),
-            ("```python\nx = 1\n```\n\nBelow it, in the same\nfile:\n\n```python\nx\n```\n", ""),
-            ("One file, *one file,\none below the other*.\n\n```python\nx = 1\n```\n\n```python\nx\n```\n", ""),
-        ],
-    )
-    def test_a_block_that_does_not_run_is_found(text: str, found: str, tmp_path: Path) -> None:
-        """Each block is a program, unless the page says where it goes."""
-        page = tmp_path / "page.md"
-        page.write_text(text, encoding="utf-8")
-        (tmp_path / "run").mkdir()
-        problems = "".join(run_page(page, tmp_path / "run"))
-        assert (found in problems) if found else not problems
-
-    def test_every_block_has_a_language() -> None:
-        """What has none, or a mistyped one, would not be run and nobody would notice."""
-        strange = [
-            f"{page.relative_to(ROOT)}:{block.line}: {block.info!r}"
-            for page in PAGES
-            for block in blocks(page)
-            if block.info not in LANGUAGES
-        ]
-        assert strange == []
-
-    def test_what_is_not_run_is_an_excerpt() -> None:
-        """A block that is not run stands, line for line, in a file that the paragraph before it links to."""
-        for page in PAGES:
-            for block in blocks(page):
-                if block.info == "python no-run":
-                    files = re.findall(r"\]\(([^)#\s]+\.py)\)", block.before)
-                    assert any(block.body in (page.parent / file).read_text() for file in files), (page, block.line)
-
-    def test_links_within_the_checkout_exist() -> None:
-        """mkdocs checks those of docs/; README and CONTRIBUTING are read outside of it."""
-        broken = []
-        for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
-            for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
-                if "://" not in target and not (page.parent / target).exists():
-                    broken.append(f"{page.name}: {target}")
-        assert broken == []
-
-    @pytest.mark.parametrize("heading", ["Run it", "Test it"])
-    def test_readme_has_each_command_as_one_line(heading: str) -> None:
-        """`.ci/run` takes them from there, and runs them as they stand."""
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
-        found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-        assert found is not None
-        commands = re.findall(r"^```sh\n(.*?)^```$", found[1], re.MULTILINE | re.DOTALL)
-        assert len(commands) == 1
-        assert commands[0].count("\n") == 1
-
-    def test_nobody_is_sent_to_a_stranger() -> None:
-        """The name on the public index belongs to another package: install lines use the checkout."""
-        for page in [*PAGES, *ROOT.glob("aiopool/**/*.py"), ROOT / "pyproject.toml"]:
-            text = page.read_text(encoding="utf-8")
-            assert not re.search(r"(pip3?|pipx|uv|poetry|pdm) (pip )?(install|add) (-\S+ )*[\"']?aiopool\b", text), page

@@ -259,7 +259,7 @@ async def test_a_parent_is_retried(isolation):
         job = await pool.with_options(retry=Retry(attempts=3, delay=1)).submit(parent)
         assert await job == "done"
         assert pool.statistics().busy == 0
-        assert pool._state.engine.lending.lent == 0
+        assert pool._state.engine.slots.lent == 0
 
 
 @virtual

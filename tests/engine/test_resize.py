@@ -56,15 +56,15 @@ async def test_a_resize_does_nothing_for_each_worker(isolation):
     """`resize` itself lets no worker go; those beyond the new size go in later turns of the loop, some in each."""
     async with Pool(1000, isolation=isolation) as pool:
         await pool.map(nap, [1] * 1000).collect()
-        assert workers(pool) == len(pool._state.engine.idle) == 1000
+        assert workers(pool) == len(pool._state.supervisor.idle) == 1000
         pool.resize(3)
-        assert len(pool._state.engine.idle) == 1000
+        assert len(pool._state.supervisor.idle) == 1000
         await asyncio.sleep(0)
-        assert 3 < len(pool._state.engine.idle) < 1000
+        assert 3 < len(pool._state.supervisor.idle) < 1000
         pool.resize(10)
         assert await pool.run(echo, 1) == 1
         await settle()
-        assert workers(pool) == len(pool._state.engine.idle) == 10
+        assert workers(pool) == len(pool._state.supervisor.idle) == 10
         pool.resize(0)
         await settle()
         assert workers(pool) == 0

@@ -371,7 +371,7 @@ def test_a_fault_at_any_call_of_the_machinery_loses_nothing(monkeypatch, caplog,
             now = pool.statistics()
             assert (now.busy, now.running, now.queued, now.leaked) == (0, 0, 0, 0)
             assert len(pool._state.supervisor.workers()) <= 2
-            assert set(pool._state.engine.idle) == set(pool._state.supervisor.workers())
+            assert set(pool._state.supervisor.idle) == set(pool._state.supervisor.workers())
             made = calls
             assert await asyncio.gather(*(pool.run(double, n) for n in range(4))) == [0, 2, 4, 6]
             return made, now.restarts
@@ -483,10 +483,10 @@ async def test_a_pool_that_gives_up_lets_running_jobs_clean_up(new_pool, monkeyp
 
     original, victims = Engine.attempt_returned, []
 
-    def failing(engine, hand, job, value, now):
+    def failing(engine, job, value, now):
         if value == "crash":
             raise Fault
-        return original(engine, hand, job, value, now)
+        return original(engine, job, value, now)
 
     monkeypatch.setattr(Engine, "attempt_returned", failing)
     pool = new_pool(size=2, restart=Restart(max_restarts=0))
@@ -575,7 +575,7 @@ def test_workers_that_crash_at_random_lose_nothing(isolation, caplog, seeds):
                 stats = pool.statistics()
                 assert stats.failed == stats.restarts == crashed
                 assert stats.succeeded == 20 - crashed
-                assert (stats.busy, len(pool._state.engine.idle) <= 3) == (0, True)
+                assert (stats.busy, len(pool._state.supervisor.idle) <= 3) == (0, True)
 
     explore(scenario, seeds=seeds(60))
 

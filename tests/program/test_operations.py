@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from docs.test_docs import blocks
+from pages import blocks
 from test_init import UNSHARE, init_of, refused
 
 from aiopool._program import run as _lifecycle

@@ -21,9 +21,10 @@ from aiopool import JobCancelledError, JobStatus, Retry
 from aiopool._engine import engine as _engine
 from aiopool._engine.admission import Admission
 from aiopool._engine.engine import Engine
+from aiopool._engine.lending import SlotLending
 from aiopool._engine.queue import JobQueue
 from aiopool._engine.scope_worker import ScopeWorker
-from aiopool._engine.slots import SlotLending
+from aiopool._engine.slots import Slots
 from aiopool._engine.supervisor import Supervisor
 from aiopool._engine.worker import TaskWorker
 from aiopool._jobs.job import Job
@@ -485,11 +486,11 @@ def one_slot_more(monkeypatch):
     def init(original):
         def __init__(self, *args, **kwargs):
             original(self, *args, **kwargs)
-            self.slots += 1
+            self.limit += 1
 
         return __init__
 
-    wrap(Engine, "__init__", init)(monkeypatch)
+    wrap(Slots, "__init__", init)(monkeypatch)
 
 
 def waiter_cancels_the_job(original):
@@ -506,9 +507,10 @@ def waiter_cancels_the_job(original):
 def cancel_is_lost(monkeypatch):
     def change(original):
         def tell(self, stop):
-            if stop.told:
+            if stop.cancel_count:
                 original(self, stop)
-            stop.told += 1
+            else:
+                stop.cancel_count += 1
 
         return tell
 
@@ -610,7 +612,7 @@ FAULTS = {
         60,
     ),
     "a job runs although its submit was cancelled": (
-        wrap(Engine, "enter", lambda original: lambda self, job, *, inside=False, held=False: original(self, job)),
+        wrap(Engine, "_enter_held", lambda original: Engine.enter),
         "ca2_a_submitter_is_cancelled_as",
         30,
     ),
