@@ -198,7 +198,6 @@ class Engine:
         two steps, for a job that has to wait in between.
 
         Raises:
-            ValueError: its id is taken.
             RuntimeError: in another thread than the loop's.
         """
         if get_ident() != self._loop._thread_id:
@@ -206,16 +205,14 @@ class Engine:
         # With fewer jobs than may wait there is room.
         if len(self.jobs) >= self.admission.limit and (self.admission.is_full() or not self.admission.open_to_caller()):
             return None
-        if not plan.plain:
-            job = self.make(plan, function, args, owner)
-            self.enter(job)
-            return job
         now = self.now()
         if now - self.clock_cache > CLOCK_RESOLUTION or self.observers:
             self.clock_cache = now
         job = make_job(function, args, plan, self.next_job(), self.clock_cache, owner)
         if not self._waking and self.slots.active < self.slots.limit:
             self.wake_workers()  # first what may fail: then nothing has happened
+        if not plan.plain:
+            self._arrange(job, plan)
         self.queue.push(job)
         self.jobs[job._sequence] = job
         self.counters.submitted += 1
@@ -223,16 +220,47 @@ class Engine:
             self.observers.submitted(job)
         return job
 
+    def try_submit_one(
+        self,
+        plan: JobSpec,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        owner: JobObserver | None,
+        id: int | str | None,
+        delay: float,
+    ) -> Job[Any] | None:
+        """Make a job with an id or a delay of its own and take it in, or return None; see `try_submit`.
+
+        Raises:
+            ValueError: its id is taken.
+        """
+        if get_ident() != self._loop._thread_id:
+            self.check_caller("submit")
+        if len(self.jobs) >= self.admission.limit and (self.admission.is_full() or not self.admission.open_to_caller()):
+            return None
+        job = self.make(plan, function, args, owner, id, delay)
+        self.enter(job)
+        return job
+
     def make(
-        self, plan: JobSpec, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
+        self,
+        plan: JobSpec,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        owner: JobObserver | None,
+        id: int | str | None,
+        delay: float,
     ) -> Job[Any]:
         """Make a job without taking it in: `enter` does that, or nobody."""
         if get_ident() != self._loop._thread_id:
             self.check_caller("submit")
-        if plan.id is not None:
-            self.check_id(plan.id)
+        if id is not None:
+            self.check_id(id)
         job = make_job(function, args, plan, self.next_job(), self.now(), owner)
         job._location = None
+        if id is not None or delay:
+            extra = job._extra = JobExtra()
+            extra.id, extra.delay = id, delay
         return job
 
     def end_program(self, error: BaseException) -> None:
@@ -267,7 +295,7 @@ class Engine:
 
     def register(self, job: Job[Any]) -> None:
         """Count a job, and note what it has beside a priority."""
-        if not job._spec.plain:
+        if job._extra is not None or not job._spec.plain:
             self._arrange(job, job._spec)
         self.counters.submitted += 1
         self.jobs[job._sequence] = job
@@ -312,19 +340,20 @@ class Engine:
                 self.cancel(job, "its submitter was cancelled")
             raise
         finally:
-            if job._spec.id is None or not future.done() or future.cancelled() or future.exception() is not None:
+            if job.id == job._sequence or not future.done() or future.cancelled() or future.exception() is not None:
                 self.release_id(job)
 
     def _arrange(self, job: Job[Any], plan: JobSpec) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
+        extra = job._extra
+        delay = 0.0 if extra is None else extra.delay
         if plan.total_timeout is not None:
             self.total_limits.add(plan.total_timeout, job)
         if plan.queue_timeout is not None:
-            self.queue_limits.add(plan.queue_timeout + (plan.delay or 0), job)
-        if plan.delay:
-            self._schedule(job, job._submitted_at + plan.delay)
-        if plan.id is not None:
-            job._ensure_extra()
+            self.queue_limits.add(plan.queue_timeout + delay, job)
+        if delay:
+            self._schedule(job, job._submitted_at + delay)
+        if extra is not None and extra.id is not None:
             self.take_id(job)
         if plan.group is not None:
             self.groups.join(job, job._ensure_extra(), plan.group)
@@ -337,7 +366,7 @@ class Engine:
         job = self.ids.get(key)
         if job is None and (number := id_number(key)) is not None:
             job = self.jobs.get(number)
-            if job is not None and job._spec.id is not None:
+            if job is not None and job.id != job._sequence:
                 return None  # it has an id of its own, and answers to that
         return None if job is None or job._finished_at is not None else job
 
@@ -351,19 +380,21 @@ class Engine:
 
     def take_id(self, job: Job[Any]) -> None:
         """Let a job answer to its id from now on."""
-        key = id_key(job.id)
+        id = job.id
+        key = id_key(id)
         self.ids[key] = job
-        if job._spec.id is not None and (number := id_number(key)) is not None:
+        if id != job._sequence and (number := id_number(key)) is not None:
             self._reserved.add(number)
             self.next_job = self._next_free
 
     def release_id(self, job: Job[Any]) -> None:
         """Let another job have the id, if it is still this one's."""
-        key = id_key(job.id)
+        id = job.id
+        key = id_key(id)
         if self.ids.get(key) is not job:
             return
         del self.ids[key]
-        if job._spec.id is not None and (number := id_number(key)) is not None:
+        if id != job._sequence and (number := id_number(key)) is not None:
             self._reserved.discard(number)
             if not self._reserved:
                 self.next_job = self.runtime.next_job
@@ -632,7 +663,7 @@ class Engine:
             setattr(counters, name, getattr(counters, name) + 1)
         extra = job._extra
         if extra is not None:
-            if job._spec.id is not None:
+            if extra.id is not None:
                 self.release_id(job)
             if extra.group is not None:
                 self.groups.leave(job, extra.group)

@@ -112,6 +112,8 @@ class JobResult(Generic[T_co]):
 class JobExtra:
     """What few jobs have. Defaults of the class, not slots: most of it is never set, and unset it costs nothing."""
 
+    id: int | str | None = None  # the user's own
+    delay = 0.0  # seconds until it enters the queue
     group: Any = None  # a `GroupState`
     stop: StopRequest | None = None
     callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
@@ -190,7 +192,8 @@ class Job(Generic[T]):
     @property
     def id(self) -> int | str:
         """The id that was given with `with_options(id=…)`, or the job's number in its pool."""
-        return self._sequence if self._spec.id is None else self._spec.id
+        extra = self._extra
+        return self._sequence if extra is None or extra.id is None else extra.id
 
     @property
     def name(self) -> str:
@@ -423,6 +426,11 @@ class Job(Generic[T]):
     def _aged_from(self) -> float:
         """The moment from which its waiting counts, if waiting weighs."""
         return self._submitted_at if self._extra is None else self._submitted_at + self._extra.away
+
+    @property
+    def _first_delay(self) -> float:
+        """Seconds from submission until it first entered, or enters, the queue."""
+        return 0.0 if self._extra is None else self._extra.delay
 
     # -- the doors: every change of status, named after its event ------------------------------------------------
 

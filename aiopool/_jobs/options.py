@@ -31,6 +31,7 @@ __all__ = [
     "Unset",
     "check_count",
     "check_function",
+    "check_id",
     "check_seconds",
     "function_name",
     "function_options",
@@ -116,12 +117,8 @@ class JobOptions:
             raise TypeError(
                 f"retry={self.retry!r} is a {type(self.retry).__name__}: write retry=Retry(attempts=3), or None"
             )
-        if (
-            self.id is not UNSET
-            and self.id is not None
-            and (not isinstance(self.id, (str, int)) or isinstance(self.id, bool))
-        ):
-            raise TypeError(f"id={self.id!r} is a {type(self.id).__name__}: an id is a str or an int")
+        if self.id is not UNSET and self.id is not None:
+            check_id(self.id)
         if self.name is not UNSET and self.name is not None and not isinstance(self.name, str):
             raise TypeError(f"name={self.name!r} is a {type(self.name).__name__}: it must be a str")
         if self.group is not UNSET and self.group is not None and not isinstance(self.group, str):
@@ -161,6 +158,12 @@ def check_seconds(name: str, value: object) -> float:
     if math.isnan(value) or value < 0:
         raise ValueError(f"{name}={value!r}: a duration is zero or more seconds")
     return value
+
+
+def check_id(id: object) -> None:
+    """Raise if this is no id that a job can have."""
+    if not isinstance(id, (str, int)) or isinstance(id, bool):
+        raise TypeError(f"id={id!r} is a {type(id).__name__}: an id is a str or an int")
 
 
 def id_key(id: int | str) -> str:

@@ -1,7 +1,7 @@
-"""`Plan`: merged options, laid out for the hot path and shared by all jobs of one function.
+"""`JobSpec`: merged options, laid out for the hot path and shared by all jobs of one function.
 
-A view (`pool.with_options(...)`) makes the plan of a function once; a job then carries one reference in place of its
-name and nine options.
+A view (`pool.with_options(...)`) makes the spec of a function once; a job then carries one reference in place of its
+name and seven options. The other two, `id` and `delay`, concern one job: they are in its `JobExtra`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,12 @@ class JobSpec:
         name: what the job is called: the option, or the function's name.
         offload: the function is a plain one and runs in a thread.
         owner: whose jobs they are.
-        plain: nothing has to be arranged at submission: no id, group, delay, or limit that runs from then on.
+        plain: nothing has to be arranged at submission: no group, and no limit that runs from then on.
         swift: nothing but a time limit has to be arranged at the start of an attempt: no retry and no thread.
     """
 
     __slots__ = (
-        "delay",
         "group",
-        "id",
         "name",
         "offload",
         "owner",
@@ -64,19 +62,11 @@ class JobSpec:
         self.queue_timeout: float | None = complete.queue_timeout
         self.total_timeout: float | None = complete.total_timeout
         self.retry: Retry | None = complete.retry
-        self.delay: float | None = complete.delay
-        self.id: int | str | None = complete.id
         self.name: str = function if complete.name is None else complete.name
         self.group: str | None = complete.group
         self.owner = owner
         self.offload = offload
-        self.plain = (
-            self.id is None
-            and self.group is None
-            and self.delay is None
-            and self.queue_timeout is None
-            and self.total_timeout is None
-        )
+        self.plain = self.group is None and self.queue_timeout is None and self.total_timeout is None
         self.swift = self.retry is None and not offload
 
     def with_priority(self, priority: int) -> JobSpec:

@@ -242,7 +242,7 @@ class EventEmitter:
     def submitted(self, job: Job[Any], *, inside: bool) -> None:
         """A job was taken in; `inside` of a step of the engine, or at its end."""
         if self.listeners_for(JobSubmitted):
-            event = JobSubmitted(at=job._submitted_at, delay=job._spec.delay or 0.0, **self._about(job))
+            event = JobSubmitted(at=job._submitted_at, delay=job._first_delay, **self._about(job))
             self.emit_soon(event) if inside else self.emit(event)
 
     def begin(self, job: Job[Any], worker: int, *, inside: bool) -> None:
@@ -283,7 +283,7 @@ class EventEmitter:
         plan = job._spec
         return {
             "pool": self._pool,
-            "job_id": job._sequence if plan.id is None else plan.id,
+            "job_id": job.id,
             "name": job._spec.name,
             "kind": None,
             "attempt": job._attempt,

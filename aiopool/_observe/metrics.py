@@ -168,9 +168,8 @@ class MetricsRecorder:
         if job._attempt == 1:
             row = self.rows.get(job._spec.name) or self._row(job._spec.name)
             waited = job._started_at - job._submitted_at
-            delay = job._spec.delay
-            if delay is not None:
-                waited = max(waited - delay, 0.0)
+            if job._extra is not None:
+                waited = max(waited - job._extra.delay, 0.0)
             row.wait[bisect_left(self._wait_bounds, waited)] += 1
             row.wait_sum += waited
 

@@ -51,7 +51,8 @@ class Group(Submitter):
         on_error: Literal["cancel", "collect"],
         timeout: float | None,
     ) -> None:
-        super().__init__(home, options, base)
+        self._members = JobBlock(home, name, cancel_on_error=on_error == "cancel")
+        super().__init__(home, options, base, self._members)
         self.name = name
         self._on_error = on_error
         self._timeout = timeout
@@ -59,7 +60,6 @@ class Group(Submitter):
         self._timed_out: TimeoutError | None = None
         self._entered = False
         self._cancels_before = 0  # cancels of the body's task that were there before the block
-        self._block = self._members = JobBlock(home, name, cancel_on_error=on_error == "cancel")
 
     @property
     def jobs(self) -> list[Job[Any]]:

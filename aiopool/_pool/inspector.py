@@ -142,5 +142,5 @@ def oldest_wait(engine: Engine) -> float:
     job = engine.queue.oldest()
     if job is None:
         return 0.0
-    waited: float = engine.now() - job._submitted_at - (job._spec.delay or 0.0)
+    waited: float = engine.now() - job._submitted_at - job._first_delay
     return max(0.0, waited)

@@ -84,7 +84,7 @@ class MapFeed(JobObserver):
         home: PoolState,
         block: JobBlock | None,
         plan: JobSpec,
-        plan_for: Callable[[Any], JobSpec] | None,
+        plan_for: Callable[[Any], tuple[JobSpec, int | str | None, float]] | None,
         function: Callable[[Any], Any],
         items: Iterable[Any] | AsyncIterable[Any],
         *,
@@ -100,7 +100,7 @@ class MapFeed(JobObserver):
         self._state = home
         self._block = block
         self._spec = plan
-        self._plan_for = plan_for  # what the options of each item are, if they differ
+        self._plan_for = plan_for  # the spec, id and delay of the job of an item, if it has its own
         self._function = function
         self._items: Iterable[Any] | AsyncIterable[Any] = items
         self._source: Iterator[Any] | AsyncIterator[Any] | None = None  # from the first step on
@@ -211,9 +211,11 @@ class MapFeed(JobObserver):
             try:
                 if block is not None:
                     block.check_open()
-                if plan_for is not None:
-                    plan = plan_for(item)
-                job = try_submit(plan, function, (item,), self)
+                if plan_for is None:
+                    job = try_submit(plan, function, (item,), self)
+                else:
+                    plan, id, delay = plan_for(item)
+                    job = engine.try_submit_one(plan, function, (item,), self, id, delay)
             except BaseException as error:
                 return self._fail(error)
             if job is None:
@@ -313,11 +315,14 @@ class MapFeed(JobObserver):
         """Make a job of an item, and wait for room if there is none. If that is cancelled, the item is kept."""
         if self._block is not None:
             self._block.check_open()
-        plan = self._spec if self._plan_for is None else self._plan_for(item)
-        submitted = engine.try_submit(plan, self._function, (item,), self)
+        plan, id, delay = (self._spec, None, 0.0) if self._plan_for is None else self._plan_for(item)
+        if id is None and not delay:
+            submitted = engine.try_submit(plan, self._function, (item,), self)
+        else:
+            submitted = engine.try_submit_one(plan, self._function, (item,), self, id, delay)
         if submitted is not None:
             return self._add(submitted, item)
-        job = engine.make(plan, self._function, (item,), self)
+        job = engine.make(plan, self._function, (item,), self, id, delay)
         self._state.check_accepting(job)
         self._add(job, item)
         try:

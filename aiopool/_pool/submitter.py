@@ -3,7 +3,8 @@
 Options and arguments never share a keyword namespace: options are bound first, on a view (`with_options`); whatever
 follows the function in `submit` is the function's own.
 
-A view is cheap: it holds its options and a `Plan` for each kind of function, made at first use.
+A view is cheap: it holds its options and a `JobSpec` for each kind of function, made at first use. A view that differs
+by an `id` or a `delay` alone, and is made for one job, takes the specs of the view that it was made from.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from aiopool._jobs.options import (
     Unset,
     check_count,
     check_function,
+    check_id,
+    check_seconds,
     function_name,
     function_options,
 )
@@ -55,24 +58,40 @@ class Submitter:
     __slots__ = (
         "_base",
         "_block",
+        "_delay",
+        "_direct",
+        "_id",
         "_known",
         "_known_plan",
         "_options",
+        "_origin",
         "_plans",
         "_state",
     )
 
-    def __init__(self, home: PoolState, options: JobOptions, base: JobOptions) -> None:
+    _id: int | str | None
+    _delay: float
+
+    def __init__(self, home: PoolState, options: JobOptions, base: JobOptions, block: JobBlock | None = None) -> None:
         """`options` are nearer than a function's own; `base` (complete) are those of the group or the pool."""
         self._state = home
         self._options = options
         self._base = base
-        self._block: JobBlock | None = None  # whose jobs they are
+        self._block = block  # whose jobs they are
+        self._origin: Submitter | None = None  # the view that this one differs from by an id or a delay alone
+        self._set_own(
+            base.id if options.id is UNSET else options.id, base.delay if options.delay is UNSET else options.delay
+        )
         # The last function, and its plan.
         self._known: Callable[[], object] = _nothing
         self._known_plan: JobSpec
         # By name, kind and own options; these are kept with the plan, so that their id cannot be taken by others.
         self._plans: dict[tuple[str, bool, int], tuple[JobOptions | None, JobSpec]] = {}
+
+    def _set_own(self, id: Any, delay: Any) -> None:
+        """Note what concerns one job, and is in no spec."""
+        self._id, self._delay = id, delay or 0.0
+        self._direct = self._block is None and id is None and not delay
 
     # -- handing in ------------------------------------------------------------------------------------------------
 
@@ -138,12 +157,16 @@ class Submitter:
         engine = self._state.engine
         if engine is None:
             raise self._state.not_open(what)
-        block = self._block
-        if block is None:
+        if self._direct:
             return engine.try_submit(plan, function, args)
-        block.check_open()
-        job = engine.try_submit(plan, function, args, block)
-        if job is not None:
+        block = self._block
+        if block is not None:
+            block.check_open()
+        if self._id is None and not self._delay:
+            job = engine.try_submit(plan, function, args, block)
+        else:
+            job = engine.try_submit_one(plan, function, args, block, self._id, self._delay)
+        if job is not None and block is not None:
             block.add(job)
         return job
 
@@ -282,12 +305,15 @@ class Submitter:
             raise TypeError(f"map() takes an iterable or an async iterable, not {items!r} ({type(items).__name__})")
         view = self._with(options) if isinstance(options, JobOptions) else self
         plan = view._look_up(function)
-        if plan.id is not None:
+        if view._id is not None:
             raise ValueError(
-                f"map() makes many jobs, and id={plan.id!r} is the name of one: write with_options(group={plan.id!r}) "
-                f"to find them all, or give each an id of its own: map(..., options=lambda item: JobOptions(id=item))"
+                f"map() makes many jobs, and id={view._id!r} is the name of one: write "
+                f"with_options(group={view._id!r}) to find them all, or give each an id of its own: "
+                f"map(..., options=lambda item: JobOptions(id=item))"
             )
-        plan_for: Callable[[Any], JobSpec] | None = None
+        plan_for: Callable[[Any], tuple[JobSpec, int | str | None, float]] | None = None
+        if view._delay:
+            plan_for = functools.partial(view._plan_for, function, lambda item: JobOptions())
         if options is not None and not isinstance(options, JobOptions):
             if not callable(options):
                 raise TypeError(
@@ -346,6 +372,8 @@ class Submitter:
             urgent = pool.with_options(priority=Priority.HIGH, timeout=5)
             job = await urgent.submit(fetch, url)
         """
+        if priority is timeout is queue_timeout is total_timeout is retry is name is group is UNSET:
+            return self._for_one_job(id, delay)
         options = JobOptions(
             priority=priority,
             timeout=timeout,
@@ -360,22 +388,45 @@ class Submitter:
         return self._with(options)
 
     def _with(self, options: JobOptions) -> Submitter:
-        view = Submitter(self._state, options.over(self._options), self._base)
-        view._block = self._block
+        if self._origin is not None:
+            options = options.over(JobOptions(id=self._id, delay=self._delay))
+        return Submitter(self._state, options.over(self._options), self._base, self._block)
+
+    def _for_one_job(self, id: str | int | Unset | None, delay: float | Unset | None) -> Submitter:
+        """Return a view with another id or delay, and the specs of this one."""
+        if id is UNSET:
+            id = self._id
+        elif id is not None:
+            check_id(id)
+        if delay is UNSET:
+            delay = self._delay
+        elif delay is not None:
+            check_seconds("delay", delay)
+        view = object.__new__(Submitter)
+        view._state, view._options, view._base, view._block = self._state, self._options, self._base, self._block
+        view._origin = self._origin or self
+        view._known = _nothing
+        view._set_own(id, delay)
         return view
 
-    def _plan_for(self, function: Callable[..., Any], choose: Callable[[Any], JobOptions], item: Any) -> JobSpec:
-        """Return the plan for the job of one item of a map."""
+    def _plan_for(
+        self, function: Callable[..., Any], choose: Callable[[Any], JobOptions], item: Any
+    ) -> tuple[JobSpec, int | str | None, float]:
+        """Return the spec, the id and the delay of the job of one item of a map."""
         options: object = choose(item)
         if not isinstance(options, JobOptions):
             raise TypeError(
                 f"options({item!r}) returned {options!r} ({type(options).__name__}): it must return a JobOptions, such "
                 "as JobOptions(timeout=5); JobOptions() changes nothing"
             )
-        return self._with(options)._look_up(function)
+        view = self._with(options)
+        return view._look_up(function), view._id, view._delay
 
     def _look_up(self, function: Callable[..., Any]) -> JobSpec:
         """Return the plan for a function, checked; and remember it, for the next call is likely to be for the same."""
+        if self._origin is not None:
+            origin = self._origin
+            return origin._known_plan if function is origin._known() else origin._look_up(function)
         offload = not check_function(function)
         name, own = function_name(function), function_options(function)
         key = name, offload, id(own)
@@ -434,8 +485,9 @@ class Submitter:
         plan = self._look_up(function)
         engine = self._state.engine
         assert engine is not None
-        job = engine.make(plan, _bind(function, args, kwargs) if kwargs else function, args, self._block)
-        return engine, job
+        if kwargs:
+            function = _bind(function, args, kwargs)
+        return engine, engine.make(plan, function, args, self._block, self._id, self._delay)
 
     def _apply_overflow(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
         """Apply the overflow policy: whether there is room now. Raises if the job is refused."""

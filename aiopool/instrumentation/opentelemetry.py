@@ -94,7 +94,7 @@ class Instrumentation:
     def started(self, job: Job[Any], worker: int) -> None:
         """An attempt begins; called inside the job's context."""
         if self._instruments is not None and job.attempt == 1 and job.started_at is not None:
-            waited = job.started_at - job.submitted_at - (job._spec.delay or 0.0)
+            waited = job.started_at - job.submitted_at - job._first_delay
             self._instruments.wait.record(max(0.0, waited), self._labels(job))
         if self._tracer is None:
             return

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from helpers import assert_counters_balance, echo, nap, virtual
 
-from aiopool import JobCancelledError, Pool
+from aiopool import JobCancelledError, JobOptions, Pool, current_job
 from aiopool.events import JobSubmitted
 from aiopool.testing import settle
 
@@ -159,3 +159,46 @@ async def test_ids_come_and_go(isolation):
         assert (engine.ids, engine.jobs, engine._reserved) == ({}, {}, set())
         assert engine.next_job is engine.runtime.next_job
         assert_counters_balance(pool)
+
+
+@virtual
+async def test_an_id_and_a_delay_take_the_specs_of_their_view(isolation):
+    """Views that differ by an id or a delay alone share one spec; each job has its own id and delay."""
+    async with Pool(1, None, isolation=isolation) as pool:
+        began = asyncio.get_running_loop().time()
+        view = pool.with_options(priority=3)
+        jobs = [await view.with_options(id=f"job-{n}", delay=n).submit(asyncio.sleep, 0) for n in range(3)]
+        jobs.append(await view.with_options(delay=7).with_options(id="last").submit(asyncio.sleep, 0))
+        jobs.append(await view.with_options(id="named").with_options(name="other").submit(asyncio.sleep, 0))
+        jobs.append(await view.with_options(id="none").with_options(id=None).submit(asyncio.sleep, 0))
+        assert len({id(job._spec) for job in jobs[:4]}) == 1
+        assert [job.id for job in jobs] == ["job-0", "job-1", "job-2", "last", "named", jobs[-1]._sequence]
+        assert {job.priority for job in jobs} == {3}
+        assert jobs[4].name == "other"
+        await pool.join()
+        assert [round(job.started_at - began, 3) for job in jobs] == [0, 1, 2, 7, 0, 0]
+
+
+@virtual
+async def test_a_map_in_a_view_with_a_delay_delays_its_jobs(isolation):
+    """`with_options(delay=…).map` delays each job, and options of an item come before."""
+    async with Pool(2, isolation=isolation) as pool:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        async def moment(item):
+            return round(clock() - began, 3), current_job().id
+
+        later = pool.with_options(delay=2)
+        assert [at for at, _ in await later.map(moment, range(2)).collect()] == [2, 2]
+        chosen = later.map(moment, [5, 1], options=lambda item: JobOptions(delay=item, id=f"i{item}"))
+        assert await chosen.collect() == [(7, "i5"), (3, "i1")]
+
+
+async def test_an_id_in_a_view_is_checked_as_every_option(isolation):
+    """An id or a delay that a job cannot have is refused where it is written."""
+    async with Pool(isolation=isolation) as pool:
+        with pytest.raises(TypeError, match="an id is a str or an int"):
+            pool.with_options(id=1.5)
+        with pytest.raises(ValueError, match="zero or more"):
+            pool.with_options(delay=-1)
