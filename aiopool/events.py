@@ -86,7 +86,6 @@ class JobEvent(PoolEvent):
     Attributes:
         job_id: the job's id.
         name: the job's name.
-        kind: the registered name of its function; None for a function that is not registered.
         attempt: the number of the attempt that runs or ran last, from 1; 0 before the first.
         priority: its priority, lower first.
         group: the name of its group, or None.
@@ -94,7 +93,6 @@ class JobEvent(PoolEvent):
 
     job_id: int | str
     name: str
-    kind: str | None
     attempt: int
     priority: int
     group: str | None

@@ -139,7 +139,7 @@ class Engine:
             check_deadlines: checks the jobs that run, one a step; returns the next moment at which it is to be called.
             on_fatal: is called for an exception that ends the program.
         """
-        self.observers: Observers | None = None  # None while nobody listens: one test, nothing built
+        self.observers: Observers | None = None  # None while there is no observer: one test, nothing built
         self.runtime = runtime
         self.now = runtime.now
         self.next_job = runtime.next_job
@@ -186,6 +186,10 @@ class Engine:
         self.on_fatal = on_fatal
         self.owner = owner
         self._wake_worker = wake_worker
+
+    def observe(self, observers: Observers | None) -> None:
+        """Report what happens from now on; None: there is no observer."""
+        self.observers = observers
 
     # -- entering ----------------------------------------------------------------------------------------------
 
@@ -536,7 +540,10 @@ class Engine:
         if self.queue.live or slots.reclaims:
             self.wake_workers()
         if self.observers:
-            self.observers.slots_changed(before, (slots.size, slots.paused))
+            if slots.size != before[0]:
+                self.observers.event("PoolResized", size=slots.size, before=before[0])
+            if slots.paused != before[1]:
+                self.observers.event("PoolPaused" if slots.paused else "PoolResumed")
 
     def pause_group(self, name: str) -> None:
         """Let no job of a group start; as `set_slots`, not while the pool is closing."""
@@ -553,18 +560,15 @@ class Engine:
 
     def attempt_returned(self, job: Job[Any], value: Any, now: float) -> None:
         """An attempt returned."""
-        if job._extra is None:
-            worker = job._location.id if self.observers else 0
+        if job._extra is None and not self.observers:
             del self.jobs[job._sequence]
             self.counters.succeeded += 1
             job._finish(SUCCEEDED, value, now)
             if self.join_waiters.futures:
                 self.join_waiters.wake_if_idle()
-            if self.observers:
-                self.observers.ended(job, worker, now)
-        elif job._extra.stop is None and job._finished_at is None:
+        elif (job._extra is None or job._extra.stop is None) and job._finished_at is None:
             self._finish(job, SUCCEEDED, value, now)
-            if job._extra.exit_waiters is not None:
+            if job._extra is not None and job._extra.exit_waiters is not None:
                 self._wake_exit_waiters(job._extra)
         else:
             self.attempt_ended(job, value, None, now)
@@ -652,8 +656,9 @@ class Engine:
 
     def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
         """End a job, in any way but the plainest (`attempt_returned`)."""
-        listeners = self.observers
-        worker, awaited = (_worker_of(job), bool(awaiter_count(job))) if listeners else (None, False)
+        observers = self.observers
+        worker = _worker_of(job) if observers else None
+        awaited = bool(observers) and status is not SUCCEEDED and awaiter_count(job) > 0
         del self.jobs[job._sequence]
         counters = self.counters
         if status is SUCCEEDED:
@@ -675,8 +680,8 @@ class Engine:
             for callback, context in callbacks:
                 self.reporter.call_hook(context, callback, job)
         self.join_waiters.wake_if_idle()
-        if listeners:
-            listeners.ended(job, worker, now, awaited=awaited)
+        if observers:
+            observers.ended(job, worker, now, awaited=awaited)
 
     def when_ended(self, job: Job[Any]) -> asyncio.Future[None] | None:
         """Return a future for the moment at which no line of a job will run any more, or it leaked; None: that is so.

@@ -111,7 +111,6 @@ class ErrorReporter:
         fields = {
             "job_id": job.id,
             "job": job._spec.name,
-            "kind": None,
             "attempt": job._attempt,
             "worker": worker,
             "pool": self._pool,

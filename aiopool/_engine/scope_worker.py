@@ -203,7 +203,7 @@ class ScopeWorker(Worker):
                             break
                         context = self.context(job)
                     if engine.observers:
-                        engine.observers.begin(job, self.id, context)
+                        engine.observers.started(job, self.id, context)
                     # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
                     yielded = context.run(send, job)
                     if yielded is not _ENDED:

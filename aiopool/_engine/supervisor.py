@@ -124,7 +124,7 @@ class Supervisor:
             return None
         worker = self._worker_class(engine, self._threads, self._add_idle)
         if engine.observers:
-            engine.observers.worker_started(worker.id)
+            engine.observers.event("WorkerStarted", worker=worker.id)
         try:
             task = engine.runtime.task(worker.run(), f"{self._name}-worker-{worker.id}")
         except Exception as fault:  # no memory, or a task factory of the user's: it has crashed before it began
@@ -143,9 +143,9 @@ class Supervisor:
         if worker.busy:
             self._detached.add(worker)
         fault: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
-        listeners = engine.observers
-        if listeners and (fault is None or worker.tainted or self.closing):
-            listeners.worker_stopped(worker.id)
+        observers = engine.observers
+        if observers and (fault is None or worker.tainted or self.closing):
+            observers.event("WorkerStopped", worker=worker.id)
         if self.closing:
             return
         if worker.tainted:
@@ -164,7 +164,7 @@ class Supervisor:
         engine = self._engine
         engine.counters.restarts += 1
         if engine.observers:
-            engine.observers.worker_crashed(worker.id, fault, delay)
+            engine.observers.event("WorkerCrashed", worker=worker.id, error=fault, delay=delay)
         if delay is None:
             text = "worker %s crashed, once more than the pool restarts workers"
             log_fault(logger, text, worker.id, error=fault, fields={"worker": worker.id, "pool": self._name})

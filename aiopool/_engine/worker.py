@@ -149,8 +149,8 @@ class Worker(ABC):
         context.run(running_job.set, job)
         function: Any = job._function
         if self.engine.observers:
-            # Told once the call is in place and the worker at rest: a listener may cancel it.
-            self.engine.observers.begin(job, self.id, context, inside=True)
+            # `inside`: a listener may cancel the job, and is called once the thread has the call.
+            self.engine.observers.started(job, self.id, context, inside=True)
         self.threads.start(self, context, function, job._args)
 
     def thread_done(self, ok: bool, outcome: Any) -> None:
@@ -343,7 +343,7 @@ class TaskWorker(Worker):
                         return
                     context = self.context(job)
                 if engine.observers:
-                    engine.observers.begin(job, self.id, context)
+                    engine.observers.started(job, self.id, context)
                 self._in_first_step = True
                 task = self._start(self._attempt(job), name=plan.name, context=context)
                 self._in_first_step = False

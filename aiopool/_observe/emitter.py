@@ -1,15 +1,16 @@
-"""`EventEmitter`: tells the listeners of one pool what happens in it, as frozen events (`events.py`).
+"""`EventEmitter`: gives the listeners of one pool frozen events of what happens in it (`events.py`).
 
-Two rules keep listeners from harming the pool; the third, that faults end here, is `_faulty`.
+Three rules keep listeners from harming the pool.
 
-1. *One after the other.* An event that happens while another is being told waits for it: every listener hears all
-   events in the order in which they happened, and a listener that submits or cancels jobs does not grow the stack.
-2. *Only where the books are closed.* An event that happens in the middle of a step of the engine is posted: told with
-   the next one, at the latest in the next turn of the loop.
+1. *One after the other.* An event that happens while another is delivered waits for it: every listener gets all events
+   in the order in which they happened, and a listener that submits or cancels jobs does not grow the stack.
+2. *Only in a consistent state.* An event that happens in the middle of a step of the engine is delivered after that
+   step: with the next event, at the latest in the next turn of the loop.
+3. *Faults end here.* A listener that raises is logged once and removed.
 
-Listeners run in one context of the teller's own: they see nobody's context variables, and leak none.
+Listeners run in one context of the emitter's own: they see nobody's context variables, and leak none.
 
-It comes with the first listener, and so does the module of events: most programs have none (`observers.py`).
+The emitter comes with the first listener, and so does the module of events: most programs have none (`observers.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, final
 from aiopool._jobs.job import Job
 from aiopool._jobs.options import is_asynchronous
 from aiopool._jobs.status import JobStatus
+from aiopool._observe.observer import EventName, Observer
 from aiopool._runtime.hooks import HookGuard
 from aiopool._runtime.runtime import Runtime
 from aiopool.events import (
@@ -57,8 +59,8 @@ logger = logging.getLogger("aiopool.events")
 
 
 @final
-class EventEmitter:
-    """What the listeners of one pool are told. The mutable state is: who hears, and the events not told yet."""
+class EventEmitter(Observer):
+    """Delivers events. The mutable state is: the listeners, and the events that are not delivered yet."""
 
     __slots__ = (
         "_by_type",
@@ -85,7 +87,7 @@ class EventEmitter:
         self._runtime: Runtime | None = None
         self._now: Callable[[], float] = float
 
-    # -- who hears ---------------------------------------------------------------------------------------------------
+    # -- who listens ---------------------------------------------------------------------------------------------------
 
     @staticmethod
     def listener(
@@ -96,7 +98,7 @@ class EventEmitter:
             raise TypeError(f"listen() takes a function, not {function!r} ({type(function).__name__})")
         if is_asynchronous(function):
             raise TypeError(
-                f"a listener is a plain function, told at once, and {function!r} is asynchronous. "
+                f"a listener is a plain function, called at once, and {function!r} is asynchronous. "
                 "Write `async for event in pool.events(): ...` in a task of your own"
             )
         return Listener(function, check_types("listen", types) or (PoolEvent,), forget)
@@ -124,40 +126,40 @@ class EventEmitter:
         return stream, listener
 
     def attach(self, runtime: Runtime | None) -> None:
-        """Tell in the loop of a pool that is open; None: it has closed."""
+        """Deliver in the loop of a pool that is open; None: it has closed."""
         if runtime is None:
             self._runtime, self._now = None, float
         else:
             self._runtime, self._now = runtime, runtime.now
 
-    def set_listeners(self, rows: tuple[Listener, ...]) -> None:
-        """Tell these from now on, and nobody else."""
-        self._listeners = rows
+    def set_listeners(self, listeners: tuple[Listener, ...]) -> None:
+        """Deliver to these from now on, and to no others."""
+        self._listeners = listeners
         self._by_type = {}
 
     def listeners_for(self, kind: type[PoolEvent]) -> tuple[Listener, ...]:
-        """Return who hears a class of events."""
+        """Return the listeners of a class of events."""
         found = self._by_type.get(kind)
         if found is None:
-            found = self._by_type[kind] = tuple(row for row in self._listeners if issubclass(kind, row.types))
+            found = self._by_type[kind] = tuple(one for one in self._listeners if issubclass(kind, one.types))
         return found
 
-    # -- telling -----------------------------------------------------------------------------------------------------
+    # -- delivering --------------------------------------------------------------------------------------------------
 
     def emit(self, event: PoolEvent) -> None:
-        """Tell of an event now, or after the one that is being told."""
+        """Deliver an event now, or after the one that is being delivered."""
         self._queue.append(event)
         if not self._emitting:
             self._deliver()
 
     def emit_soon(self, event: PoolEvent) -> None:
-        """Tell of an event that happened in the middle of a step: with the next one, or in the next turn."""
+        """Deliver an event that happened in the middle of a step: with the next one, or in the next turn."""
         self._queue.append(event)
         if not self._emitting and not self._scheduled and self._runtime is not None:
-            self._runtime.soon(self._deliver_posted)
+            self._runtime.soon(self._deliver_soon)
             self._scheduled = True
 
-    def _deliver_posted(self) -> None:
+    def _deliver_soon(self) -> None:
         self._scheduled = False
         if not self._emitting:
             self._deliver()
@@ -184,7 +186,7 @@ class EventEmitter:
                         self._remove_failed(listener, event, error)
 
     def _remove_failed(self, listener: Listener, event: PoolEvent, error: BaseException) -> None:
-        """Remove a listener that raised: it hears no more."""
+        """Remove a listener that raised."""
         listener.error = error
         listener.remove()
         self._hooks.caught(
@@ -196,46 +198,12 @@ class EventEmitter:
             type(event).__name__,
         )
 
-    # -- what happens to the pool and its workers --------------------------------------------------------------------
-
-    def opened(self, size: int) -> None:
-        """The pool takes jobs."""
-        self._pool_event(PoolOpened, size=size)
-
-    def closing(self, timeout: float | None) -> None:
-        """A shutdown has begun."""
-        self._pool_event(PoolClosing, timeout=timeout)
-
-    def closed(self, leaked: int) -> None:
-        """The pool is shut down."""
-        self._pool_event(PoolClosed, leaked=leaked)
-
-    def slots_changed(self, before: tuple[int, bool], after: tuple[int, bool]) -> None:
-        """The size was set, or a pause begun or ended."""
-        if before[0] != after[0]:
-            self._pool_event(PoolResized, size=after[0], before=before[0])
-        if before[1] != after[1]:
-            self._pool_event(PoolPaused if after[1] else PoolResumed)
-
-    def worker_started(self, worker: int) -> None:
-        """A worker was started."""
-        self._worker_event(WorkerStarted, worker)
-
-    def worker_stopped(self, worker: int) -> None:
-        """A worker ended, and was meant to."""
-        self._worker_event(WorkerStopped, worker)
-
-    def worker_crashed(self, worker: int, error: BaseException, delay: float | None) -> None:
-        """A worker ended by a fault; it is replaced in `delay` seconds, or not at all."""
-        self._worker_event(WorkerCrashed, worker, error=error, delay=delay)
-
-    def _pool_event(self, kind: type[PoolEvent], **values: Any) -> None:
+    def event(self, name: EventName, **values: Any) -> None:
+        """Something happened to the pool, or to a worker: maybe inside of a step of the engine."""
+        kind = _BY_NAME[name]
         if self.listeners_for(kind):
-            self.emit(kind(pool=self._pool, at=self._now(), **values))
-
-    def _worker_event(self, kind: type[WorkerEvent], worker: int, **values: Any) -> None:
-        if self.listeners_for(kind):  # maybe inside of a step of the engine
-            self.emit_soon(kind(pool=self._pool, at=self._now(), worker=worker, **values))
+            event = kind(pool=self._pool, at=self._now(), **values)
+            self.emit_soon(event) if issubclass(kind, WorkerEvent) else self.emit(event)
 
     # -- what happens to jobs ----------------------------------------------------------------------------------------
 
@@ -245,7 +213,7 @@ class EventEmitter:
             event = JobSubmitted(at=job._submitted_at, delay=job._first_delay, **self._about(job))
             self.emit_soon(event) if inside else self.emit(event)
 
-    def begin(self, job: Job[Any], worker: int, *, inside: bool) -> None:
+    def started(self, job: Job[Any], worker: int, context: contextvars.Context | None, *, inside: bool) -> None:
         """An attempt begins; `inside` of a step of the engine, or at its end."""
         if self.listeners_for(JobStarted):
             at = job._started_at
@@ -285,7 +253,6 @@ class EventEmitter:
             "pool": self._pool,
             "job_id": job.id,
             "name": job._spec.name,
-            "kind": None,
             "attempt": job._attempt,
             "priority": plan.priority,
             "group": plan.group,
@@ -296,6 +263,20 @@ _NOT_AWAITED = (
     "a listener is a plain function, and it returned a coroutine, which nobody awaits. Write "
     "`async for event in pool.events(): ...` in a task of your own"
 )
+_BY_NAME: dict[str, type[PoolEvent]] = {
+    kind.__name__: kind
+    for kind in (
+        PoolClosed,
+        PoolClosing,
+        PoolOpened,
+        PoolPaused,
+        PoolResized,
+        PoolResumed,
+        WorkerCrashed,
+        WorkerStarted,
+        WorkerStopped,
+    )
+}
 _ENDS: dict[JobStatus, type[PoolEvent]] = {
     JobStatus.SUCCEEDED: JobSucceeded,
     JobStatus.FAILED: JobFailed,

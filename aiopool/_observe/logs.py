@@ -2,7 +2,7 @@
 
 The core logs faults only, through `logging.getLogger("aiopool.…")`, and each once: a failure that nobody awaits, a job
 that leaked, a worker that crashed, a listener that raised. Success is silent. `configure_logging` adds lines about what
-happens in pools (the events), and puts `job_id, job, kind, attempt, worker, pool` on each line that is written inside
+happens in pools (the events), and puts `job_id, job, attempt, worker, pool` on each line that is written inside
 of a job, by structlog or by `logging`, in the loop or in a thread.
 
 Nothing is set for a job, so nothing can leak: the fields are read off the context variable that tells which job runs.
@@ -51,7 +51,7 @@ __all__ = ["JobFieldsFilter", "add_job_fields", "configure_logging", "job_fields
 
 Renderer = Literal["console", "json"]
 
-FIELDS: Final = ("job_id", "job", "kind", "attempt", "worker", "pool")
+FIELDS: Final = ("job_id", "job", "attempt", "worker", "pool")
 _NO_FIELDS: Final[Mapping[str, None]] = dict.fromkeys(FIELDS)
 # What would begin a line, steer a terminal, turn the direction of writing, or cannot be encoded.
 _UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -62,7 +62,7 @@ _MAX_ERROR: Final = 500
 
 
 def job_fields() -> dict[str, Any]:
-    """Return `job_id`, `job`, `kind`, `attempt`, `worker`, `pool` of the job in which the caller runs, or nothing."""
+    """Return `job_id`, `job`, `attempt`, `worker`, `pool` of the job in which the caller runs, or nothing."""
     job = running_job.get()
     return {} if job is None else _fields_of(job)
 
@@ -71,7 +71,6 @@ def _fields_of(job: Job[Any]) -> dict[str, Any]:
     return {
         "job_id": _clean(job.id),
         "job": label_text(job.name),
-        "kind": None,
         "attempt": job.attempt,
         "worker": job.worker,
         "pool": label_text(job.pool),
@@ -179,7 +178,7 @@ def configure_logging(
 ) -> None:
     """Switch logs on, for the whole program: for aiopool, for structlog and for `logging`, in one form.
 
-    Every line that is written inside of a job carries `job_id, job, kind, attempt, worker, pool`. Of the pools
+    Every line that is written inside of a job carries `job_id, job, attempt, worker, pool`. Of the pools
     themselves, a line tells at `DEBUG` of each job that is submitted, started and done; at `INFO` of jobs that failed,
     timed out or were cancelled, and of pools that open, close, pause and change their size; at `WARNING` of attempts
     that will be repeated; at `ERROR` of failures that nobody awaits, with the traceback, and of what should not happen.
@@ -340,7 +339,6 @@ def _log_event(event: Any) -> None:
         fields.update(
             job_id=event.job_id,
             job=event.name,
-            kind=event.kind,
             attempt=event.attempt,
             worker=getattr(event, "worker", None),
         )

@@ -1,4 +1,4 @@
-"""`Meter`: what is counted per name of a job while somebody wants it; and `Metrics`, the frozen picture that users see.
+"""`MetricsRecorder`: counts and times jobs by their names; and `Metrics`, the frozen snapshot that users see.
 
 The pool's own counters (`_jobs/statistics.py`) are always on and cost nothing to read. What is here costs a little at
 each job, so it is off until it is wanted: `Pool(metrics=True)`, `pool.measure()`, `pool.metrics()`, or a collector.
@@ -12,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from itertools import accumulate, pairwise
 from typing import Any, final
 
 from aiopool._jobs.job import Job
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import JobStatus
+from aiopool._observe.observer import Observer
 
 __all__ = ["DEFAULT_BUCKETS", "OTHER", "HistogramCounts", "JobMetrics", "Metrics", "MetricsRecorder", "label_text"]
 
@@ -128,7 +130,7 @@ class _Row:
 
 
 @final
-class MetricsRecorder:
+class MetricsRecorder(Observer):
     """Counts and durations by name of job."""
 
     __slots__ = ("_max_names", "_run_bounds", "_wait_bounds", "rows")
@@ -146,7 +148,7 @@ class MetricsRecorder:
 
     @classmethod
     def like(cls, present: MetricsRecorder | None, **changes: Any) -> MetricsRecorder:
-        """Return the present meter if nothing else is asked for, or a new one; None changes nothing."""
+        """Return the present recorder if nothing else is asked for, or a new one; None changes nothing."""
         given = {name: value for name, value in changes.items() if value is not None}
         if present is None:
             return cls(**given)
@@ -163,7 +165,7 @@ class MetricsRecorder:
 
     # Called for every attempt, so in one piece each.
 
-    def started(self, job: Job[Any]) -> None:
+    def started(self, job: Job[Any], worker: int, context: Context | None, *, inside: bool) -> None:
         """An attempt begins."""
         if job._attempt == 1:
             row = self.rows.get(job._spec.name) or self._row(job._spec.name)
@@ -173,16 +175,16 @@ class MetricsRecorder:
             row.wait[bisect_left(self._wait_bounds, waited)] += 1
             row.wait_sum += waited
 
-    def ended(self, job: Job[Any], ran: bool, now: float) -> None:
-        """A job is done; `ran`: an attempt ended with it."""
+    def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool) -> None:
+        """A job is done; if a worker ran it, an attempt ended with it."""
         row = self.rows.get(job._spec.name) or self._row(job._spec.name)
         row.outcomes[job._status] += 1
-        if ran:
+        if worker is not None:
             seconds = now - job._started_at
             row.run[bisect_left(self._run_bounds, seconds)] += 1
             row.run_sum += seconds
 
-    def retrying(self, job: Job[Any], now: float) -> None:
+    def retrying(self, job: Job[Any], worker: int | None, error: BaseException, delay: float, now: float) -> None:
         """An attempt ended, and there will be another."""
         row = self.rows.get(job._spec.name) or self._row(job._spec.name)
         row.retries += 1

@@ -55,7 +55,7 @@ class PoolInspector:
 
         home = self._state
         wanted = {"wait_buckets": wait_buckets, "run_buckets": run_buckets, "max_names": max_names}
-        home.measure(MetricsRecorder.like(home.listeners.recorder, **wanted))
+        home.measure(MetricsRecorder.like(home.observers.recorder, **wanted))
 
     def metrics(self, statistics: Callable[[], Statistics]) -> Metrics:
         """Return the metrics of a pool that was opened, consistent: all of one moment between two steps of the loop."""
@@ -84,7 +84,7 @@ def _metrics(home: PoolState, engine: Engine, statistics: Statistics) -> Metrics
     from aiopool._observe.metrics import Metrics, label_text
 
     assert home.supervisor is not None
-    meter, lag = home.listeners.recorder, home.lag
+    meter, lag = home.observers.recorder, home.lag
     workers = home.supervisor.workers()
     busy = sum(worker.busy for worker in workers)
     return Metrics(

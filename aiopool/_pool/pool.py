@@ -412,7 +412,7 @@ class Pool(Submitter):
             self._shutdown.called_by(caller)
         self._shutdown.hurry(timeout, grace, cancel_pending=cancel_pending)
         if self._closing is None:
-            self._state.listeners.closing(timeout)
+            self._state.observers.event("PoolClosing", timeout=timeout)
             self._closing = engine.runtime.task(self._end(self._shutdown), f"{self._state.name}-shutdown")
         return self._closing
 
@@ -689,7 +689,7 @@ class Pool(Submitter):
         Example:
             pool.listen(lambda event: print(event.name, event.error), aiopool.events.JobFailed)
         """
-        return self._state.listeners.listen(function, types)
+        return self._state.observers.listen(function, types)
 
     def events(self, *types: type[PoolEvent], buffer: int = 1000) -> EventStream:
         """Return the events of some classes (see `aiopool.events`), or of all, from now on; for `async for`.
@@ -708,7 +708,7 @@ class Pool(Submitter):
                 await report(event)
         """
         check_count("buffer", buffer, least=1)
-        stream = self._state.listeners.stream(types, buffer)
+        stream = self._state.observers.stream(types, buffer)
         if self._state.status is PoolStatus.CLOSED:
             stream.close()  # there is nothing to hear any more
         return stream
@@ -719,11 +719,11 @@ class Pool(Submitter):
         It is called before the first line of an attempt, inside of the job's context, and at its end; see `Tracer`.
         It must be quick, and touch nothing. One that raises is logged once, and removed. For all else: `listen`.
         """
-        self._state.listeners.add_tracer(recorder)
+        self._state.observers.add_tracer(recorder)
 
     def remove_recorder(self, recorder: Tracer) -> None:
         """Take a recorder back, if it is there."""
-        self._state.listeners.remove_tracer(recorder)
+        self._state.observers.remove_tracer(recorder)
 
     # -- questions ---------------------------------------------------------------------------------------------------
 
@@ -835,7 +835,7 @@ class Pool(Submitter):
             slow = pool.metrics().jobs["fetch"].run.quantile(0.95)
         """
         self._engine("metrics")
-        if self._state.listeners.recorder is None:
+        if self._state.observers.recorder is None:
             self.measure()
         return _survey(self._state).metrics(self.statistics)
 

@@ -39,8 +39,8 @@ class PoolState:
         "failure",
         "hooks",
         "lag",
-        "listeners",
         "name",
+        "observers",
         "options",
         "overflow",
         "status",
@@ -56,7 +56,7 @@ class PoolState:
         self.supervisor: Supervisor | None = None
         self.failure: BaseException | None = None
         self.hooks = HookGuard()
-        self.listeners = Observers(name, self.hooks)
+        self.observers = Observers(name, self.hooks)
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open
         self._measures_loop = False
         self.close_waiters: dict[asyncio.Future[None], None] = {}  # who waits for the end of the pool
@@ -65,9 +65,9 @@ class PoolState:
         """Take jobs from now on, and tell."""
         self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
         self.hooks.end_program = engine.end_program
-        self.listeners.attach(engine, engine.runtime)
+        self.observers.attach(engine.runtime, engine.observe)
         self._start_lag()
-        self.listeners.opened(engine.slots.size)
+        self.observers.event("PoolOpened", size=engine.slots.size)
 
     def closed(self, leaked: int) -> None:
         """Be closed, and tell."""
@@ -77,12 +77,12 @@ class PoolState:
             self.lag = None
         self._open_engine().reporter.close()
         self.wake_close_waiters()
-        self.listeners.closed(leaked)
-        self.listeners.detach()
+        self.observers.event("PoolClosed", leaked=leaked)
+        self.observers.detach()
 
     def measure(self, meter: MetricsRecorder) -> None:
         """Count and time jobs by their names, and watch the loop; from any thread."""
-        self.listeners.measure(meter)
+        self.observers.measure(meter)
         self.measure_loop()
 
     def measure_loop(self) -> None:

@@ -175,7 +175,7 @@ LOADED = """
     _engine _engine.admission _engine.deadlines _engine.engine _engine.error_reporter _engine.groups
     _engine.join_waiters _engine.lending _engine.queue _engine.slots _engine.supervisor _engine.worker _jobs _jobs.job
     _jobs.options _jobs.outcome _jobs.restart _jobs.retry _jobs.retry_budget _jobs.spec _jobs.statistics
-    _jobs.status _jobs.stop _jobs.waiters _observe _observe.observers _pool _pool.block _pool.group
+    _jobs.status _jobs.stop _jobs.waiters _observe _observe.observer _observe.observers _pool _pool.block _pool.group
     _pool.health_history _pool.map _pool.map_feed _pool.pool _pool.shutdown _pool.state _pool.submitter _runtime
     _runtime.eager _runtime.faults _runtime.hooks _runtime.loop_lag _runtime.runtime _runtime.signals
     _runtime.threads _runtime.timers _runtime.validation errors from_thread

@@ -82,7 +82,7 @@ async def test_the_life_of_a_job_and_of_a_pool(isolation):
         "WorkerStopped",
         "PoolClosed",
     ]
-    about = {"pool": "shop", "job_id": "invoice-17", "name": "send", "kind": None, "priority": 3, "group": "mail"}
+    about = {"pool": "shop", "job_id": "invoice-17", "name": "send", "priority": 3, "group": "mail"}
     assert dataclasses.asdict(of(heard, JobSubmitted)) == {**about, "at": 0, "attempt": 0, "delay": 0}
     assert dataclasses.asdict(of(heard, JobStarted)) == {**about, "at": 0, "attempt": 1, "worker": 1, "waited": 0}
     assert dataclasses.asdict(of(heard, JobSucceeded)) == {**about, "at": 2, "attempt": 1, "worker": 1, "seconds": 2}

@@ -30,7 +30,7 @@ from aiopool.instrumentation.logging import (
 )
 from aiopool.testing import run_virtual, settle
 
-FIELDS = ("job_id", "job", "kind", "attempt", "worker", "pool")
+FIELDS = ("job_id", "job", "attempt", "worker", "pool")
 mine = structlog.get_logger("mine")
 stdlib = logging.getLogger("some.package")
 
@@ -95,7 +95,7 @@ async def test_every_line_inside_of_a_job_says_which(isolation, log):
     lines = log("hello")
     assert [line["by"] for line in lines] == ["structlog", "logging"] * 2
     assert [fields(line) for line in lines] == [
-        {"job_id": 1, "job": "speaker", "kind": None, "attempt": 1, "worker": lines[0]["worker"], "pool": "shop"}
+        {"job_id": 1, "job": "speaker", "attempt": 1, "worker": lines[0]["worker"], "pool": "shop"}
     ] * 4
     assert {(line["job_id"], line["job"]) for line in log("named")} == {("a-17", "greet")}
 
@@ -268,7 +268,6 @@ def test_a_failure_that_nobody_awaits_comes_exactly_once(renderer, level, new_po
         if renderer == "json":
             assert {**json.loads(line), "worker": 0}.items() >= {
                 "job_id": "bad",
-                "kind": None,
                 "attempt": 1,
                 "worker": 0,
                 "pool": "pool",
@@ -636,7 +635,7 @@ def test_the_fields_as_a_dict(new_pool):
             return await pool.run(look), job_fields()
 
     inside, outside = asyncio.run(main())
-    assert inside == {"job_id": 1, "job": "test_the_fields_as_a_dict.<locals>.look", "kind": None, "attempt": 1} | {
+    assert inside == {"job_id": 1, "job": "test_the_fields_as_a_dict.<locals>.look", "attempt": 1} | {
         "worker": inside["worker"],
         "pool": "shop",
     }
