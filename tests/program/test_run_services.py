@@ -191,18 +191,19 @@ def test_a_clean_drain_with_services_is_exit_code_0(number: signal.Signals):
 
         async def job():
             say("started")
-            await asyncio.sleep(0.3)
+            while pool.status == "open":
+                await asyncio.sleep(0.01)
             say("alive", registry.status()["watcher"].alive)
 
         async def main(pool):
             await pool.submit(job)
             await pool.wait_closed()
 
-        aiopool.run(main, pool=Pool(), services=registry)
+        pool = Pool()
+        aiopool.run(main, pool=pool, services=registry)
         """.replace("\n        ", "\n")
     ) as process:
-        lines = wait_for(process, "started")
-        found = pids(lines)
+        found = two_pids(process, word="started")
         process.send_signal(number)
         lines, code = rest(process)
     assert code == 0, lines
