@@ -124,10 +124,9 @@ class PoolState:
             self.status is PoolStatus.CLOSING and self._open_engine().admission.open_to_caller()
         ):
             return
-        what = "takes no more jobs" if job is None else f"took {job!r} no more"
+        what = "" if job is None else f"job {job.name!r} id {job.id!r} was refused: "
         raise PoolClosedError(
-            f"pool {self.name!r} is {self.status}: it {what}. Submit before the `async with` block "
-            "ends, or `await pool.join()` first"
+            f"{what}pool {self.name!r} is {self.status}. Submit before the `async with` block ends"
         ) from self.failure
 
     # -- what a job asks of its owner ----------------------------------------------------------------------------

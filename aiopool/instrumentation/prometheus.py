@@ -25,7 +25,7 @@ from aiopool import HistogramCounts, Metrics, Pool
 
 __all__ = ["PoolCollector", "SystemCollector"]
 
-ProcessTree = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+MetricFamily = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 F = TypeVar("F", CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily)
 
 MAX_PRIORITIES = 20
@@ -105,11 +105,11 @@ class PoolCollector(Collector):
         """Export a pool no more; its series end."""
         self._pools = tuple(ref for ref in self._pools if ref() not in (None, pool))
 
-    def describe(self) -> Iterable[ProcessTree]:
+    def describe(self) -> Iterable[MetricFamily]:
         """Name what `collect` gives, so that a registry sees at once if two have the same names."""
         return self._families()
 
-    def collect(self) -> Iterator[ProcessTree]:
+    def collect(self) -> Iterator[MetricFamily]:
         """Read all pools; called by `prometheus_client` for each scrape."""
         families = self._families()
         names: set[str] = set()
@@ -133,7 +133,7 @@ class _Families:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._all: dict[str, ProcessTree] = {}
+        self._all: dict[str, MetricFamily] = {}
         for name, _, about in _COUNTERS:
             self._counter(name, about)
         for name, _, about in _GAUGES:
@@ -153,7 +153,7 @@ class _Families:
         self._waits = self._histogram("job_wait_seconds", "From when a job could have started to its first start.")
         self._runs = self._histogram("job_run_seconds", "How long each attempt ran.")
 
-    def __iter__(self) -> Iterator[ProcessTree]:
+    def __iter__(self) -> Iterator[MetricFamily]:
         return iter(self._all.values())
 
     def _add(self, family: F) -> F:
@@ -235,11 +235,11 @@ class SystemCollector(Collector):
         self._namespace = _check_namespace(namespace)
         self._disks = tuple(disks)
 
-    def describe(self) -> Iterable[ProcessTree]:
+    def describe(self) -> Iterable[MetricFamily]:
         """Name what `collect` gives."""
         return self.collect()
 
-    def collect(self) -> Iterator[ProcessTree]:
+    def collect(self) -> Iterator[MetricFamily]:
         """Ask the system; called by `prometheus_client` for each scrape."""
         # A container or a missing /proc file may refuse one of these; the others are still worth having.
         for part in (self._cpu, self._memory, self._disk, self._network, self._load):
@@ -249,7 +249,7 @@ class SystemCollector(Collector):
     def _gauge(self, name: str, about: str, *labels: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"{self._namespace}_{name}", about, labels=labels)
 
-    def _cpu(self) -> list[ProcessTree]:
+    def _cpu(self) -> list[MetricFamily]:
         seconds = CounterMetricFamily(
             f"{self._namespace}_cpu_seconds", "Seconds of all CPUs, by what they did.", labels=["mode"]
         )
@@ -260,7 +260,7 @@ class SystemCollector(Collector):
         count.add_metric([], psutil.cpu_count() or 1)
         return [seconds, count]
 
-    def _memory(self) -> list[ProcessTree]:
+    def _memory(self) -> list[MetricFamily]:
         memory, swap = psutil.virtual_memory(), psutil.swap_memory()
         size = self._gauge("memory_bytes", "Main memory.", "state")
         for state in ("total", "available", "used"):
@@ -270,7 +270,7 @@ class SystemCollector(Collector):
             swapped.add_metric([state], getattr(swap, state))
         return [size, swapped]
 
-    def _disk(self) -> list[ProcessTree]:
+    def _disk(self) -> list[MetricFamily]:
         size = self._gauge("disk_bytes", "The file system at a path.", "path", "state")
         for path in self._disks:
             with contextlib.suppress(OSError):  # not mounted at the moment
@@ -279,7 +279,7 @@ class SystemCollector(Collector):
                     size.add_metric([path, state], getattr(usage, state))
         return [size]
 
-    def _network(self) -> list[ProcessTree]:
+    def _network(self) -> list[MetricFamily]:
         total = CounterMetricFamily(
             f"{self._namespace}_network_bytes", "Bytes over all network interfaces.", labels=["direction"]
         )
@@ -289,7 +289,7 @@ class SystemCollector(Collector):
             total.add_metric(["received"], counters.bytes_recv)
         return [total]
 
-    def _load(self) -> list[ProcessTree]:
+    def _load(self) -> list[MetricFamily]:
         load = self._gauge("load", "Tasks that run or want to, on average of so many minutes.", "minutes")
         for minutes, value in zip(("1", "5", "15"), psutil.getloadavg(), strict=True):
             load.add_metric([minutes], value)
