@@ -107,7 +107,7 @@ def promises(runs: list[Run]) -> str:
             row += [f"{number(known.limit)} {known.unit}".strip() if known else ""]
             row += [_judged(first), _judged(steady)]
         rows.append(row)
-    return table(head, rows) if any(run.cells for run in runs) else ""
+    return table(head, rows)
 
 
 def _judged(verdict: Verdict | None) -> str:
@@ -218,6 +218,11 @@ def about(runs: list[Run], names: Iterable[str]) -> str:
     )
 
 
+def _all_of(run: Run) -> bool:
+    """Whether a run is one of `--targets`, and not of a part, which would leave most targets unmeasured."""
+    return bool(run.cells_of("burst", plan.COUNTS) and run.cells_of("steady", plan.COUNTS))
+
+
 def _with(text: str, tables: str) -> str:
     return f"{text}\n\n{tables}" if tables else ""
 
@@ -229,7 +234,7 @@ SECTIONS: dict[str, Callable[[list[Run]], str]] = {
     "options": lambda runs: probes(runs, ["options"], titles=False),
     "absolute numbers": lambda runs: probes(runs, ["memory", "critical", "gap", "import"]),
     "observers": lambda runs: _with(about(runs, WATCHERS), probes(runs, WATCHING)),
-    "targets": lambda runs: _with(about(runs, COMPARED), promises(runs)),
+    "targets": lambda runs: _with(about(runs, COMPARED), promises(runs)) if all(map(_all_of, runs)) else "",
     "growth": grown,
 }
 """What stands between the markers of this name, made of the runs; nothing, if they do not speak of it."""
