@@ -53,6 +53,19 @@ def test_every_block_has_a_language() -> None:
     assert strange == []
 
 
+def test_no_line_of_code_is_cut_off() -> None:
+    """96 columns are shown in a window of 1280 pixels (`docs/assets/extra.css`); output wraps."""
+    wide = [
+        f"{page.relative_to(ROOT)}:{block.line + number}: {len(line)} columns"
+        for page in PAGES
+        if page.is_relative_to(ROOT / "docs")
+        for block in blocks(page)
+        for number, line in enumerate(block.body.splitlines())
+        if len(line) > 96 and block.info != "text"
+    ]
+    assert wide == []
+
+
 def test_what_is_not_run_is_an_excerpt() -> None:
     """A block that is not run stands, line for line, in a file that the paragraph before it links to."""
     for page in PAGES:
