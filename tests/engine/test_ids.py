@@ -202,3 +202,45 @@ async def test_an_id_in_a_view_is_checked_as_every_option(isolation):
             pool.with_options(id=1.5)
         with pytest.raises(ValueError, match="zero or more"):
             pool.with_options(delay=-1)
+
+
+@virtual
+async def test_an_id_is_free_again_however_its_job_ended():
+    """A second live job cannot have it; the first one after it can, and the numbers go on without a gap or a double."""
+
+    async def wrong():
+        raise ValueError
+
+    async with Pool(1, 1, on_error=lambda job, error: None) as pool:
+        mine = pool.with_options(id="mine")
+        for end in ("returns", "raises", "is cancelled in line", "is cancelled", "times out", "found no room"):
+            before = pool.statistics().submitted
+            if end in ("is cancelled in line", "found no room"):
+                blocker = await pool.with_options(id="other").submit(nap, 1)
+                await settle()
+            if end == "found no room":
+                await pool.submit(echo)
+                with pytest.raises(asyncio.QueueFull):
+                    mine.submit_nowait(echo)
+                assert pool.get_job("mine") is None
+                await blocker
+                continue
+            options = mine.with_options(timeout=1) if end == "times out" else mine
+            job = await options.submit(
+                wrong if end == "raises" else nap if end == "returns" else asyncio.sleep,
+                *([] if end == "raises" else [5]),
+            )
+            with pytest.raises(ValueError, match="'mine' is taken by a live job"):
+                mine.submit_nowait(echo)
+            assert pool.get_job("mine") is job
+            if "cancelled" in end:
+                if end == "is cancelled":
+                    await settle()
+                await pool.cancel("mine")
+            await job.wait()
+            assert pool.get_job("mine") is None
+            assert pool.statistics().submitted > before
+            await pool.join()
+        again = await mine.submit(echo, "again")
+        assert (await again, again.id) == ("again", "mine")
+        assert_counters_balance(pool)

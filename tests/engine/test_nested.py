@@ -213,6 +213,36 @@ async def test_a_parent_that_is_cancelled_while_it_wants_its_slot_back(isolation
 
 
 @virtual
+async def test_several_tasks_of_a_job_lend_its_slot_once(isolation):
+    """The slot is lent with the first that waits, and comes back with the last; one that gives up changes nothing."""
+    seen = []
+    async with Pool(1, isolation=isolation) as pool:
+
+        async def parent():
+            children = [await pool.submit(nap, seconds) for seconds in (1, 2, 4)]
+            async with asyncio.TaskGroup() as tasks:
+                waiting = [tasks.create_task(pool_wait(child)) for child in children]
+                await asyncio.sleep(0.5)
+                seen.append((pool.statistics().busy, pool.statistics().running))
+                waiting[2].cancel()
+                await asyncio.sleep(0.25)
+                seen.append((pool.statistics().busy, pool.statistics().running))
+            seen.append((now(), pool.statistics().busy))
+            await pool.with_options(priority=9).submit(echo)
+            return "done"
+
+        async def pool_wait(child):
+            await child.wait()
+
+        assert await pool.run(parent) == "done"
+        await pool.join()
+        assert pool.statistics().busy == 0
+        assert_counters_balance(pool)
+        assert await pool.run(echo, "well") == "well"
+    assert seen == [(1, 2), (1, 2), (3, 1)]
+
+
+@virtual
 async def test_a_time_limit_of_its_own_around_a_child(isolation):
     """`asyncio.timeout` inside a job around the wait for a child strikes; the job goes on with a slot."""
     async with Pool(1, isolation=isolation) as pool:

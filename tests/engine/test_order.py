@@ -176,6 +176,51 @@ async def test_reprioritize_a_job_in_backoff(isolation):
     assert log == ["flaky", "a", "b", "flaky"]
 
 
+@virtual
+async def test_reprioritize_a_job_whose_submitter_waits_for_room():
+    """It is not in line yet, and keeps its priority."""
+    log = Log()
+    async with Pool(1, 2) as pool:
+        await held(pool)
+        for name in "ab":
+            await pool.submit(log.start, name)
+        late = asyncio.create_task(pool.with_options(id="late").submit(log.start, "late"))
+        await settle()
+        assert pool.get_job("late").waits_for == "room"
+        assert not pool.reprioritize("late", 1)
+        assert (pool.get_job("late").priority, pool.statistics().queued) == (5, 2)
+        await late
+    assert log == ["a", "b", "late"]
+
+
+@virtual
+async def test_reprioritize_a_delayed_job():
+    """It is counted once, and takes its new priority along into the line."""
+    log = Log()
+    async with Pool(1) as pool:
+        await pool.with_options(id="it", delay=1).submit(log.start, "it")
+        await pool.submit(nap, 2)
+        await settle()
+        await pool.submit(log.start, "other")
+        assert pool.reprioritize("it", 1)
+        assert (pool.statistics().queued, pool.statistics().scheduled) == (1, 1)
+    assert log == ["it", "other"]
+
+
+@virtual
+async def test_reprioritize_again_and_again():
+    """However often a job is moved, it is in line once, and starts once."""
+    log = Log()
+    async with Pool(1) as pool:
+        await held(pool)
+        for name in "abc":
+            await pool.with_options(id=name).submit(log.start, name)
+        for priority in (9, 1, 5, 5, 9, 2):
+            assert pool.reprioritize("b", priority)
+            assert pool.statistics().queued == 3
+    assert log == ["b", "a", "c"]
+
+
 @pytest.mark.parametrize("waits", ["delay", "backoff"])
 @virtual
 async def test_only_waiting_in_line_weighs(isolation, waits):

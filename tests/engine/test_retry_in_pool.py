@@ -425,3 +425,20 @@ async def test_a_plain_function_is_retried_in_threads(isolation):
     async with Pool(1, isolation=isolation, retry=Retry(attempts=3, delay=1, jitter=0)) as pool:
         assert await pool.run(flaky) == "done"
     assert seen == [(1, 0), (2, 0), (3, 0)]
+
+
+@virtual
+async def test_the_longest_time_of_retries_is_counted_from_the_submission(isolation):
+    """`max_elapsed` asks how long ago the job was submitted, whatever the clock says."""
+    await asyncio.sleep(1000)
+    starts = []
+
+    async def wrong():
+        starts.append(now() - 1000)
+        raise ValueError
+
+    async with Pool(1, isolation=isolation, on_error=lambda job, error: None) as pool:
+        retry = Retry(attempts=10, backoff="fixed", delay=2, max_delay=2, jitter=0, max_elapsed=5)
+        job = await pool.with_options(retry=retry).submit(wrong)
+        await job.wait()
+    assert starts == [0, 2, 4]

@@ -177,6 +177,52 @@ async def test_jobs_that_end_by_themselves_are_counted_as_they_ended(new_pool):
     assert report.clean
 
 
+@virtual
+async def test_the_report_counts_from_the_beginning_of_the_shutdown(new_pool):
+    """What ended before it, in whatever way, is not in the report: neither in a number, nor in its time."""
+
+    async def fail():
+        raise OSError
+
+    pool = new_pool(size=2, on_error=lambda job, error: None)
+    await pool.__aenter__()
+    for _ in range(2):
+        await pool.run(double, 1)
+        await (await pool.submit(fail)).wait()
+        await (await pool.with_options(timeout=1).submit(forever)).wait()
+        job = await pool.submit(forever)
+        await settle()
+        await pool.cancel(job.id)
+    numbers = pool.statistics()
+    assert (numbers.succeeded, numbers.failed, numbers.timed_out, numbers.cancelled) == (2, 2, 2, 2)
+    await pool.submit(asyncio.sleep, 3)
+    await pool.submit(forever)
+    await pool.submit(forever)
+    report = await pool.shutdown(5)
+    counts = (report.succeeded, report.failed, report.timed_out, report.cancelled, report.never_started)
+    assert counts == (1, 0, 0, 2, 0)
+    assert report.seconds == 5
+
+
+@virtual
+async def test_a_retry_that_was_cancelled_had_started(new_pool):
+    """`never_started` counts the jobs without an attempt; one in backoff had one."""
+
+    async def fail():
+        raise OSError
+
+    pool = new_pool(size=1)
+    await pool.__aenter__()
+    retry = Retry(attempts=2, backoff="fixed", delay=1000, max_delay=1000, jitter=0)
+    await pool.with_options(retry=retry).submit(fail)
+    await settle()
+    await pool.submit(forever)
+    await settle()
+    await pool.submit(forever)
+    report = await pool.shutdown(0)
+    assert (report.cancelled, report.never_started) == (3, 1)
+
+
 # -- who waits -----------------------------------------------------------------------------------------------
 
 
@@ -670,6 +716,26 @@ async def test_shutdown_before_and_after_the_pool_was_open(new_pool):
     async with pool:
         pass
     assert (await pool.shutdown()).clean
+    await pool.wait_closed()
+
+
+@virtual
+async def test_a_job_that_joins_waits_for_all_but_those_that_wait_like_it(new_pool):
+    """A job that calls for the shutdown counts once among those that wait: whoever joins still waits for the others."""
+    pool = new_pool(size=3)
+    await pool.__aenter__()
+
+    async def joins():
+        await pool.join()
+        return now()
+
+    joined = await pool.submit(joins)
+    first, second = [await pool.submit(pool.shutdown) for _ in range(2)]
+    await pool.submit(asyncio.sleep, 4)
+    await settle()
+    assert await joined == 4
+    assert (await first).clean
+    assert (await second).clean
     await pool.wait_closed()
 
 

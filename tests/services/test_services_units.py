@@ -17,7 +17,6 @@ from services.support import (
     wait_until,
 )
 
-from aiopool._runtime.daemon_thread import run_in_daemon_thread
 from aiopool.services import _families, _process
 from aiopool.services._calls import call_at, run_to_end
 from aiopool.services._families import MARK, ProcessTree, end_trees, refresh_trees
@@ -235,35 +234,6 @@ def test_someone_elses_process_is_an_error_text(monkeypatch, child) -> None:
 
 
 # -- calls --------------------------------------------------------------------------------------------------
-
-
-async def test_a_daemon_thread_gives_results_and_errors() -> None:
-    """From a daemon thread of its own."""
-    assert await run_in_daemon_thread(lambda: threading.current_thread().daemon, name="t") is True
-    with pytest.raises(ZeroDivisionError):
-        await run_in_daemon_thread(lambda: 1 // 0, name="t")
-    with pytest.raises(RuntimeError, match="t raised StopIteration"):
-        await run_in_daemon_thread(lambda: next(iter(())), name="t")
-
-
-async def test_a_daemon_thread_goes_on_after_its_caller_gave_up(caplog) -> None:
-    """And a late error is logged, not lost."""
-    let_go = threading.Event()
-
-    def late() -> None:
-        let_go.wait(20)
-        raise OSError("late")
-
-    task = asyncio.create_task(run_in_daemon_thread(late, name="latecomer"))
-    await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    let_go.set()
-    deadline = time.monotonic() + 20
-    while "latecomer failed after nobody waited" not in caplog.text:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 async def test_call_at_tells_late_from_cancelled() -> None:
