@@ -19,11 +19,11 @@ class JobObserver:
 
     def handles_errors(self) -> bool:
         """Whether a failure of its jobs is its own business, so that nobody else has to be told."""
-        return True
+        raise NotImplementedError  # pragma: no cover: each kind of observer answers this itself
 
     def job_done(self, job: Any) -> None:
         """Take note that a job has ended. It must not raise."""
-        raise NotImplementedError
+        raise NotImplementedError  # pragma: no cover: each kind of observer does this itself
 
 
 class Awaited(Protocol):

@@ -157,7 +157,7 @@ class _SignalDispatcher:
         signal.signal(number, current)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked child
+        if os.getpid() != self._pid:  # pragma: no cover: a forked child, which dies of it, and the measurement with it
             before = self._before.get(signal.Signals(number))
             signal.signal(number, signal.SIG_DFL if before is None else before)
             os.kill(os.getpid(), number)
@@ -194,7 +194,7 @@ def _exit_after(code: int, calls: list[Callable[[], object]]) -> None:
         os._exit(code)
 
 
-def _exit_later(code: int) -> None:
+def _exit_later(code: int) -> None:  # pragma: no cover: in a bare thread, which tracers do not see
     time.sleep(_LAST_MOMENTS)
     os._exit(code)
 

@@ -391,3 +391,11 @@ for machine, examples in ((LineOfJobs, 40), (AgingLine, 25), (WideLine, 8)):
 TestLineOfJobs = LineOfJobs.TestCase
 TestAgingLine = AgingLine.TestCase
 TestWideLine = WideLine.TestCase
+
+
+def test_plain_items_do_not_age():
+    """Of a queue that ages, too: an item that is no job is its own priority."""
+    queue = JobQueue(aging=10.0)
+    for item in (3, 1, 2):
+        queue.put_nowait(item)
+    assert [queue.get_nowait() for _ in range(3)] == [1, 2, 3]

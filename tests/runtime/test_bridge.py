@@ -969,3 +969,62 @@ def test_it_works_on_uvloop() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+async def test_a_thread_that_cannot_be_created_hands_on_what_it_was_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call comes while the new thread fails, and another thread lies idle: that one is woken for it."""
+    async with open_bridge(max_threads=2) as harness:
+        release = threading.Event()
+        first = harness.start(release.wait)
+        await until(lambda: harness.bridge.busy == 1)
+        late: list[asyncio.Future[Outcome]] = []
+
+        def no_thread(self: threading.Thread) -> None:
+            release.set()
+            while not harness.bridge._idle:  # it has taken the second call, too
+                time.sleep(0.001)
+            late.append(harness.start(int, "3"))
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_bridge._Thread, "start", no_thread)
+            second = harness.start(int)
+        assert await late[0] == (True, 3)
+        assert await second == (True, 0)
+        assert (await first)[0]
+
+
+async def test_a_thread_that_runs_although_its_start_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is the caller's, the call is the thread's: it is run once."""
+    start = threading.Thread.start
+
+    def start_and_fail(self: threading.Thread) -> None:
+        start(self)
+        raise MemoryError
+
+    async with open_bridge() as harness:
+        future = harness.loop.create_future()
+        with monkeypatch.context() as patch:
+            patch.setattr(_bridge._Thread, "start", start_and_fail)
+            with pytest.raises(MemoryError):
+                harness.bridge.start(future, contextvars.copy_context(), int)
+        assert await future == (True, 0)
+
+
+async def test_the_loops_own_thread_is_told_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are given up in the loop, which refuses a call from threads: a timer does it."""
+    async with open_bridge(max_threads=1) as harness:
+        release = threading.Event()
+        first, second = harness.start(release.wait), harness.start(int)
+        await until(lambda: harness.bridge.busy == 1)
+
+        def refuse(*args: Any, **kwargs: Any) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(harness.loop, "call_soon_threadsafe", refuse)
+            harness.bridge.close()
+        ok, error = await second
+        assert (ok, type(error)) == (False, asyncio.CancelledError)
+        release.set()
+        await first
