@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiopool import Pool, Retry
+from aiopool.health import HealthMonitor
+from aiopool.metrics import observe
 from benchmarks.contenders import Isolation
 from benchmarks.workloads import noop
 
@@ -529,7 +531,7 @@ async def listener(isolation: Isolation, count: int, clock: Clock) -> None:
 async def measured(isolation: Isolation, count: int, clock: Clock) -> None:
     """Jobs are counted and timed by their names."""
     async with Pool(size=100, queue_size=None, isolation=isolation) as pool:
-        pool.metrics()
+        observe(pool)
         await _run_all(pool, count, clock)
 
 
@@ -562,8 +564,8 @@ def _question(ask: Callable[[Pool], object], times: int = 200) -> Verb:
 
 
 VERBS["statistics()"] = _question(lambda pool: pool.statistics())
-VERBS["metrics()"] = _question(lambda pool: pool.metrics())
-VERBS["health()"] = _question(lambda pool: pool.health())
+VERBS["metrics()"] = _question(lambda pool: observe(pool).snapshot())
+VERBS["health()"] = _question(lambda pool: HealthMonitor(pool).report())
 VERBS["get_job()"] = _question(lambda pool: pool.get_job(2))
 
 

@@ -20,6 +20,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from aiopool.health import HealthMonitor
+from aiopool.metrics import observe
 from benchmarks.contenders import Isolation
 from benchmarks.prices import steady
 from benchmarks.steady import OUTSTANDING
@@ -110,13 +112,20 @@ def ways_to_watch() -> list[Way]:
         Way("a listener for failures", listener_for_failures),
         Way("a listener for all events", listener_for_all),
         Way("events() with a reader", reader),
-        Way("metrics", options=(("metrics", True),)),
+        Way("metrics", counted, options=()),
         Way("health, a probe in 4,000 jobs", probed, options=()),
     ]
 
 
 def hear(event: object) -> None:
     """Hear, and do nothing."""
+
+
+@contextlib.asynccontextmanager
+async def counted(pool: Any) -> AsyncIterator[Settle]:
+    """Count and time jobs by their names."""
+    observe(pool)
+    yield settled
 
 
 @contextlib.asynccontextmanager
@@ -178,8 +187,10 @@ async def reader(pool: Any) -> AsyncIterator[Settle]:
 async def probed(pool: Any) -> AsyncIterator[Settle]:
     """Probe once in each turn; the sampler of the loop's lag is on since the first."""
 
+    monitor = HealthMonitor(pool)
+
     async def probe() -> None:
-        pool.health()
+        monitor.report()
 
     yield probe
 
@@ -314,8 +325,8 @@ async def ask(isolation: Isolation, count: int) -> Numbers:
         report = {
             "the test for None_ns": truth_test(times * 1_000),
             "statistics()_us": microseconds(pool.statistics, times),
-            "health()_us": microseconds(pool.health, times),
-            "metrics(), 100 names_us": microseconds(pool.metrics, times // 10),
+            "health()_us": microseconds(HealthMonitor(pool).report, times),
+            "metrics(), 100 names_us": microseconds(observe(pool).snapshot, times // 10),
             "a scrape, 1 name_us": microseconds(lambda: generate_latest(small_registry), times // 10),
             "a scrape, 100 names_us": microseconds(lambda: generate_latest(large_registry), times // 10),
             "a scrape, the machine_us": microseconds(lambda: generate_latest(machine), times // 10),

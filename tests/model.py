@@ -16,7 +16,6 @@ from helpers import balanced, now
 from aiopool import (
     Job,
     JobCancelledError,
-    JobDroppedError,
     JobStatus,
     Pool,
     PoolClosedError,
@@ -26,6 +25,7 @@ from aiopool import (
     current_job,
     events,
 )
+from aiopool.errors import JobDroppedError
 from aiopool.testing import ERRORS
 
 FINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.TIMED_OUT, JobStatus.CANCELLED}
@@ -130,7 +130,7 @@ class World:
         # A blocked submitter gets in with the job that goes: so what came in this moment may have come after it.
         early = now() if self.pool._queue_size is not None else float("inf")
         queued = self.pool.jobs(JobStatus.QUEUED)
-        line = [job for job in queued if job.waits_for == "slot" and job.submitted_at < early]
+        line = [job for job in queued if job.waiting_for == "slot" and job.submitted_at < early]
         best = min(line, key=_location, default=me)
         if _location(best) < _location(me) and not self.drops:
             self.fault(f"{record!r} began before {best!r}")

@@ -909,8 +909,8 @@ class Engine:
         """How many jobs run."""
         return len(self.jobs) - self.queued() - self.scheduled
 
-    def waits_for(self, job: Job[Any]) -> str | None:
-        """Say why a job does not run; see `Job.waits_for`."""
+    def waiting_for(self, job: Job[Any]) -> str | None:
+        """Say why a job does not run; see `Job.waiting_for`."""
         if job._finished_at is not None or job._status is RUNNING:
             return None
         if job._sequence not in self.jobs:

@@ -31,7 +31,7 @@ __all__ = [
     "AttemptRecord",
     "Job",
     "JobExtra",
-    "JobResult",
+    "JobOutcome",
     "OnError",
     "current_job",
     "make_job",
@@ -72,7 +72,7 @@ class AttemptRecord:
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
-class JobResult(Generic[T_co]):
+class JobOutcome(Generic[T_co]):
     """How a job ended: frozen, and safe to keep.
 
     Attributes:
@@ -221,12 +221,12 @@ class Job(Generic[T]):
         return self._attempt
 
     @property
-    def pool(self) -> str:
+    def pool_name(self) -> str:
         """The name of its pool."""
         return self._spec.owner.name
 
     @property
-    def worker(self) -> int | None:
+    def worker_id(self) -> int | None:
         """The number of the worker that runs it; None if it is not running."""
         worker: int | None = self._location.id if self._status is RUNNING else None
         return worker
@@ -257,12 +257,12 @@ class Job(Generic[T]):
         return self._extra is not None and self._extra.leaked
 
     @property
-    def waits_for(self) -> str | None:
+    def waiting_for(self) -> str | None:
         """Why the job does not run; None if it runs, or is done.
 
         `"slot"`, `"room"` (its `submit` waits), `"delay"`, `"backoff"`, `"pool paused"` or `"group paused"`.
         """
-        return self._spec.owner.waits_for(self)
+        return self._spec.owner.waiting_for(self)
 
     def done(self) -> bool:
         """Whether the job has ended, in whichever way."""
@@ -301,7 +301,7 @@ class Job(Generic[T]):
         error: BaseException = self._value[0]
         return error
 
-    def outcome(self) -> JobResult[T]:
+    def outcome(self) -> JobOutcome[T]:
         """Return how the job ended, as a frozen record.
 
         Raises:
@@ -311,7 +311,7 @@ class Job(Generic[T]):
         assert self._finished_at is not None
         ok, extra = self._status is SUCCEEDED, self._extra
         started = self._started_at if self._attempt else self._finished_at
-        return JobResult(
+        return JobOutcome(
             id=self.id,
             name=self._spec.name,
             status=self._status,

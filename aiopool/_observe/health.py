@@ -1,4 +1,4 @@
-"""`pool.health()`: healthy, degraded or failing, with reasons. Probes ask, so it is cheap; nothing runs between them.
+"""What a `HealthMonitor` finds: healthy, degraded or failing, with reasons. It is cheap, and runs only when asked.
 
 `assess` is pure: numbers of now, numbers of a while ago, and limits go in, findings come out. `judge` is given the
 numbers of earlier probes, too, so growth and ratios are judged without a timer of our own; the first probe is judged
@@ -123,7 +123,7 @@ class HealthLimits:
         failing_loop_lag: failing, if it was late by more than this.
 
     Example:
-        Pool(health=HealthLimits(max_wait=5, stuck_after=60))
+        HealthMonitor(pool, limits=HealthLimits(max_wait=5, stuck_after=60))
     """
 
     # The window of most alert rules.
@@ -280,8 +280,3 @@ def report(pool: str, findings: list[Finding]) -> HealthReport:
     """Put findings together, the worst first."""
     findings.sort(key=lambda finding: finding.status is not FAILING)
     return HealthReport(pool, findings[0].status if findings else HEALTHY, tuple(findings))
-
-
-# Users may meet these before they ask the face for them: the address is public from the start.
-for _public in (Finding, HealthLimits, HealthReport, HealthStatus):
-    _public.__module__ = "aiopool"

@@ -72,8 +72,8 @@ def _fields_of(job: Job[Any]) -> dict[str, Any]:
         "job_id": _clean(job.id),
         "job": label_text(job.name),
         "attempt": job.attempt,
-        "worker": job.worker,
-        "pool": label_text(job.pool),
+        "worker": job.worker_id,
+        "pool": label_text(job.pool_name),
     }
 
 
@@ -197,7 +197,7 @@ def configure_logging(
         TypeError: nothing can be written to `stream`.
 
     Example:
-        aiopool.configure_logging("DEBUG", renderer="json")
+        configure_logging("DEBUG", renderer="json")
     """
     number = _level(level)
     if renderer not in ("console", "json"):

@@ -1,7 +1,7 @@
 """`MetricsRecorder`: counts and times jobs by their names; and `Metrics`, the frozen snapshot that users see.
 
 The pool's own counters (`_jobs/statistics.py`) are always on and cost nothing to read. What is here costs a little at
-each job, so it is off until it is wanted: `Pool(metrics=True)`, `pool.measure()`, `pool.metrics()`, or a collector.
+each job, so it is off until it is wanted: by `aiopool.metrics.observe(pool)`, or a collector.
 
 Invariants: a histogram's count is the sum of its buckets, and its sum that of the values; the number of names is
 bounded, whatever users call their jobs: names beyond the bound are counted together, under `"other"`.
@@ -247,8 +247,3 @@ def label_text(text: str, limit: int = MAX_LABEL) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-
-
-# Users may meet these before they ask the face for them: the address is public from the start.
-for _public in (HistogramCounts, JobMetrics, Metrics):
-    _public.__module__ = "aiopool"

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
 
@@ -27,21 +27,17 @@ from aiopool._jobs.restart import Restart
 from aiopool._jobs.retry import Retry
 from aiopool._jobs.statistics import Statistics, adds_up
 from aiopool._jobs.status import JobStatus, PoolStatus
-from aiopool._observe.observers import Tracer
 from aiopool._pool.group import Group
-from aiopool._pool.health_history import HealthHistory
 from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
+from aiopool._runtime.registration import Registration
 from aiopool._runtime.runtime import Runtime, shield
 from aiopool._runtime.signals import OpenPools, SignalHandler, register_open_pool
 from aiopool._runtime.threads import ThreadRunner
 from aiopool.errors import PoolClosedError, RestartLimitError
 
-if TYPE_CHECKING:  # they come with whoever listens, measures or asks
-    from aiopool._observe.health import Check, HealthLimits, HealthReport
-    from aiopool._observe.metrics import Metrics
-    from aiopool._pool.inspector import PoolInspector
+if TYPE_CHECKING:  # they come with whoever listens
     from aiopool.events import EventStream, Listener, PoolEvent
 
 __all__ = ["CancelReport", "Pool"]
@@ -111,10 +107,6 @@ class Pool(Submitter):
         shutdown_timeout: seconds that jobs have to finish when the pool is left or shut down; then they are cancelled.
             The whole end takes this, a grace (twice `cancel_grace`) and a second for callbacks. None: as long as the
             jobs take.
-        metrics: count and time jobs by their names from the opening on; see `measure`.
-        logs, log_level: not `"silent"`: the opening calls `configure_logging(log_level, renderer=logs)`, for the whole
-            program.
-        health: from where on `health()` calls the pool degraded or failing.
         seed: of the pool's random numbers (jitter), for tests.
 
     Example:
@@ -132,10 +124,7 @@ class Pool(Submitter):
         "_closing",
         "_fatal",
         "_groups",
-        "_health",
         "_isolation",
-        "_log_level",
-        "_logs",
         "_max_threads",
         "_on_error",
         "_on_leak",
@@ -172,10 +161,6 @@ class Pool(Submitter):
         restart: Restart | None = None,
         handle_signals: bool = False,
         shutdown_timeout: float | None = None,
-        metrics: bool = False,
-        logs: Literal["silent", "console", "json"] = "silent",
-        log_level: Literal["debug", "info", "warning", "error"] = "info",
-        health: HealthLimits | None = None,
         seed: int | None = None,
     ) -> None:
         check_count("size", size, least=1, most=MAX_SIZE)
@@ -191,8 +176,6 @@ class Pool(Submitter):
         _check_choice("isolation", isolation, ("task", "scope"))
         _check_choice("overflow", overflow, ("wait", "reject", "drop_oldest", "drop_lowest"))
         _check_choice("on_leak", on_leak, ("hold", "replace"))
-        _check_choice("logs", logs, ("silent", "console", "json"))
-        _check_choice("log_level", log_level, ("debug", "info", "warning", "error"))
         options = JobOptions(
             priority=priority,
             timeout=timeout,
@@ -221,11 +204,6 @@ class Pool(Submitter):
         self._closing: asyncio.Task[ShutdownReport] | None = None
         self._report: ShutdownReport | None = None
         self._fatal: BaseException | None = None
-        self._logs: Literal["silent", "console", "json"] = logs
-        self._log_level = log_level
-        self._health = HealthHistory(health)
-        if metrics:
-            self.measure()
 
     # -- open and close ----------------------------------------------------------------------------------------------
 
@@ -236,10 +214,6 @@ class Pool(Submitter):
             raise RuntimeError(
                 f"pool {home.name!r} is {home.status}: it is opened once at a time; make another Pool(...)"
             )
-        if self._logs != "silent":
-            from aiopool._observe.logs import configure_logging
-
-            configure_logging(self._log_level, renderer=self._logs)
         runtime = Runtime(asyncio.get_running_loop(), self._seed)
         self._bridge = ThreadRunner(
             loop=runtime.loop,
@@ -270,7 +244,6 @@ class Pool(Submitter):
             on_give_up=self._give_up,
         )
         self._closing = self._shutdown = self._report = self._fatal = None
-        self._health.opened(runtime.now())
         home.opened(engine, supervisor)
         self._roster = register_open_pool(runtime.loop, self)
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
@@ -427,24 +400,21 @@ class Pool(Submitter):
                 self._roster.broken |= bool(self._report.callback_errors)
             self._state.closed(len(self._report.leaked) if self._report else 0)
 
-    def on_shutdown(self, callback: OnShutdown) -> OnShutdown:
+    def on_shutdown(self, callback: OnShutdown) -> Registration:
         """Have `callback()` called (and awaited, if it is asynchronous) at the end of the shutdown.
 
         All callbacks run at once, begun last in first out. They share what is left of the shutdown's `timeout` and one
         second more; without a timeout they have five seconds. One that fails, or is late and cancelled, does not stop
         the others: it is logged, named in the report, and makes `aiopool.run` exit with 1.
 
-        Usable as a decorator; `remove_on_shutdown` takes it back.
+        Returns:
+            A handle: its `remove()` takes the callback back.
 
         Example:
             pool.on_shutdown(client.aclose)
         """
         self._callbacks.append(callback)
-        return callback
-
-    def remove_on_shutdown(self, callback: OnShutdown) -> None:
-        """Take a callback back; ValueError if it was not added."""
-        self._callbacks.remove(callback)
+        return Registration(lambda: self._callbacks.remove(callback))
 
     def _give_up(self, fault: BaseException) -> None:
         """Workers crashed too often: fail visibly. Every waiting job ends, nothing hangs."""
@@ -713,18 +683,6 @@ class Pool(Submitter):
             stream.close()  # there is nothing to hear any more
         return stream
 
-    def add_recorder(self, recorder: Tracer) -> None:
-        """Have a recorder look at every attempt: for tracers, which need the job itself and its context.
-
-        It is called before the first line of an attempt, inside of the job's context, and at its end; see `Tracer`.
-        It must be quick, and touch nothing. One that raises is logged once, and removed. For all else: `listen`.
-        """
-        self._state.observers.add_tracer(recorder)
-
-    def remove_recorder(self, recorder: Tracer) -> None:
-        """Take a recorder back, if it is there."""
-        self._state.observers.remove_tracer(recorder)
-
     # -- questions ---------------------------------------------------------------------------------------------------
 
     @property
@@ -755,7 +713,7 @@ class Pool(Submitter):
         return self._engine("get_job").get_job(id)
 
     def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
-        """Return the live jobs, the oldest first; each says in `job.waits_for` why it does not run.
+        """Return the live jobs, the oldest first; each says in `job.waiting_for` why it does not run.
 
         A copy of all of them is made: 3 ms for 100,000 live jobs, in which the event loop does nothing else.
         `statistics()` counts them at no such price.
@@ -800,76 +758,6 @@ class Pool(Submitter):
             threads_abandoned=bridge.abandoned,
         )
 
-    def measure(
-        self,
-        *,
-        wait_buckets: Sequence[float] | None = None,
-        run_buckets: Sequence[float] | None = None,
-        max_names: int | None = None,
-    ) -> None:
-        """Count and time jobs by their names from now on, and watch how late the event loop is.
-
-        Off until it is asked for, because it costs each job a little; the numbers of `statistics()` are always on.
-        Calling it again changes nothing, unless it asks for something else: then counting begins anew. Counts begin at
-        each opening of the pool.
-
-        Args:
-            wait_buckets, run_buckets: upper bounds of the histograms, in seconds, rising; from 1 ms to 10 minutes by
-                default.
-            max_names: how many names are told apart, 100 by default; the rest are counted as `"other"`.
-
-        Example:
-            pool.measure(run_buckets=(0.1, 1, 10, 60))
-        """
-        if max_names is not None:
-            check_count("max_names", max_names)
-        _survey(self._state).measure(wait_buckets=wait_buckets, run_buckets=run_buckets, max_names=max_names)
-
-    def metrics(self) -> Metrics:
-        """Return the pool in numbers and histograms, of one moment, as a frozen snapshot; from any thread.
-
-        The first call switches `measure` on. In another thread than the loop's it waits for the loop, for at most a
-        quarter of a second.
-
-        Example:
-            slow = pool.metrics().jobs["fetch"].run.quantile(0.95)
-        """
-        self._engine("metrics")
-        if self._state.observers.recorder is None:
-            self.measure()
-        return _survey(self._state).metrics(self.statistics)
-
-    def health(self) -> HealthReport:
-        """Return how the pool is, and why: healthy, degraded or failing; from any thread, in any state, at any time.
-
-        Cheap enough for a probe: it compares the numbers of now with those of earlier calls and with the limits
-        (`HealthLimits`), and runs your own checks. Nothing runs between calls, but for a look at the event loop twice a
-        second after the first.
-
-        Example:
-            report = pool.health()
-            return Response(str(report.status), status_code=200 if report.ready else 503)
-        """
-        return _survey(self._state).health(self._health)
-
-    def add_health_check(self, check: Check, /, *, name: str | None = None) -> Check:
-        """Have `check()` called by each `health()`; usable as a decorator.
-
-        Args:
-            check: a quick plain function, called where `health()` is. It returns None if all is well, a text (the pool
-                is degraded), or a `Finding`. If it raises, the pool is failing: nobody can say that all is well.
-            name: what the finding is called; the function's name by default.
-
-        Example:
-            pool.add_health_check(lambda: None if database.connected else "no database", name="database")
-        """
-        self._health.add(check, name)
-        return check
-
-    def remove_health_check(self, check: Check) -> None:
-        """Take a check back; ValueError if it was not added."""
-        self._health.remove(check)
-
     def _engine(self, what: str) -> Engine:
         engine = self._state.engine
         if engine is None:
@@ -898,14 +786,7 @@ class Pool(Submitter):
 
 
 # What may be asked from any thread.
-_READERS = frozenset(("get_job", "health", "jobs", "metrics", "statistics"))
-
-
-def _survey(home: PoolState) -> PoolInspector:
-    """Return a look at a pool: the one door behind which metrics and health are."""
-    from aiopool._pool.inspector import PoolInspector
-
-    return PoolInspector(home)
+_READERS = frozenset(("get_job", "jobs", "statistics"))
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

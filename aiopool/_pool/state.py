@@ -22,7 +22,8 @@ from aiopool._runtime.hooks import HookGuard
 from aiopool._runtime.loop_lag import LoopLag
 from aiopool.errors import PoolClosedError
 
-if TYPE_CHECKING:  # it comes with whoever measures
+if TYPE_CHECKING:  # they come with whoever measures or asks
+    from aiopool._observe.health import HealthLimits
     from aiopool._observe.metrics import MetricsRecorder
 
 __all__ = ["PoolState"]
@@ -37,10 +38,12 @@ class PoolState:
         "close_waiters",
         "engine",
         "failure",
+        "health_limits",
         "hooks",
         "lag",
         "name",
         "observers",
+        "opened_at",
         "options",
         "overflow",
         "status",
@@ -59,11 +62,14 @@ class PoolState:
         self.observers = Observers(name, self.hooks)
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open
         self._measures_loop = False
+        self.opened_at = 0.0
+        self.health_limits: HealthLimits | None = None  # what the settings say: the default of a `HealthMonitor`
         self.close_waiters: dict[asyncio.Future[None], None] = {}  # who waits for the end of the pool
 
     def opened(self, engine: Engine, supervisor: Supervisor) -> None:
         """Take jobs from now on, and tell."""
         self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
+        self.opened_at = engine.runtime.now()
         self.hooks.end_program = engine.end_program
         self.observers.attach(engine.runtime, engine.observe)
         self._start_lag()
@@ -147,9 +153,9 @@ class PoolState:
         """See `Job.set_timeout`."""
         self._open_engine().set_timeout(job, seconds)
 
-    def waits_for(self, job: Job[Any]) -> str | None:
-        """See `Job.waits_for`."""
-        return self._open_engine().waits_for(job)
+    def waiting_for(self, job: Job[Any]) -> str | None:
+        """See `Job.waiting_for`."""
+        return self._open_engine().waiting_for(job)
 
     def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
         """Wait until a job is done; the waiter lends its slot, if it has one here."""

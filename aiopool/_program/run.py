@@ -9,7 +9,7 @@ Every step has its time limit. Invariant: once a signal has come, the process en
 whatever the jobs, `main` and the services do; what would not end is named in the log, and no service outlives it.
 
 Who started the program is told how far it is (`_notifier`). As process 1 of a container it reaps the orphans that are
-given to it (`_orphans`).
+given to it (`orphans.py`).
 
 This module knows signals, `main` and the pools that are open. How a pool ends is its own affair, and how services end
 that of `_companions`.
@@ -38,10 +38,10 @@ from aiopool._program.service_sequence import ServiceSequence
 from aiopool._program.systemd import SystemdNotifier
 from aiopool._runtime.signals import OpenPools, SignalHandler
 from aiopool.errors import JobCancelledError, PoolClosedError
-from aiopool.services._orphans import OrphanReaper, is_init
 
 if TYPE_CHECKING:  # large, and seldom used: whoever has one has imported it
-    from aiopool.services._registry import ServiceRegistry
+    from aiopool._program.orphans import OrphanReaper
+    from aiopool.services import ServiceRegistry
 
 __all__ = ["run"]
 
@@ -162,8 +162,9 @@ def _check(main: object, services: object, timeout: float | None, grace: float) 
         raise TypeError(f"run() takes an async function, not {main!r}: write aiopool.run(main)")
     if services is not None and not hasattr(services, "stop_all"):
         raise TypeError(
-            f"run() takes a registry of services, not {services!r}: write registry = aiopool.ServiceRegistry(), "
-            "registry.add(type, service) for each, and aiopool.run(main, services=registry)"
+            f"run() takes a registry of services, not {services!r}: write registry = "
+            "aiopool.services.ServiceRegistry(), registry.add(type, service) for each, "
+            "and aiopool.run(main, services=registry)"
         )
     if timeout is not None:
         check_seconds("timeout", timeout)
@@ -176,6 +177,13 @@ def _check(main: object, services: object, timeout: float | None, grace: float) 
         "run() starts an event loop, and one runs in this thread: write `async with Pool(...) as pool:` there, with "
         "handle_signals=True if it shall hear signals"
     )
+
+
+def _reaper() -> OrphanReaper:
+    """Return what reaps orphans: for a process to which they are given, the first one of its pid namespace."""
+    from aiopool._program.orphans import OrphanReaper
+
+    return OrphanReaper()
 
 
 @final
@@ -199,7 +207,7 @@ class _ProgramRun(Generic[R]):
         # Who started the program listens to its main thread only: a run in another one is not the program.
         program = threading.current_thread() is threading.main_thread()
         self._notifier = SystemdNotifier(os.environ if program else {})
-        self._orphans = OrphanReaper() if program and is_init() else None
+        self._orphans = _reaper() if program and os.getpid() == 1 and sys.platform.startswith("linux") else None
         self._roster: OpenPools
         self._main: asyncio.Task[R]
         self._stopping: asyncio.Task[None] | None = None

@@ -1,4 +1,4 @@
-"""`LoopLag`: a look at the event loop twice a second, for `pool.metrics()` and `pool.health()`."""
+"""`LoopLag`: a look at the event loop twice a second, for metrics and health."""
 
 from __future__ import annotations
 

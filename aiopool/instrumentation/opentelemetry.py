@@ -3,8 +3,8 @@
 The span of an attempt is current inside of the job, in the loop and in threads, so that spans of libraries hang below
 it. It hangs below the span that was current where the job was submitted, or is linked to it.
 
-It is a recorder (`Pool.add_recorder`): called in the context of the job, before its first line, and at its end. Nothing
-runs between; gauges are read when a reader of the SDK asks.
+It is a tracer (`instrumentation.tracing`): called in the context of the job, before its first line, and at its end.
+Nothing runs between; gauges are read when a reader of the SDK asks.
 
 The SDK knows one instrument by one name, and forgets the callbacks of a second one. So the pools of a meter provider
 share one set of instruments, whose callbacks ask all of them; pools of the same name are told apart by a number.
@@ -20,6 +20,7 @@ from typing import Any, Literal, final
 from aiopool import Job, JobStatus, Pool, Statistics
 from aiopool._observe.metrics import label_text
 from aiopool._runtime.faults import describe_error
+from aiopool.instrumentation.tracing import add_tracer
 
 try:
     from opentelemetry import context as otel_context
@@ -57,7 +58,7 @@ _GAUGES = (
 
 @final
 class Instrumentation:
-    """What `instrument` has attached to a pool. A recorder: the pool calls `started`, `retrying` and `ended`."""
+    """What `instrument` has attached to a pool. A tracer: the pool calls `started`, `retrying` and `ended`."""
 
     def __init__(
         self,
@@ -76,13 +77,11 @@ class Instrumentation:
         self._active = True
         if instruments is not None:
             self._label = instruments.add(self)
-        pool.add_recorder(self)
+        self._registration = add_tracer(pool, self)
 
     def remove(self) -> None:
         """Record no more. Spans of attempts that run are ended now; removing twice is removing once."""
-        pool = self._pool()
-        if pool is not None and self._active:
-            pool.remove_recorder(self)
+        self._registration.remove()
         self._active = False
         if self._instruments is not None:
             self._instruments.discard(self)

@@ -1,6 +1,6 @@
 """Collectors for `prometheus_client`: they read a pool, and the machine, when they are scraped, and do nothing else.
 
-`PoolCollector` needs no thread and no timer: a scrape asks each pool for its `metrics()`, which are all of one moment.
+`PoolCollector` needs no thread and no timer: a scrape takes a snapshot of each pool, all of one moment.
 The sets of labels are bounded, whatever users call their jobs: at most `max_names` names of jobs and 20 priorities for
 each pool; the rest is `"other"`.
 
@@ -21,7 +21,8 @@ import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from aiopool import HistogramCounts, Metrics, Pool
+from aiopool import Pool
+from aiopool.metrics import HistogramCounts, Metrics, observe
 
 __all__ = ["PoolCollector", "SystemCollector"]
 
@@ -54,14 +55,14 @@ _OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled")
 class PoolCollector(Collector):
     """Exports pools to Prometheus. Register it once, with as many pools as there are; `add` more at any time.
 
-    Attaching a pool switches its `measure` on. A pool that was never opened has no series; one that is closed keeps its
-    last counts; one that is gone is gone. Counters begin anew when a pool is opened again, as after a restart of the
-    program: `rate()` and `increase()` know that.
+    Adding a pool calls `aiopool.metrics.observe`. A pool that was never opened has no series; one that is closed keeps
+    its last counts; one that is gone is gone. Counters begin anew when a pool is opened again, as after a restart of
+    the program: `rate()` and `increase()` know that.
 
     Args:
         pools: pools, open or not. Two with the same name are told apart by a number: `mail`, `mail-2`.
         namespace: the first word of every name.
-        wait_buckets, run_buckets, max_names: as in `Pool.measure`.
+        wait_buckets, run_buckets, max_names: as in `aiopool.metrics.observe`.
 
     Raises:
         ValueError: the namespace is no word.
@@ -98,7 +99,7 @@ class PoolCollector(Collector):
             raise TypeError(
                 f"PoolCollector takes pools, not {pool!r} ({type(pool).__name__}): write PoolCollector(pool)"
             )
-        pool.measure(**self._measure)
+        observe(pool, **self._measure)
         self._pools = (*(ref for ref in self._pools if ref() not in (None, pool)), weakref.ref(pool))
 
     def remove(self, pool: Pool) -> None:
@@ -116,7 +117,7 @@ class PoolCollector(Collector):
         for ref in self._pools:
             pool = ref()
             if pool is not None and pool.status != "new":
-                metrics = pool.metrics()
+                metrics = observe(pool).snapshot()
                 name, number = metrics.pool, 2
                 while name in names:
                     name, number = f"{metrics.pool}-{number}", number + 1

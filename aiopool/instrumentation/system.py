@@ -1,4 +1,4 @@
-"""`machine_check`: whether the machine has CPU, memory and disk left, as a check for `pool.add_health_check`."""
+"""`machine_check`: whether the machine has CPU, memory and disk left, as a check for a `HealthMonitor`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
-from aiopool import Finding, HealthStatus
+from aiopool.health import Finding, HealthStatus
 
 __all__ = ["machine_check"]
 
@@ -26,7 +26,7 @@ def machine_check(
         disks: paths on the file systems to look at; one that is not there is left out.
 
     Example:
-        pool.add_health_check(machine_check(disks=["/var/lib/spool"]), name="machine")
+        HealthMonitor(pool, checks={"machine": machine_check(disks=["/var/lib/spool"])})
     """
     limits: dict[str, float] = {}
     for name, limit in (("cpu", cpu), ("memory", memory), ("disk", disk)):

@@ -11,18 +11,14 @@ General layout, from the ground up; each file uses only what lies below it:
                   those of earlier runs
     the registry  _status: what it tells; _registry: `ServiceRegistry`
 
-The names are part of the face: `aiopool.ServiceRegistry`, `aiopool.Command`. `import aiopool` does not load this
-package, and each name loads no more than it needs: a child that asks for `die_with_parent` wants to start quickly.
+`import aiopool` does not load this package.
 """
 
-import importlib as _importlib
-import typing as _typing
-
-if _typing.TYPE_CHECKING:
-    from aiopool.services._command import Command
-    from aiopool.services._die_with_parent import die_with_parent
-    from aiopool.services._registry import ServiceRegistry
-    from aiopool.services._status import RegistryStatus, ServiceStatus, StopReport, TypeReport
+from aiopool._runtime.public import publish as _publish
+from aiopool.services._command import Command
+from aiopool.services._die_with_parent import die_with_parent
+from aiopool.services._registry import ServiceRegistry
+from aiopool.services._status import RegistryStatus, ServiceStatus, StopReport, TypeReport
 
 __all__ = [
     "Command",
@@ -34,22 +30,4 @@ __all__ = [
     "die_with_parent",
 ]
 
-_HOMES = {
-    "Command": "_command",
-    "RegistryStatus": "_status",
-    "ServiceRegistry": "_registry",
-    "ServiceStatus": "_status",
-    "StopReport": "_status",
-    "TypeReport": "_status",
-    "die_with_parent": "_die_with_parent",
-}
-
-
-def __getattr__(name: str) -> _typing.Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(_importlib.import_module(f"aiopool.services.{_HOMES[name]}"), name)
-    # The public address, so that tracebacks, pickles and docs say `aiopool.Command`.
-    found.__module__ = "aiopool"
-    globals()[name] = found
-    return found
+_publish(globals())

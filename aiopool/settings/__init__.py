@@ -12,10 +12,10 @@ General layout, from the ground up; each file uses only what lies below it:
 `import aiopool` does not load this package, nor pydantic; and a pool knows nothing of it.
 """
 
+from aiopool._runtime.public import publish as _publish
 from aiopool.errors import SettingsError, SettingsProblem
 from aiopool.settings._pool_settings import PoolSettings
 
 __all__ = ["PoolSettings", "SettingsError", "SettingsProblem"]
 
-# The public address, so that tracebacks, pickles and docs say `aiopool.settings.PoolSettings`.
-PoolSettings.__module__ = "aiopool.settings"
+_publish(globals())

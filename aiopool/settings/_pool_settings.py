@@ -1,8 +1,8 @@
 """Settings of a pool, from arguments, the environment, a `.env` file, and a YAML, TOML or JSON file.
 
-`PoolSettings` has a field for each argument of `Pool(...)`, with the same name, meaning and default; a test compares
-them. Each value comes from the highest source that gives it; a setting with fields of its own (`retry`) is merged field
-by field:
+`PoolSettings` has a field for each argument of `Pool(...)`, with the same name, meaning and default (a test compares
+them), and four for what watches a pool: `metrics`, `logs`, `log_level`, `health`. Each value comes from the highest
+source that gives it; a setting with fields of its own (`retry`) is merged field by field:
 
     arguments  >  AIOPOOL_SIZE=4  >  .env  >  settings file  >  defaults
 
@@ -31,6 +31,7 @@ from aiopool._jobs.retry import Retry
 from aiopool._observe.health import HealthLimits
 from aiopool._pool.pool import Pool
 from aiopool.errors import SettingsError, SettingsProblem
+from aiopool.metrics import observe
 from aiopool.settings import _kinds as kinds
 from aiopool.settings._files import Unreadable, suffix_of, written
 from aiopool.settings._layer import DEFAULT, PREFIX, Layer, LayerSource, shown
@@ -43,6 +44,8 @@ _LAYERS: Final = "\0layers"
 _ENV_FILE: Final = ".env"
 _TOLD: Final = 50  # problems in one text; a file of another program has many
 _DEFAULT_ENV_FILE: Final = object()
+# What is no argument of `Pool(...)`; `create_pool` brings these about.
+_WATCHING: Final = frozenset(("logs", "log_level", "metrics", "health"))
 
 
 @final
@@ -217,7 +220,7 @@ class PoolSettings(BaseSettings):
         Example:
             patient = settings.replace(retry={"attempts": 10}, timeout=None)
         """
-        own = {name: _opened(value, changes.get(name)) for name, value in self.to_arguments().items()}
+        own = {name: _opened(value, changes.get(name)) for name, value in self._values().items()}
         origins = {tuple(name.split(".")): origin for name, origin in self._origins.items()}
         sources = Sources(self._schema, changes, environ={})
         sources.layers.append(Layer(DEFAULT, own, origins))
@@ -248,16 +251,29 @@ class PoolSettings(BaseSettings):
     def create_pool(self) -> Pool:
         """Make a pool of these settings; each call makes another one.
 
-        Pools that are made of the same settings share a retry budget, if there is one.
+        `metrics` calls `aiopool.metrics.observe(pool)`. `logs` calls `configure_logging(log_level, renderer=logs)`, for
+        the whole program. `health` is the default of each `HealthMonitor(pool)`. Pools that are made of the same
+        settings share a retry budget, if there is one.
 
         Example:
             async with PoolSettings.load("aiopool.yaml", size=4).create_pool() as pool:
                 ...
         """
-        return Pool(**self.to_arguments())
+        pool = Pool(**self.to_arguments())
+        pool._state.health_limits = self.health
+        if self.metrics:
+            observe(pool)
+        if self.logs != "silent":
+            from aiopool._observe.logs import configure_logging  # it loads structlog
+
+            configure_logging(self.log_level, renderer=self.logs)
+        return pool
 
     def to_arguments(self) -> dict[str, Any]:
-        """Return the arguments for `Pool(...)`, as `create_pool` gives them."""
+        """Return the arguments for `Pool(...)`, as `create_pool` gives them: all but what watches it."""
+        return {name: value for name, value in self._values().items() if name not in _WATCHING}
+
+    def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._schema}
 
     def to_dict(self) -> dict[str, Any]:
@@ -307,14 +323,14 @@ class PoolSettings(BaseSettings):
 
     def __eq__(self, other: object) -> bool:
         """Whether all values are equal, wherever they came from."""
-        return isinstance(other, PoolSettings) and self.to_arguments() == other.to_arguments()
+        return isinstance(other, PoolSettings) and self._values() == other._values()
 
     def __hash__(self) -> int:
-        return hash(tuple(self.to_arguments().values()))
+        return hash(tuple(self._values().values()))
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         fields = type(self).model_fields
-        return ((name, value) for name, value in self.to_arguments().items() if value != fields[name].default)
+        return ((name, value) for name, value in self._values().items() if value != fields[name].default)
 
 
 PoolSettings._schema = {

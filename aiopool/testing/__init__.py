@@ -19,6 +19,7 @@ or socket write `with loop.hold_clock(): …`. To test what happens when a threa
 use `offload="leap"`, or the real clock. A schedule with threads or I/O in it is not repeated by its seed.
 """
 
+from .._runtime.public import publish as _publish
 from ._explore import DELAYS, Exploration, explore
 from ._failing import CALLS, ERRORS, FailedCalls, FailingCall, fail_calls
 from ._leaks import LeakError, assert_no_leaks
@@ -49,8 +50,4 @@ __all__ = [
     "wait_until",
 ]
 
-# Public names carry the public address, so that a failure says `aiopool.testing.DeadlockError`.
-for _name in __all__:
-    _object = globals()[_name]
-    if getattr(_object, "__module__", "").startswith("aiopool.testing."):
-        _object.__module__ = "aiopool.testing"
+_publish(globals())

@@ -9,10 +9,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from aiopool import HealthReport, QueueFullError
+from aiopool import QueueFullError
+from aiopool.health import HealthMonitor, HealthReport
 from aiopool.settings import PoolSettings
 
 pool = PoolSettings(name="web").create_pool()  # AIOPOOL_SIZE, AIOPOOL_SHUTDOWN_TIMEOUT, ...
+monitor = HealthMonitor(pool)
 
 
 async def handle(order: int) -> None:
@@ -34,12 +36,12 @@ def answer(report: HealthReport, good: bool) -> JSONResponse:
 
 
 async def ready(request: Request) -> JSONResponse:
-    report = pool.health()
+    report = monitor.report()
     return answer(report, report.ready)
 
 
 async def live(request: Request) -> JSONResponse:
-    report = pool.health()
+    report = monitor.report()
     return answer(report, report.live)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import pickle
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import aiopool
-from aiopool import events, services, testing
+from aiopool import events, testing
 from aiopool.errors import JobTimeoutError
 
 PACKAGE = Path(aiopool.__file__).parent
@@ -37,9 +38,8 @@ def test_nothing_public_is_missing_in_the_list():
         for name, value in vars(aiopool).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    modules = set(aiopool.__all__) - set(NAMES)
-    assert public | set(aiopool._LATER) - modules == set(NAMES)
-    assert set(services.__all__) == set(services._HOMES) <= set(NAMES)
+    assert public == set(NAMES) == set(aiopool.__all__)
+    assert len(aiopool.__all__) <= 30
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,7 +58,7 @@ def test_each_name_comes_from_one_place(name):
 def test_each_name_is_explained(name):
     """A public class or function has a docstring of its own, and so has each of its public methods."""
     thing = getattr(aiopool, name)
-    assert thing.__module__ == "aiopool"
+    assert thing.__module__ == ("aiopool.errors" if name.endswith("Error") else "aiopool")
     doc = inspect.getdoc(thing)
     assert doc, name
     assert not doc.startswith(f"{name}("), "the docstring that dataclasses make up"
@@ -87,26 +87,51 @@ def test_what_is_frozen_can_be_pickled_by_its_public_address():
     assert pickle.loads(pickle.dumps(aiopool.JobStatus.QUEUED)) is aiopool.JobStatus.QUEUED
 
 
-LATE_RECORDS = """
+PUBLIC = "aiopool errors events from_thread health metrics services settings testing".split()
+PUBLIC += ["instrumentation." + name for name in "logging opentelemetry prometheus system tracing".split()]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_what_a_public_module_lists_says_so(module):
+    """Tracebacks, pickles and docs say `aiopool.Job` and `aiopool.health.Finding`: no private address is shown."""
+    found = importlib.import_module(module if module == "aiopool" else f"aiopool.{module}")
+    for name in found.__all__:
+        thing = getattr(found, name)
+        if isinstance(thing, (type, types.FunctionType)):
+            assert "._" not in thing.__module__, name
+            assert getattr(importlib.import_module(thing.__module__), name) is thing
+
+
+RECORDS = """
 import asyncio, pickle
 from aiopool import Pool
+from aiopool.health import HealthMonitor
+from aiopool.metrics import observe
 
 async def main():
-    async with Pool(metrics=True) as pool:
-        await pool.run(asyncio.sleep, 0)
-        return pool.metrics()
+    async with Pool() as pool:
+        metrics = observe(pool)
+        job = await pool.submit(asyncio.sleep, 0)
+        await job
+        return job.outcome(), await pool.cancel(job.id), metrics.snapshot()
 
-report, jobs = Pool().health(), asyncio.run(main()).jobs["sleep"]
-for record in (report, report.findings[0], report.status, jobs, jobs.run):
+outcome, cancelled, snapshot = asyncio.run(main())
+report, jobs = HealthMonitor(Pool()).report(), snapshot.jobs["sleep"]
+for record in (outcome, cancelled, snapshot.statistics, report, report.findings[0], report.status, jobs, jobs.run):
     assert b"aiopool._" not in pickle.dumps(record), record
     assert pickle.loads(pickle.dumps(record)) == record
 """
 
 
-def test_what_comes_late_has_the_public_address_at_once():
-    """A report that was made before anybody asked the face for its class says `aiopool` in its pickle, too."""
-    run = subprocess.run([sys.executable, "-c", LATE_RECORDS], capture_output=True, text=True, cwd=PACKAGE.parent)
+def test_records_are_pickled_by_their_public_address():
+    """What a pool reports can be sent to another process, and says `aiopool` in its pickle."""
+    run = subprocess.run([sys.executable, "-c", RECORDS], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert run.returncode == 0, run.stderr
+
+
+def test_the_version_is_that_of_the_package():
+    """`aiopool.__version__` and the metadata of the installed package say the same."""
+    assert aiopool.__version__ == importlib.metadata.version("aiopool")
 
 
 def assigned(source: str, attribute: str) -> list[int]:

@@ -22,7 +22,7 @@ FACE = "aiopool"
 
 # From the ground up: a room may import what stands before it, and nothing behind it.
 ROOMS = """
-    errors _runtime from_thread _jobs events _observe _engine _pool settings services _program
+    errors _runtime from_thread _jobs events _observe _engine _pool metrics health settings services _program
     aiopool
     testing instrumentation pytest_plugin cli __main__
 """.split()
@@ -36,9 +36,8 @@ LATE = {
         "_observe.observers",
         "_observe.emitter",
     ): "the classes of events take long to make, and most programs have no listener",
-    ("_pool.pool", "_observe.logs"): "it names all classes of events, and logs are off until they are asked for",
-    ("_pool.inspector", "_observe.metrics"): "a probe of health does not load what measures jobs",
-    ("_pool.pool", "_pool.inspector"): "metrics and health are off until they are asked for",
+    ("_program.run", "_program.orphans"): "only process 1 of a container reaps orphans",
+    ("settings._pool_settings", "_observe.logs"): "logs are off until they are asked for",
     ("services._process", "services._process_posix"): "psutil is not loaded on Linux, where it is slow",
 }
 
@@ -175,10 +174,11 @@ LOADED = """
     _engine _engine.admission _engine.deadlines _engine.engine _engine.error_reporter _engine.groups
     _engine.join_waiters _engine.lending _engine.queue _engine.slots _engine.supervisor _engine.worker _jobs _jobs.job
     _jobs.options _jobs.outcome _jobs.restart _jobs.retry _jobs.retry_budget _jobs.spec _jobs.statistics
-    _jobs.status _jobs.stop _jobs.waiters _observe _observe.observer _observe.observers _pool _pool.block _pool.group
-    _pool.health_history _pool.map _pool.map_feed _pool.pool _pool.shutdown _pool.state _pool.submitter _runtime
-    _runtime.eager _runtime.faults _runtime.hooks _runtime.loop_lag _runtime.runtime _runtime.signals
-    _runtime.threads _runtime.timers _runtime.validation errors from_thread
+    _jobs.status _jobs.stop _jobs.waiters _observe _observe.observer _observe.observers _pool _pool.block
+    _pool.group _pool.map _pool.map_feed _pool.pool _pool.shutdown _pool.state _pool.submitter _program _program.run
+    _program.service_sequence _program.systemd _runtime _runtime.eager _runtime.faults
+    _runtime.hooks _runtime.loop_lag _runtime.public _runtime.registration _runtime.runtime _runtime.signals
+    _runtime.threads _runtime.timers _runtime.validation errors events from_thread
 """
 
 
@@ -202,7 +202,7 @@ def test_the_import_is_light():
 
 
 def test_the_import_loads_what_every_pool_needs_and_nothing_else():
-    """Events, metrics, health, logs and `run` come with their first use, and so does what stands on other libraries."""
+    """Metrics, health, logs and services come with their import, and so does what stands on other libraries."""
     ours = run_alone("import sys, aiopool; print(*(m for m in sys.modules if m.startswith('aiopool.')))")
     assert {short(module) for module in ours} == set(LOADED.split())
 
@@ -229,13 +229,3 @@ print(*(m for m in sys.modules if m.startswith("aiopool.")))
 def test_the_life_of_a_pool_loads_nothing_more():
     """Where nobody listens, measures or asks, a pool needs no more from its opening to its end than the import gave."""
     assert {short(module) for module in run_alone(WHOLE_LIFE)} == set(LOADED.split())
-
-
-def test_a_child_that_dies_with_its_parent_starts_quickly():
-    """`die_with_parent` comes without the registry: nothing but ctypes is loaded for it."""
-    script = (
-        "import sys, aiopool; before = set(sys.modules); aiopool.die_with_parent; "
-        "print(*sorted({m for m in set(sys.modules) - before if 'ctypes' not in m}))"
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
-    assert run.stdout.split() == ["aiopool.services", "aiopool.services._die_with_parent"]

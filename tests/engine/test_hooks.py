@@ -11,6 +11,8 @@ from helpers import assert_counters_balance, double, virtual
 from hostile import BASE_KINDS, Stop, all_bombs, object_whose_everything_raises
 
 from aiopool import JobStatus, Pool, Retry
+from aiopool.health import HealthMonitor
+from aiopool.instrumentation.tracing import add_tracer
 from aiopool.testing import run_virtual, settle
 
 ENDING = (SystemExit, KeyboardInterrupt, Stop)
@@ -76,15 +78,13 @@ async def done_callback_in_a_job(pool, raising):
 
 
 async def health_check(pool, raising):
-    pool.add_health_check(raising, name="mine")
-    report = pool.health()
+    report = HealthMonitor(pool, checks={"mine": raising}).report()
     assert [finding.check for finding in report.findings] == ["mine"]
-    pool.remove_health_check(raising)
 
 
 def recorder(method):
     async def place(pool, raising):
-        pool.add_recorder(Recorder(method, raising))
+        add_tracer(pool, Recorder(method, raising))
         flaky = pool.with_options(retry=Retry(attempts=2, delay=0))
         job = await flaky.submit(fail)
         await job.wait()
@@ -192,8 +192,8 @@ async def test_a_hook_may_be_any_object_and_return_any(isolation, caplog):
         await pool.submit(fail)
         job = await pool.submit(double, 1)
         job.add_done_callback(lambda job: thing)
-        pool.add_health_check(lambda: thing, name="odd")
-        assert [finding.check for finding in pool.health().findings] == ["odd"]
+        report = HealthMonitor(pool, checks={"odd": lambda: thing}).report()
+        assert [finding.check for finding in report.findings] == ["odd"]
         await pool.join()
         await settle()
         assert await pool.run(double, 1) == 2

@@ -15,7 +15,7 @@ import pytest
 from helpers import assert_counters_balance, double, now, virtual
 from hostile import BASE_KINDS, Frozen, all_bombs, exceptions, object_whose_everything_raises
 
-from aiopool import Pool, Retry, configure_logging
+from aiopool import Pool, Retry
 from aiopool._runtime.faults import (
     describe,
     describe_error,
@@ -27,7 +27,7 @@ from aiopool._runtime.faults import (
     traceback_of,
     type_name,
 )
-from aiopool.instrumentation.logging import reset_logging
+from aiopool.instrumentation.logging import configure_logging, reset_logging
 
 pytestmark = pytest.mark.both_isolations
 

@@ -458,7 +458,7 @@ async def test_two_pools_in_a_ring(isolation):
 
         job = await a.submit(first)
         await settle()
-        assert [(j.pool, j.name.rpartition(".")[2], j.waits_for) for p in (a, b) for j in p.jobs()] == [
+        assert [(j.pool_name, j.name.rpartition(".")[2], j.waiting_for) for p in (a, b) for j in p.jobs()] == [
             ("a", "first", None),
             ("a", "echo", "slot"),
             ("b", "second", None),

@@ -125,7 +125,7 @@ async def test_a_delayed_job_does_not_hold_up_the_line(isolation):
         late = await pool.with_options(delay=1.5).submit(log.start, "late")
         for name in "abc":
             await pool.submit(log.start, name, 1)
-        assert (late.status, late.waits_for) == ("scheduled", "delay")
+        assert (late.status, late.waiting_for) == ("scheduled", "delay")
     assert log == ["a", "b", "late", "c"]
 
 
@@ -317,7 +317,7 @@ async def test_pause_and_resume_keep_the_order(isolation):
                 await pool.with_options(priority=priority).submit(log.start, n)
             await advance(5)
             assert log == []
-            assert {waiting.waits_for for waiting in pool.jobs()} == {"pool paused"}
+            assert {waiting.waiting_for for waiting in pool.jobs()} == {"pool paused"}
     assert log == [2, 4, 0, 1, 3]
 
 
@@ -333,7 +333,7 @@ async def test_a_paused_group_steps_aside(isolation):
             await (mail if n % 2 == 0 else pool).submit(log.start, n, 1)
         await advance(1.5)
         assert log == [1]
-        assert [waiting.waits_for for waiting in pool.jobs("queued")] == ["group paused", "group paused", "slot"]
+        assert [waiting.waiting_for for waiting in pool.jobs("queued")] == ["group paused", "group paused", "slot"]
         pool.resume(group="mail")
     assert log == [1, 0, 2, 3]
 

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from helpers import assert_counters_balance, echo, nap, now, virtual
 
-from aiopool import JobCancelledError, JobDroppedError, Pool, PoolClosedError, QueueFullError, Retry
+from aiopool import JobCancelledError, Pool, PoolClosedError, QueueFullError, Retry
+from aiopool.errors import JobDroppedError
 from aiopool.testing import advance, settle
 
 
@@ -125,7 +126,7 @@ async def test_a_job_that_waits_for_room_can_be_cancelled_by_its_id(isolation):
         await settle()
         found = pool.get_job("x")
         assert found is not None
-        assert found.waits_for == "room"
+        assert found.waiting_for == "room"
         waiter = asyncio.create_task(found.wait())
         await settle()
         report = await pool.cancel("x", reason="changed my mind")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aiopool import JobOptions, JobQueue
-from aiopool._engine.queue import MAX_FIFOS, MIN_STALE
+from aiopool import JobOptions
+from aiopool._engine.queue import MAX_FIFOS, MIN_STALE, JobQueue
 from aiopool._jobs.job import Job
 from aiopool._jobs.options import DEFAULTS
 from aiopool._jobs.spec import JobSpec

@@ -98,7 +98,7 @@ async def test_a_cancel_is_never_retried(isolation):
         flaky = Flaky(99)
         job = await pool.submit(flaky)
         await advance(0.5)
-        assert (job.status, job.waits_for) == ("scheduled", "backoff")
+        assert (job.status, job.waiting_for) == ("scheduled", "backoff")
         report = await pool.cancel(job.id)
         assert (report.was, bool(report)) == ("scheduled", True)
         await advance(100)

@@ -12,12 +12,13 @@ import threading
 import pytest
 from helpers import double, forever, now
 
-from aiopool import JobCancelledError, JobStatus, Pool, PoolClosedError, PoolStatus, Restart, RestartLimitError, Retry
+from aiopool import JobCancelledError, JobStatus, Pool, PoolClosedError, PoolStatus, Restart, Retry
 from aiopool._engine.engine import Engine
 from aiopool._engine.queue import JobQueue
 from aiopool._engine.scope_worker import ScopeWorker
 from aiopool._engine.worker import TaskWorker
 from aiopool._runtime.timers import TimerQueue
+from aiopool.errors import RestartLimitError
 from aiopool.testing import advance, explore, run_virtual, settle, wait_until
 
 pytestmark = pytest.mark.both_isolations

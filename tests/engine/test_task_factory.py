@@ -128,7 +128,7 @@ def test_all_that_a_job_may_do(factory):
 
     async def value(n):
         await asyncio.sleep(0)
-        assert current_job().worker
+        assert current_job().worker_id
         assert asyncio.current_task() is not None
         return n
 

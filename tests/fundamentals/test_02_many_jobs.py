@@ -118,7 +118,7 @@ def test_pause():
             async with pool.paused():
                 job = await pool.submit(double, 1)
                 await asyncio.sleep(3600)
-                assert (job.status, job.waits_for) == ("queued", "pool paused")
+                assert (job.status, job.waiting_for) == ("queued", "pool paused")
             assert await job == 2
 
     run_virtual(main)

@@ -31,6 +31,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from aiopool.instrumentation.opentelemetry import MAX_NAMES, instrument
+from aiopool.instrumentation.tracing import add_tracer
 
 
 class Traces:
@@ -281,7 +282,7 @@ async def test_a_recorder_that_raises_hurts_no_job(isolation, caplog):
         def ended(self, job, worker, now): ...
 
     async with Pool(1, isolation=isolation) as pool:
-        pool.add_recorder(Broken())
+        add_tracer(pool, Broken())
         assert [await pool.run(echo, n) for n in range(3)] == [0, 1, 2]
         assert pool._state.engine.observers is None
     assert len([record for record in caplog.records if "records no more" in record.message]) == 1
@@ -429,7 +430,7 @@ def test_the_global_provider_may_come_late():
 
 @virtual
 async def test_a_delay_is_no_wait(isolation, numbers):
-    """As in `pool.metrics()`: a job waits from the moment at which it could have started."""
+    """As in `aiopool.metrics`: a job waits from the moment at which it could have started."""
     async with Pool(1, isolation=isolation) as pool:
         instrument(pool, spans="off", meter_provider=numbers.provider)
         await pool.with_options(delay=5).run(nap, 1)

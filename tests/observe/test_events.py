@@ -42,6 +42,7 @@ from aiopool.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from aiopool.metrics import observe
 from aiopool.testing import settle
 
 ENDS = (JobSucceeded, JobFailed, JobTimedOut, JobCancelled)
@@ -700,7 +701,8 @@ def test_a_listener_that_does_anything_at_any_moment(seed):
                 rng.choice([submit, submit, cancel, cancel, reprioritize, pause, pause_group, resize])()
 
         tasks = []
-        pool = Pool(3, 10, isolation=isolation, cancel_grace=0.5, on_error=lambda job, error: None, metrics=True)
+        pool = Pool(3, 10, isolation=isolation, cancel_grace=0.5, on_error=lambda job, error: None)
+        observe(pool)
         pool.listen(heard.append)
         pool.listen(chaos)
         async with pool:
@@ -711,7 +713,7 @@ def test_a_listener_that_does_anything_at_any_moment(seed):
             await asyncio.wait_for(pool.join(), 1000)
             await asyncio.gather(*tasks)
             await asyncio.sleep(1)  # a thread whose job was cancelled comes back a moment later
-            numbers = pool.metrics()
+            numbers = observe(pool).snapshot()
             assert_counters_balance(numbers.statistics)
             assert numbers.statistics.busy == numbers.statistics.running == 0
         ends = check_order(heard)

@@ -11,8 +11,10 @@ from helpers import echo, fail, nap, stubborn, virtual
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiopool import Finding, HealthLimits, HealthStatus, Pool, Restart, RestartLimitError
+from aiopool import Pool, Restart
 from aiopool._observe.health import Sample, assess
+from aiopool.errors import RestartLimitError
+from aiopool.health import Finding, HealthLimits, HealthMonitor, HealthStatus
 from aiopool.instrumentation.system import machine_check
 from aiopool.testing import settle
 
@@ -29,30 +31,32 @@ def checks(report):
 async def test_a_pool_at_work_is_healthy(isolation):
     """Busy, with a queue, with failures here and there: no finding. Before and after, it is not ready, but live."""
     pool = Pool(4, isolation=isolation, on_error=lambda job, error: None)
-    report = pool.health()
+    monitor = HealthMonitor(pool)
+    report = monitor.report()
     assert (report.status, checks(report), report.ready, report.live) == ("failing", {"state": "failing"}, False, True)
     async with pool:
         for n in range(200):
             await pool.submit(fail if n % 20 == 0 else nap, *([] if n % 20 == 0 else [1]))
             await asyncio.sleep(0.2)
-            report = pool.health()
+            report = monitor.report()
             assert (report.status, report.findings) == ("healthy", ()), report
             assert report.ready
             assert report.live
         await pool.submit(nap, 5)
         closing = asyncio.create_task(pool.shutdown())
         await settle()
-        report = pool.health()
+        report = monitor.report()
         assert (checks(report), report.ready, report.live) == ({"state": "failing"}, False, True)
         assert "closing" in report.findings[0].text
         await closing
-    assert checks(pool.health()) == {"state": "failing"}
+    assert checks(monitor.report()) == {"state": "failing"}
 
 
 @virtual
 async def test_many_errors(isolation):
     """Degraded above a tenth, failing above a half, of the jobs of the last minute; healthy again afterwards."""
     async with Pool(4, isolation=isolation, on_error=lambda job, error: None) as pool:
+        monitor = HealthMonitor(pool)
 
         async def minute(bad, good):
             for n in range(60):
@@ -60,7 +64,7 @@ async def test_many_errors(isolation):
                     if n < count:
                         await pool.submit(function)
                 await asyncio.sleep(1)
-                report = pool.health()
+                report = monitor.report()
             return report
 
         assert checks(await minute(5, 60)) == {}
@@ -79,79 +83,84 @@ async def test_many_errors(isolation):
 @virtual
 async def test_each_opening_is_judged_by_itself(isolation):
     """What an earlier opening counted is compared with nothing: its errors are over, and new ones are seen."""
-    pool = Pool(1, isolation=isolation, name="p", on_error=lambda job, error: None, health=HealthLimits(min_jobs=10))
+    pool = Pool(1, isolation=isolation, name="p", on_error=lambda job, error: None)
+    monitor = HealthMonitor(pool, limits=HealthLimits(min_jobs=10))
     for _ in range(2):
         async with pool:
-            assert checks(pool.health()) == {}
+            assert checks(monitor.report()) == {}
             for _ in range(20):
                 await pool.submit(fail)
             await pool.join()
-            assert checks(pool.health()) == {"errors": "failing"}
+            assert checks(monitor.report()) == {"errors": "failing"}
             for _ in range(3):
                 await asyncio.sleep(60)
-                pool.health()
-            assert checks(pool.health()) == {}
+                monitor.report()
+            assert checks(monitor.report()) == {}
 
 
 @virtual
 async def test_a_backlog_that_grows(isolation):
     """Degraded while jobs come faster than they go and the oldest waits for long; not while a batch is worked off."""
     limits = HealthLimits(max_wait=10, window=20)
-    async with Pool(1, None, isolation=isolation, health=limits) as pool:
+    async with Pool(1, None, isolation=isolation) as pool:
+        monitor = HealthMonitor(pool, limits=limits)
         seen = []
         for _ in range(60):
             for _ in range(2):
                 pool.submit_nowait(nap, 1)
             await asyncio.sleep(1)
-            seen.append(pool.health())
+            seen.append(monitor.report())
         assert checks(seen[5]) == {}
         assert checks(seen[-1]) == {"backlog": "degraded"}
         assert "backlog grew from" in seen[-1].findings[0].text
         await asyncio.sleep(25)
-        assert checks(pool.health()) == {}  # it shrinks
+        assert checks(monitor.report()) == {}  # it shrinks
         await pool.cancel_all()
 
-    async with Pool(1, None, isolation=isolation, health=limits) as pool:
+    async with Pool(1, None, isolation=isolation) as pool:
+        monitor = HealthMonitor(pool, limits=limits)
         for _ in range(100):
             pool.submit_nowait(nap, 1)
-        pool.health()
+        monitor.report()
         for _ in range(8):
             await asyncio.sleep(10)
-            assert checks(pool.health()) == {}, "a batch is no growing backlog"
+            assert checks(monitor.report()) == {}, "a batch is no growing backlog"
         await pool.join()
 
 
 @virtual
 async def test_all_slots_stuck(isolation):
     """Failing, and not live, when nothing can start for too long; long jobs alone, or a pause, are no finding."""
-    async with Pool(2, isolation=isolation, health=HealthLimits(stuck_after=60, max_wait=None)) as pool:
+    async with Pool(2, isolation=isolation) as pool:
+        monitor = HealthMonitor(pool, limits=HealthLimits(stuck_after=60, max_wait=None))
         for _ in range(2):
             await pool.submit(nap, 1000)
         await asyncio.sleep(100)
-        assert checks(pool.health()) == {}  # nobody waits
+        assert checks(monitor.report()) == {}  # nobody waits
         await pool.submit(echo)
-        report = pool.health()
+        report = monitor.report()
         assert checks(report) == {"stuck": "failing"}
         assert (report.ready, report.live) == (False, False)
         assert "all 2 slots are taken by jobs that have run for 100 s or more" in report.findings[0].text
         async with pool.paused():
-            assert checks(pool.health()) == {}
+            assert checks(monitor.report()) == {}
         pool.resize(3)
         await settle()
-        assert checks(pool.health()) == {}  # a slot came free, and took the job
+        assert checks(monitor.report()) == {}  # a slot came free, and took the job
         await pool.cancel_all()
 
 
 @virtual
 async def test_submitters_that_wait_for_room_are_a_backlog(isolation):
     """With a queue of no size, nobody is in it: whoever waits in `submit` finds the pool stuck all the same."""
-    async with Pool(1, 0, isolation=isolation, health=HealthLimits(stuck_after=10)) as pool:
+    async with Pool(1, 0, isolation=isolation) as pool:
+        monitor = HealthMonitor(pool, limits=HealthLimits(stuck_after=10))
         job = await pool.submit(nap, 100)
         await asyncio.sleep(20)
-        assert checks(pool.health()) == {}
+        assert checks(monitor.report()) == {}
         waiting = asyncio.create_task(pool.submit(echo))
         await settle()
-        assert checks(pool.health()) == {"stuck": "failing"}
+        assert checks(monitor.report()) == {"stuck": "failing"}
         job.cancel()
         await (await waiting)
 
@@ -159,7 +168,8 @@ async def test_submitters_that_wait_for_room_are_a_backlog(isolation):
 @virtual
 async def test_jobs_that_wait_for_others_are_not_stuck(isolation):
     """A job that has lent its slot is old, and holds nothing: the jobs that it waits for are young."""
-    async with Pool(1, isolation=isolation, health=HealthLimits(stuck_after=60, max_wait=None)) as pool:
+    async with Pool(1, isolation=isolation) as pool:
+        monitor = HealthMonitor(pool, limits=HealthLimits(stuck_after=60, max_wait=None))
 
         async def parent():
             for _ in range(100):
@@ -168,7 +178,7 @@ async def test_jobs_that_wait_for_others_are_not_stuck(isolation):
         await pool.submit(parent)
         await asyncio.sleep(121)
         await pool.submit(nap, 1)
-        assert checks(pool.health()) == {}
+        assert checks(monitor.report()) == {}
         await pool.cancel_all()
 
 
@@ -177,14 +187,15 @@ async def test_jobs_that_wait_for_others_are_not_stuck(isolation):
 async def test_leaks(isolation, on_leak):
     """Degraded with one leaked job, failing when they hold every slot; replaced ones hold none."""
     async with Pool(2, isolation=isolation, cancel_grace=0.1, on_leak=on_leak) as pool:
+        monitor = HealthMonitor(pool)
         seen = []
         for _ in range(2):
             job = await pool.submit(stubborn)
             await settle()
             await pool.cancel(job.id)
-            seen.append(checks(pool.health()))
+            seen.append(checks(monitor.report()))
         assert seen == [{"leaked": "degraded"}, {"leaked": "failing" if on_leak == "hold" else "degraded"}]
-        assert pool.health().live == (on_leak == "replace")
+        assert monitor.report().live == (on_leak == "replace")
         await pool.shutdown(timeout=0, grace=0)
     await asyncio.sleep(4000)
 
@@ -193,7 +204,8 @@ async def test_leaks(isolation, on_leak):
 async def test_a_storm_of_restarts_and_its_end(isolation):
     """Degraded while workers crash often; failing when the pool has given up."""
     restart = Restart(max_restarts=5, within=600, delay=1, max_delay=1)
-    pool = Pool(1, isolation=isolation, restart=restart, name="p", health=HealthLimits(max_restarts=3))
+    pool = Pool(1, isolation=isolation, restart=restart, name="p")
+    monitor = HealthMonitor(pool, limits=HealthLimits(max_restarts=3))
     failure = None
     with pytest.raises(RestartLimitError):
         async with pool:
@@ -202,7 +214,7 @@ async def test_a_storm_of_restarts_and_its_end(isolation):
                 [worker] = pool._state.supervisor.workers()
                 worker.crash(OSError("broken"))
                 await asyncio.sleep(1.1)
-                report = pool.health()
+                report = monitor.report()
                 if pool.status == "closed":
                     failure = report
                     break
@@ -216,15 +228,16 @@ async def test_a_storm_of_restarts_and_its_end(isolation):
 async def test_a_late_loop(isolation):
     """Degraded and failing by how late the loop is; the first call switches the look at it on."""
     async with Pool(1, isolation=isolation) as pool:
+        monitor = HealthMonitor(pool)
         assert pool._state.lag is None
-        assert checks(pool.health()) == {}
+        assert checks(monitor.report()) == {}
         await settle()
         lag = pool._state.lag
         assert lag is not None
         for late, expected in ((0.4, {}), (0.6, {"loop_lag": "degraded"}), (6, {"loop_lag": "failing"})):
             lag._samples.clear()
             lag._samples.append(late)
-            report = pool.health()
+            report = monitor.report()
             assert checks(report) == expected
         assert not report.live
 
@@ -234,13 +247,14 @@ def test_a_blocked_loop_fails_a_probe_from_another_thread():
     reports = []
 
     async def main():
-        async with Pool(2, health=HealthLimits(max_loop_lag=0.2, failing_loop_lag=0.6)) as pool:
-            pool.health()
+        async with Pool(2) as pool:
+            monitor = HealthMonitor(pool, limits=HealthLimits(max_loop_lag=0.2, failing_loop_lag=0.6))
+            monitor.report()
             await asyncio.sleep(0.1)
 
             def probe():
                 time.sleep(1.5)
-                reports.append(pool.health())  # a question to the loop would have no answer
+                reports.append(monitor.report())  # a question to the loop would have no answer
 
             thread = threading.Thread(target=probe)
             thread.start()
@@ -358,17 +372,16 @@ def test_limits_that_are_none(limits, text):
 @virtual
 async def test_ones_own_checks(isolation):
     """None is well, a text is degraded, a Finding is itself; a check that raises is failing, and hurts no other."""
+    answers = {"well": None, "text": "no disk", "finding": Finding("x", HealthStatus.FAILING, "gone"), "odd": 17}
+
+    def database():
+        raise ConnectionError("refused")
+
+    own = {name: lambda answer=answer: answer for name, answer in answers.items()}
+    own["database"] = database
+    own["fine"] = lambda: Finding("fine", HealthStatus.HEALTHY, "all well")
     async with Pool(1, isolation=isolation) as pool:
-        answers = {"well": None, "text": "no disk", "finding": Finding("x", HealthStatus.FAILING, "gone"), "odd": 17}
-        for name, answer in answers.items():
-            pool.add_health_check(lambda answer=answer: answer, name=name)
-
-        @pool.add_health_check
-        def database():
-            raise ConnectionError("refused")
-
-        pool.add_health_check(lambda: Finding("fine", HealthStatus.HEALTHY, "all well"), name="fine")
-        report = pool.health()
+        report = HealthMonitor(pool, checks=own).report()
         found = {name.rpartition(".")[2]: status for name, status in checks(report).items()}
         assert found == {"text": "degraded", "x": "failing", "odd": "failing", "database": "failing"}
         texts = {finding.check.rpartition(".")[2]: finding.text for finding in report.findings}
@@ -376,8 +389,9 @@ async def test_ones_own_checks(isolation):
         assert "17" in texts["odd"]
         assert [finding.status for finding in report.findings] == ["failing"] * 3 + ["degraded"]
         assert report.live  # nothing that only a new process heals
-        pool.remove_health_check(database)
-        assert "database" not in str(pool.health())
+        [named] = HealthMonitor(pool, checks=[database]).report().findings
+        assert named.check.endswith("database")  # by its own name
+        assert HealthMonitor(pool).report().findings == ()  # each monitor has its own checks
 
 
 class Unprintable(Exception):
@@ -393,6 +407,7 @@ class Unprintable(Exception):
 async def test_checks_that_break_in_odd_ways(isolation):
     """Whatever a check raises or returns is a finding, of bounded length: `health()` itself answers."""
     async with Pool(1, isolation=isolation) as pool:
+        monitor = HealthMonitor(pool)
         old = asyncio.create_task(asyncio.sleep(9))
         old.cancel()
         await settle()
@@ -400,12 +415,15 @@ async def test_checks_that_break_in_odd_ways(isolation):
         def unprintable():
             raise Unprintable
 
-        pool.add_health_check(old.result, name="a task that was cancelled")
-        pool.add_health_check(unprintable, name="unprintable")
-        pool.add_health_check(lambda: Unprintable(), name="returns")
-        pool.add_health_check(lambda: Finding("x", "bogus", "no such status"), name="status")
-        pool.add_health_check(lambda: "x" * 10**6, name="a long story")
-        report = pool.health()
+        own = {
+            "a task that was cancelled": old.result,
+            "unprintable": unprintable,
+            "returns": lambda: Unprintable(),
+            "status": lambda: Finding("x", "bogus", "no such status"),
+            "a long story": lambda: "x" * 10**6,
+        }
+        monitor = HealthMonitor(pool, checks=own)
+        report = monitor.report()
         assert {name: str(status) for name, status in checks(report).items()} == {
             "a task that was cancelled": "failing",
             "unprintable": "failing",
@@ -414,15 +432,15 @@ async def test_checks_that_break_in_odd_ways(isolation):
             "a long story": "degraded",
         }
         assert all(len(finding.text) <= 1000 for finding in report.findings)
-        assert not pool.health().ready
+        assert not monitor.report().ready
 
 
 @virtual
 async def test_a_check_that_asks_for_the_health(isolation):
     """It is a finding, not the end of the process."""
     async with Pool(1, isolation=isolation) as pool:
-        pool.add_health_check(lambda: pool.health(), name="circle")
-        assert checks(pool.health()) == {"circle": "failing"}
+        monitor = HealthMonitor(pool, checks={"circle": lambda: monitor.report()})
+        assert checks(monitor.report()) == {"circle": "failing"}
 
 
 def test_a_status_may_be_a_word():
@@ -436,12 +454,12 @@ def test_a_status_may_be_a_word():
 async def test_a_failing_word_is_failing(isolation):
     """A finding with the word is worth as much as one with the constant: no work for this pool."""
     async with Pool(1, isolation=isolation) as pool:
-        pool.add_health_check(lambda: Finding("disk", "failing", "full"), name="disk")
-        assert not pool.health().ready
+        monitor = HealthMonitor(pool, checks=[lambda: Finding("disk", "failing", "full")])
+        assert not monitor.report().ready
 
 
 def test_checks_that_cannot_be_asked():
-    """Asynchronous, no function, a name that is taken, one that was never added: refused, with what to do."""
+    """Asynchronous, no function, a name that is taken, no pool, no limits: refused, with what to write."""
     pool = Pool()
 
     async def check(): ...
@@ -450,15 +468,16 @@ def test_checks_that_cannot_be_asked():
         async def __call__(self): ...
 
     for asynchronous in (check, Check(), functools.partial(Check())):
-        with pytest.raises(TypeError, match="health\\(\\) does not wait"):
-            pool.add_health_check(asynchronous)
+        with pytest.raises(TypeError, match=r"report\(\) does not wait"):
+            HealthMonitor(pool, checks=[asynchronous])
     with pytest.raises(TypeError, match="function without arguments"):
-        pool.add_health_check("database")
-    pool.add_health_check(print, name="one")
-    with pytest.raises(ValueError, match="already"):
-        pool.add_health_check(id, name="one")
-    with pytest.raises(ValueError, match="no health check"):
-        pool.remove_health_check(id)
+        HealthMonitor(pool, checks=["database"])
+    with pytest.raises(ValueError, match=r"checks=\{name: function"):
+        HealthMonitor(pool, checks=[print, print])
+    with pytest.raises(TypeError, match=r"write HealthMonitor\(pool\)"):
+        HealthMonitor("pool")
+    with pytest.raises(TypeError, match=r"limits=HealthLimits\(max_wait=5\)"):
+        HealthMonitor(pool, limits={"max_wait": 5})
 
 
 def test_the_cpu_of_the_machine():
@@ -505,14 +524,15 @@ def test_the_machine_as_a_check(tmp_path):
 async def test_many_probes_keep_little(isolation):
     """A thousand probes a second keep one pulse a second, for one window; the judgement is the same."""
     async with Pool(1, isolation=isolation, on_error=lambda job, error: None) as pool:
+        monitor = HealthMonitor(pool)
         for _ in range(300):
             await pool.submit(fail)
             for _ in range(20):
                 await asyncio.sleep(0.05)
-                report = pool.health()
+                report = monitor.report()
         assert checks(report) == {"errors": "failing"}
         assert "of 60 jobs" in report.findings[0].text or "of 61 jobs" in report.findings[0].text
-        assert len(pool._health.pulses) <= 62
+        assert len(monitor._samples) <= 62
 
 
 def test_a_probe_is_cheap():
@@ -520,12 +540,13 @@ def test_a_probe_is_cheap():
 
     async def main():
         async with Pool(1000, None) as pool:
+            monitor = HealthMonitor(pool)
             for n in range(11_000):
                 pool.with_options(priority=n % 3).submit_nowait(nap, 100)
             await asyncio.sleep(0.2)
             began = time.process_time()
             for _ in range(20):
-                pool.health()
+                monitor.report()
             seconds = (time.process_time() - began) / 20
             await pool.shutdown(timeout=0, cancel_pending=True)
             return seconds
@@ -537,11 +558,12 @@ def test_a_probe_is_cheap():
 async def test_nothing_runs_between_probes(isolation):
     """A pool that nobody asks has no timer; one that was asked has one, twice a second."""
     async with Pool(1, isolation=isolation) as pool:
+        monitor = HealthMonitor(pool)
         loop = asyncio.get_running_loop()
         steps = loop.steps
         await asyncio.sleep(1000)
         assert loop.steps - steps < 5
-        pool.health()
+        monitor.report()
         steps = loop.steps
         await asyncio.sleep(1000)
         assert loop.steps - steps < 2100

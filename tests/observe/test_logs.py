@@ -28,6 +28,7 @@ from aiopool.instrumentation.logging import (
     job_fields,
     reset_logging,
 )
+from aiopool.settings import PoolSettings
 from aiopool.testing import run_virtual, settle
 
 FIELDS = ("job_id", "job", "attempt", "worker", "pool")
@@ -534,10 +535,11 @@ async def test_pools_that_are_open_are_heard_at_once(isolation):
 
 
 @virtual
-async def test_a_pool_may_ask_for_logs(isolation, capsys):
-    """`Pool(logs=…)`, and so the settings: the opening switches them on."""
+async def test_settings_may_ask_for_logs(isolation, capsys):
+    """A pool that is made of settings with `logs` has them."""
+    settings = PoolSettings.from_dict({"size": 1, "isolation": isolation, "logs": "json", "log_level": "debug"})
     try:
-        async with Pool(1, isolation=isolation, logs="json", log_level="debug") as pool:
+        async with settings.create_pool() as pool:
             await pool.run(echo)
         assert [line["event"] for line in map(json.loads, capsys.readouterr().err.splitlines())][-1] == "pool closed"
     finally:
@@ -555,8 +557,6 @@ def test_what_is_no_level_and_no_renderer():
         configure_logging(renderer="xml")
     with pytest.raises(ValueError, match="level=True"):
         configure_logging(True)
-    with pytest.raises(ValueError, match="'silent', 'console', 'json'"):
-        Pool(logs="xml")
     assert logging.getLogger().handlers == handlers
 
 
@@ -651,7 +651,8 @@ def test_structlog_is_loaded_when_it_is_asked_for():
                 await pool.run(asyncio.sleep, 0)
         asyncio.run(main())
         print("structlog" in sys.modules, end=" ")
-        aiopool.configure_logging()
+        from aiopool.instrumentation.logging import configure_logging
+        configure_logging()
         print("structlog" in sys.modules)
     """
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, check=True)

@@ -29,9 +29,10 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from aiopool import Metrics, Pool, Restart, Retry, events
+from aiopool import Pool, Restart, Retry, events
 from aiopool._observe.metrics import MAX_LABEL, OTHER, label_text
 from aiopool.instrumentation.prometheus import PoolCollector, SystemCollector
+from aiopool.metrics import Metrics, observe
 from aiopool.testing import run_virtual
 
 PROMTOOL = shutil.which("promtool")
@@ -65,58 +66,60 @@ async def test_off_until_it_is_asked_for(isolation):
         await pool.run(echo)
         assert pool._state.engine.observers is None
         assert pool._state.lag is None
-        assert pool.metrics().jobs == {}
+        assert observe(pool).snapshot().jobs == {}
         await pool.run(echo)
-        assert pool.metrics().jobs["echo"].succeeded == 1
+        assert observe(pool).snapshot().jobs["echo"].succeeded == 1
         assert pool._state.engine.observers is not None
         await asyncio.sleep(0)
         assert pool._state.lag is not None
 
-    for switch_on in (lambda pool: pool.measure(), PoolCollector):
+    for switch_on in (observe, PoolCollector):
         pool = Pool(1, isolation=isolation)
         switch_on(pool)
         async with pool:
             await pool.run(echo)
-            assert pool.metrics().jobs["echo"].succeeded == 1
-    async with Pool(1, isolation=isolation, metrics=True) as pool:
+            assert observe(pool).snapshot().jobs["echo"].succeeded == 1
+    async with Pool(1, isolation=isolation) as pool:
+        observe(pool)
         await pool.run(echo)
-        assert pool.metrics().jobs["echo"].succeeded == 1
+        assert observe(pool).snapshot().jobs["echo"].succeeded == 1
 
 
 @virtual
 async def test_counts_begin_with_each_opening(isolation):
     """As the numbers of `statistics()` do; a closed pool keeps its last ones."""
-    pool = Pool(1, isolation=isolation, metrics=True)
+    pool = Pool(1, isolation=isolation)
+    observe(pool)
     with pytest.raises(RuntimeError, match="which is new"):
-        pool.metrics()
+        observe(pool).snapshot()
     for _ in range(2):
         async with pool:
             for _ in range(3):
                 await pool.run(echo)
-        assert pool.metrics().jobs["echo"].succeeded == 3
-        assert pool.metrics().statistics.succeeded == 3
-        assert pool.metrics().loop_lag == 0
+        assert observe(pool).snapshot().jobs["echo"].succeeded == 3
+        assert observe(pool).snapshot().statistics.succeeded == 3
+        assert observe(pool).snapshot().loop_lag == 0
 
 
 @virtual
 async def test_asking_again_changes_nothing_unless_something_else_is_asked(isolation):
     """Two collectors may share a pool; other buckets begin anew."""
     async with Pool(1, isolation=isolation) as pool:
-        pool.measure(run_buckets=(1, 10))
+        observe(pool, run_buckets=(1, 10))
         await pool.run(nap, 5)
-        pool.measure()
+        observe(pool)
         PoolCollector(pool)
-        pool.measure(run_buckets=(1, 10, math.inf), max_names=100)
-        assert pool.metrics().jobs["nap"].run.buckets == ((1, 0), (10, 1), (math.inf, 1))
-        pool.measure(run_buckets=(2, 20))
-        assert pool.metrics().jobs == {}
+        observe(pool, run_buckets=(1, 10, math.inf), max_names=100)
+        assert observe(pool).snapshot().jobs["nap"].run.buckets == ((1, 0), (10, 1), (math.inf, 1))
+        observe(pool, run_buckets=(2, 20))
+        assert observe(pool).snapshot().jobs == {}
 
 
 @pytest.mark.parametrize("buckets", [(), (0, 1), (2, 1), (1, 1), (1, math.nan), (math.inf,), "1s", 5, ("a",), (None,)])
 def test_buckets_must_rise(buckets):
     """Bounds that make no histogram are refused, with ones that would."""
     with pytest.raises(ValueError, match="rising, such as"):
-        Pool().measure(run_buckets=buckets)
+        observe(Pool(), run_buckets=buckets)
 
 
 # -- true numbers ------------------------------------------------------------------------------------------------------
@@ -154,7 +157,7 @@ def test_histograms_agree_with_the_events(seed):
         delays, numbers = {}, None
         async with Pool(3, 20, isolation=isolation, on_error=lambda job, error: None) as pool:
             pool.listen(listener, events.JobEvent)
-            pool.measure(run_buckets=bounds, wait_buckets=bounds)
+            observe(pool, run_buckets=bounds, wait_buckets=bounds)
             jobs = []
             for _ in range(150):
                 view = pool.with_options(
@@ -168,7 +171,7 @@ def test_histograms_agree_with_the_events(seed):
                 if rng.random() < 0.1:
                     rng.choice(jobs).cancel()
             await pool.join()
-            numbers = pool.metrics()
+            numbers = observe(pool).snapshot()
 
         assert set(numbers.jobs) == set(ends) == set("abc")
         for name, counts in numbers.jobs.items():
@@ -207,7 +210,7 @@ async def test_the_pool_in_numbers(isolation):
         pool.with_options(delay=50).submit_nowait(nap, 1)
         await asyncio.sleep(4)
         pool.pause()
-        seen = pool.metrics()
+        seen = observe(pool).snapshot()
         assert isinstance(seen, Metrics)
         assert (seen.pool, seen.paused, seen.queue_size) == ("shop", True, 1000)
         assert seen.queued == {3: 2, 7: 1, 1: 1}
@@ -218,22 +221,23 @@ async def test_the_pool_in_numbers(isolation):
         pool.resume()
         pool.resume(group="held")
         await pool.join()
-        seen = pool.metrics()
+        seen = observe(pool).snapshot()
         assert (seen.queued, seen.oldest_wait, seen.workers["busy"]) == ({}, 0, 0)
 
 
 @virtual
 async def test_delays_are_no_wait(isolation):
     """The wait of a delayed job begins when its delay is over."""
-    async with Pool(1, isolation=isolation, metrics=True) as pool:
+    async with Pool(1, isolation=isolation) as pool:
+        observe(pool)
         await (await pool.with_options(delay=60).submit(echo))
-        assert pool.metrics().jobs["echo"].wait.sum == 0
+        assert observe(pool).snapshot().jobs["echo"].wait.sum == 0
         pool.submit_nowait(nap, 100)
         late = pool.with_options(delay=60).submit_nowait(echo)
         await asyncio.sleep(80)
-        assert pool.metrics().oldest_wait == 20
+        assert observe(pool).snapshot().oldest_wait == 20
         await late
-        assert pool.metrics().jobs["echo"].wait.sum == 40
+        assert observe(pool).snapshot().jobs["echo"].wait.sum == 40
 
 
 @virtual
@@ -249,8 +253,8 @@ async def test_aging_and_many_priorities_are_counted_too(isolation):
             expected = collections.Counter(job.priority for job in jobs)
             expected[jobs[1].priority] -= 1
             await asyncio.sleep(0.25)
-            assert pool.metrics().queued == {priority: count for priority, count in expected.items() if count}
-            assert pool.metrics().oldest_wait == 0.25
+            assert observe(pool).snapshot().queued == {priority: count for priority, count in expected.items() if count}
+            assert observe(pool).snapshot().oldest_wait == 0.25
             jobs[0].cancel()
             await pool.join()
 
@@ -399,9 +403,9 @@ async def test_a_worker_that_is_being_replaced_is_said_to_be(isolation):
             "restarting": 1,
         }
         await asyncio.sleep(10)
-        assert pool.metrics().workers == {"idle": 0, "busy": 0, "restarting": 0}
+        assert observe(pool).snapshot().workers == {"idle": 0, "busy": 0, "restarting": 0}
         await pool.map(nap, [1] * 3).collect()
-        assert pool.metrics().workers == {"idle": 3, "busy": 0, "restarting": 0}
+        assert observe(pool).snapshot().workers == {"idle": 3, "busy": 0, "restarting": 0}
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: apt-get install prometheus)")
@@ -409,7 +413,8 @@ def test_promtool_finds_nothing_to_improve():
     """Prometheus' own linter reads the scrape: names, suffixes, help texts."""
 
     async def main():
-        async with Pool(2, metrics=True) as pool:
+        async with Pool(2) as pool:
+            observe(pool)
             found = registry(pool)
             found.register(SystemCollector())
             await pool.run(echo)
@@ -545,7 +550,7 @@ async def test_the_number_of_names_is_bounded(isolation):
         for n in range(500):
             await pool.with_options(name=f"job {n}").submit(echo)
         await pool.join()
-        jobs = pool.metrics().jobs
+        jobs = observe(pool).snapshot().jobs
         assert len(jobs) == 11
         assert jobs[OTHER].succeeded == 490
         assert jobs[OTHER].run.count == jobs[OTHER].wait.count == 490
@@ -554,9 +559,9 @@ async def test_the_number_of_names_is_bounded(isolation):
             await pool.with_options(name=f"job {n}").submit(echo)
         await pool.join()
         assert len(samples(found)) == before
-        pool.measure(max_names=0)
+        observe(pool, max_names=0)
         await pool.run(echo)
-        assert set(pool.metrics().jobs) == {OTHER}
+        assert set(observe(pool).snapshot().jobs) == {OTHER}
 
 
 @virtual
@@ -583,11 +588,11 @@ def test_a_scrape_in_a_thread_sees_one_moment():
 
     def scrape(pool):
         while not stop.is_set():
-            seen.append(pool.metrics())
+            seen.append(observe(pool).snapshot())
 
     async def main():
         async with Pool(5, None, on_error=lambda job, error: None) as pool:
-            pool.measure()
+            observe(pool)
             thread = threading.Thread(target=scrape, args=(pool,))
             thread.start()
             try:
@@ -652,16 +657,17 @@ def test_the_loop_lag_is_forgotten_after_a_while():
     from aiopool._runtime.loop_lag import LoopLag
 
     async def main():
-        async with Pool(1, metrics=True) as pool:
+        async with Pool(1) as pool:
+            observe(pool)
             await asyncio.sleep(1)
             lag = pool._state.lag
-            assert pool.metrics().loop_lag == 0
+            assert observe(pool).snapshot().loop_lag == 0
             lag._due -= 3  # the next call is three seconds late
-            assert pool.metrics().loop_lag == pytest.approx(2.5)
+            assert observe(pool).snapshot().loop_lag == pytest.approx(2.5)
             await asyncio.sleep(1)
-            assert pool.metrics().loop_lag == pytest.approx(3)
+            assert observe(pool).snapshot().loop_lag == pytest.approx(3)
             await asyncio.sleep(LoopLag.INTERVAL * LoopLag.SAMPLES)
-            assert pool.metrics().loop_lag == 0
+            assert observe(pool).snapshot().loop_lag == 0
 
     run_virtual(main)
 

@@ -11,6 +11,8 @@ from helpers import double, restless_interpreter
 
 from aiopool import Pool
 from aiopool._jobs.statistics import adds_up
+from aiopool.health import HealthMonitor
+from aiopool.metrics import observe
 from aiopool.testing import wait_until
 
 real = pytest.mark.loops("real", long=("eager",))
@@ -19,18 +21,14 @@ real = pytest.mark.loops("real", long=("eager",))
 ANYWHERE = {
     "events",
     "get_job",
-    "health",
     "jobs",
     "listen",
-    "measure",
-    "metrics",
     "name",
     "size",
     "statistics",
     "status",
 }
-ANYWHERE |= {"add_health_check", "remove_health_check", "add_recorder", "remove_recorder", "from_settings"}
-ANYWHERE |= {"on_shutdown", "remove_on_shutdown"}
+ANYWHERE |= {"on_shutdown"}
 
 
 def calls_of(pool):
@@ -175,6 +173,7 @@ async def test_questions_may_be_asked_from_any_thread(new_pool):
     errors, wrong, stop, answers = [], [], threading.Event(), []
 
     async with new_pool(size=4) as pool:
+        monitor = HealthMonitor(pool)
 
         def watch():
             try:
@@ -184,9 +183,9 @@ async def test_questions_may_be_asked_from_any_thread(new_pool):
                         wrong.append(found)
                     for job in pool.jobs():
                         assert pool.get_job(job.id) in (job, None)
-                    if not adds_up(pool.metrics().statistics):
+                    if not adds_up(observe(pool).snapshot().statistics):
                         wrong.append("metrics")
-                    pool.health()
+                    monitor.report()
                     repr(pool), pool.status, pool.size, pool.name
                     answers.append(found)
             except BaseException as error:

@@ -7,7 +7,8 @@ import weakref
 import pytest
 from helpers import echo, fail, nap, now, virtual
 
-from aiopool import JobCancelledError, JobDroppedError, JobOptions, Pool, Retry
+from aiopool import JobCancelledError, JobOptions, Pool, Retry
+from aiopool.errors import JobDroppedError
 from aiopool.testing import advance, settle
 
 
@@ -138,7 +139,7 @@ async def test_a_group_has_a_pause_of_its_own(isolation):
             held = await pool.with_options(group="a").submit(echo, 2)
             assert await other == 1
             await advance(1)
-            assert held.waits_for == "group paused"
+            assert held.waiting_for == "group paused"
             async with pool.paused(group="a"):
                 pass
             await advance(1)
@@ -553,7 +554,7 @@ async def test_pause_and_resume_of_a_group(isolation):
             job = await group.submit(nap, 1)
             assert await pool.run(echo, 1) == 1
             await advance(3)
-            assert (job.status, job.waits_for) == ("queued", "group paused")
+            assert (job.status, job.waiting_for) == ("queued", "group paused")
             group.resume()
         assert now() == 4
 

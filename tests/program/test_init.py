@@ -47,7 +47,7 @@ def init_of(process: "subprocess.Popen[str]") -> psutil.Process:
 
 LOOKS = """
 import pathlib, subprocess
-from aiopool import Command, ServiceRegistry
+from aiopool.services import Command, ServiceRegistry
 
 assert os.getpid() == 1
 

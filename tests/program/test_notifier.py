@@ -121,7 +121,7 @@ def test_ready_comes_after_the_services(listener: Listener):
     """`systemctl start` returns when all of it runs; at the end the services have a line of their own."""
     with program(
         """
-        from aiopool import ServiceRegistry
+        from aiopool.services import ServiceRegistry
 
         class Slow:
             async def start(self):
@@ -154,7 +154,7 @@ def test_ready_comes_after_the_services(listener: Listener):
 def test_not_ready_if_a_service_does_not_start(listener: Listener):
     with program(
         """
-        from aiopool import Command, ServiceRegistry
+        from aiopool.services import Command, ServiceRegistry
         registry = ServiceRegistry()
         registry.add("data", Command(["there-is-no-such-program"]), name="database")
 

@@ -573,6 +573,8 @@ def test_from_sigterm_on_only_the_pools_own_jobs_may_submit():
     """Already in the turn of the signal; what a job submits is finished."""
     with program(
         """
+        from aiopool.health import HealthMonitor
+
         async def child():
             await asyncio.sleep(0.05)
             say("child done")
@@ -592,7 +594,7 @@ def test_from_sigterm_on_only_the_pools_own_jobs_may_submit():
             try:
                 await pool.submit(child)
             except aiopool.PoolClosedError:
-                say("refused", pool.health().ready)
+                say("refused", HealthMonitor(pool).report().ready)
             await pool.wait_closed()
             await asyncio.sleep(0)
 

@@ -16,11 +16,12 @@ from services.support import (
 )
 
 import aiopool
-from aiopool import Command, Pool, ServiceRegistry
+from aiopool import Pool
+from aiopool.services import Command, ServiceRegistry
 
 # A service that ignores SIGTERM, with a grandchild that does, too; it prints both pids when they are deaf.
 STUBBORN = """
-from aiopool import Command, ServiceRegistry
+from aiopool.services import Command, ServiceRegistry
 logging = __import__("logging"); logging.basicConfig(level="INFO")
 deaf = 'trap "" TERM; sh -c \\'trap "" TERM; echo pid $$; exec sleep 600\\' & echo pid $$; wait; exec sleep 600'
 registry = ServiceRegistry()

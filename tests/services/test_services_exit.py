@@ -290,7 +290,7 @@ def test_a_forked_child_starts_programs_by_a_thread_of_its_own() -> None:
     """The one of its parent was not forked with it, and a request to it would wait for ever."""
     code = (
         "import asyncio, os, sys\n"
-        "from aiopool import Command, ServiceRegistry\n"
+        "from aiopool.services import Command, ServiceRegistry\n"
         "async def main():\n"
         "    registry = ServiceRegistry()\n"
         "    registry.add('a', Command(['sleep', '600'], die_with_parent=True), name='x')\n"

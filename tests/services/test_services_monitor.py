@@ -17,8 +17,8 @@ from services.support import (
     wait_until,
 )
 
-from aiopool import RestartLimitError
 from aiopool._jobs.restart import Restart, RestartHistory
+from aiopool.errors import RestartLimitError
 from aiopool.services import ServiceRegistry, ServiceStatus, _monitor
 from aiopool.services._kind import Ended
 from aiopool.services._monitor import decide

@@ -22,12 +22,14 @@ from aiopool.settings._kinds import Kind, Nested
 def test_whatever_a_pool_takes_is_a_setting():
     """The same names, in the same order, with the same defaults. A new argument of Pool needs a field here."""
     fields = {name: field.default for name, field in PoolSettings.model_fields.items()}
+    watching = {name: fields.pop(name) for name in ("metrics", "logs", "log_level", "health")}
+    assert watching == {"metrics": False, "logs": "silent", "log_level": "info", "health": None}
     assert list(fields) == list(parameters(Pool)), (
         "give PoolSettings the same field, and docs/reference/settings.md a row"
     )
     assert fields == parameters(Pool)
     own = {*parameters(PoolSettings.load), *parameters(PoolSettings.load_all)}
-    assert not own & set(fields), "load() and load_all() take these for themselves"
+    assert not own & {*fields, *watching}, "load() and load_all() take these for themselves"
     assert PoolSettings().to_arguments() == parameters(Pool)
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from settings.support import TABLE, dotted, nested, parameters, value_of, variable
+from settings.support import TABLE, dotted, nested, value_of, variable
 
-from aiopool import Pool, Retry
+from aiopool import Retry
 from aiopool.settings import PoolSettings
 
 SOURCES = ("argument", "environment variable ", ".env line 1, ", "aiopool.yaml line ")
@@ -49,7 +49,7 @@ def test_defaults(name):
     made = PoolSettings()
     top = name.split(".")[0]
     assert made.origins[top] == "default"
-    assert getattr(made, top) == parameters(Pool)[top]
+    assert getattr(made, top) == PoolSettings.model_fields[top].default
 
 
 def test_merged_field_by_field(here, monkeypatch):

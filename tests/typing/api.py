@@ -12,7 +12,7 @@ from aiopool import (
     Group,
     Job,
     JobOptions,
-    JobResult,
+    JobOutcome,
     JobStatus,
     MapResult,
     MapStream,
@@ -113,7 +113,7 @@ async def jobs(pool: Pool) -> None:
     assert_type(await job, bytes)
     assert_type(job.result(), bytes)
     assert_type(job.exception(), BaseException | None)
-    assert_type(job.outcome(), JobResult[bytes])
+    assert_type(job.outcome(), JobOutcome[bytes])
     assert_type(job.outcome().value, bytes | None)
     assert_type(job.outcome().history, tuple[AttemptRecord, ...])
     assert_type(await job.wait(3), bool)
@@ -206,7 +206,7 @@ def programs() -> None:
 
     assert_type(aiopool.run(main), int)
     assert_type(aiopool.run(with_pool, pool=Pool()), str)
-    assert_type(aiopool.run(with_pool, pool=Pool(), services=aiopool.ServiceRegistry()), str)
+    assert_type(aiopool.run(with_pool, pool=Pool(), services=aiopool.services.ServiceRegistry()), str)
 
 
 def decorators() -> None:

@@ -24,22 +24,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from contextlib import suppress
 from typing import final
 
 from aiopool.services._process import Child, ProcessId, children
 
-__all__ = ["OrphanReaper", "is_init"]
+__all__ = ["OrphanReaper"]
 
 # Seconds between two looks: a zombie costs nothing but its place in the table.
 _EVERY = 1.0
-
-
-def is_init() -> bool:
-    """Whether orphans are given to this process: it is the first one of its pid namespace."""
-    return os.getpid() == 1 and sys.platform.startswith("linux")
 
 
 @final
