@@ -468,6 +468,8 @@ async def test_workers_that_always_crash_make_the_pool_give_up(new_pool, monkeyp
     assert caught.value.__cause__ is fault
     assert pool.statistics().restarts == 4
     assert now() < 10
+    assert [f"crashed, and is replaced in {seconds} s" in caplog.text for seconds in (1, 2, 4)] == [True] * 3
+    assert caplog.text.count("crashed, once more than the pool restarts workers") == 1
     assert pool.status is PoolStatus.CLOSED
 
 

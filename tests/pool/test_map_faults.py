@@ -6,7 +6,7 @@ import itertools
 import weakref
 
 import pytest
-from helpers import echo, now, virtual
+from helpers import echo, nap, now, virtual
 
 from aiopool import Pool, PoolClosedError
 from aiopool.testing import advance, settle, wait_until
@@ -319,6 +319,26 @@ async def test_counts(isolation):
             async for _ in stream:
                 counts.append((stream.submitted, stream.done, stream.failed, stream.running))
             assert counts == [(4, 1, 0, 2), (4, 2, 1, 2), (4, 3, 1, 1), (4, 4, 1, 0)]
+
+
+@virtual
+async def test_a_job_that_is_cancelled_as_it_waits_for_room_is_counted_once(isolation):
+    """The consumer gives up in the same turn: nothing is counted for the item, and it comes with the next call."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        await pool.submit(nap, 5)
+        await settle()
+        stream = pool.map(nap, [1, 2], buffersize=2)
+        consumer = asyncio.create_task(anext(stream))
+        await settle()
+        job = pool.get_job(2)
+        assert job.waits_for == "room"
+        job.cancel()
+        consumer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await consumer
+        assert (stream.submitted, stream.done, stream.failed, stream.running) == (0, 0, 0, 0)
+        assert await stream.collect() == [None, None]
+        assert (stream.submitted, stream.done, stream.failed, stream.running) == (2, 2, 0, 0)
 
 
 @virtual
