@@ -61,11 +61,6 @@ class SignalHandler:
         self._told = 0
 
     @property
-    def count(self) -> int:
-        """How many signals have come since the first watch was installed."""
-        return _desk.count
-
-    @property
     def last(self) -> int | None:
         """The number of the last of them."""
         return _desk.last
