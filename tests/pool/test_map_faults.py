@@ -1,14 +1,16 @@
 """A map is never shorter than its source in silence: only the source's own end is an end."""
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import weakref
 
+import anyio
 import pytest
 from helpers import echo, nap, now, virtual
 
-from aiopool import Pool, PoolClosedError
+from aiopool import Pool, PoolClosedError, QueueFullError, events
 from aiopool.testing import advance, settle, wait_until
 
 CONTROL = (StopIteration, StopAsyncIteration, GeneratorExit, asyncio.CancelledError)
@@ -350,3 +352,114 @@ async def test_the_wrong_loop_says_which_one_to_write(isolation):
                 pass
         with pytest.raises(TypeError, match=r"await pool\.map\(\.\.\.\)\.collect\(\)"):
             await pool.map(echo, [1])
+
+
+async def slow_to_end(*_):
+    """A job, whose clean-up takes a second."""
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize("what", ["source", "jobs"])
+def test_a_caller_that_is_cancelled_while_a_stream_closes(what):
+    """The source hears of it, the jobs are waited for all the same; then the caller is cancelled."""
+
+    @virtual
+    async def main(isolation):
+        closed = []
+
+        async def source():
+            yield 0
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                closed.append(now())
+                await asyncio.sleep(1)
+
+        async with Pool(2, isolation=isolation) as pool:
+            stream = pool.map(echo, source()) if what == "source" else pool.map(slow_to_end, range(2))
+            reader = asyncio.create_task(anext(stream))
+            await asyncio.sleep(0.1)
+            reader.cancel()
+            await asyncio.wait([reader])
+            closing = asyncio.create_task(stream.aclose())
+            await asyncio.sleep(0.5)
+            closing.cancel()
+            await asyncio.wait([closing])
+            assert closing.cancelled()
+            assert pool.statistics().running == 0
+            assert len(closed) == (what == "source")
+            assert not [task for task in asyncio.all_tasks() if "-map-" in task.get_name()]
+            await stream.aclose()  # once more does nothing
+        await pool.map(echo, []).aclose()  # it was never opened
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@pytest.mark.parametrize("error", [OSError, None])
+def test_a_source_that_ends_while_the_pool_is_full_of_others(error):
+    """The first item is asked for when there is room for no job: its end, or its error, is that of the stream."""
+
+    @virtual
+    async def main(isolation):
+        def source():
+            if error is not None:
+                raise error
+            yield from ()
+
+        async with Pool(1, 0, isolation=isolation) as pool:
+            await pool.submit(slow_to_end)
+            results = pool.map(echo, source()).collect()
+            if error is not None:
+                with pytest.raises(error):
+                    await results
+            else:
+                assert await results == []
+            await pool.shutdown(timeout=0)
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+def test_a_source_that_fills_the_pool_itself():
+    """To ask for an item takes the last place: the item waits, and is not lost."""
+
+    @virtual
+    async def main(isolation):
+        async with Pool(1, 2, isolation=isolation) as pool:
+
+            def source():
+                for n in range(3):
+                    with contextlib.suppress(QueueFullError):
+                        while True:
+                            pool.submit_nowait(asyncio.sleep, 1)
+                    yield n
+
+            assert await pool.map(echo, source()).collect() == [0, 1, 2]
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_listener_that_cancels_each_job_of_a_map(ordered):
+    """As it is handed in: the stream has it at once, and waits for nothing."""
+
+    @virtual
+    async def main(isolation):
+        async with Pool(1, isolation=isolation) as pool:
+
+            def cancel(event):
+                if event.job_id % 3:
+                    pool.get_job(event.job_id).cancel()
+
+            pool.listen(cancel, events.JobSubmitted)
+            got = await pool.map(echo, range(20), ordered=ordered, errors="yield", buffersize=8).collect()
+            assert len(got) == 20
+
+    for isolation in ("task", "scope"):
+        main(isolation)

@@ -1,4 +1,4 @@
-"""`SignalHandler` alone: on a loop without signals, on a loop that is closed, and where no thread is left to exit in."""
+"""`SignalHandler` alone: on a loop without signals, on one that is closed, and where no thread is left to exit in."""
 
 import signal
 
