@@ -422,13 +422,16 @@ def _expires(option: str) -> Verb:
     async def run(isolation: Isolation, count: int, clock: Clock) -> None:
         async with Pool(size=count, queue_size=None, isolation=isolation, on_error=_ignore) as pool:
             forever = asyncio.Event()
-            seconds = 2 * _long_enough(count)
+            seconds, began = 5 * _long_enough(count), time.monotonic()
             view = pool.with_options(**{option: seconds})
             for _ in range(count):
                 view.submit_nowait(forever.wait)
             while pool.statistics().running < count:
+                if pool.statistics().timed_out:
+                    raise RuntimeError(f"{count} jobs were not begun within {seconds:g} s: the machine is busy")
                 await asyncio.sleep(0)
-            time.sleep(seconds)
+            # A `timeout` runs from the start of each: until the last of them, and nobody looks meanwhile.
+            time.sleep(seconds if option == "timeout" else max(0.0, began + seconds - time.monotonic()))
             clock.start()
             await pool.join()
             clock.stop()

@@ -15,7 +15,7 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import final
 
 from aiopool._engine.engine import Engine
@@ -183,7 +183,7 @@ class Supervisor:
         """Check each worker whose moment has come, one a step; return the next such moment."""
         earliest = math.inf
         self._detached = {worker for worker in self._detached if worker.busy}
-        for worker in (*self._tasks, *self._detached):
+        for worker in self.living():
             if worker.deadline() <= now:
                 worker.check_deadline(now)
             earliest = min(earliest, worker.deadline())
@@ -192,21 +192,23 @@ class Supervisor:
 
     def busy(self) -> list[Worker]:
         """Return the workers whose jobs still run."""
-        return [worker for worker in (*self._tasks, *self._detached) if worker.busy and worker.job is not None]
+        return [worker for worker in self.living() if worker.busy and worker.job is not None]
 
-    def stop(self) -> list[asyncio.Task[None]]:
-        """Have all workers end; return the tasks of those that have no job, and so will end at once."""
+    def living(self) -> tuple[Worker, ...]:
+        """Return all workers, and those without a coroutine that still have a job."""
+        return (*self._tasks, *self._detached)
+
+    def stop(self) -> Iterator[asyncio.Task[None] | None]:
+        """Have all workers end, one a step; yield the task of each that has no job, and so will end at once."""
         self.closing = True
-        tasks: list[asyncio.Task[None]] = []
-        for worker, task in list(self._tasks.items()):
-            if not worker.busy or worker.job is None:  # or on its way to a job that is gone
-                tasks.append(task)
-            worker.retiring = True
-            if not worker.stopped.done():
-                worker.stopped.set_result(None)
-            worker.retire()
         self.idle.clear()
         for timer in self._restarts.values():
             timer.cancel()
         self._restarts.clear()
-        return tasks
+        for worker in list(self._tasks):
+            task = self._tasks.get(worker)
+            worker.retiring = True
+            if not worker.stopped.done():
+                worker.stopped.set_result(None)
+            worker.retire()
+            yield task if not worker.busy or worker.job is None else None  # or on its way to a job that is gone

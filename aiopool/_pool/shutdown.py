@@ -19,6 +19,7 @@ import asyncio
 import copy
 import dataclasses
 import inspect
+import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -39,6 +40,9 @@ logger = logging.getLogger("aiopool.pool")
 
 # Turns of the loop for what needs no time to end, however short the grace: enough for nested task groups.
 SHUTDOWN_YIELDS = 10
+# So many workers are stopped in one turn of the loop, and so many futures are looked at: a millisecond or two.
+STOP_SLICE = 100
+DONE_SLICE = 4096
 # Seconds that the callbacks have beside what is left of the timeout; and those that they have if there is no timeout.
 CALLBACK_EXTRA = 1.0
 CALLBACK_TIMEOUT = 5.0
@@ -216,13 +220,11 @@ class Shutdown:
         """Let nobody submit any more, and cancel what is queued or scheduled."""
         engine = self._engine
         engine.admission.close()
-        waiting = [job for job in engine.jobs.values() if job._status is not JobStatus.RUNNING]
-        waiting.reverse()
 
         def cancel_each() -> Iterator[None]:
-            while waiting:  # emptied on the way: to let go of many jobs takes time, too
-                job = waiting.pop()
-                if job._finished_at is None:
+            for number in list(engine.jobs):  # not the jobs: to let go of many takes time, too
+                job = engine.jobs.get(number)
+                if job is not None and job._status is not JobStatus.RUNNING:
                     self._cancel(job)
                     self._never_started += job._attempt == 0
                 yield
@@ -249,30 +251,48 @@ class Shutdown:
         engine = self._engine
         self._grace_ends = engine.now() + engine.begin_stopping(self._grace)
         ends: list[asyncio.Future[None]] = []
-        for worker in self._busy():
-            job = _job(worker)
-            self._cancel(job)
-            ended = engine.when_ended(job)
-            if ended is not None:
-                ends.append(ended)
-        await self._yield_until(ends)
-        if ends:
-            all_ended = asyncio.gather(*ends)
-            while not all_ended.done() and self._grace_ends > engine.now():
-                await self._wait([all_ended], self._grace_ends)
-        for worker in self._busy():
-            job = _job(worker)
-            if job._ensure_extra().stop is None:
-                self._cancel(job)
-            worker.leak(engine.now())
-        return tuple(LeakedJob(_job(w).id, _job(w).name, w.stack()) for w in self._busy())
 
-    def _busy(self) -> list[Worker]:
-        """Return the workers on which code of a job runs, those aside that have called us."""
-        busy = [worker for worker in self._supervisor.busy() if worker.job not in self.callers]
-        return [
-            worker for worker in busy if _job(worker)._finished_at is None or _job(worker)._ensure_extra().abandoned
-        ]
+        def cancel_each() -> Iterator[None]:
+            for worker in self._supervisor.living():
+                if self._is_busy(worker):
+                    job = _job(worker)
+                    self._cancel(job)
+                    ended = engine.when_ended(job)
+                    if ended is not None:
+                        ends.append(ended)
+                yield
+
+        await self._work_off(cancel_each())
+        await self._yield_until(ends)
+        while ends and self._grace_ends > engine.now():
+            await self._wait([ends[-1]], self._grace_ends)
+            await self._drop_done(ends)
+        busy: list[Worker] = []
+
+        def leak_each() -> Iterator[None]:
+            for worker in self._supervisor.living():
+                if self._is_busy(worker):
+                    if _job(worker)._ensure_extra().stop is None:
+                        self._cancel(_job(worker))
+                    worker.leak(engine.now())
+                    busy.append(worker)
+                yield
+
+        await self._work_off(leak_each())
+        return tuple(LeakedJob(_job(w).id, _job(w).name, w.stack()) for w in busy if self._is_busy(w))
+
+    def _is_busy(self, worker: Worker) -> bool:
+        """Whether code of a job runs on a worker, and that job has not called us."""
+        job = worker.job
+        if job is None or not worker.busy or job in self.callers:
+            return False
+        return job._finished_at is None or job._ensure_extra().abandoned
+
+    async def _work_off(self, steps: Iterator[None]) -> None:
+        """Do what concerns many jobs, in slices."""
+        self._engine.work_off(steps)
+        while self._engine.chores:
+            await self._yield()
 
     def _log(self, leaked: tuple[LeakedJob, ...]) -> None:
         if not self._cut:
@@ -296,13 +316,17 @@ class Shutdown:
     async def _stop_workers(self) -> None:
         """End the workers that have no job. It takes a turn of the loop; one that cannot end is left behind."""
         await self._yield()  # with an eager task factory this may still be inside of a step of a worker
-        tasks = self._supervisor.stop()
+        tasks: list[asyncio.Task[None]] = []
+        for count, task in enumerate(self._supervisor.stop(), 1):
+            if task is not None:
+                tasks.append(task)
+            if not count % STOP_SLICE:
+                await self._yield()
         await self._yield_until(tasks)
-        stuck = [task for task in tasks if not task.done()]
-        for task in stuck:
+        for task in tasks:
             task.cancel()
-        await self._yield_until(stuck)
-        for task in stuck:
+        await self._yield_until(tasks)
+        for task in tasks:
             if not task.done():
                 log_fault(logger, "%s did not end, and is left behind", task.get_name(), fields={"pool": self._name})
         await self._yield()  # the supervisor hears of the ends
@@ -324,7 +348,7 @@ class Shutdown:
             await self._wait(left, until)
         for call in left:
             call.cancel()
-        await self._yield_until(left)
+        await self._yield_until(left.copy())
         errors: list[BaseException] = []
         for call, callback in calls.items():
             error: BaseException | None
@@ -356,12 +380,22 @@ class Shutdown:
             if timer is not None:
                 timer.cancel()
 
-    async def _yield_until(self, ends: Iterable[asyncio.Future[Any]]) -> None:
-        """Wait a few turns of the loop for all of some futures."""
+    async def _yield_until(self, ends: list[Any]) -> None:
+        """Wait a few turns of the loop for all of some futures; those that are done leave the list."""
         for _ in range(SHUTDOWN_YIELDS):
-            if all(end.done() for end in ends):
+            await self._drop_done(ends)
+            if not ends:
                 return
             await self._yield()
+
+    async def _drop_done(self, ends: list[Any]) -> None:
+        """Shorten a list of futures by those at its end that are done; if they are many, in slices."""
+        for count in itertools.count(1):
+            if not ends or not ends[-1].done():
+                return
+            ends.pop()
+            if not count % DONE_SLICE:
+                await self._yield()
 
     async def _yield(self) -> None:
         try:

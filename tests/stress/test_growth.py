@@ -8,7 +8,8 @@ from helpers import nap, virtual
 
 from aiopool import Pool, Retry
 from aiopool._engine.deadlines import MIN_ENDED
-from aiopool._engine.engine import STEPS
+from aiopool._engine.engine import MOST_STOPS, STEPS
+from aiopool._pool.shutdown import STOP_SLICE
 from aiopool.testing import settle
 
 pytestmark = pytest.mark.both_isolations
@@ -211,3 +212,97 @@ async def test_waiters_leave_nothing_behind_and_hear_in_their_order(isolation):
         assert [len(waiters) for waiters in left] == [20, 20, 20]
     await settle()
     assert list(heard.values()) == [[*range(10), *range(MANY - 10, MANY)]] * 3
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("way", ["cancel_all", "group", "shutdown", "timeout", "total_timeout"])
+@virtual
+async def test_running_jobs_are_told_to_stop_in_slices(isolation, way):
+    """However many jobs run, a turn of the loop tells a few to stop: each of them ends in the next turn."""
+    async with Pool(MANY + 1, isolation=isolation, on_error=lambda job, error: None) as pool:
+        view = pool.with_options(group="many", **({way: 10} if "timeout" in way else {}))
+        for _ in range(MANY):
+            await view.submit(forever)
+        await settle()
+        assert pool.statistics().running == MANY
+        watch = Watch(lambda: pool.statistics().running)
+        if way == "shutdown":
+            end = asyncio.create_task(pool.shutdown(0, grace=1))
+        elif way == "group":
+            end = asyncio.create_task(pool.cancel_all(group="many"))
+        else:
+            end = asyncio.create_task(pool.cancel_all() if way == "cancel_all" else asyncio.sleep(10))
+        await asyncio.sleep(10 if "timeout" in way else 0)
+        await watch.until(0)
+        assert watch.largest_step <= MOST_STOPS
+        await end
+
+
+@virtual
+async def test_a_block_that_fails_and_a_shutdown_cancel_what_waits_in_slices(isolation):
+    """A turn of the loop cancels a slice of the queued jobs of a block that fails, or of a pool that is shut down."""
+    async with Pool(1, None, isolation=isolation) as pool:
+        blocker = await pool.submit(forever)
+        failing = asyncio.create_task(_fill_block(pool))
+        await settle()
+        watch = Watch(lambda: pool.statistics().queued)
+        failing.cancel()
+        await watch.until(0)
+        assert watch.largest_step <= STEPS
+        with pytest.raises(asyncio.CancelledError):
+            await failing
+        jobs = [await pool.submit(forever) for _ in range(MANY)]
+        watch = Watch(lambda: pool.statistics().queued)
+        end = asyncio.create_task(pool.shutdown(0, cancel_pending=True))
+        await watch.until(0)
+        assert watch.largest_step <= STEPS
+        report = await end
+        assert (report.never_started, report.cancelled) == (MANY, MANY + 1)
+        assert all(job.cancelled() for job in (blocker, *jobs))
+
+
+async def _fill_block(pool: Pool) -> None:
+    async with pool.group("many") as block:
+        for _ in range(MANY):
+            await block.submit(forever)
+
+
+@virtual
+async def test_those_that_wait_for_room_are_refused_in_slices(isolation):
+    """A turn of the loop refuses a slice of the submitters that wait for room, by a cancel and by a shutdown."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        await pool.submit(forever)
+        for way in (pool.cancel_all, lambda: pool.shutdown(0, grace=0)):
+            told = []
+            tasks = [asyncio.create_task(pool.submit(forever)) for _ in range(MANY)]
+            await settle()
+            for task in tasks:
+                task.add_done_callback(told.append)
+            watch = Watch(lambda told=told: len(told))
+            end = asyncio.create_task(way())
+            await watch.until(MANY)
+            assert watch.largest_step <= STEPS
+            await end
+            for task in tasks:
+                assert task.exception() is not None
+            if pool.statistics().running == 0 and way == pool.cancel_all:
+                await pool.submit(forever)
+
+
+@virtual
+async def test_workers_that_end_with_the_pool_end_in_slices(isolation):
+    """A pool that has had many workers lets some of them go in each turn of the loop when it is closed."""
+    async with Pool(MANY, isolation=isolation) as pool:
+        for _ in range(MANY):
+            await pool.submit(nap, 1)
+        await pool.join()
+        supervisor = pool._state.supervisor
+        watch = Watch(lambda: len(supervisor.workers()))
+        assert watch.seen == [MANY]
+        end = asyncio.create_task(pool.shutdown())
+        await watch.until(0)
+        assert watch.largest_step <= STOP_SLICE
+        await end
