@@ -1,10 +1,10 @@
-"""The fast lane: a worker that drives each job in its own task, under one anyio cancel scope.
+"""The fast lane: a worker that runs each job in its own task, under one anyio cancel scope.
 
 `isolation="scope"`. The worker sends into the job's coroutine itself, inside the job's context; no task is made and no
-scope is entered for a job. A job is stopped as anyio stops: by level, shields respected. The price:
-`current_task()` is the worker's, so a job can leave it dirty: a cancel it swallowed (`cancelling() > 0`), a scope it
-did not close. A dirty worker is replaced before it takes another job, and the scope is renewed after each use.
-What nobody can see is an `asyncio.timeout` that a job has entered and not left: it will cancel the worker's task later.
+scope is entered for a job. A job is stopped as anyio stops: by level, shields respected. The price: `current_task()` is
+the worker's, so a job can leave it *tainted*: by a cancel that it swallowed (`cancelling() > 0`), or a scope that it
+did not close. A tainted worker is replaced before it takes another job, and the scope is renewed after each use. One
+thing cannot be seen: an `asyncio.timeout` that a job has entered and not left. It will cancel the worker's task later.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ import contextlib
 import types
 from collections.abc import Callable, Generator
 from contextvars import Context
+from importlib.metadata import version
 from types import CoroutineType
 from typing import Any, Self, final
 
 import anyio
-
-# The one private name of anyio that we read, never write: which scope a task stands in. The public way to ask is to
-# leave the scope and enter another, 2 to 3 µs a job. The range of anyio in pyproject.toml is what the tests run on.
-from anyio._backends._asyncio import _task_states
 
 from aiopool._engine.engine import Engine
 from aiopool._engine.worker import Worker
@@ -31,7 +28,30 @@ from aiopool._runtime.faults import drop_frame, is_kind
 from aiopool._runtime.runtime import running_loop_or_none
 from aiopool._runtime.threads import ThreadRunner
 
-__all__ = ["ScopeWorker"]
+__all__ = ["ScopeWorker", "scope_state"]
+
+
+def scope_state(task: asyncio.Task[Any]) -> Any:
+    """Return an object whose `cancel_scope` is the anyio scope in which a task is, at any time, or None.
+
+    For a task that is in a scope now. This reads the one private name of anyio that is used here, and never writes it:
+    the public way to ask is to leave the scope and enter another, which costs 2 to 3 µs a job.
+
+    Raises:
+        RuntimeError: this version of anyio keeps it elsewhere.
+    """
+    try:
+        from anyio._backends._asyncio import _task_states
+
+        state = _task_states[task]
+        if isinstance(state.cancel_scope, anyio.CancelScope):
+            return state
+    except (ImportError, LookupError, AttributeError):
+        pass
+    raise RuntimeError(
+        f"anyio {version('anyio')} does not say in which cancel scope a task is: install `anyio>=4.15,<5`, or open the "
+        'pool with isolation="task"'
+    )
 
 
 # What a lane yields when its job has ended.
@@ -72,7 +92,7 @@ def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -
     try:
         while error is not None:
             if is_kind(error, GeneratorExit):
-                with contextlib.suppress(RuntimeError):  # the job had something to say to the end of the world
+                with contextlib.suppress(RuntimeError):  # the job awaits in its clean-up, which nothing runs any more
                     lane.close()
                 raise error
             if worker.leak_shield is not None:
@@ -137,7 +157,7 @@ class ScopeWorker(Worker):
                 try:
                     with anyio.CancelScope() as scope:
                         self._scope, self._used = scope, False
-                        self._state = _task_states[self._task]
+                        self._state = scope_state(self._task)
                         await self._serve(scope)
                 except RuntimeError:
                     if not self.tainted:

@@ -1,8 +1,8 @@
 """A job can harm only itself, and pools, loops and processes do not mix.
 
 Under `isolation="task"` a job has a task of its own, so there is nothing to leave behind. Under `isolation="scope"` it
-runs in the worker's task, and a worker that comes back dirty is replaced before it takes another job. Either way the
-next job stands in a clean task. (Fixtures are in test_pytest_plugin.py and test_lifecycle.py.)
+runs in the worker's task, and a worker that comes back tainted is replaced before it takes another job. Either way the
+next job is in a clean task. (Fixtures are in test_pytest_plugin.py and test_lifecycle.py.)
 """
 
 import asyncio
@@ -19,6 +19,7 @@ import pytest
 from helpers import double, forever
 
 from aiopool import JobStatus, Pool, PoolStatus, Restart
+from aiopool._engine.scope_worker import scope_state
 from aiopool.testing import explore, wait_until
 
 pytestmark = pytest.mark.both_isolations
@@ -498,3 +499,35 @@ async def test_a_job_that_has_dealt_with_its_cancel_raises_without_a_trace_of_it
             await job
     assert seen == [None]
     assert info.value.__context__ is None
+
+
+# -- what the fast lane reads of anyio -----------------------------------------------------------------------------
+
+
+def test_the_scope_of_a_task_is_read_from_the_installed_anyio():
+    """`scope_state` follows a task into an inner scope and out again, and says no more than that."""
+
+    async def main():
+        with anyio.CancelScope() as outer:
+            state = scope_state(asyncio.current_task())
+            assert state.cancel_scope is outer
+            with anyio.CancelScope() as inner:
+                assert state.cancel_scope is inner
+            assert state.cancel_scope is outer
+        assert state.cancel_scope is None
+
+    asyncio.run(main())
+
+
+def test_an_anyio_that_does_not_say_the_scope_is_named(monkeypatch):
+    """If anyio keeps the scope of a task elsewhere, the error names what to install, or to write instead."""
+
+    text = r'anyio \d.* install `anyio>=4.15,<5`, or open the pool with isolation="task"'
+
+    async def main():
+        with anyio.CancelScope(), monkeypatch.context() as patch:
+            patch.delattr("anyio._backends._asyncio._task_states")
+            with pytest.raises(RuntimeError, match=text):
+                scope_state(asyncio.current_task())
+
+    asyncio.run(main())
