@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiopool._jobs.retry import Retry, RetryAfter
+from aiopool._jobs.retry import Retry, RetryAfter, _retry_after
 from aiopool._jobs.retry_budget import RetryBudget
 
 INF, NAN = math.inf, math.nan
@@ -637,3 +637,16 @@ def test_next_delay_leaves_the_budget_alone() -> None:
     assert budget.available(now=0.0) == pytest.approx(1)
     assert budget.withdraw(now=0.0)
     assert repr(budget) == "<RetryBudget ratio=0 min_per_second=0.1 within=10: 1 retries for 0 jobs of late>"
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_a_property_that_ends_the_program_is_not_told_as_a_fault(kind):
+    """Ctrl-C may come while `retry_after` of an error is read: it goes through."""
+
+    class Slow(Exception):
+        @property
+        def retry_after(self):
+            raise kind
+
+    with pytest.raises(kind):
+        _retry_after(Slow())

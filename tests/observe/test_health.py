@@ -567,3 +567,22 @@ async def test_nothing_runs_between_probes(isolation):
         steps = loop.steps
         await asyncio.sleep(1000)
         assert loop.steps - steps < 2100
+
+
+@virtual
+async def test_a_loop_that_cannot_be_asked_is_asked_the_next_time(monkeypatch):
+    """Its delay is to be measured, and it refuses the call: the error comes out, and the next try works."""
+
+    def refuse(*args, **options):
+        raise MemoryError
+
+    async with Pool(1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "call_soon_threadsafe", refuse)
+            with pytest.raises(MemoryError):
+                pool._state.measure_loop()
+        assert pool._state.lag is None
+        pool._state.measure_loop()
+        pool._state.measure_loop()
+        await asyncio.sleep(1)
+        assert pool._state.lag.worst() == 0

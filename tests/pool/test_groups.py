@@ -590,3 +590,25 @@ async def test_labels_vanish():
             await pool.with_options(group=f"tenant-{n}").submit(echo)
         await pool.join()
         assert not list(pool._state.engine.groups)
+
+
+@virtual
+async def test_what_ends_the_program_leaves_a_block_as_it_is(isolation):
+    """`SystemExit` and Ctrl-C of the body are not hidden in a group, whatever else has failed."""
+    for kind in (SystemExit, KeyboardInterrupt):
+        async with Pool(2, isolation=isolation, on_error=lambda job, error: None) as pool:
+            with pytest.raises(kind):
+                async with pool.group() as group:
+                    await group.submit(nap_and_fail, 1)
+                    raise kind
+
+
+def test_a_group_of_a_pool_that_is_not_open():
+    """It says so when it is entered."""
+
+    async def main():
+        with pytest.raises(RuntimeError, match=r"group\(\) on pool 'pool', which is new: write `async with Pool"):
+            async with Pool(1).group():
+                pass
+
+    asyncio.run(main())
