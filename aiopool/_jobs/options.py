@@ -20,6 +20,7 @@ from types import AsyncGeneratorType, BuiltinFunctionType, FunctionType, MethodW
 from typing import Final, Literal, ParamSpec, TypeVar, final
 
 from aiopool._jobs.retry import Retry
+from aiopool._runtime.keywords import explain_keywords
 
 __all__ = [
     "DEFAULTS",
@@ -115,7 +116,8 @@ class JobOptions:
             )
         if self.retry is not UNSET and self.retry is not None and not isinstance(self.retry, Retry):
             raise TypeError(
-                f"retry={self.retry!r} is a {type(self.retry).__name__}: write retry=Retry(attempts=3), or None"
+                f"retry={self.retry!r} is no Retry: write retry=Retry(attempts="
+                f"{self.retry if type(self.retry) is int and self.retry > 0 else 3}), or None"
             )
         if self.id is not UNSET and self.id is not None:
             check_id(self.id)
@@ -154,7 +156,10 @@ DEFAULTS: Final = JobOptions(
 def check_seconds(name: str, value: object) -> float:
     """Return `value` if it is a number of seconds, zero or more (infinity included)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}: it must be a number of seconds, such as 2.5")
+        hint = " (texts with units are for settings)" if isinstance(value, str) else ""
+        raise TypeError(
+            f"{name}={value!r} is a {type(value).__name__}: write a number of seconds, such as {name}=2.5{hint}"
+        )
     if math.isnan(value) or value < 0:
         raise ValueError(f"{name}={value!r}: a duration is zero or more seconds")
     return value
@@ -205,6 +210,7 @@ def check_count(name: str, value: object, *, least: int = 0, most: int | None = 
 _ATTRIBUTE: Final = "__aiopool_options__"
 
 
+@explain_keywords
 def job(
     *,
     priority: int | Unset = UNSET,

@@ -16,12 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
+from aiopool._runtime.keywords import explain_keywords
 from aiopool._runtime.validation import number_given
 
 __all__ = ["Restart", "RestartHistory"]
 
 
 @final
+@explain_keywords
 @dataclass(frozen=True, slots=True)
 class Restart:
     """Say how often crashed workers are started again before the pool gives up.

@@ -30,6 +30,7 @@ from typing import Literal, TypeAlias, cast, final
 
 from aiopool._jobs.retry_budget import RetryBudget
 from aiopool._runtime.faults import describe, describe_error, is_kind, members
+from aiopool._runtime.keywords import explain_keywords
 from aiopool._runtime.validation import as_float, number_given
 
 __all__ = ["Backoff", "Match", "Retry", "RetryAfter"]
@@ -90,6 +91,7 @@ class RetryAfter(Exception):  # noqa: N818 - read aloud in the job: `raise Retry
 
 
 @final
+@explain_keywords
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """Say how a job that fails is tried again.

@@ -31,6 +31,7 @@ from aiopool._pool.group import Group
 from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
+from aiopool._runtime.keywords import explain_keywords
 from aiopool._runtime.registration import Registration
 from aiopool._runtime.runtime import Runtime, shield
 from aiopool._runtime.signals import OpenPools, SignalHandler, register_open_pool
@@ -72,6 +73,7 @@ class CancelReport:
 
 
 @final
+@explain_keywords
 class Pool(Submitter):
     """A supervised pool of coroutine workers.
 
@@ -608,6 +610,7 @@ class Pool(Submitter):
             if not before and self._state.status is PoolStatus.OPEN:
                 self.resume(group=group)
 
+    @explain_keywords
     def group(
         self,
         name: str | None = None,

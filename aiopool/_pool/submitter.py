@@ -36,6 +36,7 @@ from aiopool._pool.block import JobBlock
 from aiopool._pool.map import MapResult, MapStream
 from aiopool._pool.map_feed import MapFeed
 from aiopool._pool.state import PoolState
+from aiopool._runtime.keywords import explain_keywords
 from aiopool._runtime.runtime import shield
 from aiopool.errors import JobDroppedError, QueueFullError
 
@@ -248,6 +249,7 @@ class Submitter:
         options: JobOptions | Callable[[T], JobOptions] | None = None,
         errors: Literal["yield"],
     ) -> MapStream[MapResult[T, R]]: ...
+    @explain_keywords
     def map(
         self,
         function: Callable[[Any], Any],
@@ -336,6 +338,7 @@ class Submitter:
 
     # -- options -----------------------------------------------------------------------------------------------------
 
+    @explain_keywords
     def with_options(
         self,
         *,

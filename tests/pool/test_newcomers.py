@@ -1,0 +1,81 @@
+"""The wrong calls that a newcomer makes: each error says what to write instead."""
+
+import asyncio
+import re
+
+import pytest
+
+from aiopool import Pool, Restart, Retry, job
+
+
+async def fetch(url: str) -> str:
+    return url
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: Pool(max_workers=4), "Pool() takes no argument 'max_workers': write Pool(size=...)"),
+        (lambda: Pool(workers=4), "write Pool(size=...)"),
+        (lambda: Pool(concurrency=4), "write Pool(size=...)"),
+        (lambda: Pool(maxsize=4), "write Pool(queue_size=...)"),
+        (lambda: Pool(time_out=4), "write Pool(timeout=...)"),
+        (lambda: Pool(colour="red"), "it takes size, queue_size, name"),
+        (lambda: Pool().with_options(prio=1), "write with_options(priority=...)"),
+        (lambda: Pool().with_options(retries=1), "write with_options(retry=...)"),
+        (lambda: Retry(max_attempts=3), "write Retry(attempts=...)"),
+        (lambda: Retry(retries=3), "Retry() takes no argument 'retries'"),
+        (lambda: Restart(max_restart=3), "write Restart(max_restarts=...)"),
+        (lambda: Pool().group(on_eror="collect"), "write group(on_error=...)"),
+        (lambda: Pool().map(fetch, [], ahead=3), "write map(buffersize=...)"),
+        (lambda: job(prio=1), "write job(priority=...)"),
+        (
+            lambda: Pool(timeout="5s"),
+            "such as timeout=2.5 (texts with units are for settings)",
+        ),
+        (lambda: Pool(retry=3), "retry=3 is no Retry: write retry=Retry(attempts=3)"),
+        (lambda: list(Pool().map(fetch, ["a"])), "await pool.map(...).collect()"),
+        (lambda: Pool().submit_nowait(fetch, "a"), "async with Pool(...) as pool:"),
+    ],
+)
+def test_the_error_names_the_line_to_write(call, line):
+    """Whatever the mistake, its text has the call that works."""
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=re.escape(line)):
+        call()
+
+
+async def wrong_calls(pool):
+    return [
+        (lambda: pool.submit(fetch("a")), "Write submit(fetch, ...) in place of submit(fetch(...))"),
+        (lambda: pool.submit(fetch, "a", timeout=5), "Write pool.with_options(timeout=5).submit(fetch, ...)"),
+        (lambda: await_map(pool), "results = await pool.map(...).collect()"),
+        (lambda: pool.submit("fetch"), "submit() takes a function"),
+    ]
+
+
+async def await_map(pool):
+    await pool.map(fetch, ["a"])
+
+
+@pytest.mark.parametrize("number", range(4))
+async def test_calls_of_an_open_pool_name_the_line_too(number):
+    """A coroutine in place of a function, an option among the arguments, an awaited map."""
+    async with Pool() as pool:
+        call, line = (await wrong_calls(pool))[number]
+        with pytest.raises(TypeError, match=re.escape(line)):
+            await call()
+
+
+def test_a_pool_of_another_loop_says_so():
+    """A pool that is open in one loop is refused in another."""
+
+    async def opened():
+        async with Pool() as pool:
+
+            def other():
+                asyncio.run(pool.submit(fetch, "a"))
+
+            with pytest.raises(RuntimeError, match=r"another (thread|loop)"):
+                await asyncio.to_thread(other)
+
+    asyncio.run(opened())
