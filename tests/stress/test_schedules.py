@@ -259,6 +259,42 @@ async def ca8_cancelled_as_its_last_await_resolves(world, chance, *, size=1):
 
 
 @kernel
+async def a_join_a_map_and_a_block_are_cancelled_as_they_are_granted(world, chance, *, size=2):
+    """Whoever waits for jobs and is cancelled in the turn in which they end hears of one of them; nothing is kept."""
+
+    async def ends(number):
+        await asyncio.sleep(1.0)
+        return number
+
+    async def joins():
+        await world.pool.join()
+
+    async def maps():
+        async with world.pool.map(ends, range(2)) as results:
+            assert [number async for number in results] == [0, 1]
+
+    async def blocks():
+        async with world.pool.group() as block:
+            for number in range(2):
+                await block.submit(ends, number)
+
+    way = chance.choice([joins, maps, blocks])
+    if way is joins:
+        await world.pool.submit(ends, 0)
+    task = asyncio.create_task(way())
+    await at(1.0, task.cancel)
+    await asyncio.wait([task])
+    assert task.cancelled() or task.exception() is None
+    assert now() <= 2.0
+    await world.pool.join()
+    assert not world.pool._state.engine.join_waiters.futures
+    assert not world.pool._state.close_waiters
+    assert world.pool.statistics().running == 0
+    job = await world.pool.submit(ends, 3)
+    assert await job == 3
+
+
+@kernel
 async def rs6_a_worker_is_let_go_as_it_is_handed_a_job(world, chance, *, size=3):
     """Shrinks and growths in the turns in which jobs are handed over lose none."""
     await settle()
