@@ -22,9 +22,11 @@ import asyncio
 import itertools
 import math
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextvars import Context
 from threading import get_ident
 from typing import Any, Literal, final
 
@@ -44,7 +46,7 @@ from aiopool._jobs.spec import JobOwner, JobSpec
 from aiopool._jobs.statistics import Counters
 from aiopool._jobs.status import JobStatus
 from aiopool._jobs.stop import StopCause, StopRequest, outcome_status
-from aiopool._jobs.waiters import JobObserver, awaiter_count
+from aiopool._jobs.waiters import JobObserver, add_waiter, awaiter_count, remove_waiter
 from aiopool._observe.observers import Observers
 from aiopool._runtime.faults import is_kind, set_context, traceback_of
 from aiopool._runtime.runtime import Runtime, running_loop_or_none
@@ -69,6 +71,9 @@ CLOCK_RESOLUTION = 0.0001
 # So deep a cancel goes, the event loop's part of it included. If the stack ended on the way, asyncio would lose the
 # wake-up of whoever waits for the job: a job that is cancelled from a recursion too deep is not cancelled at all.
 CANCEL_FRAMES = 24
+# On a stack deeper than this no job is started: it would have less of it than others have, and pools that await each
+# other's jobs would go down and down.
+INLINE_FRAMES = 128
 
 SCHEDULED, QUEUED, RUNNING = JobStatus.SCHEDULED, JobStatus.QUEUED, JobStatus.RUNNING
 SUCCEEDED, FAILED = JobStatus.SUCCEEDED, JobStatus.FAILED
@@ -81,6 +86,8 @@ class Engine:
 
     __slots__ = (
         "__weakref__",
+        "_inline_ends",
+        "_inline_slice",
         "_loop",
         "_reserved",
         "_stops",
@@ -128,6 +135,7 @@ class Engine:
         owner: JobOwner,
         errors: ErrorReporter,
         wake_worker: Callable[[], bool],
+        inline: bool,
         check_deadlines: Callable[[float], Generator[None, None, float]],
         on_fatal: Callable[[BaseException], object],
     ) -> None:
@@ -139,6 +147,7 @@ class Engine:
             owner: the pool, as its jobs know it.
             errors: takes failures that nobody awaits.
             wake_worker: wakes a worker that has no job; whether another may be woken in this turn of the loop.
+            inline: a worker that is woken runs its job at once, so an awaiter may wake it; see `start_awaited`.
             check_deadlines: checks the jobs that run, one a step; returns the next moment at which it is to be called.
             on_fatal: is called for an exception that ends the program.
         """
@@ -166,6 +175,9 @@ class Engine:
         # A clock that stands still while code runs never comes to the end of a slice: there, each job is one.
         self.slice = 0.0 if runtime.virtual else TIME_SLICE
         self.slice_ends = 0.0
+        # Jobs that an awaiter starts: for so long, until when since the last turn of the loop (0: there was none yet).
+        self._inline_slice = self.slice if inline else 0.0
+        self._inline_ends = 0.0
         self._waking = False
         self.chores: deque[Iterator[object]] = deque()
         self._stops = 0  # how many running jobs were told to stop in this slice of them
@@ -464,8 +476,48 @@ class Engine:
             if chores or (self.slots.active < self.slots.limit and self.queue.live):
                 self.wake_workers()
 
+    def start_awaited(self, job: Job[Any]) -> bool:
+        """Start a job for which somebody is about to suspend, if nothing stands in its way; whether it is done.
+
+        The awaiter gives up control anyway, so a job that is alone in the queue need not wait for a turn of the loop,
+        and one that never suspends is done without any. The turn that was asked for stays on its way. When a slice has
+        passed, nothing is started here any more: the loop has to turn.
+
+        The job must not see in whose step it begins: not the context, nor the exception that the awaiter handles, nor
+        a stack that is nearly used up.
+        """
+        slots = self.slots
+        if not (
+            self._inline_slice
+            and self._waking
+            and slots.active < slots.limit
+            and slots.uncontended
+            and self.queue.is_alone(job)
+        ):
+            return False
+        if get_ident() != self._loop._thread_id or not self._loop_runs() or sys.exception() is not None or _deep():
+            return False
+        now = self.now()
+        if not self._inline_ends:
+            self._inline_ends = now + self._inline_slice
+        if now >= self._inline_ends:
+            return False
+        add_waiter(job, _AWAITED)
+        slice_ends, self.slice_ends = self.slice_ends, now  # this job, and no other
+        try:
+            Context().run(self._wake_worker)
+        finally:
+            self.slice_ends = slice_ends
+            remove_waiter(job, _AWAITED)
+        return job._finished_at is not None
+
+    def _loop_runs(self) -> bool:
+        """Whether the loop runs, if we are in its thread; to ask asyncio for the running one costs a microsecond."""
+        return self._loop is self.runtime.loop or running_loop_or_none() is self.runtime.loop
+
     def _dispatch(self) -> None:
         self._waking = False
+        self._inline_ends = 0.0
         if self.chores:
             self._work()
         self.slice_ends = self.now() + self.slice
@@ -940,6 +992,27 @@ class Engine:
             return
         job._ensure_extra().timeout = seconds
         self.check_at(job, math.inf if seconds is None else self.now() + seconds)
+
+
+def _deep() -> bool:
+    """Whether a job that is started here and now would miss a good part of the stack."""
+    try:
+        sys._getframe(INLINE_FRAMES)
+    except ValueError:
+        return False
+    return True
+
+
+class _Awaited(JobObserver):
+    """Stands for an awaiter who starts the job itself, and does not have to be woken."""
+
+    __slots__ = ()
+
+    def job_done(self, job: Job[Any]) -> None:
+        pass
+
+
+_AWAITED = _Awaited()
 
 
 def _need_frames(count: int) -> None:

@@ -254,6 +254,10 @@ class JobQueue(asyncio.PriorityQueue[Any]):
             self._best = self._fifos[self._keys[0]]
         return entry
 
+    def is_alone(self, entry: Any) -> bool:
+        """Whether an entry is the next one, and the only one of its priority."""
+        return entry._location is self._best and len(self._best) == 1
+
     def peek(self) -> Any:
         """Return the best entry, or None; it stays in line."""
         first = self._first()

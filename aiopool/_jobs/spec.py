@@ -6,7 +6,7 @@ name and seven options. The other two, `id` and `delay`, concern one job: they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, final
 
 from aiopool._jobs.options import JobOptions
@@ -24,7 +24,7 @@ class JobOwner(Protocol):
     def set_timeout(self, job: Any, seconds: float | None) -> None: ...
     def call_back(self, job: Any, callback: Callable[[Any], object]) -> None: ...
     def waiting_for(self, job: Any) -> str | None: ...
-    def wait(self, job: Any, waiter: Any) -> Generator[Any, None, None]: ...
+    def wait(self, job: Any, waiter: Any) -> Iterable[Any]: ...
 
 
 @final

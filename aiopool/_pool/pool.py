@@ -234,6 +234,7 @@ class Pool(Submitter):
             owner=home,
             errors=ErrorReporter(home.name, runtime, self._on_error, home.hooks),
             wake_worker=lambda: supervisor.wake_worker(),
+            inline=self._isolation == "task",
             check_deadlines=lambda now: supervisor.check_deadlines(now),
             on_fatal=self._on_fatal,
         )

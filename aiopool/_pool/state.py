@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, final
 
@@ -157,15 +157,19 @@ class PoolState:
         """See `Job.waiting_for`."""
         return self._open_engine().waiting_for(job)
 
-    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Generator[Any, None, None]:
+    def wait(self, job: Job[Any], waiter: Job[Any] | None) -> Iterable[Any]:
         """Wait until a job is done; the waiter lends its slot, if it has one here."""
-        return self._open_engine().lending.wait(job, waiter)
+        engine = self._open_engine()
+        if not engine.is_own(waiter) and engine.start_awaited(job):
+            return ()
+        return engine.lending.wait(job, waiter)
 
     @types.coroutine
     def wait_or_cancel(self, job: Job[Any], reason: str) -> Generator[Any, None, None]:
         """Wait until a job is done; a caller that is cancelled takes it along, and does not wait for its end."""
-        loans = self._open_engine().lending
-        yield from loans.wait(job, running_job.get(), lambda: self.cancel(job, reason))
+        engine, waiter = self._open_engine(), running_job.get()
+        if engine.is_own(waiter) or not engine.start_awaited(job):
+            yield from engine.lending.wait(job, waiter, lambda: self.cancel(job, reason))
 
     async def stop(self, job: Job[Any], reason: str | None) -> None:
         """Cancel a job, and return when no line of it will run any more, or it leaked.

@@ -192,7 +192,9 @@ class Submitter:
         Example:
             page = await pool.run(fetch, url)
         """
-        job: Job[Any] = await self.submit(function, *args, **kwargs)
+        submitted = self._try_submit("run", function, args, kwargs)
+        job = submitted if submitted is not None else await self._submit_when_space(function, args, kwargs)
+        del submitted
         reason = "the caller of run() was cancelled"
         try:
             if job._finished_at is None:
