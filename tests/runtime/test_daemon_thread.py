@@ -37,3 +37,24 @@ async def test_a_daemon_thread_goes_on_after_its_caller_gave_up(caplog) -> None:
     let_go.set()
     await wait_until(lambda: "latecomer failed after nobody waited for it any more" in caplog.text)
     assert "satisfied" not in caplog.text
+
+
+def test_an_error_that_comes_after_the_loop_has_closed_is_logged(caplog) -> None:
+    """Nobody waits any more, not even the loop."""
+    began, let_go = threading.Event(), threading.Event()
+
+    def late() -> None:
+        began.set()
+        let_go.wait(20)
+        raise OSError("late")
+
+    async def main() -> None:
+        task = asyncio.create_task(run_in_daemon_thread(late, name="latecomer"))
+        await wait_until(began.is_set)
+        task.cancel()
+
+    asyncio.run(main())
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "latecomer"]
+    let_go.set()
+    thread.join(20)
+    assert "latecomer failed after nobody waited for it any more" in caplog.text
