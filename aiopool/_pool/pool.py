@@ -216,7 +216,14 @@ class Pool(Submitter):
             raise RuntimeError(
                 f"pool {home.name!r} is {home.status}: it is opened once at a time; make another Pool(...)"
             )
-        runtime = Runtime(asyncio.get_running_loop(), self._seed)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                f"pool {home.name!r} runs on asyncio, and no event loop of asyncio runs here: write "
+                'asyncio.run(main()), or anyio.run(main, backend="asyncio") in place of trio'
+            ) from None
+        runtime = Runtime(loop, self._seed)
         self._bridge = ThreadRunner(
             loop=runtime.loop,
             max_threads=self._max_threads or self._size,

@@ -79,3 +79,9 @@ def test_a_pool_of_another_loop_says_so():
                 await asyncio.to_thread(other)
 
     asyncio.run(opened())
+
+
+def test_a_pool_outside_of_asyncio_says_so():
+    """Under trio, say: `async with` needs a loop of asyncio, and the error has the line that brings one."""
+    with pytest.raises(RuntimeError, match=re.escape('anyio.run(main, backend="asyncio")')):
+        Pool().__aenter__().send(None)
