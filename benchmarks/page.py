@@ -212,8 +212,9 @@ def about(runs: list[Run], names: Iterable[str]) -> str:
     known = runs[-1].packages
     packages = ", ".join(f"{name} {known[name]}" for name in names if name in known)
     versions = " and ".join(run.python for run in runs)
+    rounds = min(run.rounds for run in runs)
     return (
-        f"CPython {versions}; {min(run.rounds for run in runs)} rounds at least; {packages}. "
+        f"CPython {versions}; {rounds} round{'s' if rounds > 1 else ''} at least; {packages}. "
         "Each number is a median; behind it in brackets the lowest and the highest round."
     )
 

@@ -77,10 +77,10 @@ class CancelReport:
 class Pool(Submitter):
     """A supervised pool of coroutine workers.
 
-    Three promises. The limit you set is the number of jobs running: after time limits, cancels, threads that
-    do not end and resizes too. The order you set is the order they start: by priority, then first come first served,
-    through cancels and retries. Shutdown ends when you said, whatever the jobs do, and says what it had to leave. (A
-    job that ignores its cancel is left behind; but `asyncio.run()`, unlike `aiopool.run()`, waits for it.)
+    Three promises. Never more than `size` jobs start to run at once, not even after a timeout or a cancel. Jobs start
+    by priority, then in the order of submission, also after a retry. A shutdown ends in the time that you set, whatever
+    the jobs do, and its report lists what could not finish. (A job that ignores its cancel is left behind; but
+    `asyncio.run()`, unlike `aiopool.run()`, waits for it.)
 
     Making a pool binds to no loop, installs nothing and starts nothing; `async with` opens it. It may be opened in
     one task and closed in another, and opened again after it was closed, in the same loop or another.
