@@ -976,7 +976,7 @@ class Engine:
         if job._finished_at is not None or job._status is RUNNING:
             return None
         if job._sequence not in self.jobs:
-            return "room"
+            return "admission"
         if job._status is SCHEDULED:
             return "backoff" if job._attempt else "delay"
         extra = job._extra

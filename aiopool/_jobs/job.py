@@ -248,7 +248,7 @@ class Job(Generic[T]):
 
     @property
     def progress(self) -> tuple[float, str] | None:
-        """What the job last said with `report_progress`: a fraction and a text."""
+        """What the job last said with `report_progress`: a fraction and a message; None before that."""
         return None if self._extra is None else self._extra.progress
 
     @property
@@ -260,7 +260,7 @@ class Job(Generic[T]):
     def waiting_for(self) -> str | None:
         """Why the job does not run; None if it runs, or is done.
 
-        `"slot"`, `"room"` (its `submit` waits), `"delay"`, `"backoff"`, `"pool paused"` or `"group paused"`.
+        `"slot"`, `"admission"` (its `submit` waits), `"delay"`, `"backoff"`, `"pool paused"` or `"group paused"`.
         """
         return self._spec.owner.waiting_for(self)
 
@@ -395,6 +395,9 @@ class Job(Generic[T]):
         A queued or scheduled job is gone when this returns. A running one is told; it ends at its next `await`, and
         may clean up. Use `await pool.cancel(job.id)` to wait for that.
 
+        Args:
+            reason: goes into the error, the event and the log.
+
         Returns:
             Whether this call asked: False if the job was done, or had been asked before. From another thread than
             the loop's: True if it was not done when asked.
@@ -402,7 +405,17 @@ class Job(Generic[T]):
         return self._spec.owner.cancel(self, reason)
 
     def report_progress(self, fraction: float, message: str = "") -> None:
-        """Say how far the job is, for `job.progress`; meant for the job itself."""
+        """Store how far the job is, for readers of `job.progress`; for the job itself, in the loop or in its thread.
+
+        Nothing else happens: no event, no line of the log. The last report stays, through retries and after the end.
+
+        Args:
+            fraction: the part that is done, from 0 to 1; it is not checked.
+            message: what the job does now.
+
+        Example:
+            current_job().report_progress(0.5, "second half")
+        """
         self._ensure_extra().progress = (fraction, message)
 
     def retry_after(self, seconds: float, message: str = "") -> NoReturn:

@@ -71,6 +71,7 @@ class Finding:
 
 
 Check = Callable[[], "Finding | str | None"]
+"""A check of your own: it returns None if all is well, a text (degraded), or a `Finding`."""
 
 logger = logging.getLogger("aiopool.health")
 

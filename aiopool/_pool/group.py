@@ -72,7 +72,14 @@ class Group(Submitter):
         return tuple(self._members.errors)
 
     def cancel(self, reason: str | None = None) -> int:
-        """Ask all jobs of this block to end; return how many were asked."""
+        """Ask all jobs of this block to end.
+
+        Args:
+            reason: goes into the errors, the events and the log.
+
+        Returns:
+            How many were asked.
+        """
         return self._members.cancel(reason)
 
     def pause(self) -> None:

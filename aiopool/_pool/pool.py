@@ -565,7 +565,11 @@ class Pool(Submitter):
             self._bridge.max_threads = max(size, 1)
 
     def reprioritize(self, id: int | str, priority: int) -> bool:
-        """Give a waiting job another priority; among its new equals it stands by its age.
+        """Give a waiting job another priority. Among jobs of equal priority, older ones go first.
+
+        Args:
+            id: of the job.
+            priority: lower goes first.
 
         Returns:
             Whether it was waiting.

@@ -49,7 +49,7 @@ async def test_a_number_counts_as_taken_while_its_job_waits_for_room(isolation):
         for id, answers in ((2, 2), ("2", 2), (9, 9), ("9", 9), ("mine", "mine")):
             found = pool.get_job(id)
             assert found is not None
-            assert (found.id, found.waiting_for) == (answers, "room")
+            assert (found.id, found.waiting_for) == (answers, "admission")
             with pytest.raises(ValueError, match="is taken by a live job"):
                 await pool.with_options(id=id).submit(echo)
         jobs = [await task for task in waiting]

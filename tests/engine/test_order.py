@@ -186,7 +186,7 @@ async def test_reprioritize_a_job_whose_submitter_waits_for_room():
             await pool.submit(log.start, name)
         late = asyncio.create_task(pool.with_options(id="late").submit(log.start, "late"))
         await settle()
-        assert pool.get_job("late").waits_for == "room"
+        assert pool.get_job("late").waiting_for == "admission"
         assert not pool.reprioritize("late", 1)
         assert (pool.get_job("late").priority, pool.statistics().queued) == (5, 2)
         await late

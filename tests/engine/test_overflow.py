@@ -126,7 +126,7 @@ async def test_a_job_that_waits_for_room_can_be_cancelled_by_its_id(isolation):
         await settle()
         found = pool.get_job("x")
         assert found is not None
-        assert found.waiting_for == "room"
+        assert found.waiting_for == "admission"
         waiter = asyncio.create_task(found.wait())
         await settle()
         report = await pool.cancel("x", reason="changed my mind")

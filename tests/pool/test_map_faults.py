@@ -333,7 +333,7 @@ async def test_a_job_that_is_cancelled_as_it_waits_for_room_is_counted_once(isol
         consumer = asyncio.create_task(anext(stream))
         await settle()
         job = pool.get_job(2)
-        assert job.waits_for == "room"
+        assert job.waiting_for == "admission"
         job.cancel()
         consumer.cancel()
         with pytest.raises(asyncio.CancelledError):
