@@ -105,20 +105,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
+    mark = metafunc.definition.get_closest_marker("loops")
+    kinds = [] if mark is None else mark.args
+    # pytest-asyncio asks a hook, and an implementation that stayed would answer for every other test, too.
+    chooser = _LoopChooser({name: loop for kind in kinds for name, loop in LOOPS[kind].items()})
+    if mark is not None:
+        metafunc.config.pluginmanager.register(chooser)
+    try:
+        result = yield
+    finally:
+        if mark is not None:
+            metafunc.config.pluginmanager.unregister(chooser)
+    # Last: the loop is the first parameter, by which those of the long run are known.
     if "isolation" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_isolations"):
         given = [name for mark in metafunc.definition.iter_markers("parametrize") for name in _names(mark.args[0])]
         if "isolation" not in given:
             metafunc.parametrize("isolation", BOTH, indirect=True)
-    mark = metafunc.definition.get_closest_marker("loops")
-    if mark is None:
-        return (yield)
-    # pytest-asyncio asks a hook, and an implementation that stayed would answer for every other test, too.
-    chooser = _LoopChooser({name: loop for kind in mark.args for name, loop in LOOPS[kind].items()})
-    metafunc.config.pluginmanager.register(chooser)
-    try:
-        return (yield)
-    finally:
-        metafunc.config.pluginmanager.unregister(chooser)
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)
