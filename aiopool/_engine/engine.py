@@ -1008,6 +1008,9 @@ class _Awaited(JobObserver):
 
     __slots__ = ()
 
+    def handles_errors(self) -> bool:
+        return True
+
     def job_done(self, job: Job[Any]) -> None:
         pass
 
