@@ -7,6 +7,7 @@ and the shutdown is bounded.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sys
 
@@ -320,7 +321,11 @@ def at_depth(frames, function):
     here, frame = 0, sys._getframe()
     while frame is not None:
         here, frame = here + 1, frame.f_back
-    return down(sys.getrecursionlimit() - here - frames - 3)
+    gc.disable()  # a collection down there would run the finalizers of whatever was left by others, without frames
+    try:
+        return down(sys.getrecursionlimit() - here - frames - 3)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("isolation", BOTH)
