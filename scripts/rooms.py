@@ -27,6 +27,8 @@ WORDS = {
     "_observe": "who is told",
     "_engine": "queue, slots, workers",
     "_pool": "what users hold",
+    "metrics": "what a pool did, by name",
+    "health": "how a pool is",
     "services": "helper processes",
     "settings": "values from files and environment",
     "_program": "a whole program",
