@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
+from asyncio.tasks import _current_tasks, _enter_task, _leave_task  # type: ignore[attr-defined]
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Protocol, cast, final
@@ -151,30 +151,15 @@ class _FactoryStarter:
             else:  # the factory has made other tasks, too
                 self._call_soon(step, *args, context=its_context)
         if first is not None and inside is not None:
-            outer = _leave_task(loop)
+            # As above; these two are there in every Python, and outside of any task as well.
+            outer = asyncio.current_task(loop)
+            if outer is not None:
+                _leave_task(loop, outer)
             try:
                 inside.run(first)
             finally:
-                _return_to_task(loop, outer)
+                if outer is not None:
+                    _enter_task(loop, outer)
                 del outer
         del coroutine, context, steps, first, inside  # an error's frames refer to this one (`f_back`)
         return task
-
-
-if sys.version_info < (3, 12):
-
-    def _leave_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
-        return _current_tasks.pop(loop, None)  # type: ignore[no-any-return]
-
-    def _return_to_task(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> None:
-        if task is not None:
-            _current_tasks[loop] = task
-
-else:
-    from asyncio.tasks import _swap_current_task  # type: ignore[attr-defined]
-
-    def _leave_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
-        return _swap_current_task(loop, None)  # type: ignore[no-any-return]
-
-    def _return_to_task(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> None:
-        _swap_current_task(loop, task)
