@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import final
+from typing import Any, cast, final
 
 from aiopool._engine.engine import Engine
 from aiopool._jobs.options import function_name, is_asynchronous
@@ -110,8 +110,8 @@ class HealthMonitor:
 def _by_name(checks: Iterable[Check] | Mapping[str, Check]) -> dict[str, Check]:
     """Return the user's checks by name."""
     found: dict[str, Check] = {}
-    named = checks.items() if isinstance(checks, Mapping) else ((None, check) for check in checks)
-    for name, check in named:
+    named: Any = checks.items() if isinstance(checks, Mapping) else ((None, check) for check in checks)
+    for own, check in named:
         if not callable(check):
             raise TypeError(f"a health check is a function without arguments, not {check!r} ({type(check).__name__})")
         if is_asynchronous(check):
@@ -119,10 +119,10 @@ def _by_name(checks: Iterable[Check] | Mapping[str, Check]) -> dict[str, Check]:
                 f"{check!r} is asynchronous, and report() does not wait. Have a task of your own ask, keep its answer, "
                 "and give a plain function that returns it"
             )
-        name = function_name(check) if name is None else name
+        name = function_name(check) if own is None else own
         if name in found:
             raise ValueError(f"there are two health checks {name!r}: write checks={{name: function, ...}}")
-        found[name] = check
+        found[name] = cast("Check", check)
     return found
 
 

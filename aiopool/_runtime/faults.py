@@ -86,10 +86,10 @@ def describe_error(error: BaseException) -> str:
     return f"{type_name(error)}: {text}" if text else type_name(error)
 
 
-def describe_fields(record: Any) -> str:
+def describe_fields(self: Any) -> str:
     """Return what the `__repr__` of a dataclass returns, whatever its fields hold: to be its `__repr__`."""
-    fields = (f"{field.name}={describe(getattr(record, field.name))}" for field in dataclasses.fields(record))
-    return f"{type(record).__qualname__}({', '.join(fields)})"
+    fields = (f"{field.name}={describe(getattr(self, field.name))}" for field in dataclasses.fields(self))
+    return f"{type(self).__qualname__}({', '.join(fields)})"
 
 
 def _plain(text: str) -> str:

@@ -39,9 +39,9 @@ def explain_keywords(function: F) -> F:
 
     A call costs some 0.3 µs more. So `JobOptions` goes without: `with_options` makes one each time.
     """
-    if isinstance(function, type):
-        made: Any = function
-        made.__init__ = explain_keywords(made.__init__)
+    made: Any = function
+    if isinstance(made, type):
+        made.__init__ = explain_keywords(made.__init__)  # type: ignore[misc]
         return function
     names = [name for name in inspect.signature(function).parameters if name != "self"]
     owner = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, assert_type
 
 import aiopool
+import aiopool.services
 from aiopool import (
     AttemptRecord,
     CancelReport,
