@@ -71,6 +71,9 @@ def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: 
         measured = {entry["name"] for entry in cell["contenders"]}
         assert cell["failed"] == {}
         assert measured | set(cell["skipped"]) == {entry.name for entry in planned.contenders()}
+        if planned.missing():  # for want of a library or a server: each of its contenders says so
+            assert not measured
+            continue
         assert cell["baseline"] in measured
         for entry in cell["contenders"]:
             assert entry["jobs"] > 0
@@ -87,9 +90,8 @@ def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: 
     # The page of the documentation is made of the same file.
     (run,) = page.load([files["json"]])
     text = "\n".join(section([run]) for section in page.SECTIONS.values())
-    for planned in cells[:1]:
-        for entry in planned.contenders():
-            assert entry.name in text or entry.missing()
+    for entry in next(planned for planned in cells if not planned.missing()).contenders():
+        assert entry.name in text or entry.missing()
     if not selection:
         alone = {"light", "options", "growth", "cancel"}  # one table in its section, or none
         assert all(title in text for probe, title in scenarios.TITLES.items() if probe not in alone)
