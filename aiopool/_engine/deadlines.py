@@ -22,21 +22,21 @@ STEP = 8
 
 @final
 class _Line:
-    """The jobs with a limit of one length, by their numbers, and the alarm for the first of them."""
+    """The jobs with a limit of one length, by their numbers, and the timer for the first of them."""
 
-    __slots__ = ("alarm", "jobs", "seconds")
+    __slots__ = ("jobs", "seconds", "timer")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.jobs: deque[int] = deque()
-        self.alarm: Timer | None = None
+        self.timer: Timer | None = None
 
 
 @final
 class Limits:
     """One kind of limit."""
 
-    __slots__ = ("_count", "_expire", "_jobs", "_lines", "_now", "_timetable")
+    __slots__ = ("_count", "_expire", "_jobs", "_lines", "_now", "_timers")
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Limits:
         expire: Callable[[Any], object],
     ) -> None:
         """`jobs` are the live ones by their numbers; `expire(job)` is called for those whose limit is over."""
-        self._timetable = timers
+        self._timers = timers
         self._now = now
         self._jobs = jobs
         self._expire = expire
@@ -60,7 +60,7 @@ class Limits:
         line = self._lines.get(seconds)
         if line is None:
             line = _Line(seconds)
-            line.alarm = self._timetable.add(job._submitted_at + seconds, self._look, line)
+            line.timer = self._timers.add(job._submitted_at + seconds, self._look, line)
             self._lines[seconds] = line
         line.jobs.append(job._sequence)
         self._count += 1
@@ -81,7 +81,7 @@ class Limits:
             # First: to end a job may fail. What is due already comes in the next step.
             head = self._jobs.get(jobs[0])
             when = now if head is None else head._submitted_at + line.seconds
-            line.alarm = self._timetable.add(when, self._look, line)
+            line.timer = self._timers.add(when, self._look, line)
         else:
             del self._lines[line.seconds]
         if expired is not None:
@@ -96,5 +96,5 @@ class Limits:
             self._count += len(kept)
             if not kept:
                 del self._lines[line.seconds]
-                assert line.alarm is not None
-                self._timetable.cancel(line.alarm)
+                assert line.timer is not None
+                self._timers.cancel(line.timer)

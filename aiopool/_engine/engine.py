@@ -210,11 +210,11 @@ class Engine:
     # -- entering ----------------------------------------------------------------------------------------------
 
     def try_submit(
-        self, plan: JobSpec, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
+        self, spec: JobSpec, function: Callable[..., Any], args: tuple[Any, ...], owner: JobObserver | None = None
     ) -> Job[Any] | None:
         """Make a job and take it in, or return None: it would have to wait for room, or is refused.
 
-        The hot path: what most jobs do not have is asked for once (`plan.plain`). `make` and `enter` are the same in
+        The hot path: what most jobs do not have is asked for once (`spec.plain`). `make` and `enter` are the same in
         two steps, for a job that has to wait in between.
 
         Raises:
@@ -228,11 +228,11 @@ class Engine:
         now = self.now()
         if now - self.clock_cache > CLOCK_RESOLUTION or self.observers:
             self.clock_cache = now
-        job = make_job(function, args, plan, self.next_job(), self.clock_cache, owner)
+        job = make_job(function, args, spec, self.next_job(), self.clock_cache, owner)
         if not self._waking and self.slots.active < self.slots.limit:
             self.wake_workers()  # first what may fail: then nothing has happened
-        if not plan.plain:
-            self._arrange(job, plan)
+        if not spec.plain:
+            self._arrange(job, spec)
         self.queue.push(job)
         self.jobs[job._sequence] = job
         self.counters.submitted += 1
@@ -242,7 +242,7 @@ class Engine:
 
     def try_submit_one(
         self,
-        plan: JobSpec,
+        spec: JobSpec,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         owner: JobObserver | None,
@@ -258,13 +258,13 @@ class Engine:
             self.check_caller("submit")
         if len(self.jobs) >= self.admission.limit and (self.admission.is_full() or not self.admission.open_to_caller()):
             return None
-        job = self.make(plan, function, args, owner, id, delay)
+        job = self.make(spec, function, args, owner, id, delay)
         self.enter(job)
         return job
 
     def make(
         self,
-        plan: JobSpec,
+        spec: JobSpec,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         owner: JobObserver | None,
@@ -276,7 +276,7 @@ class Engine:
             self.check_caller("submit")
         if id is not None:
             self.check_id(id)
-        job = make_job(function, args, plan, self.next_job(), self.now(), owner)
+        job = make_job(function, args, spec, self.next_job(), self.now(), owner)
         job._location = None
         if id is not None or delay:
             extra = job._extra = JobExtra()
@@ -363,20 +363,20 @@ class Engine:
             if job.id == job._sequence or not future.done() or future.cancelled() or future.exception() is not None:
                 self.release_id(job)
 
-    def _arrange(self, job: Job[Any], plan: JobSpec) -> None:
+    def _arrange(self, job: Job[Any], spec: JobSpec) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
         extra = job._extra
         delay = 0.0 if extra is None else extra.delay
-        if plan.total_timeout is not None:
-            self.total_limits.add(plan.total_timeout, job)
-        if plan.queue_timeout is not None:
-            self.queue_limits.add(plan.queue_timeout + delay, job)
+        if spec.total_timeout is not None:
+            self.total_limits.add(spec.total_timeout, job)
+        if spec.queue_timeout is not None:
+            self.queue_limits.add(spec.queue_timeout + delay, job)
         if delay:
             self._schedule(job, job._submitted_at + delay)
         if extra is not None and extra.id is not None:
             self.take_id(job)
-        if plan.group is not None:
-            self.groups.join(job, job._ensure_extra(), plan.group)
+        if spec.group is not None:
+            self.groups.join(job, job._ensure_extra(), spec.group)
 
     # -- ids -----------------------------------------------------------------------------------------------------
 
@@ -679,9 +679,9 @@ class Engine:
             self.observers.retrying(job, worker, failure, delay, now)
 
     def _schedule(self, job: Job[Any], due: float) -> None:
-        alarm = self.timers.add(due, self._come_due, job)
+        timer = self.timers.add(due, self._come_due, job)
         job._delay(due)
-        job._location = alarm
+        job._location = timer
         self.scheduled += 1
 
     def _come_due(self, job: Job[Any]) -> None:

@@ -191,10 +191,10 @@ class SlotLending:
 class _ReclaimWaiter(JobObserver):
     """A task of a job that waits for another job, and has lent the slot."""
 
-    __slots__ = ("extra", "future", "loans")
+    __slots__ = ("extra", "future", "lending")
 
-    def __init__(self, loans: SlotLending, extra: JobExtra, future: asyncio.Future[bool]) -> None:
-        self.loans = loans
+    def __init__(self, lending: SlotLending, extra: JobExtra, future: asyncio.Future[bool]) -> None:
+        self.lending = lending
         self.extra = extra
         self.future = future
 
@@ -206,7 +206,7 @@ class _ReclaimWaiter(JobObserver):
         if self.future.done():
             return
         if self.extra.lent == 1:
-            self.loans.request_reclaim(self.extra, self.future)
+            self.lending.request_reclaim(self.extra, self.future)
         else:
             self.future.set_result(False)
 

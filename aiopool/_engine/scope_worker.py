@@ -54,7 +54,7 @@ def scope_state(task: asyncio.Task[Any]) -> Any:
     )
 
 
-# What a lane yields when its job has ended.
+# What a runner yields when its job has ended.
 _ENDED = object()
 
 
@@ -64,7 +64,7 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
 
     One generator for all jobs of a worker: to drive each coroutine from outside would cost an exception
     (`StopIteration`) for each. Every step is sent inside the context of the job. What the job raises ends here; what
-    the engine raises ends the lane, and the worker with it.
+    the engine raises ends the runner, and the worker with it.
     """
     engine = worker.engine
     job = yield _ENDED
@@ -87,13 +87,13 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
 
 def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
     """Go on with a job whose wait has raised something, each step inside its own context, to its end."""
-    lane = worker.job_runner
-    run, send, throw = context.run, lane.send, lane.throw
+    runner = worker.job_runner
+    run, send, throw = context.run, runner.send, runner.throw
     try:
         while error is not None:
             if is_kind(error, GeneratorExit):
                 with contextlib.suppress(RuntimeError):  # the job awaits in its clean-up, which nothing runs any more
-                    lane.close()
+                    runner.close()
                 raise error
             if worker.leak_shield is not None:
                 worker.leak_shield.shield = True  # it was told; once
@@ -110,7 +110,7 @@ def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -
                     yielded = run(send, sent)
     finally:
         # An error's frames refer to this one, too, and the context to its job.
-        del run, send, throw, context, lane, worker, error
+        del run, send, throw, context, runner, worker, error
 
 
 def _drive_shielded(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
@@ -189,9 +189,9 @@ class ScopeWorker(Worker):
 
         No `async def`: it yields what a job waits for as it is, which saves each job that suspends a coroutine.
         """
-        engine, host, state, lane = self.engine, self._task, self._state, self.job_runner
+        engine, host, state, runner = self.engine, self._task, self._state, self.job_runner
         assert host is not None
-        slots, timers, send, cancelling = engine.slots, engine.timers, lane.send, host.cancelling
+        slots, timers, send, cancelling = engine.slots, engine.timers, runner.send, host.cancelling
         context: Any
         drive: Any
         try:
@@ -211,12 +211,12 @@ class ScopeWorker(Worker):
                 while (job := engine.take_job()) is not None:
                     self.job = job
                     job._start(self, now)
-                    plan, suspended = job._spec, False
+                    spec, suspended = job._spec, False
                     context = job._context
-                    if plan.timeout is not None and now + plan.timeout < timers.next_check_at:
-                        timers.schedule_check(now + plan.timeout)
-                    if not plan.swift:
-                        if plan.offload:
+                    if spec.timeout is not None and now + spec.timeout < timers.next_check_at:
+                        timers.schedule_check(now + spec.timeout)
+                    if not spec.swift:
+                        if spec.offload:
                             self.offload(job)
                             if slots.active < slots.limit and engine.queue.live:
                                 engine.wake_workers()
@@ -354,4 +354,4 @@ class ScopeWorker(Worker):
         return self.job is not None and self.job.leaked and self._state.cancel_scope is self._scope
 
     def frames(self) -> list[Any]:
-        return coroutine_frames(self.job_runner)[1:]  # without the lane, which is ours
+        return coroutine_frames(self.job_runner)[1:]  # without the runner, which is ours

@@ -334,18 +334,18 @@ class TaskWorker(Worker):
                     return
                 self.job = job
                 job._start(self, now)
-                plan, context = job._spec, job._context
-                if plan.timeout is not None and now + plan.timeout < timers.next_check_at:
-                    timers.schedule_check(now + plan.timeout)
-                if not plan.swift:
-                    if plan.offload:
+                spec, context = job._spec, job._context
+                if spec.timeout is not None and now + spec.timeout < timers.next_check_at:
+                    timers.schedule_check(now + spec.timeout)
+                if not spec.swift:
+                    if spec.offload:
                         self.offload(job)
                         return
                     context = self.context(job)
                 if engine.observers:
                     engine.observers.started(job, self.id, context)
                 self._in_first_step = True
-                task = self._start(self._attempt(job), name=plan.name, context=context)
+                task = self._start(self._attempt(job), name=spec.name, context=context)
                 self._in_first_step = False
                 if not task.done():
                     self._suspended(job, task)

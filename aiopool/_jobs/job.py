@@ -1,6 +1,6 @@
 """`Job`: one submitted call, and the awaitable handle of it.
 
-A job does not know its pool: its plan names an owner with four verbs, and while it runs it has a place (the
+A job does not know its pool: its spec names an owner with four verbs, and while it runs it has a place (the
 worker). This is the only module that assigns a job's status; each method that does is named after an event of the table
 in `status.py`.
 
@@ -489,7 +489,7 @@ _new: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
 def make_job(
     function: Callable[..., Any],
     args: tuple[Any, ...],
-    plan: JobSpec,
+    spec: JobSpec,
     sequence: int,
     now: float,
     owner: JobObserver | None,
@@ -502,7 +502,7 @@ def make_job(
     job._function = function
     job._args = args
     job._context = copy_context()
-    job._spec = plan
+    job._spec = spec
     job._sequence = sequence
     job._submitted_at = now
     job._status = QUEUED

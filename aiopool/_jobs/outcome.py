@@ -60,18 +60,18 @@ def next_delay(job: Job[Any], failure: BaseException, *, now: float, rng: random
 
 def timeout_error(job: Job[Any], cause: StopCause) -> JobTimeoutError:
     """Return the error of a job that ran into one of its three time limits."""
-    plan = job._spec
+    spec = job._spec
     if cause is StopCause.QUEUE_TIMEOUT:
-        seconds, text = plan.queue_timeout, "waited in the queue for longer than"
+        seconds, text = spec.queue_timeout, "waited in the queue for longer than"
     elif cause is StopCause.TOTAL_TIMEOUT:
-        seconds, text = plan.total_timeout, "was not done within a total of"
+        seconds, text = spec.total_timeout, "was not done within a total of"
     else:
         changed = None if job._extra is None else job._extra.timeout
-        seconds, text = plan.timeout if changed is None else changed, "ran for longer than"
+        seconds, text = spec.timeout if changed is None else changed, "ran for longer than"
     assert seconds is not None
     limit: Any = cause.value
     return JobTimeoutError(
-        f"job {plan.name!r} id {job.id!r} {text} {seconds:g} s ({limit}={seconds:g})", limit, seconds
+        f"job {spec.name!r} id {job.id!r} {text} {seconds:g} s ({limit}={seconds:g})", limit, seconds
     )
 
 

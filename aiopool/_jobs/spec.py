@@ -16,7 +16,7 @@ __all__ = ["JobOwner", "JobSpec"]
 
 
 class JobOwner(Protocol):
-    """Who runs the jobs of a plan, and what a job asks of it: a pool."""
+    """Who runs the jobs of a spec, and what a job asks of it: a pool."""
 
     @property
     def name(self) -> str: ...

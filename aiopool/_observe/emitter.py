@@ -248,14 +248,14 @@ class EventEmitter(Observer):
             self.emit_soon(JobLeaked(at=now, worker=worker, seconds=seconds, stack=stack, **self._about(job)))
 
     def _about(self, job: Job[Any]) -> dict[str, Any]:
-        plan = job._spec
+        spec = job._spec
         return {
             "pool": self._pool,
             "job_id": job.id,
             "name": job._spec.name,
             "attempt": job._attempt,
-            "priority": plan.priority,
-            "group": plan.group,
+            "priority": spec.priority,
+            "group": spec.group,
         }
 
 

@@ -49,14 +49,14 @@ class JobBlock(JobObserver):
         "name",
     )
 
-    def __init__(self, home: PoolState, name: str, *, cancel_on_error: bool) -> None:
+    def __init__(self, state: PoolState, name: str, *, cancel_on_error: bool) -> None:
         self.name = name
         self.jobs: dict[Job[Any], None] = {}
         self.errors: list[BaseException] = []
         self.body: asyncio.Task[Any] | None = None
         self.cancelled_body = False
         self.left = False
-        self._state = home
+        self._state = state
         self._cancels = cancel_on_error
         self._stopped: str | None = None  # why no more jobs are taken
         self._drained: asyncio.Future[None] | None = None

@@ -43,7 +43,7 @@ class Group(Submitter):
 
     def __init__(
         self,
-        home: PoolState,
+        state: PoolState,
         name: str,
         options: JobOptions,
         base: JobOptions,
@@ -51,8 +51,8 @@ class Group(Submitter):
         on_error: Literal["cancel", "collect"],
         timeout: float | None,
     ) -> None:
-        self._members = JobBlock(home, name, cancel_on_error=on_error == "cancel")
-        super().__init__(home, options, base, self._members)
+        self._members = JobBlock(state, name, cancel_on_error=on_error == "cancel")
+        super().__init__(state, options, base, self._members)
         self.name = name
         self._on_error = on_error
         self._timeout = timeout

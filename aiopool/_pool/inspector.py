@@ -10,8 +10,8 @@ __all__ = ["oldest_wait", "queued_by_priority"]
 def queued_by_priority(engine: Engine) -> dict[int, int]:
     """Count the jobs that wait for a worker by their priorities."""
     counts = engine.queue.counts()
-    for label in engine.groups:
-        for priority, count in label.parked.counts().items() if label.parked is not None else ():
+    for group_state in engine.groups:
+        for priority, count in group_state.parked.counts().items() if group_state.parked is not None else ():
             counts[priority] = counts.get(priority, 0) + count
     return counts
 

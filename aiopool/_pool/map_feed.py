@@ -62,9 +62,9 @@ class MapFeed(JobObserver):
         "_location",
         "_low",
         "_ordered",
-        "_plan_for",
         "_source",
         "_spec",
+        "_spec_for",
         "_state",
         "_unfinished",
         "_wakeup",
@@ -81,10 +81,10 @@ class MapFeed(JobObserver):
 
     def __init__(
         self,
-        home: PoolState,
+        state: PoolState,
         block: JobBlock | None,
-        plan: JobSpec,
-        plan_for: Callable[[Any], tuple[JobSpec, int | str | None, float]] | None,
+        spec: JobSpec,
+        spec_for: Callable[[Any], tuple[JobSpec, int | str | None, float]] | None,
         function: Callable[[Any], Any],
         items: Iterable[Any] | AsyncIterable[Any],
         *,
@@ -97,10 +97,10 @@ class MapFeed(JobObserver):
         self.exhausted = self.closed = False
         self.failure: BaseException | None = None  # of the source
         self.inputs: dict[Job[Any], Any] | None = {} if with_inputs else None
-        self._state = home
+        self._state = state
         self._block = block
-        self._spec = plan
-        self._plan_for = plan_for  # the spec, id and delay of the job of an item, if it has its own
+        self._spec = spec
+        self._spec_for = spec_for  # the spec, id and delay of the job of an item, if it has its own
         self._function = function
         self._items: Iterable[Any] | AsyncIterable[Any] = items
         self._source: Iterator[Any] | AsyncIterator[Any] | None = None  # from the first step on
@@ -192,8 +192,8 @@ class MapFeed(JobObserver):
             self._feeder = engine.runtime.task(self._feed(engine, source), name, copy_context())
             return
         assert self._buffersize is not None
-        room, held, block, plan_for = engine.admission, self._held, self._block, self._plan_for
-        try_submit, plan, function = engine.try_submit, self._spec, self._function
+        room, held, block, spec_for = engine.admission, self._held, self._block, self._spec_for
+        try_submit, spec, function = engine.try_submit, self._spec, self._function
         # Most maps: nothing has to be noted of a job but that it is there.
         append = self.line.append if self._ordered and block is None and self.inputs is None else None
         place = self._buffersize - (self.submitted - self.taken)
@@ -211,11 +211,11 @@ class MapFeed(JobObserver):
             try:
                 if block is not None:
                     block.check_open()
-                if plan_for is None:
-                    job = try_submit(plan, function, (item,), self)
+                if spec_for is None:
+                    job = try_submit(spec, function, (item,), self)
                 else:
-                    plan, id, delay = plan_for(item)
-                    job = engine.try_submit_one(plan, function, (item,), self, id, delay)
+                    spec, id, delay = spec_for(item)
+                    job = engine.try_submit_one(spec, function, (item,), self, id, delay)
             except BaseException as error:
                 return self._fail(error)
             if job is None:
@@ -315,14 +315,14 @@ class MapFeed(JobObserver):
         """Make a job of an item, and wait for room if there is none. If that is cancelled, the item is kept."""
         if self._block is not None:
             self._block.check_open()
-        plan, id, delay = (self._spec, None, 0.0) if self._plan_for is None else self._plan_for(item)
+        spec, id, delay = (self._spec, None, 0.0) if self._spec_for is None else self._spec_for(item)
         if id is None and not delay:
-            submitted = engine.try_submit(plan, self._function, (item,), self)
+            submitted = engine.try_submit(spec, self._function, (item,), self)
         else:
-            submitted = engine.try_submit_one(plan, self._function, (item,), self, id, delay)
+            submitted = engine.try_submit_one(spec, self._function, (item,), self, id, delay)
         if submitted is not None:
             return self._add(submitted, item)
-        job = engine.make(plan, self._function, (item,), self, id, delay)
+        job = engine.make(spec, self._function, (item,), self, id, delay)
         self._state.check_accepting(job)
         self._add(job, item)
         try:

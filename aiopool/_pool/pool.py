@@ -120,7 +120,6 @@ class Pool(Submitter):
     __slots__ = (
         "__weakref__",
         "_aging",
-        "_bridge",
         "_callbacks",
         "_cancel_grace",
         "_closing",
@@ -139,6 +138,7 @@ class Pool(Submitter):
         "_shutdown_timeout",
         "_signals",
         "_size",
+        "_threads",
     )
 
     def __init__(
@@ -200,7 +200,7 @@ class Pool(Submitter):
         self._seed = seed
         self._callbacks: list[OnShutdown] = []
         self._groups = 0
-        self._bridge: ThreadRunner[Worker] | None = None
+        self._threads: ThreadRunner[Worker] | None = None
         self._roster: OpenPools | None = None
         self._shutdown: Shutdown | None = None
         self._closing: asyncio.Task[ShutdownReport] | None = None
@@ -211,23 +211,23 @@ class Pool(Submitter):
 
     async def __aenter__(self) -> Self:
         """Open the pool in the running loop. Its workers come when they are wanted."""
-        home = self._state
-        if home.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
+        state = self._state
+        if state.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
             raise RuntimeError(
-                f"pool {home.name!r} is {home.status}: it is opened once at a time; make another Pool(...)"
+                f"pool {state.name!r} is {state.status}: it is opened once at a time; make another Pool(...)"
             )
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise RuntimeError(
-                f"pool {home.name!r} runs on asyncio, and no event loop of asyncio runs here: write "
+                f"pool {state.name!r} runs on asyncio, and no event loop of asyncio runs here: write "
                 'asyncio.run(main()), or anyio.run(main, backend="asyncio") in place of trio'
             ) from None
         runtime = Runtime(loop, self._seed)
-        self._bridge = ThreadRunner(
+        self._threads = ThreadRunner(
             loop=runtime.loop,
             max_threads=self._max_threads or self._size,
-            name=f"{home.name}-thread",
+            name=f"{state.name}-thread",
             on_done=Worker.thread_done,
         )
         # The engine is made first: the supervisor below needs it, and is needed when the first job is to start.
@@ -238,8 +238,8 @@ class Pool(Submitter):
             aging=self._aging,
             cancel_grace=self._cancel_grace,
             on_leak=self._on_leak,
-            owner=home,
-            errors=ErrorReporter(home.name, runtime, self._on_error, home.hooks),
+            owner=state,
+            errors=ErrorReporter(state.name, runtime, self._on_error, state.hooks),
             wake_worker=lambda: supervisor.wake_worker(),
             inline=self._isolation == "task",
             check_deadlines=lambda now: supervisor.check_deadlines(now),
@@ -247,14 +247,14 @@ class Pool(Submitter):
         )
         supervisor = Supervisor(
             engine,
-            self._bridge,
+            self._threads,
             isolation=self._isolation,
             restart=self._restart,
-            name=home.name,
+            name=state.name,
             on_give_up=self._give_up,
         )
         self._closing = self._shutdown = self._report = self._fatal = None
-        home.opened(engine, supervisor)
+        state.opened(engine, supervisor)
         self._roster = register_open_pool(runtime.loop, self)
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
             self._signals.install(runtime.loop)
@@ -269,12 +269,12 @@ class Pool(Submitter):
         by an exception, and if the caller is cancelled, it cancels the jobs. A pool that is paused, or of size 0, goes
         on, and cannot be held any more: to leave is to finish.
         """
-        home = self._state
+        state = self._state
         if kind is None:
             await self._close(timeout=self._shutdown_timeout)
-            if home.failure is not None:
-                raise home.failure
-        elif error is not None and only(error, PoolClosedError) and home.status is not PoolStatus.OPEN:
+            if state.failure is not None:
+                raise state.failure
+        elif error is not None and only(error, PoolClosedError) and state.status is not PoolStatus.OPEN:
             # The body met a shutdown under way: that one sets the time. It was begun so that the jobs could finish.
             await self._close(timeout=None)
         else:
@@ -380,11 +380,11 @@ class Pool(Submitter):
         engine = self._engine("shutdown")
         if self._shutdown is None:
             assert self._state.supervisor is not None
-            assert self._bridge is not None
+            assert self._threads is not None
             self._shutdown = Shutdown(
                 engine,
                 self._state.supervisor,
-                self._bridge,
+                self._threads,
                 self._callbacks,
                 self._state.name,
                 self._state.hooks,
@@ -517,8 +517,8 @@ class Pool(Submitter):
         refused = engine.admission.cancel_all(group, reason)  # first: the others make room
         if group is None:
             return refused + await self._cancel_all(list(engine.jobs.values()), reason)
-        label = engine.groups.get(group)
-        return refused + await self._cancel_all([] if label is None else list(label.members), reason)
+        group_state = engine.groups.get(group)
+        return refused + await self._cancel_all([] if group_state is None else list(group_state.members), reason)
 
     async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
         own, count = running_job.get(), 0
@@ -560,9 +560,9 @@ class Pool(Submitter):
         engine.set_slots(size)
         assert self._state.supervisor is not None
         self._state.supervisor.retire_excess()
-        assert self._bridge is not None
+        assert self._threads is not None
         if self._max_threads is None:
-            self._bridge.max_threads = max(size, 1)
+            self._threads.max_threads = max(size, 1)
 
     def reprioritize(self, id: int | str, priority: int) -> bool:
         """Give a waiting job another priority. Among jobs of equal priority, older ones go first.
@@ -613,8 +613,8 @@ class Pool(Submitter):
                 await migrate()
         """
         engine = self._engine("paused")
-        label = None if group is None else engine.groups.get(group)
-        before = engine.slots.paused if group is None else label is not None and label.paused
+        group_state = None if group is None else engine.groups.get(group)
+        before = engine.slots.paused if group is None else group_state is not None and group_state.paused
         self.pause(group=group)
         try:
             yield
@@ -750,8 +750,8 @@ class Pool(Submitter):
 
     def _statistics(self) -> Statistics:
         engine = self._engine("statistics")
-        counters, bridge = engine.counters, self._bridge
-        assert bridge is not None
+        counters, threads = engine.counters, self._threads
+        assert threads is not None
         return Statistics(
             submitted=counters.submitted,
             succeeded=counters.succeeded,
@@ -769,8 +769,8 @@ class Pool(Submitter):
             idle=max(0, engine.slots.size - engine.slots.active),
             retries=counters.retries,
             restarts=counters.restarts,
-            threads_busy=bridge.busy,
-            threads_abandoned=bridge.abandoned,
+            threads_busy=threads.busy,
+            threads_abandoned=threads.abandoned,
         )
 
     def _engine(self, what: str) -> Engine:
@@ -789,10 +789,10 @@ class Pool(Submitter):
 
     # The defaults are there also when the interpreter goes down, and has emptied this module.
     def __del__(self, _warn: Callable[..., None] = warnings.warn, _open: PoolStatus = PoolStatus.OPEN) -> None:
-        home = getattr(self, "_state", None)  # __init__ may have raised
-        if home is not None and home.status is _open:
+        state = getattr(self, "_state", None)  # __init__ may have raised
+        if state is not None and state.status is _open:
             _warn(
-                f"pool {home.name!r} was dropped while it was open: write `async with Pool(...)`, or "
+                f"pool {state.name!r} was dropped while it was open: write `async with Pool(...)`, or "
                 "`await pool.shutdown()`",
                 ResourceWarning,
                 source=self,

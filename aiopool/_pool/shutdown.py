@@ -120,7 +120,6 @@ class Shutdown:
     __slots__ = (
         "_before",
         "_began",
-        "_bridge",
         "_callbacks",
         "_cut",
         "_deadline",
@@ -131,6 +130,7 @@ class Shutdown:
         "_name",
         "_never_started",
         "_supervisor",
+        "_threads",
         "_wakeup",
         "callers",
     )
@@ -139,7 +139,7 @@ class Shutdown:
         self,
         engine: Engine,
         supervisor: Supervisor,
-        bridge: ThreadRunner[Worker],
+        threads: ThreadRunner[Worker],
         callbacks: list[OnShutdown],
         name: str,
         hooks: HookGuard,
@@ -147,7 +147,7 @@ class Shutdown:
         self._engine = engine
         self._hooks = hooks
         self._supervisor = supervisor
-        self._bridge = bridge
+        self._threads = threads
         self._callbacks = callbacks
         self._name = name
         self.callers: set[Job[Any]] = set()
@@ -200,7 +200,7 @@ class Shutdown:
         leaked = await self._cancel_running()
         self._log(leaked)
         await self._stop_workers()
-        self._bridge.close(0)
+        self._threads.close(0)
         engine.timers.close()
         errors = await self._call_back()
         return ShutdownReport(
@@ -425,8 +425,8 @@ async def _call(callback: OnShutdown) -> BaseException | None:
 def resume_all(engine: Engine) -> None:
     """End every pause, of the pool and of groups, and the hold of size 0: what is there has to be finished."""
     engine.set_slots(size=engine.slots.size or 1, paused=False)
-    for label in engine.groups:
-        engine.resume_group(label.name)
+    for group_state in engine.groups:
+        engine.resume_group(group_state.name)
 
 
 def only(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:

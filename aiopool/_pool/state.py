@@ -1,6 +1,6 @@
-"""`Home`: what a pool shares with its views, groups and streams.
+"""`PoolState`: what a pool shares with its views, groups and streams.
 
-They all refer to the home, and it to the engine while the pool is open; none of them refers to the pool, so
+They all refer to the state, and it to the engine while the pool is open; none of them refers to the pool, so
 that a pool which is dropped without being closed can be noticed.
 """
 

@@ -49,8 +49,8 @@ T = TypeVar("T")
 _OPTION_NAMES = frozenset(
     ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group")
 )
-# A view keeps no more plans than this: functions may have names that are made up as they go.
-MAX_PLANS = 256
+# A view keeps no more specs than this: functions may have names that are made up as they go.
+MAX_SPECS = 256
 
 
 class Submitter:
@@ -63,19 +63,19 @@ class Submitter:
         "_direct",
         "_id",
         "_known",
-        "_known_plan",
+        "_known_spec",
         "_options",
         "_origin",
-        "_plans",
+        "_specs",
         "_state",
     )
 
     _id: int | str | None
     _delay: float
 
-    def __init__(self, home: PoolState, options: JobOptions, base: JobOptions, block: JobBlock | None = None) -> None:
+    def __init__(self, state: PoolState, options: JobOptions, base: JobOptions, block: JobBlock | None = None) -> None:
         """`options` are nearer than a function's own; `base` (complete) are those of the group or the pool."""
-        self._state = home
+        self._state = state
         self._options = options
         self._base = base
         self._block = block  # whose jobs they are
@@ -83,11 +83,11 @@ class Submitter:
         self._set_own(
             base.id if options.id is UNSET else options.id, base.delay if options.delay is UNSET else options.delay
         )
-        # The last function, and its plan.
+        # The last function, and its spec.
         self._known: Callable[[], object] = _nothing
-        self._known_plan: JobSpec
-        # By name, kind and own options; these are kept with the plan, so that their id cannot be taken by others.
-        self._plans: dict[tuple[str, bool, int], tuple[JobOptions | None, JobSpec]] = {}
+        self._known_spec: JobSpec
+        # By name, kind and own options; these are kept with the spec, so that their id cannot be taken by others.
+        self._specs: dict[tuple[str, bool, int], tuple[JobOptions | None, JobSpec]] = {}
 
     def _set_own(self, id: Any, delay: Any) -> None:
         """Note what concerns one job, and is in no spec."""
@@ -152,21 +152,21 @@ class Submitter:
         self, what: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any] | None:
         """Hand in a call if there is room; else return None."""
-        plan = self._known_plan if function is self._known() else self._look_up(function)
+        spec = self._known_spec if function is self._known() else self._look_up(function)
         if kwargs:
             function = _bind(function, args, kwargs)
         engine = self._state.engine
         if engine is None:
             raise self._state.not_open(what)
         if self._direct:
-            return engine.try_submit(plan, function, args)
+            return engine.try_submit(spec, function, args)
         block = self._block
         if block is not None:
             block.check_open()
         if self._id is None and not self._delay:
-            job = engine.try_submit(plan, function, args, block)
+            job = engine.try_submit(spec, function, args, block)
         else:
-            job = engine.try_submit_one(plan, function, args, block, self._id, self._delay)
+            job = engine.try_submit_one(spec, function, args, block, self._id, self._delay)
         if job is not None and block is not None:
             block.add(job)
         return job
@@ -308,28 +308,28 @@ class Submitter:
         if not isinstance(items, (AsyncIterable, Iterable)):
             raise TypeError(f"map() takes an iterable or an async iterable, not {items!r} ({type(items).__name__})")
         view = self._with(options) if isinstance(options, JobOptions) else self
-        plan = view._look_up(function)
+        spec = view._look_up(function)
         if view._id is not None:
             raise ValueError(
                 f"map() makes many jobs, and id={view._id!r} is the name of one: write "
                 f"with_options(group={view._id!r}) to find them all, or give each an id of its own: "
                 f"map(..., options=lambda item: JobOptions(id=item))"
             )
-        plan_for: Callable[[Any], tuple[JobSpec, int | str | None, float]] | None = None
+        spec_for: Callable[[Any], tuple[JobSpec, int | str | None, float]] | None = None
         if view._delay:
-            plan_for = functools.partial(view._plan_for, function, lambda item: JobOptions())
+            spec_for = functools.partial(view._spec_for, function, lambda item: JobOptions())
         if options is not None and not isinstance(options, JobOptions):
             if not callable(options):
                 raise TypeError(
                     f"options={options!r} is a {type(options).__name__}: write options=JobOptions(timeout=5), or a "
                     "function that returns one for an item"
                 )
-            plan_for = functools.partial(self._plan_for, function, options)
+            spec_for = functools.partial(self._spec_for, function, options)
         feed = MapFeed(
             self._state,
             self._block,
-            plan,
-            plan_for,
+            spec,
+            spec_for,
             function,
             items,
             ordered=ordered,
@@ -414,7 +414,7 @@ class Submitter:
         view._set_own(id, delay)
         return view
 
-    def _plan_for(
+    def _spec_for(
         self, function: Callable[..., Any], choose: Callable[[Any], JobOptions], item: Any
     ) -> tuple[JobSpec, int | str | None, float]:
         """Return the spec, the id and the delay of the job of one item of a map."""
@@ -428,26 +428,26 @@ class Submitter:
         return view._look_up(function), view._id, view._delay
 
     def _look_up(self, function: Callable[..., Any]) -> JobSpec:
-        """Return the plan for a function, checked; and remember it, for the next call is likely to be for the same."""
+        """Return the spec for a function, checked; and remember it, for the next call is likely to be for the same."""
         if self._origin is not None:
             origin = self._origin
-            return origin._known_plan if function is origin._known() else origin._look_up(function)
+            return origin._known_spec if function is origin._known() else origin._look_up(function)
         offload = not check_function(function)
         name, own = function_name(function), function_options(function)
         key = name, offload, id(own)
-        known = self._plans.get(key)
+        known = self._specs.get(key)
         if known is None or known[0] is not own:
             options = self._options if own is None else self._options.over(own)
-            plan = JobSpec(options.over(self._base), name, self._state, offload=offload)
-            if len(self._plans) >= MAX_PLANS:
-                self._plans.clear()
-            self._plans[key] = own, plan
+            spec = JobSpec(options.over(self._base), name, self._state, offload=offload)
+            if len(self._specs) >= MAX_SPECS:
+                self._specs.clear()
+            self._specs[key] = own, spec
         else:
-            plan = known[1]
+            spec = known[1]
         if type(function) is FunctionType:
             # Weakly: a pool keeps no function alive.
-            self._known, self._known_plan = weakref.ref(function), plan
-        return plan
+            self._known, self._known_spec = weakref.ref(function), spec
+        return spec
 
     # -- room --------------------------------------------------------------------------------------------------------
 
@@ -487,12 +487,12 @@ class Submitter:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Engine, Job[Any]]:
         """Make a job that is not taken in yet."""
-        plan = self._look_up(function)
+        spec = self._look_up(function)
         engine = self._state.engine
         assert engine is not None
         if kwargs:
             function = _bind(function, args, kwargs)
-        return engine, engine.make(plan, function, args, self._block, self._id, self._delay)
+        return engine, engine.make(spec, function, args, self._block, self._id, self._delay)
 
     def _apply_overflow(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
         """Apply the overflow policy: whether there is room now. Raises if the job is refused."""

@@ -1,4 +1,4 @@
-"""The thread bridge: plain functions go out into threads, their outcomes come back to the loop in batches.
+"""The thread runner: plain functions go out into threads, their outcomes come back to the loop in batches.
 
 It knows calls, threads and one event loop. It does not know jobs, time limits, retries or the size of a pool:
 who starts a call gives a *token* with it (any object) and hears of it under that token, exactly once, in the
@@ -23,7 +23,7 @@ Invariants:
 - A thread that has ended a call takes the next one that waits, without a word to anybody. If none waits it makes way
   for the loop, once, before it lies down: what it has just ended is often what the next call was waiting for.
 - At rest nothing wakes up: an idle thread sleeps on a lock of its own, and ends after `idle_seconds`.
-- When `on_done` returns, the bridge holds nothing of the call.
+- When `on_done` returns, the runner holds nothing of the call.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ __all__ = ["ThreadRunner", "check_cancelled"]
 
 T = TypeVar("T")
 
-_logger = logging.getLogger("aiopool.bridge")
+_logger = logging.getLogger("aiopool.threads")
 
 # Seconds until a thread that the loop would not listen to tries again.
 _TRY_AGAIN = 0.01
@@ -100,16 +100,16 @@ _yield_gil: Callable[[], object] = getattr(os, "sched_yield", functools.partial(
 
 
 class _Thread(threading.Thread):
-    """One thread of a bridge: takes calls until there are none for a while."""
+    """One thread of a runner: takes calls until there are none for a while."""
 
-    def __init__(self, bridge: "ThreadRunner[Any]", name: str) -> None:
+    def __init__(self, runner: "ThreadRunner[Any]", name: str) -> None:
         # The thread's own context is an empty one: it must not keep the variables of whoever started the
         # first call alive. (3.14 may copy the starter's context; before, a thread begins with an empty one.)
         if sys.version_info >= (3, 14):  # pragma: no cover: newer than the Pythons that the tests run on
             super().__init__(name=name, daemon=True, context=contextvars.Context())
         else:
             super().__init__(name=name, daemon=True)
-        self.bridge = bridge
+        self.runner = runner
         self.call: _Call | None = None  # what it runs now; check_cancelled and the gauges look here
         self.wake = threading.Lock()  # held while there is nothing to wake up for
         self.wake.acquire()
@@ -117,37 +117,37 @@ class _Thread(threading.Thread):
     @property
     def arriving(self) -> bool:
         """Whether it was created, woken or freed, and has not looked for a call yet."""
-        bridge = getattr(self, "bridge", None)  # let go of in the thread's last line
-        return bridge is not None and self in bridge._arriving
+        runner = getattr(self, "runner", None)  # let go of in the thread's last line
+        return runner is not None and self in runner._arriving
 
     def run(self) -> None:
         # In line, and with names for everything: this is the part of a call that every thread pays for while it
         # holds the interpreter's lock.
-        bridge = self.bridge
+        runner = self.runner
         lock, waiting, threads, idle, arriving = (
-            bridge._lock,
-            bridge._waiting,
-            bridge._threads,
-            bridge._idle,
-            bridge._arriving,
+            runner._lock,
+            runner._waiting,
+            runner._threads,
+            runner._idle,
+            runner._arriving,
         )
-        arrive, arrived, take, done = arriving.add, arriving.discard, waiting.popitem, bridge._done.append
+        arrive, arrived, take, done = arriving.add, arriving.discard, waiting.popitem, runner._done.append
         call: _Call | None
         outcome: tuple[Any, bool, Any] | None
         while True:
             with lock:
                 arrived(self)
-                if waiting and len(threads) <= bridge._max_threads:
+                if waiting and len(threads) <= runner._max_threads:
                     call = self.call = take(False)[1]
                     if waiting and idle and not arriving:
-                        bridge._wake_one()
-                elif bridge._should_exit(self):
+                        runner._wake_one()
+                elif runner._should_exit(self):
                     break
                 else:
                     idle.append(self)
                     call = None
             if call is None:
-                if bridge._sleep(self):
+                if runner._sleep(self):
                     break
                 continue
             try:
@@ -162,13 +162,13 @@ class _Thread(threading.Thread):
             outcome = None
             # From here on a call that comes in needs to wake nobody: this thread is about to look.
             arrive(self)
-            if not bridge._notified:
-                bridge._notify()
+            if not runner._notified:
+                runner._notify()
             elif not waiting:
                 _yield_gil()
-        bridge._drop_unheard()
+        runner._drop_unheard()
         # An exception that was raised in this thread, and is kept by the user, keeps this frame and the thread.
-        del self.bridge, bridge, lock, waiting, threads, idle, arriving, arrive, arrived, take, done
+        del self.runner, runner, lock, waiting, threads, idle, arriving, arrive, arrived, take, done
 
 
 @final
@@ -193,11 +193,11 @@ class ThreadRunner(Generic[T]):
         TypeError, ValueError: an argument that cannot work.
 
     Example:
-        >>> bridge = ThreadRunner(loop=loop, max_threads=8, name="mail", on_done=print)
-        >>> bridge.start("a token", contextvars.copy_context(), pow, (2, 10))  # prints: a token True 1024
+        >>> runner = ThreadRunner(loop=loop, max_threads=8, name="mail", on_done=print)
+        >>> runner.start("a token", contextvars.copy_context(), pow, (2, 10))  # prints: a token True 1024
     """
 
-    # The mutable state of a bridge is
+    # The mutable state of a runner is
     #   _waiting   calls that no thread has begun, oldest first; removing one from the middle costs O(1)
     #   _calls     every call that was started and not yet delivered or withdrawn, by the id of its token;
     # loop only   _threads   threads that exist, or are about to
@@ -283,7 +283,7 @@ class ThreadRunner(Generic[T]):
         error is its outcome.
 
         Raises:
-            RuntimeError: the bridge is closed, or the token is in use.
+            RuntimeError: the runner is closed, or the token is in use.
         """
         if self._closed:
             raise RuntimeError(f"{self!r} is closed: it takes no new calls; open a new pool")

@@ -68,18 +68,18 @@ class TimerQueue:
 
     def add(self, when: float, action: Callable[[Any], object], subject: Any) -> Timer:
         """Write a row."""
-        alarm = Timer(when, action, subject)
+        timer = Timer(when, action, subject)
         if when < self._armed_at:
             self._arm(when)  # first: if that fails, there is no row
         self._count += 1
-        heapq.heappush(self._heap, (when, self._count, alarm))
-        return alarm
+        heapq.heappush(self._heap, (when, self._count, timer))
+        return timer
 
-    def cancel(self, alarm: Timer) -> None:
+    def cancel(self, timer: Timer) -> None:
         """Forget a row; harmless if it has happened."""
-        if alarm.action is None:
+        if timer.action is None:
             return
-        alarm.action = alarm.subject = None
+        timer.action = timer.subject = None
         self._cancelled += 1
         if self._cancelled > MIN_CROSSED and self._cancelled * 2 > len(self._heap):
             self._heap = [row for row in self._heap if row[2].action is not None]
@@ -110,12 +110,12 @@ class TimerQueue:
         """Do what is due by `now`, one thing a step."""
         try:
             while self._heap and self._heap[0][0] <= now:
-                alarm = heapq.heappop(self._heap)[2]
-                if alarm.action is None:
+                timer = heapq.heappop(self._heap)[2]
+                if timer.action is None:
                     self._cancelled -= 1
                 else:
-                    action, subject = alarm.action, alarm.subject
-                    alarm.action = alarm.subject = None
+                    action, subject = timer.action, timer.subject
+                    timer.action = timer.subject = None
                     action(subject)
                 yield
             if self.next_check_at <= now:

@@ -44,8 +44,8 @@ class FactoryAdapter:
     def asks(self) -> bool:
         return self._made is not None and self._made.asks
 
-    def home(self) -> asyncio.AbstractEventLoop | None:
-        return None if self._made is None else self._made.home()
+    def own_loop(self) -> asyncio.AbstractEventLoop | None:
+        return None if self._made is None else self._made.own_loop()
 
     async def start(self, wake: Callable[[], None]) -> None:
         made = self._factory()

@@ -41,7 +41,7 @@ def _report_late(name: str) -> Callable[[asyncio.Future[Any]], None]:
 
 
 async def call_at(
-    home: asyncio.AbstractEventLoop | None,
+    own_loop: asyncio.AbstractEventLoop | None,
     call: Callable[[], Coroutine[Any, Any, T]],
     *,
     until: float,
@@ -50,7 +50,7 @@ async def call_at(
     """Run a coroutine on the loop where it belongs, and wait for it until a moment.
 
     Args:
-        home: that loop; `None`, or one that runs no more: here.
+        own_loop: that loop; `None`, or one that runs no more: here.
         call: makes the coroutine.
         until: when to stop waiting, in the seconds of `time.monotonic()`; the coroutine is cancelled then,
             but not waited for again.
@@ -60,11 +60,11 @@ async def call_at(
         TimeoutError: it was not done in time.
     """
     coroutine = call()
-    if home is None or home is asyncio.get_running_loop() or not home.is_running():
+    if own_loop is None or own_loop is asyncio.get_running_loop() or not own_loop.is_running():
         future: asyncio.Future[T] = asyncio.ensure_future(coroutine)
     else:
         try:
-            future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, home))
+            future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, own_loop))
         except RuntimeError:  # it was closed since we asked
             future = asyncio.ensure_future(coroutine)
     try:

@@ -53,7 +53,7 @@ class ServiceAdapter(Protocol):
         """Whether there is more to stopping it than ending its processes."""
         ...
 
-    def home(self) -> asyncio.AbstractEventLoop | None:
+    def own_loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop without which it cannot be stopped; `None`: any will do."""
         ...
 

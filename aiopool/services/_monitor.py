@@ -267,12 +267,12 @@ class Monitor:
 
     async def _start(self, service: Service) -> None:
         """Start it on its own loop: what it talks to lives there."""
-        home = service.loop
-        if home is None or home is self.loop or not home.is_running():
+        its_loop = service.loop
+        if its_loop is None or its_loop is self.loop or not its_loop.is_running():
             await service.start(self.wake)
         else:
             name = f"restart of service {service.name!r}"
-            await call_at(home, lambda: service.start(self.wake), until=math.inf, name=name)
+            await call_at(its_loop, lambda: service.start(self.wake), until=math.inf, name=name)
 
     async def _clear(self, service: Service) -> None:
         family = service.family

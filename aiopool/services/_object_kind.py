@@ -45,7 +45,7 @@ class ObjectAdapter:
         self._loop = None if self._anywhere else running_loop()
         self.restartable = callable(getattr(target, "start", None))
 
-    def home(self) -> asyncio.AbstractEventLoop | None:
+    def own_loop(self) -> asyncio.AbstractEventLoop | None:
         if self._loop is not None and self._loop.is_closed():
             return None  # a new loop may do, or its stop() says why not
         return self._loop

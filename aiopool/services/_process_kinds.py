@@ -35,7 +35,7 @@ class _NoAsking:
     def mark(self) -> str | None:
         return None
 
-    def home(self) -> asyncio.AbstractEventLoop | None:
+    def own_loop(self) -> asyncio.AbstractEventLoop | None:
         return None
 
     async def stop(self, force_at: float, deadline: float) -> None:

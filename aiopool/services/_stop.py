@@ -150,7 +150,7 @@ class StopCoordinator:
         """
         Deadlines.within(timeout, now=0.0)
         here = running_loop()
-        mine = [service.name for service in choose() if here is not None and service.kind.home() is here]
+        mine = [service.name for service in choose() if here is not None and service.kind.own_loop() is here]
         if mine:
             raise RuntimeError(
                 f"cannot wait here for {', '.join(map(repr, mine))}: they live on the event loop that this "
@@ -227,7 +227,7 @@ async def _ask(service: Service, times: Deadlines) -> str | None:
             await _wait_for(shared, times)
         else:
             await call_at(
-                service.kind.home(),
+                service.kind.own_loop(),
                 lambda: service.kind.stop(times.insist_at, times.deadline),
                 until=times.deadline,
                 name=f"stop of service {service.name!r}",

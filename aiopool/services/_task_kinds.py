@@ -42,7 +42,7 @@ class _InTask:
         self._task.add_done_callback(lambda _: wake())
         return self._task
 
-    def home(self) -> asyncio.AbstractEventLoop | None:
+    def own_loop(self) -> asyncio.AbstractEventLoop | None:
         return self._loop if self.alive() else None
 
     def alive(self) -> bool | None:

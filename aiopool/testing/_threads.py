@@ -16,7 +16,7 @@ from typing import Any
 __all__ = ["busy_for", "idle"]
 
 _ANYIO = "anyio._backends._asyncio"
-_BRIDGE = "aiopool._runtime.threads"
+_THREADS = "aiopool._runtime.threads"
 
 
 def idle(thread: threading.Thread) -> bool:
@@ -24,7 +24,7 @@ def idle(thread: threading.Thread) -> bool:
     kind, its = type(thread).__module__, _attributes(thread)
     if kind == _ANYIO:
         return not its.queue.unfinished_tasks
-    if kind == _BRIDGE:
+    if kind == _THREADS:
         return its.call is None and not its.arriving
     if not thread.name.startswith("asyncio_") or thread.ident is None:
         return False
@@ -52,9 +52,9 @@ def _works_for(thread: threading.Thread, loop: asyncio.AbstractEventLoop) -> boo
     kind, its = type(thread).__module__, _attributes(thread)
     if kind == _ANYIO:
         return its.loop is loop and its.queue.unfinished_tasks > 0
-    if kind == _BRIDGE:
-        bridge = getattr(its, "bridge", None)  # let go of in the thread's last line
-        return bridge is not None and bridge.loop is loop and any(not c.abandoned for c in bridge._calls.values())
+    if kind == _THREADS:
+        runner = getattr(its, "runner", None)  # let go of in the thread's last line
+        return runner is not None and runner.loop is loop and any(not c.abandoned for c in runner._calls.values())
     return False
 
 

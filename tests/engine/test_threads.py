@@ -4,7 +4,7 @@ A thread cannot be told to stop, only asked (`check_cancelled`). Whoever awaits 
 limit or a cancel releases the waiters at once, and the slot stays taken until the thread really ends.
 
 These tests run in real time, so a thread waits for a `threading.Event`, and the test for what the thread has done.
-The bridge itself, below the pool, is in test_bridge.py.
+The runner itself, below the pool, is in tests/runtime.
 """
 
 import asyncio

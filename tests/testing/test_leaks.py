@@ -155,10 +155,10 @@ def test_the_error_of_the_block_stays():
 
 
 def test_a_thread_in_its_last_line_works_for_nobody():
-    """It is alive still, and has let go of its bridge."""
-    thread = _Thread(bridge := types.SimpleNamespace(loop=(loop := object()), _calls={}), "last")
+    """It is alive still, and has let go of its runner."""
+    thread = _Thread(runner := types.SimpleNamespace(loop=(loop := object()), _calls={}), "last")
     assert not _works_for(thread, loop)
-    bridge._calls[1] = types.SimpleNamespace(abandoned=False)
+    runner._calls[1] = types.SimpleNamespace(abandoned=False)
     assert _works_for(thread, loop)
-    del thread.bridge
+    del thread.runner
     assert not _works_for(thread, loop)

@@ -265,23 +265,23 @@ def test_the_turns_of_the_loop_are_counted():
 # -- threads and I/O ---------------------------------------------------------------------------------------------------
 
 
-async def through_bridge(gate):
+async def through_threads(gate):
     """The way a pool takes: its own threads."""
     done = asyncio.get_running_loop().create_future()
-    bridge = ThreadRunner(
+    runner = ThreadRunner(
         loop=asyncio.get_running_loop(),
         max_threads=1,
         name="kit",
         on_done=lambda token, ok, value: done.set_result(value),
     )
-    bridge.start("token", contextvars.copy_context(), gate)
+    runner.start("token", contextvars.copy_context(), gate)
     try:
         return await done
     finally:
-        bridge.close()
+        runner.close()
 
 
-OFFLOADS = {"asyncio": asyncio.to_thread, "anyio": anyio.to_thread.run_sync, "pool": through_bridge}
+OFFLOADS = {"asyncio": asyncio.to_thread, "anyio": anyio.to_thread.run_sync, "pool": through_threads}
 
 
 @pytest.mark.parametrize("offload", OFFLOADS.values(), ids=OFFLOADS)
@@ -341,13 +341,13 @@ def test_a_call_that_a_pool_abandoned_holds_nothing():
     gate = Gate()
 
     async def main():
-        bridge = ThreadRunner(loop=asyncio.get_running_loop(), max_threads=1, name="kit", on_done=lambda *outcome: None)
-        bridge.start("token", contextvars.copy_context(), gate)
+        runner = ThreadRunner(loop=asyncio.get_running_loop(), max_threads=1, name="kit", on_done=lambda *outcome: None)
+        runner.start("token", contextvars.copy_context(), gate)
         await wait_until(gate.inside.is_set)
-        bridge.abandon("token")
+        runner.abandon("token")
         await asyncio.sleep(60)
         gate.open.set()
-        bridge.close(wait=30)
+        runner.close(wait=30)
         return now()
 
     assert run_virtual(main) == 60

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from aiopool._runtime import threads as _bridge
+from aiopool._runtime import threads as _threads
 from aiopool._runtime.threads import ThreadRunner, check_cancelled
 
 Outcome = tuple[bool, Any]
@@ -29,12 +29,12 @@ VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", defau
 
 
 class Harness:
-    """A bridge whose tokens are futures: each gets `(ok, value)`, and a second outcome would raise."""
+    """A runner whose tokens are futures: each gets `(ok, value)`, and a second outcome would raise."""
 
     def __init__(self, max_threads: int = 2, idle_seconds: float = 10.0, name: str = "test") -> None:
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
-        self.bridge: ThreadRunner[asyncio.Future[Outcome]] = ThreadRunner(
+        self.runner: ThreadRunner[asyncio.Future[Outcome]] = ThreadRunner(
             loop=self.loop,
             max_threads=max_threads,
             name=name,
@@ -48,18 +48,18 @@ class Harness:
 
     def start(self, fn: Callable[..., object], *args: Any, **kwargs: Any) -> asyncio.Future[Outcome]:
         token: asyncio.Future[Outcome] = self.loop.create_future()
-        self.bridge.start(token, contextvars.copy_context(), functools.partial(fn, **kwargs), args)
+        self.runner.start(token, contextvars.copy_context(), functools.partial(fn, **kwargs), args)
         return token
 
 
 @asynccontextmanager
-async def open_bridge(max_threads: int = 2, idle_seconds: float = 10.0, name: str = "test") -> AsyncIterator[Harness]:
+async def open_runner(max_threads: int = 2, idle_seconds: float = 10.0, name: str = "test") -> AsyncIterator[Harness]:
     harness = Harness(max_threads, idle_seconds, name)
     try:
         yield harness
     finally:
-        harness.bridge.close()
-        await until(lambda: harness.bridge.threads == 0)
+        harness.runner.close()
+        await until(lambda: harness.runner.threads == 0)
 
 
 async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
@@ -86,7 +86,7 @@ def restless_interpreter() -> Iterator[None]:
 
 async def test_a_call_runs_in_a_thread_and_its_result_comes_back_in_the_loop() -> None:
     """The function gets its arguments, in a daemon thread with a telling name."""
-    async with open_bridge(name="mail") as harness:
+    async with open_runner(name="mail") as harness:
 
         def call(a: int, *, b: int) -> tuple[int, str, bool]:
             return a + b, threading.current_thread().name, threading.current_thread().daemon
@@ -105,18 +105,18 @@ async def test_whatever_is_raised_is_delivered_and_the_thread_lives_on(error: Ba
     def fail() -> None:
         raise error
 
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         ok, value = await harness.start(fail)
         assert not ok
         assert value is error
         assert traceback.extract_tb(value.__traceback__)[0].name == "fail"
-        assert await harness.start(threading.current_thread) == (True, next(iter(harness.bridge._threads)))
-        assert harness.bridge.threads == 1
+        assert await harness.start(threading.current_thread) == (True, next(iter(harness.runner._threads)))
+        assert harness.runner.threads == 1
 
 
 async def test_a_call_that_cannot_even_begin_is_delivered_too() -> None:
-    """Wrong arguments, or a context that is in use, fail the call, not the bridge."""
-    async with open_bridge() as harness:
+    """Wrong arguments, or a context that is in use, fail the call, not the runner."""
+    async with open_runner() as harness:
         ok, value = await harness.start(len, 1, 2)
         assert (ok, type(value)) == (False, TypeError)
         token: asyncio.Future[Outcome] = harness.loop.create_future()
@@ -124,9 +124,9 @@ async def test_a_call_that_cannot_even_begin_is_delivered_too() -> None:
         context.run(lambda: None)
         release = threading.Event()
         first = harness.loop.create_future()
-        harness.bridge.start(first, context, release.wait)
-        await until(lambda: harness.bridge.busy == 1)
-        harness.bridge.start(token, context, len, ("",))
+        harness.runner.start(first, context, release.wait)
+        await until(lambda: harness.runner.busy == 1)
+        harness.runner.start(token, context, len, ("",))
         ok, value = await token
         assert (ok, type(value)) == (False, RuntimeError)
         release.set()
@@ -141,7 +141,7 @@ async def test_a_call_sees_its_own_context_and_leaks_nothing_into_the_next() -> 
         VARIABLE.set(new)
         return before
 
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         VARIABLE.set("first")
         one = harness.start(call, "changed")
         VARIABLE.set("second")
@@ -157,7 +157,7 @@ async def test_a_thread_does_not_keep_the_context_of_the_call_that_created_it() 
     class Big:
         pass
 
-    async with open_bridge() as harness:
+    async with open_runner() as harness:
 
         async def request() -> weakref.ref[Big]:
             big = Big()
@@ -166,7 +166,7 @@ async def test_a_thread_does_not_keep_the_context_of_the_call_that_created_it() 
             return weakref.ref(big)
 
         reference = await asyncio.create_task(request())
-        assert harness.bridge.threads == 1
+        assert harness.runner.threads == 1
         await asyncio.sleep(0)  # the handle that woke us up holds the finished task
         gc.collect()
         assert reference() is None
@@ -174,7 +174,7 @@ async def test_a_thread_does_not_keep_the_context_of_the_call_that_created_it() 
 
 async def test_calls_that_end_while_the_loop_is_busy_come_back_in_one_wakeup() -> None:
     """One call_soon_threadsafe for the whole batch, in the order in which the calls ended."""
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         await harness.start(int)
         wakeups = []
         call_soon_threadsafe = harness.loop.call_soon_threadsafe
@@ -214,16 +214,16 @@ async def test_an_on_done_that_raises_hurts_no_other_call() -> None:
         if token in "bc":
             raise LookupError(token)
 
-    bridge: ThreadRunner[str] = ThreadRunner(loop=loop, max_threads=1, name="test", on_done=on_done)
+    runner: ThreadRunner[str] = ThreadRunner(loop=loop, max_threads=1, name="test", on_done=on_done)
     last = threading.Event()
     for token in "abcd":
-        bridge.start(token, contextvars.copy_context(), int)
-    bridge.start("e", contextvars.copy_context(), last.set)
+        runner.start(token, contextvars.copy_context(), int)
+    runner.start("e", contextvars.copy_context(), last.set)
     assert last.wait(30)
     await until(lambda: len(arrived) == 5)
     assert "".join(arrived) == "abcde"
     assert [str(context["exception"]) for context in told] == ["b", "c"]
-    bridge.close()
+    runner.close()
 
 
 async def test_on_done_may_start_the_same_token_again() -> None:
@@ -234,15 +234,15 @@ async def test_on_done_may_start_the_same_token_again() -> None:
     def on_done(token: str, ok: bool, value: object) -> None:
         runs.append(len(runs))
         if len(runs) < 3:
-            bridge.start(token, contextvars.copy_context(), int)
+            runner.start(token, contextvars.copy_context(), int)
         else:
             finished.set()
 
-    bridge = ThreadRunner(loop=asyncio.get_running_loop(), max_threads=1, name="test", on_done=on_done)
-    bridge.start("again", contextvars.copy_context(), int)
+    runner = ThreadRunner(loop=asyncio.get_running_loop(), max_threads=1, name="test", on_done=on_done)
+    runner.start("again", contextvars.copy_context(), int)
     await finished.wait()
     assert runs == [0, 1, 2]
-    bridge.close()
+    runner.close()
 
 
 # ---- threads -------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ async def test_on_done_may_start_the_same_token_again() -> None:
 
 async def test_a_call_that_comes_in_while_a_thread_is_about_to_look_waits_for_that_thread() -> None:
     """Between the end of its call and its next look a thread counts as on its way: no other is created or woken."""
-    async with open_bridge(max_threads=2) as harness:
+    async with open_runner(max_threads=2) as harness:
         go_on = threading.Event()
         call_soon_threadsafe = harness.loop.call_soon_threadsafe
 
@@ -263,39 +263,39 @@ async def test_a_call_that_comes_in_while_a_thread_is_about_to_look_waits_for_th
         try:
             assert await harness.start(int) == (True, 0)
             second = harness.start(lambda: threading.current_thread().name)
-            assert (harness.bridge.threads, harness.bridge.busy, harness.bridge.waiting) == (1, 0, 1)
+            assert (harness.runner.threads, harness.runner.busy, harness.runner.waiting) == (1, 0, 1)
         finally:
             del harness.loop.call_soon_threadsafe
             go_on.set()
         assert await second == (True, "test-1")
-        assert harness.bridge.threads == 1
+        assert harness.runner.threads == 1
 
 
 async def test_threads_are_created_one_by_one_and_only_when_needed() -> None:
     """Calls one after the other share a thread; calls at once get one each, up to the limit."""
-    async with open_bridge(max_threads=3) as harness:
-        assert harness.bridge.threads == 0
+    async with open_runner(max_threads=3) as harness:
+        assert harness.runner.threads == 0
         for _ in range(5):
             await harness.start(int)
-            await until(lambda: harness.bridge._idle)
-        assert harness.bridge.threads == 1
+            await until(lambda: harness.runner._idle)
+        assert harness.runner.threads == 1
         barrier = threading.Barrier(3)
         names = [harness.start(lambda: (barrier.wait(30), threading.current_thread().name)[1]) for _ in range(3)]
         assert {name for _, name in await asyncio.gather(*names)} == {"test-1", "test-2", "test-3"}
-        assert harness.bridge.threads == 3
+        assert harness.runner.threads == 3
 
 
 @pytest.mark.parametrize("threads", [2, 8])
 async def test_a_burst_gets_all_the_threads_at_once(threads: int) -> None:
     """Calls that can only end together: no wake-up is lost, be the threads new, asleep or on their way."""
     with restless_interpreter():
-        async with open_bridge(max_threads=threads) as harness:
+        async with open_runner(max_threads=threads) as harness:
             for turn in range(60):
                 barrier = threading.Barrier(threads)
                 tokens = [harness.start(barrier.wait, 60) for _ in range(threads)]
                 assert all(ok for ok, _ in await asyncio.gather(*tokens))
                 if turn % 2:
-                    await until(lambda: len(harness.bridge._idle) == threads)
+                    await until(lambda: len(harness.runner._idle) == threads)
 
 
 async def test_the_limit_is_the_number_of_threads_abandoned_calls_included() -> None:
@@ -314,49 +314,49 @@ async def test_the_limit_is_the_number_of_threads_abandoned_calls_included() -> 
         with lock:
             now -= 1
 
-    async with open_bridge(max_threads=2) as harness:
+    async with open_runner(max_threads=2) as harness:
         tokens = [harness.start(call) for _ in range(10)]
-        await until(lambda: harness.bridge.busy == 2)
-        assert harness.bridge.abandon(tokens[0])
-        assert harness.bridge.abandoned == 1
-        assert harness.bridge.abandon(tokens[1])
-        assert not harness.bridge.abandon(tokens[2])  # waits: withdraw it
-        bridge = harness.bridge
-        assert (bridge.busy, bridge.waiting, bridge.threads, bridge.abandoned) == (2, 8, 2, 2)
-        assert repr(bridge) == "<ThreadRunner 'test' 2 busy (2 abandoned), 8 waiting, 2 of 2 threads>"
+        await until(lambda: harness.runner.busy == 2)
+        assert harness.runner.abandon(tokens[0])
+        assert harness.runner.abandoned == 1
+        assert harness.runner.abandon(tokens[1])
+        assert not harness.runner.abandon(tokens[2])  # waits: withdraw it
+        runner = harness.runner
+        assert (runner.busy, runner.waiting, runner.threads, runner.abandoned) == (2, 8, 2, 2)
+        assert repr(runner) == "<ThreadRunner 'test' 2 busy (2 abandoned), 8 waiting, 2 of 2 threads>"
         release.set()
         assert await asyncio.gather(*tokens) == [(True, None)] * 10
         assert max(highest) == 2
-        await until(lambda: bridge.busy == 0)
-        assert (bridge.waiting, bridge.abandoned) == (0, 0)
-        assert not bridge.abandon(tokens[0])
+        await until(lambda: runner.busy == 0)
+        assert (runner.waiting, runner.abandoned) == (0, 0)
+        assert not runner.abandon(tokens[0])
 
 
 async def test_a_limit_that_grows_gives_the_waiting_calls_their_threads() -> None:
     """At once, not at the next start."""
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         barrier = threading.Barrier(5)
         tokens = [harness.start(barrier.wait, 30) for _ in range(5)]
-        await until(lambda: harness.bridge.busy == 1)
-        harness.bridge.max_threads = 3
-        await until(lambda: harness.bridge.busy == 3)
-        assert harness.bridge.waiting == 2
-        harness.bridge.max_threads = 9
+        await until(lambda: harness.runner.busy == 1)
+        harness.runner.max_threads = 3
+        await until(lambda: harness.runner.busy == 3)
+        assert harness.runner.waiting == 2
+        harness.runner.max_threads = 9
         assert all(ok for ok, _ in await asyncio.gather(*tokens))
-        assert harness.bridge.threads == 5
+        assert harness.runner.threads == 5
         with pytest.raises(ValueError, match="max_threads must be at least 1, got 0"):
-            harness.bridge.max_threads = 0
-        assert harness.bridge.max_threads == 9
+            harness.runner.max_threads = 0
+        assert harness.runner.max_threads == 9
 
 
 async def test_a_limit_that_shrinks_ends_idle_threads_now_and_busy_ones_after_their_call() -> None:
     """Nothing is interrupted, and no thread beyond the limit begins another call."""
-    async with open_bridge(max_threads=6, idle_seconds=1000) as harness:
+    async with open_runner(max_threads=6, idle_seconds=1000) as harness:
         barrier = threading.Barrier(6)
         await asyncio.gather(*[harness.start(barrier.wait, 30) for _ in range(6)])
         release = threading.Event()
         running = [harness.start(release.wait) for _ in range(4)]
-        await until(lambda: harness.bridge.busy == 4 and len(harness.bridge._idle) == 2)
+        await until(lambda: harness.runner.busy == 4 and len(harness.runner._idle) == 2)
         now: list[int] = []
         highest: list[int] = []
 
@@ -366,44 +366,44 @@ async def test_a_limit_that_shrinks_ends_idle_threads_now_and_busy_ones_after_th
             time.sleep(0.001)
             now.remove(n)
 
-        harness.bridge.max_threads = 2
-        await until(lambda: harness.bridge.threads == 4)
+        harness.runner.max_threads = 2
+        await until(lambda: harness.runner.threads == 4)
         waiting = [harness.start(call, n) for n in range(20)]
-        assert harness.bridge.waiting == 20
+        assert harness.runner.waiting == 20
         release.set()
         assert await asyncio.gather(*running) == [(True, True)] * 4
         assert all(ok for ok, _ in await asyncio.gather(*waiting))
         assert max(highest) <= 2
-        assert harness.bridge.threads == 2
+        assert harness.runner.threads == 2
 
 
 async def test_a_limit_that_changes_all_the_time_loses_nothing() -> None:
     """Up and down between one and eight, with calls in flight: every call ends, once."""
     rng = random.Random(4)
     with restless_interpreter():
-        async with open_bridge(max_threads=4) as harness:
+        async with open_runner(max_threads=4) as harness:
             tokens: list[asyncio.Future[Outcome]] = []
             for n in range(3000):
                 tokens.append(harness.start(pow, n, 2))
                 if rng.random() < 0.2:
-                    harness.bridge.max_threads = rng.randrange(1, 9)
+                    harness.runner.max_threads = rng.randrange(1, 9)
                 if rng.random() < 0.05:
                     await asyncio.gather(*tokens)
             assert await asyncio.gather(*tokens) == [(True, n * n) for n in range(3000)]
-            await until(lambda: harness.bridge.threads <= harness.bridge.max_threads)
-            await until(lambda: harness.bridge._arriving == set())  # the last ones may be on their way to lie down
+            await until(lambda: harness.runner.threads <= harness.runner.max_threads)
+            await until(lambda: harness.runner._arriving == set())  # the last ones may be on their way to lie down
 
 
 async def test_calls_begin_first_come_first_served() -> None:
     """One thread, a hundred calls, a few withdrawn from the middle."""
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         release = threading.Event()
         blocker = harness.start(release.wait)
-        await until(lambda: harness.bridge.busy == 1)
+        await until(lambda: harness.runner.busy == 1)
         order: list[int] = []
         tokens = [harness.start(order.append, n) for n in range(100)]
         for n in range(0, 100, 7):
-            assert harness.bridge.withdraw(tokens[n])
+            assert harness.runner.withdraw(tokens[n])
         release.set()
         await blocker
         await asyncio.gather(*[token for n, token in enumerate(tokens) if n % 7])
@@ -412,55 +412,55 @@ async def test_calls_begin_first_come_first_served() -> None:
 
 async def test_withdraw_takes_back_only_what_has_not_begun() -> None:
     """True: it never runs and nothing is delivered. False: it runs, is done, or is unknown."""
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         release = threading.Event()
         running = harness.start(release.wait)
-        await until(lambda: harness.bridge.busy == 1)
+        await until(lambda: harness.runner.busy == 1)
         waiting = harness.start(pytest.fail, "this call was withdrawn")
-        assert not harness.bridge.withdraw(running)
-        assert harness.bridge.withdraw(waiting)
-        assert not harness.bridge.withdraw(waiting)
-        assert not harness.bridge.withdraw(harness.loop.create_future())
-        assert harness.bridge.waiting == 0
+        assert not harness.runner.withdraw(running)
+        assert harness.runner.withdraw(waiting)
+        assert not harness.runner.withdraw(waiting)
+        assert not harness.runner.withdraw(harness.loop.create_future())
+        assert harness.runner.waiting == 0
         release.set()
         await running
-        assert not harness.bridge.withdraw(running)
+        assert not harness.runner.withdraw(running)
         assert await harness.start(int) == (True, 0)
         assert not waiting.done()
 
 
 async def test_withdrawing_many_waiting_calls_is_cheap() -> None:
     """Fifty thousand, from the back: a search through the line would take longer than a test may."""
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         release = threading.Event()
         blocker = harness.start(release.wait)
         tokens = [object() for _ in range(50_000)]
-        bridge: ThreadRunner[Any] = harness.bridge
+        runner: ThreadRunner[Any] = harness.runner
         for token in tokens:
-            bridge.start(token, contextvars.copy_context(), int)
-        assert all(bridge.withdraw(token) for token in reversed(tokens))
+            runner.start(token, contextvars.copy_context(), int)
+        assert all(runner.withdraw(token) for token in reversed(tokens))
         release.set()
         await blocker
 
 
 async def test_idle_threads_end() -> None:
-    """A quiet bridge keeps no threads, and grows new ones when there is work again."""
-    async with open_bridge(max_threads=4, idle_seconds=0.02) as harness:
+    """A quiet runner keeps no threads, and grows new ones when there is work again."""
+    async with open_runner(max_threads=4, idle_seconds=0.02) as harness:
         barrier = threading.Barrier(4)
         await asyncio.gather(*[harness.start(barrier.wait, 30) for _ in range(4)])
-        threads = tuple(harness.bridge._threads)
-        await until(lambda: harness.bridge.threads == 0)
+        threads = tuple(harness.runner._threads)
+        await until(lambda: harness.runner.threads == 0)
         await until(lambda: not any(thread.is_alive() for thread in threads))
         assert await harness.start(lambda: threading.current_thread().name) == (True, "test-5")
 
 
 async def test_a_thread_that_has_slept_long_enough_stays_when_it_is_needed_after_all() -> None:
     """Two calls come in just as both threads give up waiting: one was woken for both, the other must not go."""
-    async with open_bridge(max_threads=2, idle_seconds=0.05) as harness:
+    async with open_runner(max_threads=2, idle_seconds=0.05) as harness:
         barrier = threading.Barrier(2)
         for token in [harness.start(barrier.wait, 30) for _ in range(2)]:
             await token
-        with harness.bridge._lock:
+        with harness.runner._lock:
             time.sleep(0.2)  # both threads wake up by themselves, and wait for the lock to leave
             tokens = [harness.start(barrier.wait, 30) for _ in range(2)]
         assert all(ok for ok, _ in await asyncio.gather(*tokens))
@@ -468,15 +468,15 @@ async def test_a_thread_that_has_slept_long_enough_stays_when_it_is_needed_after
 
 async def test_the_thread_that_slept_longest_ends_first() -> None:
     """Light work keeps one thread warm, so that the others can go."""
-    async with open_bridge(max_threads=4, idle_seconds=0.2) as harness:
+    async with open_runner(max_threads=4, idle_seconds=0.2) as harness:
         barrier = threading.Barrier(4)
         await asyncio.gather(*[harness.start(barrier.wait, 30) for _ in range(4)])
         deadline = time.monotonic() + 30
-        while harness.bridge.threads > 1:
+        while harness.runner.threads > 1:
             assert time.monotonic() < deadline
             await harness.start(int)
             await asyncio.sleep(0.01)
-        assert harness.bridge.threads == 1
+        assert harness.runner.threads == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts context switches in /proc")
@@ -487,9 +487,9 @@ async def test_at_rest_nothing_wakes_up() -> None:
         text = Path(f"/proc/self/task/{thread_id}/status").read_text()
         return int(text.split("voluntary_ctxt_switches:")[1].split()[0])
 
-    async with open_bridge() as harness:
+    async with open_runner() as harness:
         _, thread_id = await harness.start(threading.get_native_id)
-        await until(lambda: harness.bridge._idle)
+        await until(lambda: harness.runner._idle)
         for _ in range(50):  # on a busy machine it may take a while until it really sleeps
             before = switches()
             await asyncio.sleep(0.3)
@@ -501,11 +501,11 @@ async def test_at_rest_nothing_wakes_up() -> None:
 
 async def test_one_token_one_call() -> None:
     """A token in use is refused, and the call under it goes on."""
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         release = threading.Event()
         token = harness.start(release.wait)
         with pytest.raises(RuntimeError, match="give each attempt a token of its own"):
-            harness.bridge.start(token, contextvars.copy_context(), int)
+            harness.runner.start(token, contextvars.copy_context(), int)
         release.set()
         assert await token == (True, True)
 
@@ -518,23 +518,23 @@ async def test_without_a_thread_left_in_the_system_the_others_do_the_work(
     def no_thread(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    async with open_bridge(max_threads=2) as harness:
+    async with open_runner(max_threads=2) as harness:
         with monkeypatch.context() as patch:
-            patch.setattr(_bridge._Thread, "start", no_thread)
+            patch.setattr(_threads._Thread, "start", no_thread)
             ok, error = await harness.start(int)
         assert not ok
         assert isinstance(error, RuntimeError)
         assert "no thread could be started" in str(error)
         assert "can't start new thread" in str(error)
-        assert (harness.bridge.threads, harness.bridge.waiting) == (0, 0)
+        assert (harness.runner.threads, harness.runner.waiting) == (0, 0)
         release = threading.Event()
         first = harness.start(release.wait)
-        await until(lambda: harness.bridge.busy == 1)
+        await until(lambda: harness.runner.busy == 1)
         with monkeypatch.context() as patch:
-            patch.setattr(_bridge._Thread, "start", no_thread)
+            patch.setattr(_threads._Thread, "start", no_thread)
             second = harness.start(int)
         assert "could not create another thread: RuntimeError: can't start new thread" in caplog.text
-        assert (harness.bridge.threads, harness.bridge.waiting) == (1, 1)
+        assert (harness.runner.threads, harness.runner.waiting) == (1, 1)
         third = harness.start(int)  # the system has threads again: it gets one
         assert await second == (True, 0)
         assert await third == (True, 0)
@@ -572,23 +572,23 @@ async def test_check_cancelled_raises_in_the_call_that_was_cancelled_and_in_no_o
             check_cancelled()
             started.set()
 
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         token = harness.start(loops)
         await until(started.is_set)
-        assert harness.bridge.cancel(token, "paid twice")
+        assert harness.runner.cancel(token, "paid twice")
         ok, value = await token
         assert (ok, type(value), value.args) == (False, asyncio.CancelledError, ("paid twice",))
         assert await harness.start(check_cancelled) == (True, None)
-        assert not harness.bridge.cancel(token)
+        assert not harness.runner.cancel(token)
 
 
 async def test_a_cancel_may_come_before_the_call_begins() -> None:
     """It runs, and sees it at the first look; whoever wants it not to run withdraws it."""
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         release = threading.Event()
         blocker = harness.start(release.wait)
         token = harness.start(check_cancelled)
-        assert harness.bridge.cancel(token)
+        assert harness.runner.cancel(token)
         release.set()
         await blocker
         ok, value = await token
@@ -614,7 +614,7 @@ async def test_check_cancelled_elsewhere_says_what_to_write() -> None:
         thread.join()
         return caught
 
-    async with open_bridge() as harness:
+    async with open_runner() as harness:
         ok, caught = await harness.start(call)
         assert ok
         assert len(caught) == 1
@@ -628,15 +628,15 @@ async def test_close_ends_idle_threads_at_once_and_takes_no_new_calls() -> None:
     harness = Harness(max_threads=3)
     barrier = threading.Barrier(3)
     await asyncio.gather(*[harness.start(barrier.wait, 30) for _ in range(3)])
-    await until(lambda: len(harness.bridge._idle) == 3)
+    await until(lambda: len(harness.runner._idle) == 3)
     began = time.monotonic()
-    assert harness.bridge.close(wait=60) == 0
+    assert harness.runner.close(wait=60) == 0
     assert time.monotonic() - began < 30
-    assert harness.bridge.threads == 0
-    assert harness.bridge.close() == 0
+    assert harness.runner.threads == 0
+    assert harness.runner.close() == 0
     with pytest.raises(RuntimeError, match="closed: it takes no new calls"):
         harness.start(int)
-    assert Harness().bridge.close() == 0
+    assert Harness().runner.close() == 0
 
 
 async def test_close_does_not_wait_for_a_call_that_runs_but_its_outcome_still_arrives() -> None:
@@ -644,27 +644,27 @@ async def test_close_does_not_wait_for_a_call_that_runs_but_its_outcome_still_ar
     harness = Harness(max_threads=1)
     release = threading.Event()
     running = harness.start(release.wait)
-    await until(lambda: harness.bridge.busy == 1)
+    await until(lambda: harness.runner.busy == 1)
     waiting = [harness.start(pytest.fail, "must not run") for _ in range(3)]
     began = time.monotonic()
-    assert harness.bridge.close() == 1
-    assert harness.bridge.close(wait=0.05) == 1
+    assert harness.runner.close() == 1
+    assert harness.runner.close(wait=0.05) == 1
     assert time.monotonic() - began < 30
     for ok, value in await asyncio.gather(*waiting):
         assert (ok, type(value)) == (False, asyncio.CancelledError)
     assert not running.done()
     release.set()
     assert await running == (True, True)
-    await until(lambda: harness.bridge.threads == 0)
+    await until(lambda: harness.runner.threads == 0)
 
 
 async def test_close_can_wait_for_the_calls_that_run() -> None:
     """Within `wait`, and no longer than they take."""
     harness = Harness(max_threads=2)
     tokens = [harness.start(time.sleep, 0.05) for _ in range(2)]
-    await until(lambda: harness.bridge.busy == 2)
+    await until(lambda: harness.runner.busy == 2)
     began = time.monotonic()
-    assert harness.bridge.close(wait=30) == 0
+    assert harness.runner.close(wait=30) == 0
     assert time.monotonic() - began < 15
     assert await asyncio.gather(*tokens) == [(True, None)] * 2
 
@@ -686,36 +686,36 @@ def test_a_loop_that_is_closed_while_a_call_runs_makes_no_noise(
         raise LookupError("too late")
 
     loop = asyncio.new_event_loop()
-    bridge: ThreadRunner[str] = ThreadRunner(
+    runner: ThreadRunner[str] = ThreadRunner(
         loop=loop, max_threads=2, name="test", on_done=lambda token, ok, value: delivered.append(token)
     )
     try:
         if notified:  # the loop is told, and closed before it listens
-            bridge.start("unheard", contextvars.copy_context(), int)
-            threads = tuple(bridge._threads)
+            runner.start("unheard", contextvars.copy_context(), int)
+            threads = tuple(runner._threads)
             deadline = time.monotonic() + 30
-            while not bridge._notified:
+            while not runner._notified:
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
-        bridge.start("late", contextvars.copy_context(), fail)
+        runner.start("late", contextvars.copy_context(), fail)
         assert began.wait(30)
-        threads = tuple(bridge._threads)
+        threads = tuple(runner._threads)
         loop.close()
-        with caplog.at_level(logging.WARNING, "aiopool.bridge"):
+        with caplog.at_level(logging.WARNING, "aiopool.threads"):
             release.set()
-            bridge.close(wait=30)
+            runner.close(wait=30)
         for thread in threads:
             thread.join(30)
     finally:
         threading.excepthook = before
     assert delivered == []
     assert excepthook == []
-    assert bridge.threads == 0
+    assert runner.threads == 0
     assert [record.getMessage() for record in caplog.records] == [
         "a call in a thread of 'test' failed after its event loop was closed; nobody can be told: "
         "LookupError('too late')"
     ]
-    assert not bridge._done
+    assert not runner._done
 
 
 def test_the_interpreter_does_not_wait_for_an_abandoned_call() -> None:
@@ -725,15 +725,15 @@ def test_the_interpreter_does_not_wait_for_an_abandoned_call() -> None:
         from aiopool._runtime.threads import ThreadRunner
 
         async def main():
-            bridge = ThreadRunner(
+            runner = ThreadRunner(
                 loop=asyncio.get_running_loop(), max_threads=2, name="x", on_done=lambda *outcome: None
             )
-            bridge.start("stuck", contextvars.copy_context(), time.sleep, (600,))
-            bridge.start("idle", contextvars.copy_context(), int)
-            while bridge.busy != 1:
+            runner.start("stuck", contextvars.copy_context(), time.sleep, (600,))
+            runner.start("idle", contextvars.copy_context(), int)
+            while runner.busy != 1:
                 await asyncio.sleep(0.001)
-            bridge.abandon("stuck")
-            assert bridge.close() == 1
+            runner.abandon("stuck")
+            assert runner.close() == 1
 
         asyncio.run(main())
         sys.exit(7)
@@ -744,7 +744,7 @@ def test_the_interpreter_does_not_wait_for_an_abandoned_call() -> None:
         capture_output=True,
         timeout=60,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(_bridge.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(_threads.__file__).parents[1])},
     )
     assert (done.returncode, done.stdout, done.stderr) == (7, b"", b"")
     assert time.monotonic() - began < 20
@@ -781,7 +781,7 @@ async def test_nothing_of_a_call_is_kept_after_its_delivery(fails: bool) -> None
         seen.append(weakref.ref(value))
         arrived.set()
 
-    bridge: ThreadRunner[Token] = ThreadRunner(
+    runner: ThreadRunner[Token] = ThreadRunner(
         loop=asyncio.get_running_loop(), max_threads=1, name="test", on_done=on_done
     )
     gc.collect()
@@ -791,26 +791,26 @@ async def test_nothing_of_a_call_is_kept_after_its_delivery(fails: bool) -> None
         fn = thing.fail if fails else thing.method
         seen += [weakref.ref(one) for one in (thing, argument, keyword, token)]
         context = contextvars.copy_context()
-        bridge.start(token, context, functools.partial(fn, keyword=keyword), (argument,))
+        runner.start(token, context, functools.partial(fn, keyword=keyword), (argument,))
         del thing, argument, keyword, token, fn, context
         await arrived.wait()
-        await until(lambda: bridge._idle)
+        await until(lambda: runner._idle)
         assert len(seen) == 5
         assert [reference() for reference in seen] == [None] * 5
     finally:
         gc.enable()
-        bridge.close()
+        runner.close()
 
 
 async def test_a_withdrawn_call_is_let_go_at_once() -> None:
     """Its arguments do not wait for its turn in the line."""
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         release = threading.Event()
         blocker = harness.start(release.wait)
         thing = Thing()
         reference = weakref.ref(thing)
         token = harness.start(thing.method, thing)
-        assert harness.bridge.withdraw(token)
+        assert harness.runner.withdraw(token)
         del thing
         assert reference() is None
         release.set()
@@ -824,7 +824,7 @@ async def test_exceptions_leave_no_circles_for_the_garbage_collector() -> None:
         raise Failure(n)
 
     failed: list[int] = []
-    bridge: ThreadRunner[int] = ThreadRunner(
+    runner: ThreadRunner[int] = ThreadRunner(
         loop=asyncio.get_running_loop(),
         max_threads=2,
         name="test",
@@ -834,39 +834,39 @@ async def test_exceptions_leave_no_circles_for_the_garbage_collector() -> None:
     gc.disable()
     try:
         for n in range(100):
-            bridge.start(n, contextvars.copy_context(), fail, (n,))
-        await until(lambda: len(failed) == 100 and len(bridge._idle) == bridge.threads)
-        ours = [one for one in gc.get_objects() if isinstance(one, (Failure, _bridge._Call))]
+            runner.start(n, contextvars.copy_context(), fail, (n,))
+        await until(lambda: len(failed) == 100 and len(runner._idle) == runner.threads)
+        ours = [one for one in gc.get_objects() if isinstance(one, (Failure, _threads._Call))]
         assert ours == []
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        assert [one for one in gc.garbage if isinstance(one, (Failure, _bridge._Call))] == []
+        assert [one for one in gc.garbage if isinstance(one, (Failure, _threads._Call))] == []
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
-        bridge.close()
+        runner.close()
 
 
-async def test_an_exception_that_is_kept_keeps_no_bridge() -> None:
+async def test_an_exception_that_is_kept_keeps_no_runner() -> None:
     """Its traceback reaches back into the thread's frames; they let go when the thread ends."""
 
     def fail() -> None:
         raise Failure("kept")
 
     kept: list[Any] = []
-    bridge: ThreadRunner[str] | None = ThreadRunner(
+    runner: ThreadRunner[str] | None = ThreadRunner(
         loop=asyncio.get_running_loop(),
         max_threads=1,
         name="test",
         on_done=lambda token, ok, value: kept.append(value),
     )
-    assert bridge is not None
-    bridge.start("a", contextvars.copy_context(), fail)
+    assert runner is not None
+    runner.start("a", contextvars.copy_context(), fail)
     await until(lambda: kept)
-    bridge.close(wait=30)
-    listener = weakref.ref(bridge._on_done)
-    bridge = None
+    runner.close(wait=30)
+    listener = weakref.ref(runner._on_done)
+    runner = None
     gc.collect()
     assert isinstance(kept[0], Failure)
     assert listener() is None
@@ -911,7 +911,7 @@ async def test_nothing_is_lost_and_nothing_is_told_twice(threads: int, idle_seco
         finally:
             now.remove(n)
 
-    bridge: ThreadRunner[list[int]] = ThreadRunner(
+    runner: ThreadRunner[list[int]] = ThreadRunner(
         loop=loop, max_threads=threads, name="test", on_done=on_done, idle_seconds=idle_seconds
     )
     withdrawn: set[int] = set()
@@ -923,23 +923,23 @@ async def test_nothing_is_lost_and_nothing_is_told_twice(threads: int, idle_seco
             while open_calls > 60:
                 room.clear()
                 await room.wait()
-            bridge.start(token, contextvars.copy_context(), call, (n,))
+            runner.start(token, contextvars.copy_context(), call, (n,))
             open_calls += 1
             other = rng.randrange(max(0, n - 40), n + 1)
             dice = rng.random()
             if dice < 0.1:
-                if bridge.withdraw(tokens[other]):
+                if runner.withdraw(tokens[other]):
                     withdrawn.add(other)
                     open_calls -= 1
             elif dice < 0.2:
-                if bridge.cancel(tokens[other]):
+                if runner.cancel(tokens[other]):
                     cancelled.add(other)
             elif dice < 0.25:
                 await asyncio.sleep(0)
             elif dice < 0.253:
                 await asyncio.sleep(0.001)
         await until(lambda: open_calls == 0)
-        still = bridge.close(wait=30)
+        still = runner.close(wait=30)
     assert still == 0
     assert highest <= threads
     assert sorted(ran) == sorted(set(ran)) == [n for n in range(total) if n not in withdrawn]
@@ -955,10 +955,10 @@ async def test_nothing_is_lost_and_nothing_is_told_twice(threads: int, idle_seco
             assert isinstance(value, asyncio.CancelledError)
         else:
             assert value == n
-    await until(lambda: bridge.threads == 0)
-    assert (bridge.waiting, bridge.busy, bridge.abandoned, len(bridge._calls)) == (0, 0, 0, 0)
-    assert bridge._arriving == set()
-    assert bridge._idle == []
+    await until(lambda: runner.threads == 0)
+    assert (runner.waiting, runner.busy, runner.abandoned, len(runner._calls)) == (0, 0, 0, 0)
+    assert runner._arriving == set()
+    assert runner._idle == []
 
 
 def test_it_works_on_uvloop() -> None:
@@ -966,7 +966,7 @@ def test_it_works_on_uvloop() -> None:
     uvloop = pytest.importorskip("uvloop")
 
     async def main() -> None:
-        async with open_bridge(max_threads=4) as harness:
+        async with open_runner(max_threads=4) as harness:
             tokens = [harness.start(pow, n, 2) for n in range(500)]
             assert await asyncio.gather(*tokens) == [(True, n * n) for n in range(500)]
 
@@ -976,21 +976,21 @@ def test_it_works_on_uvloop() -> None:
 
 async def test_a_thread_that_cannot_be_created_hands_on_what_it_was_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call comes while the new thread fails, and another thread lies idle: that one is woken for it."""
-    async with open_bridge(max_threads=2) as harness:
+    async with open_runner(max_threads=2) as harness:
         release = threading.Event()
         first = harness.start(release.wait)
-        await until(lambda: harness.bridge.busy == 1)
+        await until(lambda: harness.runner.busy == 1)
         late: list[asyncio.Future[Outcome]] = []
 
         def no_thread(self: threading.Thread) -> None:
             release.set()
-            while not harness.bridge._idle:  # it has taken the second call, too
+            while not harness.runner._idle:  # it has taken the second call, too
                 time.sleep(0.001)
             late.append(harness.start(int, "3"))
             raise RuntimeError("can't start new thread")
 
         with monkeypatch.context() as patch:
-            patch.setattr(_bridge._Thread, "start", no_thread)
+            patch.setattr(_threads._Thread, "start", no_thread)
             second = harness.start(int)
         assert await late[0] == (True, 3)
         assert await second == (True, 0)
@@ -1005,28 +1005,28 @@ async def test_a_thread_that_runs_although_its_start_failed(monkeypatch: pytest.
         start(self)
         raise MemoryError
 
-    async with open_bridge() as harness:
+    async with open_runner() as harness:
         future = harness.loop.create_future()
         with monkeypatch.context() as patch:
-            patch.setattr(_bridge._Thread, "start", start_and_fail)
+            patch.setattr(_threads._Thread, "start", start_and_fail)
             with pytest.raises(MemoryError):
-                harness.bridge.start(future, contextvars.copy_context(), int)
+                harness.runner.start(future, contextvars.copy_context(), int)
         assert await future == (True, 0)
 
 
 async def test_the_loops_own_thread_is_told_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls are given up in the loop, which refuses a call from threads: a timer does it."""
-    async with open_bridge(max_threads=1) as harness:
+    async with open_runner(max_threads=1) as harness:
         release = threading.Event()
         first, second = harness.start(release.wait), harness.start(int)
-        await until(lambda: harness.bridge.busy == 1)
+        await until(lambda: harness.runner.busy == 1)
 
         def refuse(*args: Any, **kwargs: Any) -> None:
             raise MemoryError
 
         with monkeypatch.context() as patch:
             patch.setattr(harness.loop, "call_soon_threadsafe", refuse)
-            harness.bridge.close()
+            harness.runner.close()
         ok, error = await second
         assert (ok, type(error)) == (False, asyncio.CancelledError)
         release.set()
