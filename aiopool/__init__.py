@@ -20,8 +20,9 @@ Read `_jobs/job.py`, `_engine/queue.py`, `_engine/engine.py`, `_engine/worker.py
 
 from aiopool import events as events
 from aiopool import from_thread as from_thread
-from aiopool._jobs.job import AttemptRecord, Job, JobOutcome, current_job
+from aiopool._jobs.job import Job, current_job
 from aiopool._jobs.options import JobOptions, Priority, job
+from aiopool._jobs.records import AttemptRecord, JobOutcome
 from aiopool._jobs.restart import Restart
 from aiopool._jobs.retry import Retry, RetryAfter
 from aiopool._jobs.retry_budget import RetryBudget

@@ -4,65 +4,58 @@ It holds the state of one open pool: jobs, slots and counters. It knows no worke
 `_location`) can be told to stop it. Everything here is synchronous: the engine decides and marks; waiting happens
 elsewhere.
 
-The mutable state here is: the live jobs, their ids, and the chores. What is a matter of its own has a module of its
-own: the slots (`slots.py`), the queue (`queue.py`), moments to come (`_runtime/timers.py`), groups (`groups.py`), jobs
-that wait for each other (`lending.py`), for space (`admission.py`) or for the end of all jobs (`join_waiters.py`), what
-an end means (`_jobs/outcome.py`), and failures that nobody awaits (`error_reporter.py`).
+The mutable state here is the table of live jobs. What is a matter of its own has a module of its own: who may call
+(`caller.py`), ids (`job_ids.py`), the queue (`queue.py`), the slots (`slots.py`), groups (`groups.py`), moments to come
+(`_runtime/timers.py`, `deadlines.py`), jobs that wait for each other (`lending.py`), for space (`admission.py`) or for
+the end of all jobs (`join_waiters.py`), work that concerns many jobs (`chores.py`), what an end means
+(`_jobs/outcome.py`) and what it does (`endings.py`), and failures that nobody awaits (`error_reporter.py`).
 
 Turns. Jobs that never suspend would hold the event loop: after `TIME_SLICE` seconds of them a worker rests, and goes on
 in the next turn of the loop. After a suspension a worker always may take one more job: it is a turn of its own.
-
-Chores. What concerns many jobs at once (all that are due, a group that is resumed, a cancel of everything) is done in
-steps, a slice of them a turn (`work_off`). Until the last step no job starts: the effect is that of one step.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import math
-import os
 import sys
-import weakref
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextvars import Context
 from threading import get_ident
 from typing import Any, Literal, final
 
 from aiopool._engine.admission import Admission
+from aiopool._engine.caller import CallerCheck
+from aiopool._engine.chores import Chores
 from aiopool._engine.deadlines import Limits
+from aiopool._engine.endings import Endings
 from aiopool._engine.error_reporter import ErrorReporter
 from aiopool._engine.groups import GroupRegistry
+from aiopool._engine.job_ids import JobIds
 from aiopool._engine.join_waiters import JoinWaiters
 from aiopool._engine.lending import SlotLending
 from aiopool._engine.queue import JobQueue
 from aiopool._engine.slots import Slots
-from aiopool._jobs.job import AttemptRecord, Job, JobExtra, make_job
-from aiopool._jobs.options import id_key, id_number
-from aiopool._jobs.outcome import add_note, cancelled_error, failure_of, next_delay, timeout_error
-from aiopool._jobs.retry import RetryAfter
+from aiopool._jobs.job import Job, JobExtra, make_job
+from aiopool._jobs.outcome import failure_of, next_delay, timeout_error
+from aiopool._jobs.records import AttemptRecord
 from aiopool._jobs.spec import JobOwner, JobSpec
 from aiopool._jobs.statistics import Counters
 from aiopool._jobs.status import JobStatus
 from aiopool._jobs.stop import StopCause, StopRequest, outcome_status
 from aiopool._jobs.waiters import JobObserver, add_waiter, awaiter_count, remove_waiter
 from aiopool._observe.observers import Observers
-from aiopool._runtime.faults import is_kind, set_context, traceback_of
-from aiopool._runtime.runtime import Runtime, running_loop_or_none
+from aiopool._runtime.faults import set_context
+from aiopool._runtime.runtime import Runtime
 from aiopool._runtime.timers import TimerQueue
 
 __all__ = ["TIME_SLICE", "Engine"]
 
 # Long enough that a turn of the loop (2 µs) does not count, short enough that nobody notices.
 TIME_SLICE = 0.002
-# Of chores in one turn; with it so many steps until the next look at the clock, and in one turn of a virtual clock.
-CHORES = 0.001
-STEPS = 64
-# So many running jobs are told to stop in one turn: each of them ends in the next one, for some 50 µs.
-MOST_STOPS = 32
 # So many turns of the loop it takes, at most, until a free worker begins a job; one after the other.
 MAX_START_TURNS = 4
+# So many jobs of paused groups are parked in one turn, while a worker looks for one that may start.
+MAX_PARKED = 64
 
 # Jobs submitted within so many seconds share one moment, while nobody listens: a number of its own would be 32 bytes
 # more for each.
@@ -85,31 +78,26 @@ class Engine:
     """The state of one open pool; see the module."""
 
     __slots__ = (
-        "__weakref__",
         "_inline_ends",
         "_inline_slice",
-        "_loop",
-        "_reserved",
-        "_stops",
         "_wake_worker",
         "_waking",
         "admission",
+        "caller",
         "cancel_grace",
         "chores",
         "clock_cache",
         "counters",
+        "endings",
         "groups",
         "ids",
         "jobs",
         "join_waiters",
-        "leaked",
         "lending",
-        "next_job",
         "no_more_retries",
         "now",
         "observers",
         "on_fatal",
-        "on_leak",
         "owner",
         "queue",
         "queue_limits",
@@ -154,36 +142,31 @@ class Engine:
         self.observers: Observers | None = None  # None while there is no observer: one test, nothing built
         self.runtime = runtime
         self.now = runtime.now
-        self.next_job = runtime.next_job
-        # Which thread it runs in, if it runs; asyncio's own loops know, for others it is the thread of the opening.
-        self._loop: Any = runtime.loop if hasattr(runtime.loop, "_thread_id") else _AnyLoop(runtime.thread)
-        _engines.add(self)
-        self.queue = JobQueue(aging=aging)
-        self.timers = TimerQueue(runtime, check_deadlines, self.work_off)
+        self.caller = CallerCheck(runtime)
+        self.owner = owner
+        self.reporter = errors
         self.counters = Counters()
-        self.jobs: dict[int, Job[Any]] = {}
-        # By the keys of their ids: jobs with an id of the user's, and all that wait for room.
-        self.ids: dict[str, Job[Any]] = {}
-        self._reserved: set[int] = set()  # ids of the user's that are numbers: no job gets them as its own
-        self.total_limits = Limits(self.timers, self.now, self.jobs, self._total_expired)
-        self.queue_limits = Limits(self.timers, self.now, self.jobs, self._queue_expired)
-        self.groups = GroupRegistry(self.queue)
-        self.clock_cache = -math.inf
         self.scheduled = 0
-        self.leaked = 0
+        self.clock_cache = -math.inf
+        # Where jobs are.
+        self.jobs: dict[int, Job[Any]] = {}
+        self.ids = JobIds(self.jobs, runtime.next_job)
+        self.queue = JobQueue(aging=aging)
+        self.groups = GroupRegistry(self.queue)
+        # How many run, and when.
         self.slots = Slots(size, self.wake_workers)
+        self._wake_worker = wake_worker
+        self._waking = False
         # A clock that stands still while code runs never comes to the end of a slice: there, each job is one.
         self.slice = 0.0 if runtime.virtual else TIME_SLICE
         self.slice_ends = 0.0
         # Jobs that an awaiter starts: for so long, until when since the last turn of the loop (0: there was none yet).
         self._inline_slice = self.slice if inline else 0.0
         self._inline_ends = 0.0
-        self._waking = False
-        self.chores: deque[Iterator[object]] = deque()
-        self._stops = 0  # how many running jobs were told to stop in this slice of them
         # Who waits: for another job, for the end of all jobs, for space.
-        self.lending = SlotLending(self.slots, runtime.loop, self.is_own, self.unheard)
+        self.lending = SlotLending(self.slots, runtime.loop, self.is_own, errors.unheard)
         self.join_waiters = JoinWaiters(self.jobs, self.lending, self.submitters_wait)
+        self.chores = Chores(runtime, self.slots, self.queue, self.lending, self.wake_workers)
         self.admission = Admission(
             runtime,
             self.slots,
@@ -191,21 +174,34 @@ class Engine:
             queued=self.queued,
             enter=self._enter_held,
             is_own=self.is_own,
-            work_off=self.work_off,
+            work_off=self.chores.work_off,
             on_refused=self.join_waiters.wake_if_idle,
         )
+        # Moments to come.
+        self.timers = TimerQueue(runtime, check_deadlines, self.chores.work_off)
+        self.total_limits = Limits(self.timers, self.now, self.jobs, self._total_expired)
+        self.queue_limits = Limits(self.timers, self.now, self.jobs, self._queue_expired)
+        # Ends.
         self.no_more_retries = False  # the pool is leaving: there will be no worker for another
-        # Policies.
         self.cancel_grace = cancel_grace
-        self.on_leak = on_leak
-        self.reporter = errors
         self.on_fatal = on_fatal
-        self.owner = owner
-        self._wake_worker = wake_worker
+        self.endings = Endings(
+            now=self.now,
+            jobs=self.jobs,
+            ids=self.ids,
+            groups=self.groups,
+            counters=self.counters,
+            slots=self.slots,
+            lending=self.lending,
+            join_waiters=self.join_waiters,
+            reporter=errors,
+            on_leak=on_leak,
+            on_fatal=on_fatal,
+        )
 
     def observe(self, observers: Observers | None) -> None:
         """Report what happens from now on; None: there is no observer."""
-        self.observers = observers
+        self.observers = self.endings.observers = observers
 
     # -- entering ----------------------------------------------------------------------------------------------
 
@@ -220,15 +216,15 @@ class Engine:
         Raises:
             RuntimeError: in another thread than the loop's.
         """
-        if get_ident() != self._loop._thread_id:
-            self.check_caller("submit")
+        if get_ident() != self.caller.loop._thread_id:
+            self.caller.check("submit")
         # With fewer jobs than may wait there is room.
         if len(self.jobs) >= self.admission.limit and (self.admission.is_full() or not self.admission.open_to_caller()):
             return None
         now = self.now()
         if now - self.clock_cache > CLOCK_RESOLUTION or self.observers:
             self.clock_cache = now
-        job = make_job(function, args, spec, self.next_job(), self.clock_cache, owner)
+        job = make_job(function, args, spec, self.ids.next(), self.clock_cache, owner)
         if not self._waking and self.slots.active < self.slots.limit:
             self.wake_workers()  # first what may fail: then nothing has happened
         if not spec.plain:
@@ -254,8 +250,8 @@ class Engine:
         Raises:
             ValueError: its id is taken.
         """
-        if get_ident() != self._loop._thread_id:
-            self.check_caller("submit")
+        if get_ident() != self.caller.loop._thread_id:
+            self.caller.check("submit")
         if len(self.jobs) >= self.admission.limit and (self.admission.is_full() or not self.admission.open_to_caller()):
             return None
         job = self.make(spec, function, args, owner, id, delay)
@@ -272,11 +268,11 @@ class Engine:
         delay: float,
     ) -> Job[Any]:
         """Make a job without taking it in: `enter` does that, or nobody."""
-        if get_ident() != self._loop._thread_id:
-            self.check_caller("submit")
+        if get_ident() != self.caller.loop._thread_id:
+            self.caller.check("submit")
         if id is not None:
-            self.check_id(id)
-        job = make_job(function, args, spec, self.next_job(), self.now(), owner)
+            self.ids.check(id)
+        job = make_job(function, args, spec, self.ids.next(), self.now(), owner)
         job._location = None
         if id is not None or delay:
             extra = job._extra = JobExtra()
@@ -289,29 +285,6 @@ class Engine:
 
     def _end_program(self, error: BaseException) -> None:
         self.on_fatal(error)
-
-    def check_caller(self, what: str) -> None:
-        """Raise if the caller is not in the pool's own event loop; between two runs of the loop, its thread will do."""
-        running = running_loop_or_none()
-        if running is self.runtime.loop and self.runtime.on_loop_thread():
-            return
-        if self.runtime.forked:
-            raise RuntimeError(
-                f"{what}() was called in a child process that was forked while the pool was open: the pool and its "
-                "event loop live in the parent. Open a pool in the child, `async with Pool(...) as pool:`"
-            )
-        if not self.runtime.on_loop_thread():
-            raise RuntimeError(
-                f"{what}() was called in another thread than that of the pool's event loop, which it would corrupt. "
-                f"There, write `asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or "
-                "`loop.call_soon_threadsafe(...)` for a method that does not wait; `job.cancel()` may be called "
-                "anywhere"
-            )
-        if running is not None:
-            raise RuntimeError(
-                f"{what}() was called in another event loop than that of the pool, which does not run meanwhile: a "
-                "pool serves the loop in which it was opened. Open another here, `async with Pool(...) as pool:`"
-            )
 
     def register(self, job: Job[Any]) -> None:
         """Count a job, and note what it has beside a priority."""
@@ -347,7 +320,7 @@ class Engine:
         """
         admission = self.admission
         future = admission.wait(job)
-        self.take_id(job)
+        self.ids.take(job)
         try:
             await self.lending.wait_for(future)
             if job._location is admission:  # it was not cancelled meanwhile
@@ -361,7 +334,7 @@ class Engine:
             raise
         finally:
             if job.id == job._sequence or not future.done() or future.cancelled() or future.exception() is not None:
-                self.release_id(job)
+                self.ids.release(job)
 
     def _arrange(self, job: Job[Any], spec: JobSpec) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
@@ -374,56 +347,9 @@ class Engine:
         if delay:
             self._schedule(job, job._submitted_at + delay)
         if extra is not None and extra.id is not None:
-            self.take_id(job)
+            self.ids.take(job)
         if spec.group is not None:
             self.groups.join(job, job._ensure_extra(), spec.group)
-
-    # -- ids -----------------------------------------------------------------------------------------------------
-
-    def get_job(self, id: int | str) -> Job[Any] | None:
-        """Return the live job that answers to an id, or None; also one that waits for room. From any thread."""
-        key = id_key(id)
-        job = self.ids.get(key)
-        if job is None and (number := id_number(key)) is not None:
-            job = self.jobs.get(number)
-            if job is not None and job.id != job._sequence:
-                return None  # it has an id of its own, and answers to that
-        return None if job is None or job._finished_at is not None else job
-
-    def check_id(self, id: int | str) -> None:
-        """Raise if a live job, or one that waits for room, answers to this id."""
-        other = self.get_job(id)
-        if other is not None:
-            raise ValueError(
-                f"id={id!r} is taken by a live job ({other!r}): cancel or await that one first, or choose another id"
-            )
-
-    def take_id(self, job: Job[Any]) -> None:
-        """Let a job answer to its id from now on."""
-        id = job.id
-        key = id_key(id)
-        self.ids[key] = job
-        if id != job._sequence and (number := id_number(key)) is not None:
-            self._reserved.add(number)
-            self.next_job = self._next_free
-
-    def release_id(self, job: Job[Any]) -> None:
-        """Let another job have the id, if it is still this one's."""
-        id = job.id
-        key = id_key(id)
-        if self.ids.get(key) is not job:
-            return
-        del self.ids[key]
-        if id != job._sequence and (number := id_number(key)) is not None:
-            self._reserved.discard(number)
-            if not self._reserved:
-                self.next_job = self.runtime.next_job
-
-    def _next_free(self) -> int:
-        """Number the next job: `next_job` while a live job has a number for an id of its own."""
-        while (number := self.runtime.next_job()) in self._reserved:
-            pass
-        return number
 
     # -- starting ----------------------------------------------------------------------------------------------
 
@@ -432,49 +358,6 @@ class Engine:
         if not self._waking:
             self.runtime.soon(self._dispatch)
             self._waking = True
-
-    def work_off(self, steps: Iterator[object]) -> None:
-        """Do a chore: a slice of it now, and the rest in slices, one a turn. No job starts until it is done."""
-        self.chores.append(steps)
-        self.slots.hold(True)
-        if len(self.chores) == 1:
-            self._work()
-
-    async def worked_off(self, steps: Iterator[object]) -> None:
-        """Do a chore, and wait for its end; if the caller is cancelled, it goes on."""
-        end: asyncio.Future[None] = self.runtime.loop.create_future()
-
-        def all_steps() -> Iterator[object]:
-            try:
-                yield from steps
-            finally:
-                if not end.done():
-                    end.set_result(None)
-
-        self.work_off(all_steps())
-        if not end.done():
-            await self.lending.wait_for(end)
-
-    def _work(self) -> None:
-        chores, ends, self._stops = self.chores, self.now() + CHORES, 0
-        try:
-            while chores:
-                steps = 0
-                for _ in itertools.islice(chores[0], STEPS):
-                    steps += 1
-                    if self._stops >= MOST_STOPS:
-                        return
-                if steps < STEPS:
-                    chores.popleft()
-                elif self.runtime.virtual or self.now() >= ends:
-                    break
-        except BaseException:
-            chores.popleft()  # it has ended by this
-            raise
-        finally:
-            self.slots.hold(bool(chores))
-            if chores or (self.slots.active < self.slots.limit and self.queue.live):
-                self.wake_workers()
 
     def start_awaited(self, job: Job[Any]) -> bool:
         """Start a job for which somebody is about to suspend, if nothing stands in its way; whether it is done.
@@ -495,7 +378,12 @@ class Engine:
             and self.queue.is_alone(job)
         ):
             return False
-        if get_ident() != self._loop._thread_id or not self._loop_runs() or sys.exception() is not None or _deep():
+        if (
+            get_ident() != self.caller.loop._thread_id
+            or not self.caller.in_running_loop()
+            or sys.exception() is not None
+            or _deep()
+        ):
             return False
         now = self.now()
         if not self._inline_ends:
@@ -511,15 +399,11 @@ class Engine:
             remove_waiter(job, _AWAITED)
         return job._finished_at is not None
 
-    def _loop_runs(self) -> bool:
-        """Whether the loop runs, if we are in its thread; to ask asyncio for the running one costs a microsecond."""
-        return self._loop is self.runtime.loop or running_loop_or_none() is self.runtime.loop
-
     def _dispatch(self) -> None:
         self._waking = False
         self._inline_ends = 0.0
-        if self.chores:
-            self._work()
+        if self.chores.pending:
+            self.chores.work()
         self.slice_ends = self.now() + self.slice
         slots = self.slots
         while slots.active < slots.size and slots.grant_next():
@@ -527,7 +411,7 @@ class Engine:
         if self.admission.waiting:
             self.admission.admit()  # a slot that was lent is space too
         most = slots.limit - slots.active
-        while slots.active < slots.limit and self.queue.live and not self.chores:
+        while slots.active < slots.limit and self.queue.live and not self.chores.pending:
             if not self._wake_worker():
                 break
             most -= 1
@@ -557,7 +441,7 @@ class Engine:
         if slots.active <= slots.size and slots.reclaims and slots.grant_next():
             return None  # the grant has counted the slot for the job that gets it back; the worker releases its own
         if slots.active <= slots.limit and not slots.held:
-            for _ in range(STEPS):  # of a paused group there may be more: then in the next turn
+            for _ in range(MAX_PARKED):  # of a paused group there may be more: then in the next turn
                 job: Job[Any] | None = self.queue.pop()
                 if job is None:
                     break
@@ -615,7 +499,7 @@ class Engine:
         """Let the jobs of a group start again."""
         steps = self.groups.resume(name)
         if steps is not None:
-            self.work_off(steps)
+            self.chores.work_off(steps)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -628,9 +512,9 @@ class Engine:
             if self.join_waiters.futures:
                 self.join_waiters.wake_if_idle()
         elif (job._extra is None or job._extra.stop is None) and job._finished_at is None:
-            self._finish(job, SUCCEEDED, value, now)
+            self.endings.finish(job, SUCCEEDED, value, now)
             if job._extra is not None and job._extra.exit_waiters is not None:
-                self._wake_exit_waiters(job._extra)
+                self.endings.wake_exit_waiters(job._extra)
         else:
             self.attempt_ended(job, value, None, now)
 
@@ -638,15 +522,15 @@ class Engine:
         """An attempt ended: decide what that means, and act on it."""
         extra = job._extra
         if job._finished_at is not None:
-            self._ended_late(job, error)
+            self.endings.ended_late(job, error)
             return
         stop = None if extra is None else extra.stop
         status = outcome_status(stop, error)
         if status is SUCCEEDED:
-            self._finish(job, status, value, now)
+            self.endings.finish(job, status, value, now)
         elif status is CANCELLED:
             foreign = error if stop is None else None
-            self._finish_cancelled(job, now, cause=foreign)
+            self.endings.finish_cancelled(job, now, cause=foreign)
         else:
             failure = failure_of(job, stop, error, status)
             if stop is None or stop.cause is StopCause.TIMEOUT:
@@ -659,9 +543,9 @@ class Engine:
                 if delay is not None:
                     self._retry(job, failure, delay, now)
                     return
-            self._finish_failed(job, status, failure, now)
+            self.endings.finish_failed(job, status, failure, now)
         if extra is not None and extra.exit_waiters is not None:
-            self._wake_exit_waiters(extra)
+            self.endings.wake_exit_waiters(extra)
 
     def _retry(self, job: Job[Any], failure: BaseException, delay: float, now: float) -> None:
         """retry: let the job wait for its next attempt; it holds no worker."""
@@ -692,78 +576,6 @@ class Engine:
         if self.slots.active < self.slots.limit:
             self.wake_workers()
 
-    def _finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
-        add_note(error, job)
-        awaiters = awaiter_count(job)
-        worker = _worker_of(job)
-        self._finish(job, status, (error, traceback_of(error)), now)
-        if is_kind(error, (SystemExit, KeyboardInterrupt)):
-            self.on_fatal(error)
-        elif awaiters:
-            job._ensure_extra().awaiters = awaiters
-        else:
-            self.reporter.report(job, error, worker)
-
-    def unheard(self, job: Job[Any]) -> None:
-        """Whoever waited for a job was cancelled; if the job had failed before, and nobody else is told, report it."""
-        extra = job._extra
-        if extra is not None and extra.awaiters:
-            extra.awaiters -= 1
-            if not extra.awaiters:
-                self.reporter.report(job, job._value[0])
-
-    def _finish_cancelled(self, job: Job[Any], now: float, *, cause: BaseException | None = None) -> None:
-        self._finish(job, CANCELLED, (cancelled_error(job, cause), None), now)
-
-    def _finish(self, job: Job[Any], status: JobStatus, value: Any, now: float) -> None:
-        """End a job, in any way but the plainest (`attempt_returned`)."""
-        observers = self.observers
-        worker = _worker_of(job) if observers else None
-        awaited = bool(observers) and status is not SUCCEEDED and awaiter_count(job) > 0
-        del self.jobs[job._sequence]
-        counters = self.counters
-        if status is SUCCEEDED:
-            counters.succeeded += 1
-        else:
-            name = status.value
-            setattr(counters, name, getattr(counters, name) + 1)
-        extra = job._extra
-        if extra is not None:
-            if extra.id is not None:
-                self.release_id(job)
-            if extra.group is not None:
-                self.groups.leave(job, extra.group)
-            if extra.lent:
-                self.lending.cancel_loan(extra)
-        job._finish(status, value, now)
-        if extra is not None and extra.callbacks is not None:
-            callbacks, extra.callbacks = extra.callbacks, None
-            for callback, context in callbacks:
-                self.reporter.call_hook(context, callback, job)
-        self.join_waiters.wake_if_idle()
-        if observers:
-            observers.ended(job, worker, now, awaited=awaited)
-
-    def when_ended(self, job: Job[Any]) -> asyncio.Future[None] | None:
-        """Return a future for the moment at which no line of a job will run any more, or it leaked; None: that is so.
-
-        For a job that was told to stop, or waits.
-        """
-        extra = job._extra
-        if extra is None or extra.leaked or (job._finished_at is not None and not extra.abandoned):
-            return None
-        future: asyncio.Future[None] = self.runtime.loop.create_future()
-        if extra.exit_waiters is None:
-            extra.exit_waiters = []
-        extra.exit_waiters.append(future)
-        return future
-
-    def _wake_exit_waiters(self, extra: JobExtra) -> None:
-        for future in extra.exit_waiters or ():
-            if not future.done():
-                future.set_result(None)
-        extra.exit_waiters = None
-
     # -- stopping ------------------------------------------------------------------------------------------------
 
     def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
@@ -772,7 +584,7 @@ class Engine:
             if job._finished_at is not None:
                 return False
             if self.runtime.forked:
-                self.check_caller("cancel")
+                self.caller.check("cancel")
             self.runtime.loop.call_soon_threadsafe(self.cancel, job, reason)
             return True
         if job._finished_at is not None:
@@ -790,7 +602,7 @@ class Engine:
         if reason is not None:
             job._ensure_extra().cancel_reason = reason
         self.dequeue(job)
-        self._finish_cancelled(job, self.now())
+        self.endings.finish_cancelled(job, self.now())
         self.admission.admit()
         return True
 
@@ -798,7 +610,7 @@ class Engine:
         """End a queued or scheduled job with an error of the pool's: dropped, or given up."""
         self.dequeue(job)
         awaiters = awaiter_count(job)
-        self._finish(job, CANCELLED, (error, None), self.now())
+        self.endings.finish(job, CANCELLED, (error, None), self.now())
         if awaiters:
             job._ensure_extra().awaiters = awaiters
         else:
@@ -837,7 +649,7 @@ class Engine:
         free = self.slots.limit - self.slots.active
         if turns is None:
             turns = MAX_START_TURNS * min(free, self.queue.live)
-        if free > 0 and (turns > 0 or self.chores):
+        if free > 0 and (turns > 0 or self.chores.pending):
             # A worker is on its way. This matters to a limit of 0: the job of an idle pool waits for nobody.
             self.runtime.soon(self._queue_expired, job, turns - 1)
         else:
@@ -856,7 +668,7 @@ class Engine:
                 self._overrule(job, stop, StopRequest(cause))
             return
         self.dequeue(job)
-        self._finish_failed(job, TIMED_OUT, timeout_error(job, cause), self.now())
+        self.endings.finish_failed(job, TIMED_OUT, timeout_error(job, cause), self.now())
         self.admission.admit()
 
     def attempt_expired(self, job: Job[Any]) -> None:
@@ -879,7 +691,7 @@ class Engine:
         extra = job._ensure_extra()
         extra.stop = stop
         now = self.now()
-        self._stops += 1
+        self.chores.stops += 1
         job._location.stop_job(stop, now)
         self.lending.release(extra)
 
@@ -896,62 +708,6 @@ class Engine:
         if grace is not None:
             self.cancel_grace = grace / 2  # a job is told twice
         return 2 * self.cancel_grace
-
-    def leak(self, job: Job[Any], worker: int, stack: str, now: float) -> None:
-        """Call a job leaked: it was told to stop, and did not end within its grace. It may be abandoned already."""
-        self._mark_leaked(job, worker, stack)
-        if not job._ensure_extra().abandoned:
-            self.abandon(job, now)
-
-    def abandon(self, job: Job[Any], now: float) -> None:
-        """Release a job's waiters although its code still runs; it keeps its slot until its code ends.
-
-        A job that has leaked, or that runs in a thread: that cannot be told to stop, so nobody waits for it.
-        """
-        extra = job._ensure_extra()
-        stop = extra.stop
-        assert stop is not None
-        extra.abandoned = True
-        if stop.cause is StopCause.CANCEL:
-            self._finish_cancelled(job, now)
-        else:
-            self._finish_failed(job, TIMED_OUT, timeout_error(job, stop.cause), now)
-
-    def _mark_leaked(self, job: Job[Any], worker: int, stack: str) -> None:
-        """Log a job that did not end, and by choice give its slot to another."""
-        extra = job._ensure_extra()
-        extra.leaked = True
-        self.counters.leaked_total += 1
-        self.reporter.log(
-            "job %.200r id %.200r was told to stop, and did not end within its grace: it leaked%s\n%s",
-            job,
-            " and is replaced" if self.on_leak == "replace" else ", and holds its slot until it ends",
-            stack,
-            worker=worker,
-        )
-        self._count_leak(1)
-        self._wake_exit_waiters(extra)
-        if self.observers:
-            self.observers.leaked(job, worker, stack, self.now())
-
-    def _count_leak(self, change: int) -> None:
-        """Count a job that has leaked (1), or whose code has ended after all (-1).
-
-        `on_leak="replace"` is no more than this: meanwhile the job has no slot, and another may start.
-        """
-        self.leaked += change
-        if self.on_leak == "replace":
-            self.slots.replace(change)
-
-    def _ended_late(self, job: Job[Any], error: BaseException | None) -> None:
-        """The code of a job that had been left behind has ended at last."""
-        extra = job._ensure_extra()
-        extra.abandoned = False
-        if extra.leaked:
-            self._count_leak(-1)
-        self._wake_exit_waiters(extra)
-        if error is not None and not is_kind(error, (asyncio.CancelledError, RetryAfter)):
-            self.reporter.report(job, error)
 
     # -- what others ask -----------------------------------------------------------------------------------------
 
@@ -1022,34 +778,3 @@ def _need_frames(count: int) -> None:
     """Raise `RecursionError` if the stack has no room for so many frames more."""
     if count:
         _need_frames(count - 1)
-
-
-class _AnyLoop:
-    """A stand-in for a loop that does not tell in which thread it runs."""
-
-    __slots__ = ("_thread_id",)
-
-    def __init__(self, thread: int) -> None:
-        self._thread_id = thread
-
-
-# No thread has this number.
-_FORKED = _AnyLoop(-1)
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """In a forked child: nobody is in the loop of a pool of the parent's."""
-    for engine in _engines:
-        engine._loop = _FORKED
-        engine.runtime.thread = _FORKED._thread_id
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _worker_of(job: Job[Any]) -> int | None:
-    """Return the number of the worker that runs a job, or None."""
-    worker: int | None = job._location.id if job._status is RUNNING else None
-    return worker

@@ -63,6 +63,14 @@ class ErrorReporter:
         elif not self._counts(_kind_of(job, error)):
             self.log("job %.200r id %.200r failed, and nobody was awaiting it", job, worker=worker, error=error)
 
+    def unheard(self, job: Job[Any]) -> None:
+        """Whoever waited for a job was cancelled; if the job had failed before, and nobody else is told, report it."""
+        extra = job._extra
+        if extra is not None and extra.awaiters:
+            extra.awaiters -= 1
+            if not extra.awaiters:
+                self.report(job, job._value[0])
+
     def _counts(self, kind: Kind) -> bool:
         """Count a failure if one of its kind was told of late; whether it did."""
         now, told = self._runtime.now(), self._told.get(kind)

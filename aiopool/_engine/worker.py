@@ -183,7 +183,7 @@ class Worker(ABC):
         if stop.cause is not StopCause.TIMEOUT or job._spec.retry is None:
             # A thread cannot be stopped, only asked: those who await the job do not wait for that.
             self.threads.abandon(self)
-            engine.abandon(job, now)
+            engine.endings.abandon(job, now)
         engine.check_at(job, now + 2 * engine.cancel_grace)
 
     def _run_next_later(self) -> None:
@@ -246,7 +246,7 @@ class Worker(ABC):
         job = self.job
         assert job is not None
         if not job.leaked:
-            self.engine.leak(job, self.id, self.stack(), now)
+            self.engine.endings.leak(job, self.id, self.stack(), now)
 
     def stack(self) -> str:
         """Say where the running job is, as lines of a traceback."""

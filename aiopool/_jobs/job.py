@@ -6,7 +6,7 @@ in `status.py`.
 
 The mutable state of a job is its status, the number of its attempt, four moments, its outcome, who waits for it, and
 its place: the bucket of the queue in which it lies, or the worker that runs it. Whatever few jobs have (a group, a
-stop request, progress, callbacks, earlier failures) lives in `_Extra`, made on first use: a queued job
+stop request, progress, callbacks, earlier failures) lives in `JobExtra`, made on first use: a queued job
 must stay small.
 """
 
@@ -14,24 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import dataclasses
 from collections.abc import Callable, Generator
 from contextvars import copy_context
 from typing import Any, Generic, NoReturn, TypeVar, final
 
+from aiopool._jobs.records import AttemptRecord, JobOutcome
 from aiopool._jobs.retry import RetryAfter
 from aiopool._jobs.spec import JobSpec
 from aiopool._jobs.status import JobStatus
 from aiopool._jobs.stop import StopRequest
 from aiopool._jobs.waiters import JobObserver, notify
-from aiopool._runtime.faults import describe_fields, set_traceback
+from aiopool._runtime.faults import set_traceback
 from aiopool.errors import JobPendingError
 
 __all__ = [
-    "AttemptRecord",
     "Job",
     "JobExtra",
-    "JobOutcome",
     "OnError",
     "current_job",
     "make_job",
@@ -39,7 +37,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 # Bound once: an attribute of an enum class costs a lookup through its metaclass on every job.
 SCHEDULED = JobStatus.SCHEDULED
@@ -48,65 +45,6 @@ RUNNING = JobStatus.RUNNING
 SUCCEEDED = JobStatus.SUCCEEDED
 
 running_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar("aiopool_running_job", default=None)
-
-
-@final
-@dataclasses.dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """One attempt that failed and was followed by another.
-
-    Attributes:
-        number: which attempt, from 1.
-        seconds: how long it ran.
-        error: what it raised.
-        delay: seconds until the next attempt.
-    """
-
-    number: int
-    seconds: float
-    error: BaseException
-    delay: float
-
-    __repr__ = describe_fields
-
-
-@final
-@dataclasses.dataclass(frozen=True, slots=True)
-class JobOutcome(Generic[T_co]):
-    """How a job ended: frozen, and safe to keep.
-
-    Attributes:
-        id: the job's id.
-        name: the job's name.
-        status: one of the four final statuses.
-        value: what it returned, if it succeeded.
-        error: what awaiting it raises, if it did not.
-        attempts: how many attempts were started.
-        waited: seconds from submission to the start of the last attempt (to the end, if there was none).
-        seconds: seconds that the last attempt ran.
-        reason: the words of whoever cancelled it.
-        leaked: its code had not ended when its waiters were released.
-        history: the attempts that failed before the last one.
-    """
-
-    id: int | str
-    name: str
-    status: JobStatus
-    value: T_co | None
-    error: BaseException | None
-    attempts: int
-    waited: float
-    seconds: float
-    reason: str | None
-    leaked: bool
-    history: tuple[AttemptRecord, ...]
-
-    __repr__ = describe_fields
-
-    @property
-    def ok(self) -> bool:
-        """Whether the job succeeded."""
-        return self.status is SUCCEEDED
 
 
 class JobExtra:

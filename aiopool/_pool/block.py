@@ -114,7 +114,7 @@ class JobBlock(JobObserver):
                 asked += engine.cancel(jobs.pop(), reason)
                 yield
 
-        engine.work_off(cancel_each())
+        engine.chores.work_off(cancel_each())
         return asked + len(jobs)  # those whose slice comes later: none of them starts before
 
     def stop(self, why: str, reason: str) -> None:

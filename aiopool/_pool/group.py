@@ -94,7 +94,7 @@ class Group(Submitter):
         if self._entered:
             raise RuntimeError(f"group {self.name!r} was entered before: make another with pool.group(...)")
         engine = self._members.engine
-        engine.check_caller("group")
+        engine.caller.check("group")
         runtime = engine.runtime
         self._entered = True
         task = self._members.body = asyncio.current_task()

@@ -536,7 +536,7 @@ class Pool(Submitter):
                         count += job.cancelled()
                 yield
 
-        await self._engine("cancel_all").worked_off(cancel_each())
+        await self._engine("cancel_all").chores.worked_off(cancel_each())
         for job in running:
             await self._state.stop(job, reason)
         return count + sum(job.cancelled() for job in running)
@@ -576,7 +576,7 @@ class Pool(Submitter):
         """
         JobOptions(priority=priority)
         engine = self._engine("reprioritize")
-        job = engine.get_job(id)
+        job = engine.ids.get(id)
         return job is not None and engine.reprioritize(job, priority)
 
     def pause(self, *, group: str | None = None) -> None:
@@ -725,7 +725,7 @@ class Pool(Submitter):
         Raises:
             TypeError: `id` is neither a text nor a number.
         """
-        return self._engine("get_job").get_job(id)
+        return self._engine("get_job").ids.get(id)
 
     def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
         """Return the live jobs, the oldest first; each says in `job.waiting_for` why it does not run.
@@ -763,7 +763,7 @@ class Pool(Submitter):
             scheduled=engine.scheduled,
             running=engine.running(),
             waiting=len(engine.admission.waiting),
-            leaked=engine.leaked,
+            leaked=engine.endings.leaked,
             size=engine.slots.size,
             busy=engine.slots.active,
             idle=max(0, engine.slots.size - engine.slots.active),
@@ -779,7 +779,7 @@ class Pool(Submitter):
             raise self._state.not_open(what)
         # Reading is harmless; everything else belongs to the loop.
         if what not in _READERS:
-            engine.check_caller(what)
+            engine.caller.check(what)
         return engine
 
     def __repr__(self) -> str:

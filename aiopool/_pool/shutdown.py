@@ -195,7 +195,7 @@ class Shutdown:
         engine, counters, before = self._engine, self._engine.counters, self._before
         await self._finish()
         self._cancel_waiting()
-        while engine.chores:
+        while engine.chores.pending:
             await self._yield()
         leaked = await self._cancel_running()
         self._log(leaked)
@@ -229,7 +229,7 @@ class Shutdown:
                     self._never_started += job._attempt == 0
                 yield
 
-        engine.work_off(cancel_each())
+        engine.chores.work_off(cancel_each())
 
     def _cancel(self, job: Job[Any]) -> None:
         if self._engine.cancel(job, REASON):
@@ -257,7 +257,7 @@ class Shutdown:
                 if self._is_busy(worker):
                     job = _job(worker)
                     self._cancel(job)
-                    ended = engine.when_ended(job)
+                    ended = engine.endings.when_ended(job)
                     if ended is not None:
                         ends.append(ended)
                 yield
@@ -290,8 +290,8 @@ class Shutdown:
 
     async def _work_off(self, steps: Iterator[None]) -> None:
         """Do what concerns many jobs, in slices."""
-        self._engine.work_off(steps)
-        while self._engine.chores:
+        self._engine.chores.work_off(steps)
+        while self._engine.chores.pending:
             await self._yield()
 
     def _log(self, leaked: tuple[LeakedJob, ...]) -> None:

@@ -179,6 +179,6 @@ class PoolState:
         engine = self.engine
         assert engine is not None
         engine.cancel(job, reason)
-        ended = engine.when_ended(job)
+        ended = engine.endings.when_ended(job)
         if ended is not None:
             await engine.lending.wait_for(ended)

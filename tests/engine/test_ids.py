@@ -156,8 +156,8 @@ async def test_ids_come_and_go(isolation):
             await asyncio.gather(*tasks, return_exceptions=True)
             await pool.join()
         engine = pool._state.engine
-        assert (engine.ids, engine.jobs, engine._reserved) == ({}, {}, set())
-        assert engine.next_job is engine.runtime.next_job
+        assert (engine.ids._by_key, engine.jobs, engine.ids._reserved) == ({}, {}, set())
+        assert engine.ids.next is engine.runtime.next_job
         assert_counters_balance(pool)
 
 

@@ -7,8 +7,8 @@ import pytest
 from helpers import nap, virtual
 
 from aiopool import Pool, Retry
+from aiopool._engine.chores import MOST_STOPS, STEPS
 from aiopool._engine.deadlines import MIN_ENDED
-from aiopool._engine.engine import MOST_STOPS, STEPS
 from aiopool._pool.shutdown import STOP_SLICE
 from aiopool.testing import settle
 
