@@ -30,6 +30,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from helpers import BOTH, assert_counters_balance
+from hypothesis import HealthCheck, settings
 
 import aiopool
 from aiopool import Pool, PoolStatus
@@ -39,6 +40,10 @@ try:
     import uvloop
 except ImportError:  # not on every platform
     uvloop = None
+
+# A machine that is busy makes examples slowly, and that is no fault of theirs.
+settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any load")
 
 # A shell lets what it runs in the background ignore SIGINT, and so would every program that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -116,7 +116,9 @@ def same(one: PoolSettings, other: PoolSettings) -> None:
 
 
 @given(st.fixed_dictionaries({}, optional=VALUES))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_there_and_back(here, values):
     """What is written is read back as the same, enums included: as data, in each format, in variables."""
     made = PoolSettings.from_dict(values)
@@ -151,7 +153,9 @@ def test_a_saved_enum_keeps_its_name():
 
 
 @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_file_is_read_or_refused(here, text):
     """Nothing but a SettingsError comes out of any file."""
     for suffix in ("yaml", "toml", "json"):
