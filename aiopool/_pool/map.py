@@ -80,7 +80,10 @@ class MapStream(Generic[R_co]):
                 raise StopAsyncIteration
             await feed.wait(None)
         try:
-            return cast("R_co", job._value) if feed.inputs is None and job._status is SUCCEEDED else self._result(job)
+            if feed.inputs is None and job._status is SUCCEEDED:
+                value: R_co = job._value
+                return value
+            return self._result(job)
         finally:
             del job  # this frame is in the traceback of its error: no cycle through it
 
@@ -95,16 +98,16 @@ class MapStream(Generic[R_co]):
         async with self:
             try:
                 while True:
+                    if feed.inputs is None:
+                        feed.take_values(results)
                     job = feed.take()
-                    if job is None:
-                        if feed.ended:
-                            self._end()
-                            return results
-                        await feed.wait(feed.cancel)
-                    elif feed.inputs is None and job._status is SUCCEEDED:
-                        results.append(cast("R_co", job._value))
-                    else:
+                    if job is not None:
                         results.append(self._result(job))
+                    elif feed.ended:
+                        self._end()
+                        return results
+                    else:
+                        await feed.wait(feed.cancel)
             finally:
                 job = None  # as above
 

@@ -5,6 +5,8 @@ dropped in the middle is noticed that way, and the feed lets go of its source.
 
 Invariant: `submitted - taken <= buffersize`. That is the whole back-pressure.
 
+The consumer is woken once, by the first end after which it has something to take, and takes all that there is.
+
 A plain source is read in the consumer's own steps. An asynchronous one is read by a task, the *feeder*, so that a slow
 source does not keep finished results from the consumer.
 
@@ -45,7 +47,8 @@ class MapFeed(JobObserver):
     """See the module.
 
     Attributes:
-        line: jobs between source and consumer: all of them if the results are ordered, else those that have ended.
+        line: jobs in the order in which they are taken: all that were not, if the results are ordered, else those that
+            have ended.
         submitted, done, failed, taken: how many jobs were made, have ended, have not succeeded, were taken.
         exhausted: no more items are read.
         closed: nobody will take anything any more.
@@ -53,6 +56,7 @@ class MapFeed(JobObserver):
     """
 
     __slots__ = (
+        "_add",
         "_block",
         "_buffersize",
         "_feeder",
@@ -66,8 +70,9 @@ class MapFeed(JobObserver):
         "_spec",
         "_spec_for",
         "_state",
-        "_unfinished",
+        "_unordered",
         "_wakeup",
+        "_watched",
         "closed",
         "done",
         "exhausted",
@@ -108,7 +113,10 @@ class MapFeed(JobObserver):
         self._ordered = ordered
         self._buffersize = buffersize
         self._low = 0  # the source is read again when so few jobs are left
-        self._unfinished: dict[Job[Any], None] = {}  # if not ordered, for `line` has them otherwise
+        self._unordered: dict[Job[Any], None] = {}  # all that were not taken, if not ordered
+        # Keeps a job until it is taken: one call in C, the only one that each job costs here.
+        self._add: Callable[[Job[Any]], object] = self.line.append if ordered else self._unordered.setdefault
+        self._watched = block is not None  # somebody waits for the end of a job
         self._wakeup: asyncio.Future[None] | None = None  # what the consumer waits for
         self._location: asyncio.Future[None] | None = None  # what the feeder waits for
         self._feeder: asyncio.Task[None] | None = None
@@ -128,12 +136,29 @@ class MapFeed(JobObserver):
         if self.submitted - self.taken <= self._low and not self.exhausted:
             self._read()
         line = self.line
-        if line and line[0]._finished_at is not None:
-            self.taken += 1
+        if not line or line[0]._finished_at is None:
+            return None
+        job = line.popleft()
+        self.taken += 1
+        if not self._ordered:
+            del self._unordered[job]
+        if self._location is not None:
+            self._make_place()
+        return job
+
+    def take_values(self, values: list[Any]) -> None:
+        """Take the jobs that have succeeded, up to the first that has not, and add what they returned to a list."""
+        line, unordered, before = self.line, self._unordered, len(values)
+        popleft, append = line.popleft, values.append
+        while line and line[0]._status is SUCCEEDED:
+            job = popleft()
+            append(job._value)
+            if unordered:
+                del unordered[job]
+        if len(values) > before:
+            self.taken += len(values) - before
             if self._location is not None:
                 self._make_place()
-            return line.popleft()
-        return None
 
     @property
     def opened(self) -> bool:
@@ -143,7 +168,7 @@ class MapFeed(JobObserver):
     @property
     def ended(self) -> bool:
         """Whether there is nothing more to come."""
-        return self.closed or (self.exhausted and not self.line and self.submitted == self.done)
+        return self.closed or (self.exhausted and self.submitted == self.taken)
 
     async def wait(self, give_up: Callable[[], object] | None) -> None:
         """Wait until a job can be taken, or the end is there. Until then, as many items are read as may be.
@@ -158,14 +183,16 @@ class MapFeed(JobObserver):
             return
         engine = self.engine
         self._wakeup = wakeup = engine.runtime.loop.create_future()
+        self._watched = True
         try:
             await engine.lending.wait_for(wakeup, give_up)
         finally:
-            self._wakeup = None
+            self._rest()
 
     def unfinished(self) -> list[Job[Any]]:
         """Return the jobs that have not ended, oldest first."""
-        return [job for job in self.line if job._finished_at is None] if self._ordered else list(self._unfinished)
+        jobs = self.line if self._ordered else self._unordered
+        return [job for job in jobs if job._finished_at is None]
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -192,13 +219,14 @@ class MapFeed(JobObserver):
             self._feeder = engine.runtime.task(self._feed(engine, source), name, copy_context())
             return
         assert self._buffersize is not None
-        room, held, block, spec_for = engine.admission, self._held, self._block, self._spec_for
-        try_submit, spec, function = engine.try_submit, self._spec, self._function
-        # Most maps: nothing has to be noted of a job but that it is there.
-        append = self.line.append if self._ordered and block is None and self.inputs is None else None
+        room, held, spec, function = engine.admission, self._held, self._spec, self._function
         place = self._buffersize - (self.submitted - self.taken)
         may_be_full = len(engine.jobs) + place > room.limit
-        for _ in range(place):
+        # Most maps: nothing has to be noted of a job but that it is there.
+        plain = self._spec_for is None and self._block is None and self.inputs is None
+        try_submit, add = engine.try_submit, self._add
+        while place > 0:
+            place -= 1
             if may_be_full and (room.is_full() or not room.open_to_caller()):
                 return
             try:
@@ -209,23 +237,20 @@ class MapFeed(JobObserver):
             except BaseException as error:
                 return self._fail(error)
             try:
-                if block is not None:
-                    block.check_open()
-                if spec_for is None:
+                if plain:
                     job = try_submit(spec, function, (item,), self)
                 else:
-                    spec, id, delay = spec_for(item)
-                    job = engine.try_submit_one(spec, function, (item,), self, id, delay)
+                    job = self._try_submit(engine, item, *self._choose(item))
             except BaseException as error:
                 return self._fail(error)
             if job is None:
                 held.append(item)  # reading it has filled the pool
                 return
-            if append is not None:
+            if plain:
                 self.submitted += 1
-                append(job)
+                add(job)
             else:
-                self._add(job, item)
+                self._keep(job, item)
 
     async def _read_when_room(self) -> None:
         """Wait for room with the next item of a plain source."""
@@ -311,20 +336,29 @@ class MapFeed(JobObserver):
 
     # -- submitting --------------------------------------------------------------------------------------------------
 
-    async def _submit(self, engine: Engine, item: Any) -> None:
-        """Make a job of an item, and wait for room if there is none. If that is cancelled, the item is kept."""
+    def _choose(self, item: Any) -> tuple[JobSpec, int | str | None, float]:
+        """Return the spec, the id and the delay of the job of an item."""
         if self._block is not None:
             self._block.check_open()
-        spec, id, delay = (self._spec, None, 0.0) if self._spec_for is None else self._spec_for(item)
+        return (self._spec, None, 0.0) if self._spec_for is None else self._spec_for(item)
+
+    def _try_submit(
+        self, engine: Engine, item: Any, spec: JobSpec, id: int | str | None, delay: float
+    ) -> Job[Any] | None:
+        """Make a job of an item if there is room; else return None."""
         if id is None and not delay:
-            submitted = engine.try_submit(spec, self._function, (item,), self)
-        else:
-            submitted = engine.try_submit_one(spec, self._function, (item,), self, id, delay)
+            return engine.try_submit(spec, self._function, (item,), self)
+        return engine.try_submit_one(spec, self._function, (item,), self, id, delay)
+
+    async def _submit(self, engine: Engine, item: Any) -> None:
+        """Make a job of an item, and wait for room if there is none. If that is cancelled, the item is kept."""
+        spec, id, delay = self._choose(item)
+        submitted = self._try_submit(engine, item, spec, id, delay)
         if submitted is not None:
-            return self._add(submitted, item)
+            return self._keep(submitted, item)
         job = engine.make(spec, self._function, (item,), self, id, delay)
         self._state.check_accepting(job)
-        self._add(job, item)
+        self._keep(job, item)
         try:
             await engine.enter_when_space(job)
         except PoolError:
@@ -336,12 +370,10 @@ class MapFeed(JobObserver):
             engine.admission.withdraw(job)
             raise
 
-    def _add(self, job: Job[Any], item: Any) -> None:
+    def _keep(self, job: Job[Any], item: Any) -> None:
+        """Keep a job until it is taken."""
         self.submitted += 1
-        if self._ordered:
-            self.line.append(job)
-        elif job._finished_at is None:
-            self._unfinished[job] = None
+        self._add(job)
         if self.inputs is not None:
             self.inputs[job] = item
         if self._block is not None:
@@ -358,7 +390,7 @@ class MapFeed(JobObserver):
             self.failed -= 1
         if job in self.line:
             self.line.remove(job)
-        self._unfinished.pop(job, None)
+        self._unordered.pop(job, None)
         if self.inputs is not None:
             self.inputs.pop(job, None)
         if self._block is not None:
@@ -375,19 +407,30 @@ class MapFeed(JobObserver):
         if job._status is not SUCCEEDED:
             self.failed += 1
         if not self._ordered:
-            self._unfinished.pop(job, None)
-            if not self.closed:
-                self.line.append(job)
-        if self._wakeup is not None and (not self._ordered or (self.line and self.line[0]._finished_at is not None)):
+            self.line.append(job)
+        if self._watched:
+            self._tell(job)
+
+    def _tell(self, job: Job[Any]) -> None:
+        """Tell those who want to know that a job has ended."""
+        if self.closed:
+            self._unordered.pop(job, None)
+        elif self._wakeup is not None and self.line and self.line[0]._finished_at is not None:
             self._wake()
         if self._block is not None:
             self._block.remove(job)
 
     def _wake(self) -> None:
         """Let the consumer look again; once, what ends next need not."""
-        wakeup, self._wakeup = self._wakeup, None
+        wakeup = self._wakeup
+        self._rest()
         if wakeup is not None and not wakeup.done():
             wakeup.set_result(None)
+
+    def _rest(self) -> None:
+        """The consumer does not wait any more."""
+        self._wakeup = None
+        self._watched = self.closed or self._block is not None
 
     def _make_place(self) -> None:
         if self._location is not None and not self._location.done():
@@ -399,10 +442,12 @@ class MapFeed(JobObserver):
         """Read no more, let go of the source, and report the failures that nobody took. Jobs under way go on."""
         if self.closed:
             return
+        line, unfinished = self.line, self.unfinished()
+        self.line = deque(maxlen=0)  # nobody takes what ends from now on
         # Kept for `cancel`, whatever the order was.
-        self._unfinished.update(dict.fromkeys(self.unfinished()))
-        self._ordered = False
-        self.closed = True
+        self._unordered, self._ordered = dict.fromkeys(unfinished), False
+        self._add = self._unordered.setdefault
+        self.closed = self._watched = True
         if self._feeder is not None and not self.exhausted:
             self._feeder.cancel()
         self.exhausted = True
@@ -411,7 +456,6 @@ class MapFeed(JobObserver):
         self._held.clear()
         if not isinstance(self._source, AsyncIterator):
             self._source = None  # a generator that nobody else holds ends now
-        line, self.line = self.line, deque()
         if self.inputs is not None:
             self.inputs.clear()
         for job in line:
