@@ -3,6 +3,7 @@
 Jobs with limits of one length run out of time in the order of their submission: a FIFO for each length holds them, and
 one row of the timers stands for its head. A job that ends is not taken out; it is skipped when its turn comes.
 Entries are numbers of jobs, which keep no job alive, and those of ended jobs are swept when they outnumber the rest.
+Whether they do is asked once for as many new jobs as there are live ones: to enter a limit is to append a number.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Line:
 class Limits:
     """One kind of limit."""
 
-    __slots__ = ("_count", "_expire", "_jobs", "_lines", "_now", "_timers")
+    __slots__ = ("_expire", "_jobs", "_lines", "_now", "_sweep_at", "_timers")
 
     def __init__(
         self,
@@ -51,19 +52,23 @@ class Limits:
         self._jobs = jobs
         self._expire = expire
         self._lines: dict[float, _Line] = {}
-        self._count = 0
+        self._sweep_at = 0  # the number of the job with which it is asked again whether to sweep
 
     def add(self, seconds: float, job: Any) -> None:
         """Limit a job that is submitted now, and is about to be live."""
-        if self._count > 2 * len(self._jobs) + MIN_ENDED:
-            self._sweep()
+        number = job._sequence
+        if number >= self._sweep_at:
+            self._sweep(number)
         line = self._lines.get(seconds)
         if line is None:
-            line = _Line(seconds)
-            line.timer = self._timers.add(job._submitted_at + seconds, self._look, line)
-            self._lines[seconds] = line
-        line.jobs.append(job._sequence)
-        self._count += 1
+            line = self._open(seconds, job)
+        line.jobs.append(number)
+
+    def _open(self, seconds: float, job: Any) -> _Line:
+        line = _Line(seconds)
+        line.timer = self._timers.add(job._submitted_at + seconds, self._look, line)
+        self._lines[seconds] = line
+        return line
 
     def _look(self, line: _Line) -> None:
         """The moment of the first job has come: skip those that have ended, and end one that has not."""
@@ -73,7 +78,6 @@ class Limits:
             if job is not None and job._submitted_at + line.seconds > now:
                 break
             jobs.popleft()
-            self._count -= 1
             if job is not None:
                 expired = job
                 break
@@ -87,14 +91,15 @@ class Limits:
         if expired is not None:
             self._expire(expired)
 
-    def _sweep(self) -> None:
-        self._count = 0
-        for line in list(self._lines.values()):
-            kept = [number for number in line.jobs if number in self._jobs]
-            line.jobs.clear()
-            line.jobs.extend(kept)
-            self._count += len(kept)
-            if not kept:
-                del self._lines[line.seconds]
+    def _sweep(self, number: int) -> None:
+        """Forget jobs that have ended, if they outnumber the others."""
+        live, lines = self._jobs, self._lines
+        self._sweep_at = number + len(live) + MIN_ENDED
+        if sum(len(line.jobs) for line in lines.values()) <= 2 * len(live) + MIN_ENDED:
+            return
+        for line in list(lines.values()):
+            line.jobs = deque(filter(live.__contains__, line.jobs))
+            if not line.jobs:
+                del lines[line.seconds]
                 assert line.timer is not None
                 self._timers.cancel(line.timer)

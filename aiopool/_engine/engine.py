@@ -339,15 +339,15 @@ class Engine:
     def _arrange(self, job: Job[Any], spec: JobSpec) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
         extra = job._extra
-        delay = 0.0 if extra is None else extra.delay
         if spec.total_timeout is not None:
             self.total_limits.add(spec.total_timeout, job)
         if spec.queue_timeout is not None:
-            self.queue_limits.add(spec.queue_timeout + delay, job)
-        if delay:
-            self._schedule(job, job._submitted_at + delay)
-        if extra is not None and extra.id is not None:
-            self.ids.take(job)
+            self.queue_limits.add(spec.queue_timeout + (0.0 if extra is None else extra.delay), job)
+        if extra is not None:
+            if extra.delay:
+                self._schedule(job, job._submitted_at + extra.delay)
+            if extra.id is not None:
+                self.ids.take(job)
         if spec.group is not None:
             self.groups.join(job, job._ensure_extra(), spec.group)
 
