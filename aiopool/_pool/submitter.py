@@ -307,24 +307,7 @@ class Submitter:
             check_count("buffersize", buffersize, least=1)
         if not isinstance(items, (AsyncIterable, Iterable)):
             raise TypeError(f"map() takes an iterable or an async iterable, not {items!r} ({type(items).__name__})")
-        view = self._with(options) if isinstance(options, JobOptions) else self
-        spec = view._look_up(function)
-        if view._id is not None:
-            raise ValueError(
-                f"map() makes many jobs, and id={view._id!r} is the name of one: write "
-                f"with_options(group={view._id!r}) to find them all, or give each an id of its own: "
-                f"map(..., options=lambda item: JobOptions(id=item))"
-            )
-        spec_for: Callable[[Any], tuple[JobSpec, int | str | None, float]] | None = None
-        if view._delay:
-            spec_for = functools.partial(view._spec_for, function, lambda item: JobOptions())
-        if options is not None and not isinstance(options, JobOptions):
-            if not callable(options):
-                raise TypeError(
-                    f"options={options!r} is a {type(options).__name__}: write options=JobOptions(timeout=5), or a "
-                    "function that returns one for an item"
-                )
-            spec_for = functools.partial(self._spec_for, function, options)
+        spec, spec_for = self._map_specs(function, options)
         feed = MapFeed(
             self._state,
             self._block,
@@ -413,6 +396,29 @@ class Submitter:
         view._known = _nothing
         view._set_own(id, delay)
         return view
+
+    def _map_specs(
+        self, function: Callable[..., Any], options: JobOptions | Callable[[Any], JobOptions] | None
+    ) -> tuple[JobSpec, Callable[[Any], tuple[JobSpec, int | str | None, float]] | None]:
+        """Return the spec of the jobs of a map, and what returns the spec, id and delay of one if they differ."""
+        view = self._with(options) if isinstance(options, JobOptions) else self
+        spec = view._look_up(function)
+        if view._id is not None:
+            raise ValueError(
+                f"map() makes many jobs, and id={view._id!r} is the name of one: write "
+                f"with_options(group={view._id!r}) to find them all, or give each an id of its own: "
+                f"map(..., options=lambda item: JobOptions(id=item))"
+            )
+        if options is None or isinstance(options, JobOptions):
+            own: Callable[[Any], JobOptions] | None = (lambda item: JobOptions()) if view._delay else None
+        elif callable(options):
+            own = options
+        else:
+            raise TypeError(
+                f"options={options!r} is a {type(options).__name__}: write options=JobOptions(timeout=5), or a "
+                "function that returns one for an item"
+            )
+        return spec, None if own is None else functools.partial(view._spec_for, function, own)
 
     def _spec_for(
         self, function: Callable[..., Any], choose: Callable[[Any], JobOptions], item: Any

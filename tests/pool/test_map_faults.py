@@ -400,6 +400,41 @@ def test_a_caller_that_is_cancelled_while_a_stream_closes(what):
         main(isolation)
 
 
+@virtual
+async def test_a_caller_that_is_cancelled_while_its_source_is_being_closed(isolation, caplog):
+    """The clean-up of a source that waits is cancelled with the caller; that is no failure, and nothing is left."""
+    log = []
+
+    async def source():
+        try:
+            for number in range(100):
+                yield number
+        finally:
+            log.append("closing")
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                log.append("cancelled")
+                raise
+
+    async with Pool(2, isolation=isolation) as pool:
+        stream = pool.map(echo, source(), buffersize=3)
+        assert await anext(stream) == 0
+        await settle()
+        assert not log  # the feeder waits for a place
+        closing = asyncio.create_task(stream.aclose())
+        await wait_until(lambda: log == ["closing"])
+        assert not closing.done()
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+        assert log == ["closing", "cancelled"]
+        assert not [task for task in asyncio.all_tasks() if "-map-" in task.get_name()]
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("error", [OSError, None])
 def test_a_source_that_ends_while_the_pool_is_full_of_others(error):
     """The first item is asked for when there is room for no job: its end, or its error, is that of the stream."""
