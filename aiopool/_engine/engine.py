@@ -20,6 +20,7 @@ import math
 import sys
 from collections.abc import Callable, Generator
 from contextvars import Context
+from copy import copy
 from threading import get_ident
 from typing import Any, Literal, final
 
@@ -559,6 +560,7 @@ class Engine:
         self._schedule(job, now + delay)
         if extra.lent:
             self.lending.cancel_loan(extra)
+            job._extra = copy(job._extra)  # the old record is for tasks of this attempt that wait on
         if self.observers:
             self.observers.retrying(job, worker, failure, delay, now)
 

@@ -316,6 +316,27 @@ async def test_a_parent_that_ends_while_its_task_still_waits(isolation):
 
 
 @virtual
+async def test_a_parent_is_tried_again_while_its_task_still_waits(isolation):
+    """A stray task of an attempt that failed does not give back the slot that the next attempt has lent in its turn."""
+    stray = []
+
+    async def parent():
+        if current_job().attempt == 1:
+            stray.append(asyncio.create_task(pool.run(nap, 5, "first")))
+            await asyncio.sleep(1)
+            raise ValueError
+        return await pool.run(nap, 10, "second")
+
+    async with Pool(1, isolation=isolation) as pool:
+        job = await pool.with_options(retry=Retry(attempts=2, delay=1, jitter=0)).submit(parent)
+        assert await job == "second"
+        assert await stray[0] == "first"
+        assert now() == 15
+        assert pool.statistics().busy == 0
+        assert_counters_balance(pool)
+
+
+@virtual
 async def test_awaiting_oneself(isolation):
     """A job that awaits itself would wait for ever: an error says so."""
 
