@@ -27,7 +27,6 @@ from typing import Any, Self, final
 
 from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job, running_job
-from aiopool._jobs.status import WorkerStatus
 from aiopool._jobs.stop import StopCause, StopRequest, coroutine_frames
 from aiopool._runtime.eager import has_factory
 from aiopool._runtime.faults import drop_frame, is_kind, type_name
@@ -65,13 +64,6 @@ class Worker(ABC):
         # A job left this worker's task in a bad state, so the worker ends. The supervisor counts no crash.
         self.tainted = False
         self.stopped: asyncio.Future[None] = engine.runtime.loop.create_future()
-
-    @property
-    def status(self) -> WorkerStatus:
-        """What it does."""
-        if self.stopped.done():
-            return WorkerStatus.STOPPED
-        return WorkerStatus.BUSY if self.busy else WorkerStatus.IDLE
 
     @abstractmethod
     async def run(self) -> None:
@@ -254,10 +246,6 @@ class Worker(ABC):
         if job is not None and job._spec.offload:
             return IN_A_THREAD
         return "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in self.frames())))
-
-    def __repr__(self) -> str:
-        doing = f" {self.job!r}" if self.job is not None else ""
-        return f"<{type(self).__name__} {self.id} {self.status}{doing}>"
 
 
 def _is_awaitable(outcome: object) -> bool:

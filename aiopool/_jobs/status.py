@@ -1,4 +1,4 @@
-"""The words for where a job, a worker and a pool stand, and the one table of a job's transitions.
+"""The words for where a job and a pool stand, and the one table of a job's transitions.
 
 Rule 1: this file knows no job. It is the specification: `job.py` is the only module that moves a job, and
 the tests hold what it does against `TRANSITIONS`.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["FINAL", "TRANSITIONS", "JobStatus", "PoolStatus", "WorkerStatus", "mermaid"]
+__all__ = ["FINAL", "TRANSITIONS", "JobStatus", "PoolStatus", "mermaid"]
 
 
 class JobStatus(enum.StrEnum):
@@ -32,14 +32,6 @@ class JobStatus(enum.StrEnum):
     """One of its time limits ran out."""
     CANCELLED = "cancelled"
     """Somebody cancelled it, or it was dropped from a full queue."""
-
-
-class WorkerStatus(enum.StrEnum):
-    """What a worker does."""
-
-    IDLE = "idle"
-    BUSY = "busy"
-    STOPPED = "stopped"
 
 
 class PoolStatus(enum.StrEnum):
