@@ -143,6 +143,26 @@ async def test_the_reason_of_a_cancel_reaches_a_submitter_that_waits_for_room(is
 
 
 @virtual
+async def test_an_id_that_another_took_at_once_stays_his(isolation):
+    """A job that is cancelled while it waits for room leaves its id; whoever takes it in that step keeps it."""
+    async with Pool(1, 1, isolation=isolation) as pool:
+        first, queued = (pool.submit_nowait(nap, 1) for _ in range(2))
+        submitting = asyncio.create_task(pool.with_options(id="bill").submit(echo))
+        await settle()
+        assert pool.get_job("bill").cancel()
+        assert queued.cancel()
+        heir = pool.with_options(id="bill").submit_nowait(echo, "heir")
+        with pytest.raises(JobCancelledError):
+            await submitting
+        assert pool.get_job("bill") is heir
+        with pytest.raises(ValueError, match="is taken by a live job"):
+            pool.with_options(id="bill").submit_nowait(echo)
+        assert await heir == "heir"
+        assert pool.get_job("bill") is None
+        await first
+
+
+@virtual
 async def test_ids_come_and_go(isolation):
     """Numbers, ids and jobs that come and go leave no id behind."""
     async with Pool(3, 2, isolation=isolation) as pool:

@@ -359,6 +359,26 @@ def test_use_from_another_loop(isolation):
     assert pool.size == 1
 
 
+def test_use_from_another_loop_of_the_same_thread(isolation):
+    """While another loop runs in its thread the pool's own does not: the error says so. Between runs, all may call."""
+    pool = Pool(size=1, isolation=isolation)
+
+    async def stranger():
+        for call in (lambda: pool.submit_nowait(double, 1), pool.pause):
+            with pytest.raises(RuntimeError, match="in another event loop than that of the pool, which does not run"):
+                call()
+        with pytest.raises(RuntimeError, match="Open another here"):
+            await pool.run(double, 1)
+
+    with asyncio.Runner() as runner:
+        runner.run(pool.__aenter__())
+        asyncio.run(stranger())
+        job = pool.submit_nowait(double, 1)
+        assert runner.run(job.wait())
+        assert job.result() == 2
+        runner.run(pool.shutdown())
+
+
 def test_a_pool_is_opened_by_asyncio_only():
     """Trio has no asyncio loop; the error says so at once, and the pool is as before."""
     trio = pytest.importorskip("trio")
@@ -372,6 +392,45 @@ def test_a_pool_is_opened_by_asyncio_only():
         trio.run(main)
     assert pool.status is PoolStatus.NEW
     asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_calls_in_a_forked_child_are_refused(child, isolation):
+    """Whatever a child asks of a pool that its parent has open, it is told to open its own; what is done stays done."""
+    process = child(
+        """
+        import asyncio, os, sys
+        from aiopool import Pool
+
+        async def main():
+            async with Pool(size=1, isolation=sys.argv[1]) as pool:
+                done = await pool.submit(asyncio.sleep, 0)
+                await done
+                job = await pool.submit(asyncio.sleep, 0, "mine")
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        for call in (lambda: pool.submit_nowait(print), pool.pause, job.cancel):
+                            try:
+                                call()
+                            except RuntimeError as error:
+                                print(error, flush=True)
+                        print(done.cancel(), flush=True)
+                    finally:
+                        os._exit(0)
+                os.waitpid(pid, 0)
+                print(await job, flush=True)
+
+        asyncio.run(main())
+        """,
+        isolation,
+    )
+    out, err = process.communicate(timeout=30)
+    assert err == ""
+    *refused, cancelled, mine = out.splitlines()
+    assert [line.partition("(")[0] for line in refused] == ["submit", "pause", "cancel"]
+    assert all("forked while the pool was open" in line and "Open a pool in the child" in line for line in refused)
+    assert (cancelled, mine) == ("False", "mine")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

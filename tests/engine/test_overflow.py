@@ -7,7 +7,12 @@ from helpers import assert_counters_balance, echo, nap, now, virtual
 
 from aiopool import JobCancelledError, Pool, PoolClosedError, QueueFullError, Retry
 from aiopool.errors import JobDroppedError
-from aiopool.testing import advance, settle
+from aiopool.testing import FailingCall, advance, settle
+
+
+async def collect(into, value):
+    """Note that it ran."""
+    into.append(value)
 
 
 @pytest.mark.parametrize("queue_size", [0, 1, 3])
@@ -86,6 +91,67 @@ async def test_a_submitter_that_gives_up_leaves_no_gap(isolation):
         await asyncio.gather(second, third)
     assert ran == [1, 2]
     assert pool.statistics().submitted == 3
+
+
+@virtual
+async def test_a_cancel_of_a_job_whose_submitter_was_just_cancelled_comes_too_late(isolation):
+    """In the turn in which its submitter is cancelled the job is the submitter's to withdraw: nobody is asked."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        first = pool.submit_nowait(nap, 1)
+        blocked = asyncio.create_task(pool.with_options(id="late").submit(echo))
+        await settle()
+        late = pool.get_job("late")
+        blocked.cancel()
+        assert not late.cancel("too late")
+        with pytest.raises(asyncio.CancelledError):
+            await blocked
+        with pytest.raises(JobCancelledError, match="withdrawn"):
+            late.result()
+        assert late.outcome().reason is None
+        await first
+        assert pool.statistics().submitted == 1
+        assert_counters_balance(pool)
+
+
+@virtual
+async def test_room_goes_past_a_submitter_that_was_just_cancelled(isolation):
+    """In the turn in which its submitter is cancelled a job gets no room that comes free: the next one does."""
+    ran = []
+    async with Pool(1, 1, isolation=isolation) as pool:
+        pool.submit_nowait(nap, 1)
+        queued = pool.submit_nowait(nap, 1)
+        blocked = [asyncio.create_task(pool.submit(collect, ran, n)) for n in range(2)]
+        await settle()
+        blocked[0].cancel()
+        queued.cancel()
+        assert pool.statistics().waiting == 0
+        assert pool.statistics().queued == 1
+        await blocked[1]
+    assert blocked[0].cancelled()
+    assert ran == [1]
+    assert_counters_balance(pool)
+
+
+@virtual
+async def test_a_fault_while_a_job_is_let_in_is_its_submitters(isolation):
+    """A job that cannot be taken in, for lack of memory, fails its own `submit`; the room goes to the next."""
+    async with Pool(1, 1, isolation=isolation) as pool:
+        pool.submit_nowait(nap, 1)
+        queued = pool.submit_nowait(nap, 1)
+        limited = asyncio.create_task(pool.with_options(total_timeout=9, id="limited").submit(echo))
+        plain = asyncio.create_task(pool.submit(echo, "next"))
+        await settle()
+        refused = pool.get_job("limited")
+        with FailingCall("call_at", lasting=True):
+            assert queued.cancel()  # whoever makes room does not get the error
+        with pytest.raises(MemoryError, match="made to fail"):
+            await limited
+        assert refused.cancelled()
+        assert isinstance(refused.exception(), MemoryError)
+        assert pool.get_job("limited") is None
+        assert await (await plain) == "next"
+        assert pool.statistics().submitted == 3
+        assert_counters_balance(pool)
 
 
 @virtual

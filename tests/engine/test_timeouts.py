@@ -237,6 +237,39 @@ async def test_a_changed_limit_is_for_this_attempt_only(new_pool):
         assert now() == 8
 
 
+@virtual
+async def test_a_limit_is_given_only_to_an_attempt_that_goes_on(new_pool):
+    """Between two attempts, to a job that was told to stop and to one that has ended, `set_timeout` does nothing."""
+
+    async def job():
+        if current_job().attempt == 1:
+            raise ValueError
+        await asyncio.sleep(5)
+
+    async def cleans_up():
+        try:
+            await forever()
+        finally:
+            current_job().set_timeout(1)
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(2)
+
+    async with new_pool(size=2, cancel_grace=3) as pool:
+        handle = await pool.with_options(retry=Retry(attempts=2, delay=1, jitter=0)).submit(job)
+        await settle()
+        assert handle.status is JobStatus.SCHEDULED
+        handle.set_timeout(2)
+        await handle
+        assert now() == 6
+        handle.set_timeout(0)
+        told = await pool.submit(cleans_up)
+        await settle()
+        told.cancel()
+        await told.wait()
+        assert (told.status, now()) == (JobStatus.CANCELLED, 8)
+        assert handle.status is JobStatus.SUCCEEDED
+
+
 # -- the queue, and the total --------------------------------------------------------------------------------
 
 
