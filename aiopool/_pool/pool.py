@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
 
@@ -396,7 +397,9 @@ class Pool(Submitter):
         self._shutdown.hurry(timeout, grace, cancel_pending=cancel_pending)
         if self._closing is None:
             self._state.observers.event("PoolClosing", timeout=timeout)
-            self._closing = engine.runtime.task(self._end(self._shutdown), f"{self._state.name}-shutdown")
+            # It has begun at once: a cancel, whenever it comes, is met inside.
+            end, name = self._end(self._shutdown), f"{self._state.name}-shutdown"
+            self._closing = engine.runtime.start_task(end, name=name, context=Context())
         return self._closing
 
     async def _end(self, shutdown: Shutdown) -> ShutdownReport:

@@ -193,6 +193,7 @@ class Shutdown:
     async def run(self) -> ShutdownReport:
         """Go through the phases."""
         engine, counters, before = self._engine, self._engine.counters, self._before
+        await self._yield()  # the first step may be inside of a step of a worker
         await self._finish()
         self._cancel_waiting()
         while engine.chores.pending:
@@ -315,7 +316,6 @@ class Shutdown:
 
     async def _stop_workers(self) -> None:
         """End the workers that have no job. It takes a turn of the loop; one that cannot end is left behind."""
-        await self._yield()  # with an eager task factory this may still be inside of a step of a worker
         tasks: list[asyncio.Task[None]] = []
         for count, task in enumerate(self._supervisor.stop(), 1):
             if task is not None:

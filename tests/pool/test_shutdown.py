@@ -1032,6 +1032,28 @@ async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_po
     assert pool.statistics().busy == 0
 
 
+@virtual
+async def test_the_task_of_a_shutdown_may_be_cancelled_in_any_turn(new_pool):
+    """Between two phases, too: nobody waits for ever, the report is whole, and the pool is closed."""
+    met = 0
+    for turns in range(24):
+        pool = new_pool(size=2)
+        await pool.__aenter__()
+        job = await pool.submit(forever)
+        await settle()
+        closing = asyncio.create_task(pool.shutdown(0))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks():
+            if task.get_name() == "pool-shutdown":
+                met += task.cancel()
+        report = await closing
+        assert (report.cancelled, report.leaked, report.callback_errors) == (1, (), ()), turns
+        assert job.cancelled()
+        assert pool.status is PoolStatus.CLOSED
+    assert met > 3
+
+
 # -- random ------------------------------------------------------------------------------------------------------
 
 
