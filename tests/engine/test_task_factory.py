@@ -1,6 +1,7 @@
 """The loop's task factory, and asyncio's helpers that take tasks: a job is as much a task as they ask for."""
 
 import asyncio
+import contextlib
 import contextvars
 import sys
 
@@ -183,6 +184,40 @@ def test_the_loop_is_as_it_was(factory):
             assert set(loop.__dict__) == before
 
     run(factory, main)
+
+
+class Clinging(Factory):
+    """One whose workers' tasks outlive their coroutines, whatever they are told."""
+
+    def __init__(self):
+        super().__init__()
+        self.released = asyncio.Event()
+
+    async def scoped(self, coroutine):
+        try:
+            return await coroutine
+        finally:
+            while coroutine.__name__ == "run" and not self.released.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self.released.wait()
+
+
+def test_a_worker_that_does_not_end_is_left_behind(caplog):
+    """A shutdown does not wait for the task of a worker that does not end: it is named in the log."""
+
+    async def main():
+        factory = Clinging()
+        asyncio.get_running_loop().set_task_factory(factory)
+        async with Pool(1, name="left") as pool:
+            assert await pool.run(asyncio.sleep, 0, "done") == "done"
+            [worker] = [task for task in asyncio.all_tasks() if task.get_name() == "left-worker-1"]
+        assert not worker.done()
+        assert pool.status == "closed"
+        factory.released.set()
+        await asyncio.wait([worker])
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert [record.message for record in caplog.records] == ["left-worker-1 did not end, and is left behind"]
 
 
 # -- asyncio's helpers -----------------------------------------------------------------------------------------
