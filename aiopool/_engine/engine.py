@@ -537,13 +537,13 @@ class Engine:
             if stop is None or stop.cause is StopCause.TIMEOUT:
                 try:
                     delay = None if self.no_more_retries else next_delay(job, failure, now=now, rng=self.runtime.random)
+                    if delay is not None:
+                        self._retry(job, failure, delay, now)
+                        return
                 except BaseException as fault:
-                    # The user's predicate or backoff is broken: that is how the job fails.
+                    # The user's predicate or backoff is broken, or no timer can be had: that is how the job fails.
                     set_context(fault, failure)
-                    delay, failure, status = None, fault, FAILED
-                if delay is not None:
-                    self._retry(job, failure, delay, now)
-                    return
+                    failure, status = fault, FAILED
             self.endings.finish_failed(job, status, failure, now)
         if extra is not None and extra.exit_waiters is not None:
             self.endings.wake_exit_waiters(extra)
@@ -551,13 +551,13 @@ class Engine:
     def _retry(self, job: Job[Any], failure: BaseException, delay: float, now: float) -> None:
         """retry: let the job wait for its next attempt; it holds no worker."""
         extra = job._ensure_extra()
-        extra.stop = extra.timeout = extra.check_at = None
         started, worker = job._started_at, job._location.id
+        self._schedule(job, now + delay)  # first what may fail
+        extra.stop = extra.timeout = extra.check_at = None
         if extra.history is None:
             extra.history = []
         extra.history.append(AttemptRecord(job._attempt, now - started, failure, delay))
         self.counters.retries += 1
-        self._schedule(job, now + delay)
         if extra.lent:
             self.lending.cancel_loan(extra)
             job._extra = copy(job._extra)  # the old record is for tasks of this attempt that wait on

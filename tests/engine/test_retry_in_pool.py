@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_counters_balance, echo, fail, nap, now, virtual
 
 from aiopool import JobCancelledError, JobTimeoutError, Pool, Retry, RetryAfter, RetryBudget, current_job
-from aiopool.testing import advance, settle
+from aiopool.testing import FailingCall, advance, settle
 
 pytestmark = pytest.mark.both_isolations
 
@@ -442,3 +442,22 @@ async def test_the_longest_time_of_retries_is_counted_from_the_submission(isolat
         job = await pool.with_options(retry=retry).submit(wrong)
         await job.wait()
     assert starts == [0, 2, 4]
+
+
+@virtual
+async def test_a_job_whose_next_attempt_cannot_be_scheduled_fails(isolation):
+    """Without a timer, for lack of memory, the job fails with that: no retry is counted, and no worker crashes."""
+    flaky = Flaky(1)
+    async with Pool(1, isolation=isolation, retry=ONCE) as pool:
+        with FailingCall("call_at", lasting=True):
+            job = await pool.submit(flaky)
+            with pytest.raises(MemoryError, match="made to fail") as caught:
+                await job
+        error = caught.value
+        while error is not flaky.raised[0]:
+            error = error.__context__
+        assert job.outcome().history == ()
+        numbers = pool.statistics()
+        assert (numbers.failed, numbers.retries, numbers.restarts, numbers.scheduled) == (1, 0, 0, 0)
+        assert await pool.run(flaky) == "done"
+        assert_counters_balance(pool)
