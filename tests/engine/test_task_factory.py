@@ -8,7 +8,8 @@ import sys
 import pytest
 from helpers import assert_counters_balance
 
-from aiopool import JobCancelledError, JobTimeoutError, Pool, Retry, current_job
+from aiopool import JobCancelledError, JobTimeoutError, Pool, Restart, Retry, current_job
+from aiopool._engine.engine import Engine
 from aiopool.testing import wait_until
 
 pytestmark = pytest.mark.both_isolations
@@ -184,6 +185,45 @@ def test_the_loop_is_as_it_was(factory):
             assert set(loop.__dict__) == before
 
     run(factory, main)
+
+
+class Late(Factory):
+    """One whose tasks begin a turn later; what is cancelled before that is never begun."""
+
+    async def scoped(self, coroutine):
+        try:
+            await asyncio.sleep(0)
+        except BaseException:
+            coroutine.close()
+            raise
+        return await coroutine
+
+
+def test_a_fault_behind_a_job_that_never_began_replaces_the_worker(monkeypatch, caplog):
+    """A job is cancelled before its task begins, and to end it fails: it ends all the same, and the next one runs."""
+    original, faults = Engine.attempt_ended, []
+
+    def fails_once(*args):
+        if not faults:
+            faults.append(OSError("in the engine"))
+            raise faults[0]
+        return original(*args)
+
+    async def main():
+        async with Pool(1, restart=Restart(delay=0.01)) as pool:
+            job = await pool.submit(asyncio.sleep, 100)
+            await asyncio.sleep(0)
+            assert job.status == "running"
+            assert job.cancel()
+            await job.wait()
+            assert job.exception() is faults[0]
+            assert await pool.run(asyncio.sleep, 0, "next") == "next"
+            assert pool.statistics().restarts == 1
+            assert_counters_balance(pool)
+
+    monkeypatch.setattr(Engine, "attempt_ended", fails_once)
+    run(Late(), main)
+    assert any("crashed" in record.message for record in caplog.records)
 
 
 class Clinging(Factory):
