@@ -137,8 +137,8 @@ class Endings:
         For a job that was told to stop, or waits.
         """
         extra = job._extra
-        if extra is None or extra.leaked or (job._finished_at is not None and not extra.abandoned):
-            return None
+        if extra is None or extra.leaked or (job._sequence not in self._jobs and not extra.abandoned):
+            return None  # ended; or its submitter, which waited for room, was cancelled and withdraws it
         future: asyncio.Future[None] = self._lending.create_future()
         if extra.exit_waiters is None:
             extra.exit_waiters = []

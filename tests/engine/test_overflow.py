@@ -114,6 +114,23 @@ async def test_a_cancel_of_a_job_whose_submitter_was_just_cancelled_comes_too_la
 
 
 @virtual
+async def test_cancelling_a_job_by_its_id_as_its_submitter_is_cancelled_returns(isolation):
+    """`pool.cancel` in that turn says that it has cancelled nothing, and does not wait for what never runs."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        first = pool.submit_nowait(nap, 1)
+        blocked = asyncio.create_task(pool.with_options(id="late").submit(echo))
+        await settle()
+        blocked.cancel()
+        report = await pool.cancel("late")
+        assert not report
+        assert not report.leaked
+        with pytest.raises(asyncio.CancelledError):
+            await blocked
+        assert now() == 0
+        await first
+
+
+@virtual
 async def test_room_goes_past_a_submitter_that_was_just_cancelled(isolation):
     """In the turn in which its submitter is cancelled a job gets no room that comes free: the next one does."""
     ran = []
@@ -303,6 +320,24 @@ async def test_drop_oldest(isolation):
         numbers = pool.statistics()
         assert (numbers.cancelled, numbers.submitted) == (1, 4)
         assert_counters_balance(numbers)
+
+
+@virtual
+async def test_a_drop_makes_room_at_once_for_who_does_not_wait(isolation):
+    """`submit_nowait` drops as `submit` does; in a group its job is a member, and has its arguments."""
+    async with Pool(1, 1, isolation=isolation, overflow="drop_oldest") as pool:
+        first = pool.submit_nowait(nap, 1)
+        await settle()
+        dropped = pool.submit_nowait(echo)
+        async with pool.group() as group:
+            member = group.submit_nowait(nap, seconds=1, value="member")
+            assert group.jobs == [member]
+        assert now() == 2
+        assert await member == "member"
+        with pytest.raises(JobDroppedError):
+            await dropped
+        assert first.done()
+        assert_counters_balance(pool)
 
 
 @virtual
