@@ -83,5 +83,5 @@ def _after_fork() -> None:
         check.forked()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch: Windows has no fork, and no tests run there
     os.register_at_fork(after_in_child=_after_fork)

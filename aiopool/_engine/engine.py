@@ -269,8 +269,6 @@ class Engine:
         delay: float,
     ) -> Job[Any]:
         """Make a job without taking it in: `enter` does that, or nobody."""
-        if get_ident() != self.caller.loop._thread_id:
-            self.caller.check("submit")
         if id is not None:
             self.ids.check(id)
         job = make_job(function, args, spec, self.ids.next(), self.now(), owner)
@@ -514,8 +512,6 @@ class Engine:
                 self.join_waiters.wake_if_idle()
         elif (job._extra is None or job._extra.stop is None) and job._finished_at is None:
             self.endings.finish(job, SUCCEEDED, value, now)
-            if job._extra is not None and job._extra.exit_waiters is not None:
-                self.endings.wake_exit_waiters(job._extra)
         else:
             self.attempt_ended(job, value, None, now)
 
@@ -658,8 +654,7 @@ class Engine:
             self._expire(job, StopCause.QUEUE_TIMEOUT)
 
     def _total_expired(self, job: Job[Any]) -> None:
-        if job._finished_at is None:
-            self._expire(job, StopCause.TOTAL_TIMEOUT)
+        self._expire(job, StopCause.TOTAL_TIMEOUT)
 
     def _expire(self, job: Job[Any], cause: StopCause) -> None:
         if job._status is RUNNING:
@@ -675,8 +670,7 @@ class Engine:
 
     def attempt_expired(self, job: Job[Any]) -> None:
         """The time limit of the running attempt is over."""
-        if job._ensure_extra().stop is None:
-            self._stop(job, StopRequest(StopCause.TIMEOUT))
+        self._stop(job, StopRequest(StopCause.TIMEOUT))
 
     def _overrule(self, job: Job[Any], stop: StopRequest, new: StopRequest) -> bool:
         """A job that was told to stop shall stop for another reason; whether that makes a difference.

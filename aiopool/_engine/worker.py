@@ -123,12 +123,11 @@ class Worker(ABC):
                 self.stopped.set_exception(fault)
 
     def context(self, job: Job[Any]) -> Context:
-        """Return the context for an attempt: the submitter's, and a fresh copy if there may be another attempt."""
+        """Return the context for an attempt of a job that may have several: a fresh copy of the submitter's."""
         context = job._context
-        assert context is not None
         retry = job._spec.retry
-        if retry is None:
-            return context
+        assert context is not None
+        assert retry is not None
         if job._attempt == 1 and retry.budget is not None:
             retry.budget.deposit(now=self.engine.now())
         return context.copy()

@@ -459,9 +459,8 @@ class Pool(Submitter):
 
     def _on_signal(self, count: int) -> None:
         """First signal: shut down. Second: cancel. (The third is the watch's own: exit.)"""
-        if self._state.status in (PoolStatus.OPEN, PoolStatus.CLOSING):
-            timeout = self._shutdown_timeout if count == 1 else 0
-            self._start_shutdown(timeout=timeout, grace=None, cancel_pending=count > 1)
+        timeout = self._shutdown_timeout if count == 1 else 0
+        self._start_shutdown(timeout=timeout, grace=None, cancel_pending=count > 1)
 
     # -- steering ----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ import asyncio
 import copy
 import dataclasses
 import inspect
-import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -390,10 +389,10 @@ class Shutdown:
 
     async def _drop_done(self, ends: list[Any]) -> None:
         """Shorten a list of futures by those at its end that are done; if they are many, in slices."""
-        for count in itertools.count(1):
-            if not ends or not ends[-1].done():
-                return
+        count = 0
+        while ends and ends[-1].done():
             ends.pop()
+            count += 1
             if not count % DONE_SLICE:
                 await self._yield()
 

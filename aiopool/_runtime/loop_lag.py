@@ -24,8 +24,8 @@ class LoopLag:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._samples: deque[float] = deque(maxlen=self.SAMPLES)
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self._due: float
+        self._timer: asyncio.TimerHandle
         self._set()
 
     def _set(self) -> None:
@@ -38,11 +38,8 @@ class LoopLag:
 
     def worst(self) -> float:
         """Return the worst of the last samples, in seconds; or what is late just now, if that is more."""
-        late = self._runtime.now() - self._due if self._timer is not None else 0.0
-        return max(0.0, late, *self._samples)
+        return max(0.0, self._runtime.now() - self._due, *self._samples)
 
     def stop(self) -> None:
         """Measure no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
