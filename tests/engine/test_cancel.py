@@ -368,6 +368,22 @@ async def test_cancel_all_of_a_hundred_thousand(new_pool, count):
         assert await pool.run(double, 1) == 2
 
 
+@virtual
+async def test_a_cancel_of_many_goes_on_when_its_caller_is_cancelled(new_pool):
+    """What is done in slices is done to its end: nobody has to wait for it."""
+    async with new_pool(size=1, queue_size=None) as pool:
+        jobs = [await pool.submit(forever) for _ in range(1000)]
+        await settle()
+        cancelling = asyncio.create_task(pool.cancel_all())
+        await turns(2)
+        assert not jobs[-1].done() or not jobs[1].done()
+        cancelling.cancel()
+        await asyncio.wait([cancelling])
+        await settle()
+        assert cancelling.cancelled()
+        assert all(job.cancelled() for job in jobs)
+
+
 @both
 async def test_cancel_all_starts_nothing(new_pool):
     """Also when a call that waits for a thread is among them: its worker does not begin the next in line."""

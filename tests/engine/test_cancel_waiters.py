@@ -17,6 +17,29 @@ pytestmark = pytest.mark.both_isolations
 both = pytest.mark.loops("virtual", "uvloop", long=("virtual-eager",))
 
 
+@both
+async def test_of_waiters_that_have_given_up_nothing_stays(new_pool):
+    """Two wait for a job and both give up: it keeps nothing of them, and its failure is everybody's again."""
+    heard = []
+    release = asyncio.Event()
+
+    async def fails():
+        await release.wait()
+        raise KeyError("nobody waits")
+
+    async with new_pool(on_error=lambda job, error: heard.append(error)) as pool:
+        job = await pool.submit(fails)
+        waiting = [asyncio.ensure_future(job.wait()) for _ in range(2)]
+        await turns(2)
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert job._waiters is None
+        release.set()
+        await wait_until(lambda: heard)
+        assert heard == [job.exception()]
+
+
 async def by_task(job):
     task = asyncio.create_task(job.wait())
     await turns(2)

@@ -135,6 +135,26 @@ def test_a_handler_that_raises_hides_nothing(kind, capsys):
     assert "the disk is full" in err
 
 
+def test_a_line_without_an_error_is_not_lost_in_a_handler_that_raises(capsys):
+    """It goes to stderr, with the handler's fault and nothing else."""
+
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise OSError("the disk is full")
+
+    logger = logging.getLogger("aiopool.test.broken")
+    handler = Broken()
+    logger.addHandler(handler)
+    try:
+        log_fault(logger, "%s was left behind", "x")
+    finally:
+        logger.removeHandler(handler)
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == "x was left behind"
+    assert rest[0].startswith("Traceback")
+    assert "OSError: the disk is full" in rest
+
+
 # -- in a pool: each exception in each place -------------------------------------------------------------------------
 
 

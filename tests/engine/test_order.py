@@ -6,7 +6,7 @@ import random
 from decimal import Decimal
 
 import pytest
-from helpers import echo, fail, nap, now, virtual
+from helpers import assert_counters_balance, echo, fail, nap, now, virtual
 
 from aiopool import JobCancelledError, Pool, Priority, Retry, job
 from aiopool.testing import advance, settle
@@ -336,6 +336,23 @@ async def test_a_paused_group_steps_aside(isolation):
         assert [waiting.waiting_for for waiting in pool.jobs("queued")] == ["group paused", "group paused", "slot"]
         pool.resume(group="mail")
     assert log == [1, 0, 2, 3]
+
+
+@virtual
+async def test_a_long_line_of_a_paused_group_steps_aside(isolation):
+    """However many of them stand before it, a job of nobody's starts; some are looked at in each turn of the loop."""
+    log = Log()
+    async with Pool(1, isolation=isolation) as pool:
+        pool.pause(group="mail")
+        mail = pool.with_options(group="mail")
+        for _ in range(200):
+            await mail.submit(log.start, "mail")
+        await pool.submit(log.start, "other")
+        await settle()
+        assert log == ["other"]
+        assert pool.statistics().queued == 200
+        assert await pool.cancel_all() == 200
+        assert_counters_balance(pool)
 
 
 @virtual

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 
 import pytest
 from helpers import assert_counters_balance, balanced, echo, nap, now, stubborn, virtual
@@ -9,8 +10,9 @@ from helpers import assert_counters_balance, balanced, echo, nap, now, stubborn,
 from aiopool import Pool
 from aiopool._runtime.runtime import Runtime
 from aiopool.errors import SettingsError
+from aiopool.events import PoolPaused, PoolResized, PoolResumed
 from aiopool.settings import PoolSettings
-from aiopool.testing import advance, settle
+from aiopool.testing import advance, settle, wait_until
 
 
 class Gauge:
@@ -120,6 +122,40 @@ async def test_a_worker_that_cannot_be_made_is_a_crash(isolation, monkeypatch):
     async with Pool(1, isolation=isolation) as pool:
         assert await pool.run(nap, 1, "late") == "late"
         assert (pool.statistics().restarts, failures) == (2, [])
+
+
+@virtual
+async def test_a_resize_and_a_pause_are_events(isolation):
+    """Each is told once, with the sizes before and after; to set what is set already is none."""
+    async with Pool(1, isolation=isolation) as pool:
+        heard = []
+        pool.listen(heard.append, PoolResized, PoolPaused, PoolResumed)
+        for act in (lambda: pool.resize(3), lambda: pool.resize(3), pool.pause, pool.pause, pool.resume, pool.resume):
+            act()
+        assert [type(event) for event in heard] == [PoolResized, PoolPaused, PoolResumed]
+        assert (heard[0].before, heard[0].size) == (1, 3)
+
+
+@pytest.mark.loops("real")
+async def test_a_limit_of_threads_of_its_own_stays(new_pool):
+    """With `max_threads` a pool that grows has more slots, and not more threads."""
+    release, inside, most = threading.Event(), [], []
+
+    def work():
+        inside.append(1)
+        most.append(len(inside))
+        release.wait(10)
+        inside.pop()
+
+    async with new_pool(size=1, max_threads=1) as pool:
+        pool.resize(4)
+        jobs = [await pool.submit(work) for _ in range(3)]
+        await wait_until(lambda: inside)
+        assert await pool.run(echo, "beside") == "beside"
+        release.set()
+        for job in jobs:
+            await job
+    assert max(most) == 1
 
 
 @virtual

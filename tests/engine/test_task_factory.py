@@ -55,6 +55,7 @@ class Slow(Factory):
 FACTORIES = {"today's": Factory, "old": lambda: Factory(context=False), "slow": Slow}
 if sys.version_info >= (3, 12):
     FACTORIES["eager"] = lambda: asyncio.eager_task_factory
+    FACTORIES["eager, of one's own"] = lambda: lambda *args, **options: asyncio.eager_task_factory(*args, **options)
 
 
 @pytest.fixture(params=FACTORIES)

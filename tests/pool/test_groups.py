@@ -32,6 +32,29 @@ async def test_it_is_left_when_all_are_done(isolation):
 
 
 @virtual
+async def test_a_block_that_is_entered_outside_of_any_task(isolation):
+    """As a callback of the loop may do by hand: there is no body to cancel; the block is left as any other."""
+    async with Pool(2, isolation=isolation) as pool:
+        group = pool.group(timeout=5)
+        entered = []
+
+        def enter():
+            with pytest.raises(StopIteration) as caught:
+                group.__aenter__().send(None)
+            entered.append(caught.value.value)
+
+        asyncio.get_running_loop().call_soon(enter)
+        await settle()
+        assert entered == [group]
+        failed = await group.submit(fail)
+        await failed.wait()
+        assert asyncio.current_task().cancelling() == 0
+        with pytest.raises(ExceptionGroup) as info:
+            await group.__aexit__(None, None, None)
+        assert info.value.exceptions == (failed.exception(),)
+
+
+@virtual
 async def test_the_first_failure_cancels_the_others_and_the_body(isolation):
     """As in `TaskGroup`: running and queued jobs are cancelled, the body is, and all failures are raised."""
     body = []

@@ -29,7 +29,9 @@ from aiopool import (
     Priority,
     Retry,
 )
-from aiopool.testing import DELAYS, advance, explore, settle, wait_until
+from aiopool.events import JobSubmitted
+from aiopool.health import HealthMonitor
+from aiopool.testing import DELAYS, FailingCall, advance, explore, settle, wait_until
 
 virtual = pytest.mark.loops("virtual")
 real = pytest.mark.loops("real")
@@ -37,6 +39,95 @@ real = pytest.mark.loops("real")
 
 async def fail(error):
     raise error
+
+
+@virtual
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_a_body_that_meets_a_shutdown_lets_the_jobs_finish(new_pool, grouped):
+    """Its `PoolClosedError`, alone or in a group of its own, does not cut short the shutdown that it met."""
+    pool = new_pool(size=1)
+    with pytest.raises(BaseExceptionGroup if grouped else PoolClosedError):
+        async with pool:
+            jobs = [await pool.submit(asyncio.sleep, 5) for _ in range(2)]
+            closing = asyncio.create_task(pool.shutdown())
+            await settle()
+            if grouped:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(pool.submit(double, 1))
+            await pool.submit(double, 1)
+    assert [job.status for job in jobs] == ["succeeded"] * 2
+    assert asyncio.get_running_loop().time() == 10
+    assert (await closing).clean
+
+
+@virtual
+async def test_another_error_of_a_body_that_meets_a_shutdown_cancels_the_jobs(new_pool):
+    """A group that has more than the pool's refusal in it is an error like any other."""
+    with pytest.raises(ExceptionGroup):
+        async with new_pool(size=1) as pool:
+            job = await pool.submit(asyncio.sleep, 5)
+            await settle()
+            closing = asyncio.create_task(pool.shutdown())
+            await settle()
+            raise ExceptionGroup("two", [PoolClosedError(), ValueError()])
+    assert job.cancelled()
+    await closing
+
+
+@virtual
+async def test_events_of_a_closed_pool_end_at_once(new_pool):
+    """Whoever listens too late hears nothing, and does not wait for it."""
+    async with new_pool() as pool:
+        pass
+    assert [event async for event in pool.events()] == []
+
+
+@virtual
+async def test_a_loop_that_refused_to_be_measured_is_asked_again(new_pool):
+    """A probe that fails, for lack of memory, does not count as one that has asked for the measurement."""
+    pool = new_pool()
+    monitor = HealthMonitor(pool)
+    assert monitor.report().status == "failing"
+    async with pool:
+        with FailingCall("call_soon_threadsafe"), pytest.raises(MemoryError):
+            monitor.report()
+        assert monitor.report().status == "healthy"
+        await settle()
+        assert pool._state.lag is not None
+
+
+@virtual
+async def test_a_listener_may_be_a_block(new_pool):
+    """Outside of the block it hears nothing."""
+    heard = []
+    async with new_pool() as pool:
+        with pool.listen(heard.append):
+            await pool.run(double, 1)
+        count = len(heard)
+        await pool.run(double, 1)
+    assert count > 0
+    assert len(heard) == count
+
+
+@virtual
+async def test_a_listener_that_cancels_a_job_as_it_is_submitted(new_pool):
+    """The caller of `run` hears of it as of every cancel; the function is not called."""
+    async with new_pool() as pool:
+        listener = pool.listen(lambda event: pool.get_job(event.job_id).cancel("not this one"), JobSubmitted)
+        with pytest.raises(JobCancelledError, match="not this one"):
+            await pool.run(fail, ValueError())
+        listener.remove()
+
+
+@virtual
+async def test_a_view_may_take_the_delay_back(new_pool):
+    """`delay=None` is no delay, in a view of a view that has one."""
+    async with new_pool() as pool:
+        later = pool.with_options(delay=5)
+        assert await later.with_options(delay=None).run(double, 1) == 2
+        assert asyncio.get_running_loop().time() == 0
+        assert await later.with_options(id="mine").run(double, 1) == 2
+        assert asyncio.get_running_loop().time() == 5
 
 
 # -- making and opening --------------------------------------------------------------------------------------

@@ -1033,6 +1033,33 @@ async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_po
 
 
 @virtual
+async def test_ends_of_many_jobs_are_looked_at_in_slices(new_pool, monkeypatch):
+    """The loop turns between two slices; every end is seen."""
+    monkeypatch.setattr("aiopool._pool.shutdown.DONE_SLICE", 2)
+    pool = new_pool(size=9)
+    await pool.__aenter__()
+    jobs = [await pool.submit(forever) for _ in range(9)]
+    await settle()
+    report = await pool.shutdown(0)
+    assert (report.cancelled, report.leaked) == (9, ())
+    assert all(job.cancelled() for job in jobs)
+
+
+@virtual
+async def test_a_joiner_that_gives_up_as_the_last_job_ends(new_pool):
+    """It is cancelled, and the other one goes on."""
+    async with new_pool() as pool:
+        job = await pool.with_options(delay=5).submit(double, 1)
+        joiners = [asyncio.create_task(pool.join()) for _ in range(2)]
+        await settle()
+        joiners[0].cancel()
+        job.cancel()
+        await joiners[1]
+        assert joiners[0].cancelled()
+        assert now() == 0
+
+
+@virtual
 async def test_the_task_of_a_shutdown_may_be_cancelled_in_any_turn(new_pool):
     """Between two phases, too: nobody waits for ever, the report is whole, and the pool is closed."""
     met = 0
@@ -1042,11 +1069,14 @@ async def test_the_task_of_a_shutdown_may_be_cancelled_in_any_turn(new_pool):
         job = await pool.submit(forever)
         await settle()
         closing = asyncio.create_task(pool.shutdown(0))
+        waiting = [asyncio.create_task(pool.wait_closed()) for _ in range(2)]
         for _ in range(turns):
             await asyncio.sleep(0)
         for task in asyncio.all_tasks():
             if task.get_name() == "pool-shutdown":
                 met += task.cancel()
+        waiting[0].cancel()
+        await waiting[1]
         report = await closing
         assert (report.cancelled, report.leaked, report.callback_errors) == (1, (), ()), turns
         assert job.cancelled()

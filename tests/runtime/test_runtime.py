@@ -172,7 +172,7 @@ def test_an_error_whose_frames_cannot_be_printed_is_logged_by_its_name(caplog):
             raise LookupError("no source here")
 
     names = {"__name__": "elsewhere", "__loader__": Loader()}
-    exec(compile("def fail():\n    raise ValueError('as it was')", "<elsewhere>", "exec"), names)
+    exec(compile("def fail():\n    raise ValueError('as it was')", "elsewhere.py", "exec"), names)
     try:
         names["fail"]()
     except ValueError as error:

@@ -136,6 +136,33 @@ def test_system_exit_in_a_job_that_is_awaited(program):
     assert end(process) == (["caught 4"], 4)
 
 
+@both
+def test_the_first_of_two_that_end_the_program_counts(program):
+    """Two jobs end it in the same turn: the code is that of the first."""
+    process = program("""
+        async def ends(code):
+            await go.wait()
+            raise SystemExit(code)
+
+        async def main():
+            global go
+            go = asyncio.Event()
+            async with Pool(size=2, isolation=isolation) as pool:
+                jobs = [await pool.submit(ends, code) for code in (5, 6)]
+                while any(job.status != "running" for job in jobs):
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)
+                go.set()
+                try:
+                    await forever()
+                finally:
+                    say(*[job.exception().code for job in jobs])
+
+        asyncio.run(main())
+    """)
+    assert end(process) == (["5 6"], 5)
+
+
 # -- the program ends without the pool ---------------------------------------------------------------------------------
 
 
