@@ -20,6 +20,7 @@ from model import KINDS, World
 from aiopool import JobCancelledError, JobStatus, Retry
 from aiopool._engine import engine as _engine
 from aiopool._engine.admission import Admission
+from aiopool._engine.endings import Endings
 from aiopool._engine.engine import Engine
 from aiopool._engine.lending import SlotLending
 from aiopool._engine.queue import JobQueue
@@ -576,11 +577,11 @@ def one_context_for_all(monkeypatch):
 
 
 def counted_twice(original):
-    def _finish(self, job, *args):
+    def finish(self, job, *args):
         original(self, job, *args)
-        self.counters.cancelled += job.cancelled()
+        self._counters.cancelled += job.cancelled()
 
-    return _finish
+    return finish
 
 
 def cancel_is_a_failure(monkeypatch):
@@ -660,7 +661,7 @@ FAULTS = {
     ),
     "a freed place wakes nobody": (wrap(Admission, "admit", nothing), "ca1", 10),
     "blocked submitters get in last come first": (wrap(Admission, "admit", last_come_first_let_in), "ca1", 10),
-    "a cancel is counted twice": (wrap(Engine, "_finish", counted_twice), "ca5", 10),
+    "a cancel is counted twice": (wrap(Endings, "finish", counted_twice), "ca5", 10),
     "a cancel is retried": (cancel_is_a_failure, "ca6", 10),
     "a pause does not hold": (wrap(Engine, "set_slots", pause_is_ignored), "a_paused", 10),
     "a lent slot does not come free": (
