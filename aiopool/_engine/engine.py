@@ -699,8 +699,7 @@ class Engine:
     # -- what would not end --------------------------------------------------------------------------------------
 
     def begin_stopping(self, grace: float | None) -> float:
-        """No attempt follows those under way, and a job has `grace` seconds in all to stop; return them."""
-        self.no_more_retries = True
+        """Give each job `grace` seconds in all to stop, from now on; return them."""
         if grace is not None:
             self.cancel_grace = grace / 2  # a job is told twice
         return 2 * self.cancel_grace

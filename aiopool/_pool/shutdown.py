@@ -194,6 +194,7 @@ class Shutdown:
         engine, counters, before = self._engine, self._engine.counters, self._before
         await self._yield()  # the first step may be inside of a step of a worker
         await self._finish()
+        engine.no_more_retries = True  # first: what fails meanwhile would wait, and nobody would come for it
         self._cancel_waiting()
         while engine.chores.pending:
             await self._yield()
@@ -272,8 +273,6 @@ class Shutdown:
         def leak_each() -> Iterator[None]:
             for worker in self._supervisor.living():
                 if self._is_busy(worker):
-                    if _job(worker)._ensure_extra().stop is None:
-                        self._cancel(_job(worker))
                     worker.leak(engine.now())
                     busy.append(worker)
                 yield

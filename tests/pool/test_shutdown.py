@@ -1033,6 +1033,32 @@ async def test_foreign_code_that_cancels_the_shutdown_only_makes_it_hurry(new_po
 
 
 @virtual
+@pytest.mark.parametrize("delay", [0, 1, 50])
+async def test_a_job_that_fails_while_a_long_line_is_cancelled_is_not_tried_again(new_pool, delay):
+    """In the turns that it takes to cancel what waits, an attempt ends its job: nobody waits for another for ever."""
+    go = asyncio.Event()
+
+    async def fails():
+        await go.wait()
+        raise ValueError
+
+    pool = new_pool(size=1, queue_size=None, retry=Retry(attempts=3, delay=delay, jitter=0))
+    await pool.__aenter__()
+    job = await pool.submit(fails)
+    await settle()
+    waiting = [await pool.submit(forever) for _ in range(1000)]
+    closing = asyncio.create_task(pool.shutdown(0))
+    while not waiting[0].done():
+        await asyncio.sleep(0)
+    assert not waiting[-1].done()
+    go.set()
+    report = await closing
+    assert (report.cancelled, report.failed, report.never_started) == (1000, 1, 1000)
+    assert isinstance(job.exception(), ValueError)
+    assert job.attempt == 1
+
+
+@virtual
 async def test_ends_of_many_jobs_are_looked_at_in_slices(new_pool, monkeypatch):
     """The loop turns between two slices; every end is seen."""
     monkeypatch.setattr("aiopool._pool.shutdown.DONE_SLICE", 2)
