@@ -1,11 +1,13 @@
 """Jobs that wait, as most jobs do: a request to a server on this machine, with the libraries that people use.
 
 The contenders are those of the burst, the client library is the same for all of them, and so is its pool of
-connections: as many as jobs may run at once. What differs is who runs the jobs.
+connections: as many as jobs may run at once, all of them open before the clock starts. What differs is who runs the
+jobs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 from collections.abc import AsyncIterator, Callable
@@ -84,7 +86,7 @@ class Client:
 
     server: str
     module: str
-    open: Callable[[str, int], AbstractAsyncContextManager[AsyncFunction]]
+    connect: Callable[[str, int], AbstractAsyncContextManager[AsyncFunction]]
     count: int = 5_000
     """Requests for one measurement: about half a second of them."""
 
@@ -93,6 +95,17 @@ class Client:
         if importlib.util.find_spec(self.module) is None:
             return f"module `{self.module}` is not installed; `pip install -e '.[bench]'` brings it"
         return servers.missing(self.server)
+
+    @contextlib.asynccontextmanager
+    async def open(self, address: str, connections: int) -> AsyncIterator[AsyncFunction]:
+        """Return what makes one request, with all connections open.
+
+        Opening one costs as much as ten requests, and how many a short warm-up opens depends on how fast a contender
+        gets to its full concurrency: the others would be opened in what is measured.
+        """
+        async with self.connect(address, connections) as function:
+            await asyncio.gather(*map(function, range(connections)))
+            yield function
 
 
 CLIENTS = {
@@ -110,8 +123,6 @@ for _name in (TASK, SCOPE, MAP_TASK, MAP_SCOPE, GATHER, TASK_GROUP, "aiojobs", "
 @contender(SUITE, NO_HANDLES)
 async def workers_without_handles(function: AsyncFunction, count: int, concurrency: int) -> list[int]:
     """The floor: tasks that share an iterator, and nothing by which a job could be told from another."""
-    import asyncio
-
     indices = iter(range(count))
     results: list[int] = []
 

@@ -22,7 +22,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\
 START_TIMEOUT = 60.0
 
 
-class _Http(asyncio.Protocol):
+class Http(asyncio.Protocol):
     """Answer each GET of a connection that is kept alive: the cheapest server that a client cannot tell from others."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -35,7 +35,7 @@ class _Http(asyncio.Protocol):
 
 
 async def _serve_http(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(_Http, "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(Http, "127.0.0.1", port)
     await server.serve_forever()
 
 

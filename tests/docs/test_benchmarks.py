@@ -22,7 +22,20 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))  # `benchmarks` stands beside the package and is not installed with it
 
 from aiopool import Pool  # noqa: E402
-from benchmarks import chart, contenders, growth, measure, page, plan, report, scenarios, targets, watching  # noqa: E402
+from benchmarks import (  # noqa: E402
+    chart,
+    contenders,
+    growth,
+    measure,
+    page,
+    plan,
+    report,
+    requests,
+    scenarios,
+    servers,
+    targets,
+    watching,
+)
 from benchmarks.__main__ import choose, parse  # noqa: E402
 from benchmarks.contenders import CREATE_TASK, EXECUTOR, GATHER, OURS, SCOPE, TASK  # noqa: E402
 from benchmarks.measure import Cell, CellResult, Spread  # noqa: E402
@@ -197,6 +210,30 @@ def test_a_missing_package_skips_its_contender_with_a_reason() -> None:
     entry = contenders.Contender("burst", "ghost", run, needs="no_such_module_at_all")
     assert "no_such_module_at_all" in (entry.missing() or "")
     assert contenders.find("threads", EXECUTOR).missing() is None
+
+
+@pytest.mark.parametrize("name", [name for name, client in requests.CLIENTS.items() if client.server == "http"])
+def test_all_connections_are_open_before_the_clock_starts(name: str) -> None:
+    client = requests.CLIENTS[name]
+    if reason := client.missing():
+        pytest.skip(reason)
+    opened = 0
+
+    class Counting(servers.Http):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            nonlocal opened
+            opened += 1
+            super().connection_made(transport)
+
+    async def main() -> tuple[int, int]:
+        server = await asyncio.get_running_loop().create_server(Counting, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        async with server, client.open(f"{host}:{port}", 10) as function:
+            before = opened
+            await asyncio.gather(*map(function, range(10)))
+            return before, opened
+
+    assert asyncio.run(main()) == (10, 10)
 
 
 def test_a_child_that_fails_is_reported_with_its_last_words() -> None:
