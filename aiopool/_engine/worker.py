@@ -277,14 +277,13 @@ def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
 class TaskWorker(Worker):
     """Runs each attempt in an asyncio task of its own, started eagerly."""
 
-    __slots__ = ("_in_first_step", "_of_factory", "_start", "_task")
+    __slots__ = ("_of_factory", "_start", "_task")
 
     def __init__(self, engine: Engine, threads: ThreadRunner[Any], on_idle: Callable[[Self], object]) -> None:
         super().__init__(engine, threads, on_idle)
-        self._in_first_step = False  # an attempt takes its first step, inside of ours
         self._start = engine.runtime.start_task
         self._of_factory = has_factory(engine.runtime.loop)
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # that of an attempt which has suspended
 
     @property
     def task(self) -> asyncio.Task[Any] | None:
@@ -331,9 +330,7 @@ class TaskWorker(Worker):
                     context = self.context(job)
                 if engine.observers:
                     engine.observers.started(job, self.id, context)
-                self._in_first_step = True
                 task = self._start(self._attempt(job), name=spec.name, context=context)
-                self._in_first_step = False
                 if not task.done():
                     self._suspended(job, task)
                     return
@@ -349,7 +346,6 @@ class TaskWorker(Worker):
             if not self.stopped.done():
                 self.stopped.set_result(None)
         except BaseException as fault:
-            self._in_first_step = False
             self.crash(fault)
         finally:
             job = context = task = None
@@ -401,13 +397,13 @@ class TaskWorker(Worker):
             except BaseException as fault:
                 self.crash(fault)
                 return
-        if not self._in_first_step:
+        if self._task is not None:
             self._task = None  # it would keep the job alive, by its context, while the worker rests
             self.run_jobs(now)
 
     def request_cancel(self, stop: StopRequest) -> None:
         task, job = self._task, self.job
-        if not self._in_first_step and task is not None:
+        if task is not None:  # else it takes its first step, inside of ours, and is told after that
             stop.cancel_count += 1
             assert job is not None
             task.cancel(stop.reason)

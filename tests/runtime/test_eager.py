@@ -84,6 +84,23 @@ def test_a_task_may_be_started_outside_of_any(factory):
         loop.close()
 
 
+async def test_a_task_may_be_started_while_another_is_made():
+    """As by what a collection finalizes in there: each takes its own first step."""
+    loop = asyncio.get_running_loop()
+    start, steps, inner = task_starter(loop), [], []
+
+    class Name:
+        def __str__(self):
+            inner.append(start(two_steps(steps), name="inner", context=contextvars.Context()))
+            return "outer"
+
+    outer = start(two_steps(steps), name=Name(), context=contextvars.Context())
+    assert steps == [1, 1]
+    await asyncio.gather(outer, *inner)
+    assert steps == [1, 1, 2, 2]
+    assert "call_soon" not in loop.__dict__
+
+
 async def test_a_task_that_cannot_be_made_closes_its_coroutine(monkeypatch):
     """No coroutine is left that was never awaited, and the loop is as before."""
     loop = asyncio.get_running_loop()
