@@ -114,7 +114,7 @@ class MapFeed(JobObserver):
         self._buffersize = buffersize
         self._low = 0  # the source is read again when so few jobs are left
         self._unordered: dict[Job[Any], None] = {}  # all that were not taken, if not ordered
-        # Keeps a job until it is taken: one call in C, the only one that each job costs here.
+        # Keeps a job until it is taken; a method in C, for it is called for every job.
         self._add: Callable[[Job[Any]], object] = self.line.append if ordered else self._unordered.setdefault
         self._watched = block is not None  # somebody waits for the end of a job
         self._wakeup: asyncio.Future[None] | None = None  # what the consumer waits for
@@ -187,7 +187,7 @@ class MapFeed(JobObserver):
         try:
             await engine.lending.wait_for(wakeup, give_up)
         finally:
-            self._rest()
+            self._stop_waiting()
 
     def unfinished(self) -> list[Job[Any]]:
         """Return the jobs that have not ended, oldest first."""
@@ -409,10 +409,10 @@ class MapFeed(JobObserver):
         if not self._ordered:
             self.line.append(job)
         if self._watched:
-            self._tell(job)
+            self._notify(job)
 
-    def _tell(self, job: Job[Any]) -> None:
-        """Tell those who want to know that a job has ended."""
+    def _notify(self, job: Job[Any]) -> None:
+        """Let whoever waits for it know that a job has ended."""
         if self.closed:
             self._unordered.pop(job, None)
         elif self._wakeup is not None and self.line and self.line[0]._finished_at is not None:
@@ -423,11 +423,11 @@ class MapFeed(JobObserver):
     def _wake(self) -> None:
         """Let the consumer look again; once, what ends next need not."""
         wakeup = self._wakeup
-        self._rest()
+        self._stop_waiting()
         if wakeup is not None and not wakeup.done():
             wakeup.set_result(None)
 
-    def _rest(self) -> None:
+    def _stop_waiting(self) -> None:
         """The consumer does not wait any more."""
         self._wakeup = None
         self._watched = self.closed or self._block is not None
