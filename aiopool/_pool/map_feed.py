@@ -278,7 +278,7 @@ class MapFeed(JobObserver):
         closer.add_done_callback(lambda _: self._pool_closed(feeder))
         closers[closer] = None
         try:
-            while not self.closed:
+            while True:
                 while self.submitted - self.taken >= self._buffersize:
                     self._location = loop.create_future()
                     try:
@@ -289,6 +289,8 @@ class MapFeed(JobObserver):
                     item = await anext(source)
                 except StopAsyncIteration:
                     break
+                if self.closed:
+                    break  # a source that has kept the cancel to itself: nobody will take this
                 await self._submit(engine, item)
         except BaseException as error:
             if is_kind(error, GeneratorExit) and not loop.is_running():

@@ -8,7 +8,7 @@ import weakref
 
 import anyio
 import pytest
-from helpers import echo, nap, now, virtual
+from helpers import echo, forever, nap, now, virtual
 
 from aiopool import Pool, PoolClosedError, QueueFullError, events
 from aiopool.testing import advance, settle, wait_until
@@ -205,6 +205,96 @@ def test_a_pool_that_closes_under_an_async_source(pause, consume):
 
     for isolation in ("task", "scope"):
         main(isolation)
+
+
+@virtual
+async def test_a_source_that_waits_when_its_pool_closes(isolation):
+    """Whether it waits for its next item or for place, its consumer hears of the pool, and of nothing else."""
+
+    async def rows():
+        yield 1
+        await forever()
+
+    for source, buffersize in ((rows(), 2), (rows(), 1)):
+        async with Pool(2, isolation=isolation) as pool:
+            stream = pool.map(nap, source, buffersize=buffersize)
+            first = asyncio.create_task(anext(stream))
+            await settle()
+            assert await pool.shutdown(timeout=5)
+        assert await first is None
+        with pytest.raises(PoolClosedError, match="is closed"):
+            await anext(stream)
+
+
+@virtual
+async def test_a_source_that_keeps_its_cancel_to_itself(isolation):
+    """What it yields when its stream was closed becomes no job; it is closed then."""
+    ran, closed = [], []
+
+    async def rows():
+        try:
+            yield 1
+            with contextlib.suppress(asyncio.CancelledError):
+                await forever()
+            yield 2
+        finally:
+            closed.append(now())
+
+    async def work(n):
+        ran.append(n)
+
+    async with Pool(2, isolation=isolation) as pool:
+        async with pool.map(work, rows()) as stream:
+            await anext(stream)
+            await settle()
+        assert closed == [0]
+        await settle()
+        assert ran == [1]
+        assert pool.statistics().submitted == 1
+
+
+@virtual
+async def test_a_source_whose_clean_up_fails_after_its_stream_was_closed(isolation, caplog):
+    """Nobody is there to be told: it is logged, with the name of the function."""
+
+    async def rows():
+        try:
+            yield 1
+            await forever()
+        finally:
+            raise KeyError("in the clean-up")
+
+    async with Pool(2, isolation=isolation) as pool:
+        async with pool.map(echo, rows()) as stream:
+            assert await anext(stream) == 1
+            await settle()
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "the source of map(echo, ...) failed, and nobody takes its results" in record.message
+    assert "in the clean-up" in caplog.text
+
+
+@virtual
+async def test_a_source_that_cannot_be_closed(isolation):
+    """An async iterator needs no `aclose`."""
+
+    class Rows:
+        def __init__(self):
+            self.left = 3
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            if not self.left:
+                raise StopAsyncIteration
+            self.left -= 1
+            return self.left
+
+    async with Pool(2, isolation=isolation) as pool:
+        assert await pool.map(echo, Rows()).collect() == [2, 1, 0]
+        async with pool.map(echo, Rows()) as stream:
+            assert await anext(stream) == 2
+            await settle()
 
 
 @pytest.mark.parametrize("ordered", [True, False])
