@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextvars import Context
 from copy import copy
 from threading import get_ident
@@ -125,7 +125,6 @@ class Engine:
         errors: ErrorReporter,
         wake_worker: Callable[[], bool],
         inline: bool,
-        check_deadlines: Callable[[float], Generator[None, None, float]],
         on_fatal: Callable[[BaseException], object],
     ) -> None:
         """What it is made of.
@@ -137,7 +136,6 @@ class Engine:
             errors: takes failures that nobody awaits.
             wake_worker: wakes a worker that has no job; whether another may be woken in this turn of the loop.
             inline: a worker that is woken runs its job at once, so an awaiter may wake it; see `start_awaited`.
-            check_deadlines: checks the jobs that run, one a step; returns the next moment at which it is to be called.
             on_fatal: is called for an exception that ends the program.
         """
         self.observers: Observers | None = None  # None while there is no observer: one test, nothing built
@@ -179,7 +177,7 @@ class Engine:
             on_refused=self.join_waiters.wake_if_idle,
         )
         # Moments to come.
-        self.timers = TimerQueue(runtime, check_deadlines, self.chores.work_off)
+        self.timers = TimerQueue(runtime, self.chores.work_off)
         self.total_limits = Limits(self.timers, self.now, self.jobs, self._total_expired)
         self.queue_limits = Limits(self.timers, self.now, self.jobs, self._queue_expired)
         # Ends.
@@ -691,11 +689,6 @@ class Engine:
         job._location.stop_job(stop, now)
         self.lending.release(extra)
 
-    def check_at(self, job: Job[Any], when: float) -> None:
-        """Have the running attempt of a job checked at `when`, whatever its time limit."""
-        job._ensure_extra().check_at = when
-        self.timers.schedule_check(when)
-
     # -- what would not end --------------------------------------------------------------------------------------
 
     def begin_stopping(self, grace: float | None) -> float:
@@ -742,7 +735,7 @@ class Engine:
         if job._status is not RUNNING or (job._extra is not None and job._extra.stop is not None):
             return
         job._ensure_extra().timeout = seconds
-        self.check_at(job, math.inf if seconds is None else self.now() + seconds)
+        job._location.recheck(job, math.inf if seconds is None else self.now() + seconds)
 
 
 def _deep() -> bool:

@@ -191,7 +191,7 @@ class ScopeWorker(Worker):
         """
         engine, host, state, runner = self.engine, self._task, self._state, self.job_runner
         assert host is not None
-        slots, timers, send, cancelling = engine.slots, engine.timers, runner.send, host.cancelling
+        slots, send, cancelling = engine.slots, runner.send, host.cancelling
         context: Any
         drive: Any
         try:
@@ -213,8 +213,8 @@ class ScopeWorker(Worker):
                     job._start(self, now)
                     spec, suspended = job._spec, False
                     context = job._context
-                    if spec.timeout is not None and now + spec.timeout < timers.next_check_at:
-                        timers.schedule_check(now + spec.timeout)
+                    if spec.timeout is not None and now + spec.timeout < self.check_at:
+                        self.check_by(now + spec.timeout)
                     if not spec.swift:
                         if spec.offload:
                             self.offload(job)
@@ -320,7 +320,7 @@ class ScopeWorker(Worker):
             job._start(self, now)
             limit = job._spec.timeout
             if limit is not None:
-                engine.timers.schedule_check(now + limit)
+                self.check_by(now + limit)
             self.offload(job)
 
     def retire(self) -> None:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
-from collections.abc import Callable, Generator, Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import final
 
 from aiopool._engine.engine import Engine
@@ -70,7 +70,7 @@ class Supervisor:
         self.idle: dict[Worker, None] = {}  # a stack; a worker that ends is taken out of its middle
         self._trimming = False
         # Busy without a coroutine of their own: foreign code has cancelled them.
-        self._detached: set[Worker] = set()
+        self._detached: weakref.WeakSet[Worker] = weakref.WeakSet()
         self._worker_class: type[Worker] = TaskWorker
         self._restarts: dict[int, asyncio.TimerHandle] = {}  # of crashed workers, that wait for their backoff
         self.closing = False
@@ -142,6 +142,8 @@ class Supervisor:
         worker.retiring = True
         if worker.busy:
             self._detached.add(worker)
+        else:
+            worker.check_no_more()
         fault: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
         observers = engine.observers
         if observers and (fault is None or worker.tainted or self.closing):
@@ -179,24 +181,13 @@ class Supervisor:
         del self._restarts[id]
         self._engine.wake_workers()
 
-    def check_deadlines(self, now: float) -> Generator[None, None, float]:
-        """Check each worker whose moment has come, one a step; return the next such moment."""
-        earliest = math.inf
-        self._detached = {worker for worker in self._detached if worker.busy}
-        for worker in self.living():
-            if worker.deadline() <= now:
-                worker.check_deadline(now)
-            earliest = min(earliest, worker.deadline())
-            yield
-        return earliest
-
     def busy(self) -> list[Worker]:
         """Return the workers whose jobs still run."""
         return [worker for worker in self.living() if worker.busy and worker.job is not None]
 
     def living(self) -> tuple[Worker, ...]:
         """Return all workers, and those without a coroutine that still have a job."""
-        return (*self._tasks, *self._detached)
+        return (*self._tasks, *(worker for worker in self._detached if worker.busy))
 
     def stop(self) -> Iterator[asyncio.Task[None] | None]:
         """Have all workers end, one a step; yield the task of each that has no job, and so will end at once."""

@@ -10,7 +10,8 @@ slot and is idle again. It lives as long as its coroutine: the supervisor notice
 coroutine for it would cost more than the rest of its work.
 
 A job is stopped in steps: a cancel, a second one after a grace, after another grace it is *leaked*, and cancelled again
-every second from then on. One check of all workers does this (`check_deadline`), not a timer for each job.
+every second from then on. A *check* of the worker does this, a row of the timers. It is not one for each job: a worker
+whose check comes too early for the job that it has then is checked again later.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from aiopool._jobs.stop import StopCause, StopRequest, coroutine_frames
 from aiopool._runtime.eager import has_factory
 from aiopool._runtime.faults import drop_frame, is_kind, type_name
 from aiopool._runtime.threads import ThreadRunner
+from aiopool._runtime.timers import Timer
 
 __all__ = ["TaskWorker", "Worker"]
 
@@ -50,7 +52,20 @@ class Worker(ABC):
     (`retiring`).
     """
 
-    __slots__ = ("_on_idle", "busy", "engine", "id", "job", "retiring", "stopped", "tainted", "threads")
+    __slots__ = (
+        "__weakref__",
+        "_check",
+        "_on_idle",
+        "busy",
+        "check_at",
+        "engine",
+        "id",
+        "job",
+        "retiring",
+        "stopped",
+        "tainted",
+        "threads",
+    )
 
     def __init__(self, engine: Engine, threads: ThreadRunner[Any], on_idle: Callable[[Self], object]) -> None:
         """`on_idle(worker)` is called when it has released its slot and can be woken."""
@@ -61,6 +76,8 @@ class Worker(ABC):
         self.job: Job[Any] | None = None
         self.busy = False
         self.retiring = False
+        self.check_at = INF  # when it is checked next
+        self._check: Timer | None = None
         # A job left this worker's task in a bad state, so the worker ends. The supervisor counts no crash.
         self.tainted = False
         self.stopped: asyncio.Future[None] = engine.runtime.loop.create_future()
@@ -175,7 +192,7 @@ class Worker(ABC):
             # A thread cannot be stopped, only asked: those who await the job do not wait for that.
             self.threads.abandon(self)
             engine.endings.abandon(job, now)
-        engine.check_at(job, now + 2 * engine.cancel_grace)
+        self.recheck(job, now + 2 * engine.cancel_grace)
 
     def _run_next_later(self) -> None:
         try:
@@ -193,9 +210,36 @@ class Worker(ABC):
             self._stop_thread(job, stop, now)
             return
         try:
-            self.engine.check_at(job, now + self.engine.cancel_grace)
+            self.recheck(job, now + self.engine.cancel_grace)
         finally:
             self.request_cancel(stop)  # either may fail, and the other is done: cancelled, or checked again
+
+    def recheck(self, job: Job[Any], when: float) -> None:
+        """Have the running attempt checked at `when`, whatever its time limit."""
+        job._ensure_extra().check_at = when
+        self.check_by(when)
+
+    def check_by(self, when: float) -> None:
+        """Be checked at `when` or earlier."""
+        if when < self.check_at:
+            timers, before = self.engine.timers, self._check
+            self._check, self.check_at = timers.add(when, Worker.check, self), when
+            if before is not None:
+                timers.cancel(before)
+
+    def check_no_more(self) -> None:
+        """Be checked no more: it has ended, and has no job."""
+        if self._check is not None:
+            self.engine.timers.cancel(self._check)
+            self._check, self.check_at = None, INF
+
+    def check(self) -> None:
+        """Do what is due, and be checked again when the present attempt is to be."""
+        self._check, self.check_at = None, INF
+        now = self.engine.now()
+        if self.deadline() <= now:
+            self.check_deadline(now)
+        self.check_by(self.deadline())
 
     def deadline(self) -> float:
         """Return when the running attempt is to be checked.
@@ -226,11 +270,11 @@ class Worker(ABC):
             self.leak(now)
         elif stop.cancel_count < 2:
             self.request_cancel(stop)
-            engine.check_at(job, now + engine.cancel_grace)
+            self.recheck(job, now + engine.cancel_grace)
         else:
             self.leak(now)
             self.request_cancel(stop)
-            engine.check_at(job, now + max(RECANCEL_INTERVAL, engine.cancel_grace))
+            self.recheck(job, now + max(RECANCEL_INTERVAL, engine.cancel_grace))
 
     def leak(self, now: float) -> None:
         """Call the job leaked that did not end within its grace; once."""
@@ -307,7 +351,6 @@ class TaskWorker(Worker):
         When it returns it refers to no job: an error's frames refer to this one, too (`f_back`).
         """
         engine = self.engine
-        timers = engine.timers
         job: Any
         context: Any
         task: asyncio.Task[None] | None
@@ -321,8 +364,8 @@ class TaskWorker(Worker):
                 self.job = job
                 job._start(self, now)
                 spec, context = job._spec, job._context
-                if spec.timeout is not None and now + spec.timeout < timers.next_check_at:
-                    timers.schedule_check(now + spec.timeout)
+                if spec.timeout is not None and now + spec.timeout < self.check_at:
+                    self.check_by(now + spec.timeout)
                 if not spec.swift:
                     if spec.offload:
                         self.offload(job)

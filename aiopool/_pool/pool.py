@@ -243,7 +243,6 @@ class Pool(Submitter):
             errors=ErrorReporter(state.name, runtime, self._on_error, state.hooks),
             wake_worker=lambda: supervisor.wake_worker(),
             inline=self._isolation == "task",
-            check_deadlines=lambda now: supervisor.check_deadlines(now),
             on_fatal=self._on_fatal,
         )
         supervisor = Supervisor(

@@ -6,7 +6,6 @@ Elsewhere: what ends the program is in test_signals.py, in processes of its own.
 import asyncio
 import contextlib
 import logging
-import math
 import threading
 
 import pytest
@@ -16,8 +15,7 @@ from aiopool import JobCancelledError, JobStatus, Pool, PoolClosedError, PoolSta
 from aiopool._engine.engine import Engine
 from aiopool._engine.queue import JobQueue
 from aiopool._engine.scope_worker import ScopeWorker
-from aiopool._engine.worker import TaskWorker
-from aiopool._runtime.timers import TimerQueue
+from aiopool._engine.worker import TaskWorker, Worker
 from aiopool.errors import RestartLimitError
 from aiopool.testing import advance, explore, run_virtual, settle, wait_until
 
@@ -313,7 +311,7 @@ MACHINERY = {
         (Engine, "attempt_returned"),
         (Engine, "attempt_ended"),
         (JobQueue, "pop"),
-        (TimerQueue, "schedule_check"),
+        (Worker, "check_by"),
         (TaskWorker, "context"),
         (TaskWorker, "offload"),
     ],
@@ -322,7 +320,7 @@ MACHINERY = {
         (Engine, "attempt_returned"),
         (Engine, "attempt_ended"),
         (JobQueue, "pop"),
-        (TimerQueue, "schedule_check"),
+        (Worker, "check_by"),
         (ScopeWorker, "context"),
         (ScopeWorker, "offload"),
         (ScopeWorker, "_rest"),
@@ -591,5 +589,5 @@ async def test_the_watch_over_the_workers_needs_no_time(new_pool):
         names = sorted(task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()})
         assert [name.startswith("pool-worker-") for name in names] == [True] * 5
         assert asyncio.get_running_loop().armed() == []
-        assert pool._state.engine.timers.next_check_at == math.inf
+        assert len(pool._state.engine.timers) == 0
         await advance(1)

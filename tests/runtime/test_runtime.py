@@ -139,7 +139,7 @@ async def test_a_timer_is_cancelled_once():
     """To cancel it again, or after it has fired, changes nothing; closing forgets the rest."""
     loop = asyncio.get_running_loop()
     fired = []
-    timers = TimerQueue(Runtime(loop), lambda now: iter(()), lambda steps: [*steps])
+    timers = TimerQueue(Runtime(loop), lambda steps: [*steps])
     first, second = timers.add(1.0, fired.append, "first"), timers.add(2.0, fired.append, "second")
     timers.cancel(first)
     timers.cancel(first)

@@ -9,6 +9,7 @@ from helpers import nap, virtual
 from aiopool import Pool, Retry
 from aiopool._engine.chores import MOST_STOPS, STEPS
 from aiopool._engine.deadlines import MIN_ENDED
+from aiopool._engine.worker import Worker
 from aiopool._pool.shutdown import STOP_SLICE
 from aiopool.testing import settle
 
@@ -170,7 +171,7 @@ async def test_limits_that_are_not_used_up_leave_nothing_behind(isolation, optio
         engine = pool._state.engine
         left = [line.jobs for limits in (engine.total_limits, engine.queue_limits) for line in limits._lines.values()]
         assert sum(map(len, left)) <= 3 * MIN_ENDED
-        assert len(engine.timers._heap) <= 6 * MIN_ENDED
+        assert len(engine.timers) <= 6 * MIN_ENDED
 
 
 @virtual
@@ -306,3 +307,42 @@ async def test_workers_that_end_with_the_pool_end_in_slices(isolation):
         await watch.until(0)
         assert watch.largest_step <= STOP_SLICE
         await end
+
+
+@pytest.mark.parametrize("used", [True, False])
+@virtual
+async def test_time_limits_of_all_lengths_cost_as_much_as_the_jobs_that_have_them(isolation, used, monkeypatch):
+    """However many jobs run with limits of their own: a worker is looked at for its own job, and for no other."""
+    looks = 0
+    deadline = Worker.deadline
+
+    def counted(worker):
+        nonlocal looks
+        looks += 1
+        return deadline(worker)
+
+    monkeypatch.setattr(Worker, "deadline", counted)
+    count = 1000
+    async with Pool(count, isolation=isolation, on_error=lambda error, job: None) as pool:
+        for number in range(count):
+            await pool.with_options(timeout=10 + number / 100).submit(
+                forever if used else note, *([] if used else [[], 0])
+            )
+        await pool.join()
+        assert pool.statistics().timed_out == (count if used else 0)
+        await asyncio.sleep(100)
+        assert len(pool._state.engine.timers) == 0
+    assert looks <= 6 * count
+
+
+@virtual
+async def test_a_time_limit_that_is_shorter_than_that_of_the_job_before_is_kept(isolation):
+    """A worker is checked in time for the job that it has: for a shorter limit earlier, for a longer one again."""
+    async with Pool(1, None, isolation=isolation, on_error=lambda error, job: None) as pool:
+        began = asyncio.get_running_loop().time()
+        for seconds in (100, 5, 1, 30):
+            await pool.with_options(timeout=seconds).submit(note, [], 0)
+            job = await pool.with_options(timeout=seconds).submit(forever)
+            await job.wait()
+            assert round(job.finished_at - job.started_at, 3) == seconds
+        assert asyncio.get_running_loop().time() - began < 137
