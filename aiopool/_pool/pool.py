@@ -237,6 +237,7 @@ class Pool(Submitter):
             size=self._size,
             queue_size=self._queue_size,
             aging=self._aging,
+            by_age=self._state.overflow == "drop_oldest",
             cancel_grace=self._cancel_grace,
             on_leak=self._on_leak,
             owner=state,

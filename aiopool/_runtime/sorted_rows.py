@@ -49,20 +49,20 @@ class SortedRows:
     def add(self, row: Row) -> None:
         """Put a row in its place."""
         blocks, lasts = self._blocks, self._lasts
-        self.count += 1
-        if not blocks:
-            blocks.append([row])
-            lasts.append(row)
-            return
         at = bisect_left(lasts, row)
-        if at == len(lasts):  # behind all others, as most are
+        if at < len(lasts):
+            block = blocks[at]
+            insort(block, row)
+        elif at:  # behind all others, as most are
             at -= 1
             block = blocks[at]
             block.append(row)
             lasts[at] = row
         else:
-            block = blocks[at]
-            insort(block, row)
+            block = [row]
+            blocks.append(block)
+            lasts.append(row)
+        self.count += 1
         if len(block) > MAX_BLOCK:
             blocks.insert(at, block[: MAX_BLOCK // 2])
             lasts.insert(at, blocks[at][-1])

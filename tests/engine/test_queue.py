@@ -105,7 +105,7 @@ def test_pairs_come_out_sorted(items):
 
 
 def test_unhashable_items_are_taken():
-    """A list has no hash, so no bucket; the queue moves to its heap, and keeps what it had."""
+    """A list has no hash, so no FIFO; it gets a row, and keeps what it had."""
     queue = JobQueue()
     for item in ([3], [1], [2]):
         queue.put_nowait(item)
@@ -175,10 +175,10 @@ def test_discarded_jobs_leave_no_litter(aging):
         queue.push(job)
         queue.discard(job)
         assert queue.qsize() == 0
-    assert len(queue._heap) + sum(map(len, queue._fifos.values())) <= MIN_STALE + 1
+    assert queue._rows.count + sum(map(len, queue._fifos.values())) <= MIN_STALE + 1
 
 
-def test_the_heap_takes_what_has_no_fifo():
+def test_rows_take_what_has_no_fifo():
     """With more priorities than FIFOs are worth, the order stays the same."""
     queue, chance = JobQueue(), random.Random(3)
     jobs = [new_job(n, chance.randrange(3 * MAX_FIFOS)) for n in range(5_000)]
@@ -214,7 +214,7 @@ def test_aging_lets_a_low_priority_overtake():
 def test_oldest_and_last():
     """What the overflow policies ask for: the first submitted, and the one at the end of the line."""
     for aging in (None, 1e9):
-        queue = JobQueue(aging=aging)
+        queue = JobQueue(aging=aging, by_age=True)
         assert queue.oldest() is queue.last() is None
         jobs = [new_job(n, priority) for n, priority in enumerate([5, 3, 8, 8, 1, 5])]
         for job in jobs:
@@ -282,7 +282,7 @@ def test_no_verb_costs_more_because_the_line_is_long(verb, aging):
     """The comparisons for each job grow as the logarithm of the jobs at most."""
     costs = []
     for count in (1_000, 16_000):
-        queue = JobQueue(aging=aging)
+        queue = JobQueue(aging=aging, by_age=True)
         jobs = [new_job(Counted(n)) for n in range(count)]
         for job in jobs:
             queue.push(job)
@@ -300,7 +300,7 @@ class LineOfJobs(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.queue = JobQueue(aging=self.AGING)
+        self.queue = JobQueue(aging=self.AGING, by_age=True)
         self.model = []
         self.out = []  # popped, may come back in order: parked, or waiting for another attempt
         self.made = 0
