@@ -5,7 +5,8 @@ Whoever makes space admits the job in that same step, so that no other can come 
 as queued, but it is *entering*: it goes into the queue when its submitter has woken. A submitter that is cancelled in
 between withdraws a job that has not started.
 
-Invariant: first come, first served. While a job waits here, no other is admitted.
+Invariant: first come, first served. While a job waits here, no other is admitted. So many may be admitted, or refused,
+in slices: it is as if it were done at once.
 
 From the moment at which the pool is left only its *own jobs* may submit (`restrict`). A submission is one of theirs if
 the current job, that of the task, of the tasks that it starts, and of the thread, is a job of this pool that has not
@@ -29,6 +30,9 @@ from aiopool.errors import JobCancelledError, PoolClosedError
 
 __all__ = ["Admission"]
 
+# So many jobs are admitted in one call; all others in slices.
+MAX_ADMITTED = 16
+
 
 @final
 class Admission:
@@ -43,10 +47,12 @@ class Admission:
     """
 
     __slots__ = (
+        "_admitting",
         "_enter",
         "_is_own",
         "_on_refused",
         "_queued",
+        "_refusing",
         "_runtime",
         "_slots",
         "_work_off",
@@ -93,6 +99,8 @@ class Admission:
         self.closed = False
         self.waiting: OrderedDict[Job[Any], asyncio.Future[None]] = OrderedDict()
         self.entering = 0
+        self._admitting = False  # in slices
+        self._refusing = 0  # how many times, in slices
 
     @property
     def restricted(self) -> bool:
@@ -121,32 +129,49 @@ class Admission:
         return future
 
     def admit(self) -> None:
-        """Admit jobs that wait, while there is space."""
-        while self.waiting and self._has_space():
-            job, future = self.waiting.popitem(last=False)
-            if not future.done():
-                job._submitted_at = self._runtime.now()
-                try:
-                    self._enter(job)
-                except Exception as error:  # its submitter gets it, and not the code that made space
-                    self._refuse(job, future, error)
-                else:
-                    future.set_result(None)
+        """Admit jobs that wait, while there is space; some now, and if they are many the others in slices."""
+        for _ in range(MAX_ADMITTED):
+            if not self._admit_one():
+                return
+        if not self._admitting:
+            self._admitting = True
+            self._work_off(self._admit_others())
+
+    def _admit_others(self) -> Iterator[None]:
+        try:
+            while self._admit_one():
+                yield
+        finally:
+            self._admitting = False
+
+    def _admit_one(self) -> bool:
+        """Admit the first job that waits, if there is space; whether another may follow."""
+        # While some are being refused nobody can be admitted: it may be one of those.
+        if not self.waiting or self._refusing or not self._has_space():
+            return False
+        job, future = self.waiting.popitem(last=False)
+        if not future.done():
+            job._submitted_at = self._runtime.now()
+            try:
+                self._enter(job)
+            except Exception as error:  # its submitter gets it, and not the code that made space
+                self._refuse(job, future, error)
+            else:
+                future.set_result(None)
+        return True
 
     def restrict(self) -> None:
         """Admit only the pool's own jobs; other submitters that wait get `PoolClosedError`."""
-        self.limit = -sys.maxsize
-        self._refuse_closing(lambda job: not self._is_own(_submitter_of(job)))
+        if not self.restricted:
+            self.limit = -sys.maxsize
+            self._work_off(self._refuse_each(lambda job: not self._is_own(_submitter_of(job)), _closed))
 
     def close(self) -> None:
         """Admit no more jobs; submitters that wait get `PoolClosedError`."""
-        self.limit = -sys.maxsize
-        self.closed = True
-        self._refuse_closing(None)
-
-    def _refuse_closing(self, which: Callable[[Job[Any]], bool] | None) -> None:
-        text = "{} was waiting for room when the pool was shut down: it was not taken in"
-        self._refuse_all(which, lambda job: PoolClosedError(text.format(repr(job))))
+        if not self.closed:
+            self.limit = -sys.maxsize
+            self.closed = True
+            self._work_off(self._refuse_each(None, _closed))
 
     def withdraw(self, job: Job[Any]) -> None:
         """Forget a job whose submitter no longer waits; harmless if the job has ended."""
@@ -165,29 +190,42 @@ class Admission:
         self._on_refused()
         return True
 
-    def cancel_all(self, group: str | None = None, reason: str | None = None) -> int:
-        """Cancel all jobs that wait, or those of a group; return how many there were."""
+    def cancel_all(self, group: str | None = None, reason: str | None = None) -> Iterator[bool]:
+        """Return the steps of a chore that cancels all jobs that wait, or those of a group; each tells whether it did.
+
+        Until it is done no job is admitted.
+        """
         which = None if group is None else lambda job: bool(job.group == group)
-        return self._refuse_all(which, lambda job: _cancelled(job, reason))
+        return self._refuse_each(which, lambda job: _cancelled(job, reason))
 
-    def _refuse_all(self, which: Callable[[Job[Any]], bool] | None, error: Callable[[Job[Any]], Exception]) -> int:
-        rows = self.waiting
-        if which is None:
-            self.waiting = OrderedDict()
-        else:
-            rows = OrderedDict((job, rows.pop(job)) for job in list(filter(which, rows)))
-        count = len(rows)
+    def _refuse_each(
+        self, which: Callable[[Job[Any]], bool] | None, error: Callable[[Job[Any]], Exception]
+    ) -> Iterator[bool]:
+        jobs = list(self.waiting)
+        jobs.reverse()
+        self._refusing += 1
 
-        def refuse() -> Iterator[None]:
-            while rows:
-                job, future = rows.popitem(last=False)
-                if not future.done():  # its submitter still waits
-                    self._refuse(job, future, error(job))
-                yield
+        def refuse() -> Iterator[bool]:
+            try:
+                while jobs:
+                    job = jobs.pop()
+                    future = self.waiting.get(job)
+                    if future is None or (which is not None and not which(job)):
+                        yield False
+                        continue
+                    del self.waiting[job]
+                    waits = not future.done()
+                    if waits:
+                        self._refuse(job, future, error(job))
+                    yield waits
+            except BaseException:
+                self._refusing -= 1
+                raise
+            self._refusing -= 1
             self._on_refused()
+            self.admit()
 
-        self._work_off(refuse())
-        return count
+        return refuse()
 
     def _refuse(self, job: Job[Any], future: asyncio.Future[None], error: Exception) -> None:
         """End a job that waits: its submitter gets the error, and so does a caller who has found the job by its id."""
@@ -199,6 +237,10 @@ def _submitter_of(job: Job[Any]) -> Job[Any] | None:
     """Return the job in whose context a job was submitted."""
     assert job._context is not None
     return job._context.get(running_job)
+
+
+def _closed(job: Job[Any]) -> PoolClosedError:
+    return PoolClosedError(f"{job!r} was waiting for room when the pool was shut down: it was not taken in")
 
 
 def _cancelled(job: Job[Any], reason: str | None) -> JobCancelledError:

@@ -437,12 +437,18 @@ class Pool(Submitter):
         self._state.failure.__cause__ = fault
         self._state.status = PoolStatus.CLOSING
         engine.admission.close()
+
         # First: the shutdown would cancel them, with another reason.
-        for job in list(engine.jobs.values()):
-            if job._status is not JobStatus.RUNNING:
-                error = RestartLimitError(f"{text}: {job!r} was given up")
-                error.__cause__ = fault
-                engine.evict(job, error)
+        def evict_each() -> Iterator[None]:
+            for number in list(engine.jobs):
+                job = engine.jobs.get(number)
+                if job is not None and job._status is not JobStatus.RUNNING:
+                    error = RestartLimitError(f"{text}: {job!r} was given up")
+                    error.__cause__ = fault
+                    engine.evict(job, error)
+                yield
+
+        engine.chores.work_off(evict_each())
         self._start_shutdown(timeout=0, grace=None, cancel_pending=False)
 
     def _on_fatal(self, error: BaseException) -> None:
@@ -516,19 +522,18 @@ class Pool(Submitter):
             await pool.cancel_all("wrong text", group="newsletter")
         """
         engine = self._engine("cancel_all")
-        refused = engine.admission.cancel_all(group, reason)  # first: the others make room
-        if group is None:
-            return refused + await self._cancel_all(list(engine.jobs.values()), reason)
-        group_state = engine.groups.get(group)
-        return refused + await self._cancel_all([] if group_state is None else list(group_state.members), reason)
-
-    async def _cancel_all(self, jobs: list[Job[Any]], reason: str | None) -> int:
         own, count = running_job.get(), 0
+        refuse_each = engine.admission.cancel_all(group, reason)
+        state = None if group is None else engine.groups.get(group)
+        jobs = list(engine.jobs.values() if group is None else () if state is None else state.members)
+        jobs.reverse()
         running: list[Job[Any]] = []
 
         def cancel_each() -> Iterator[None]:
             nonlocal count
-            jobs.reverse()
+            for refused in refuse_each:  # first: the others make room
+                count += refused
+                yield
             while jobs:  # emptied on the way: to let go of many jobs takes time, too
                 job = jobs.pop()
                 if job is not own and job.cancel(reason):
@@ -538,7 +543,7 @@ class Pool(Submitter):
                         count += job.cancelled()
                 yield
 
-        await self._engine("cancel_all").chores.worked_off(cancel_each())
+        await engine.chores.worked_off(cancel_each())
         for job in running:
             await self._state.stop(job, reason)
         return count + sum(job.cancelled() for job in running)
