@@ -22,7 +22,7 @@ __all__ = ["Chores"]
 # Seconds of one turn of the loop; with it so many steps until the next look at the clock, and in one turn of a virtual
 # clock.
 SLICE = 0.001
-STEPS = 64
+STEPS = 16
 # So many running jobs are told to stop in one turn: each of them ends in the next one, for some 50 µs.
 MOST_STOPS = 32
 

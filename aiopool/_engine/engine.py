@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from copy import copy
 from threading import get_ident
@@ -81,6 +82,9 @@ class Engine:
     __slots__ = (
         "_inline_ends",
         "_inline_slice",
+        "_late",
+        "_late_turn",
+        "_looks_later",
         "_wake_worker",
         "_waking",
         "admission",
@@ -164,6 +168,10 @@ class Engine:
         # Jobs that an awaiter starts: for so long, until when since the last turn of the loop (0: there was none yet).
         self._inline_slice = self.slice if inline else 0.0
         self._inline_ends = 0.0
+        # Jobs whose `queue_timeout` is over while a slot is free, and until which turn of the loop they may start.
+        self._late: deque[tuple[Job[Any], int]] = deque()
+        self._late_turn = 0
+        self._looks_later = False
         # Who waits: for another job, for the end of all jobs, for space.
         self.lending = SlotLending(self.slots, runtime.loop, self.is_own, errors.unheard)
         self.join_waiters = JoinWaiters(self.jobs, self.lending, self.submitters_wait)
@@ -641,17 +649,42 @@ class Engine:
             line.push_in_order(job)
         return True
 
-    def _queue_expired(self, job: Job[Any], turns: int | None = None) -> None:
+    def _queue_expired(self, job: Job[Any]) -> None:
         if job._attempt or job._finished_at is not None:
             return
         free = self.slots.limit - self.slots.active
-        if turns is None:
-            turns = MAX_START_TURNS * min(free, self.queue.live)
-        if free > 0 and (turns > 0 or self.chores.pending):
+        if free > 0:
             # A worker is on its way. This matters to a limit of 0: the job of an idle pool waits for nobody.
-            self.runtime.soon(self._queue_expired, job, turns - 1)
+            self._late.append((job, self._late_turn + MAX_START_TURNS * min(free, self.queue.live)))
+            self._look_later()
         else:
             self._expire(job, StopCause.QUEUE_TIMEOUT)
+
+    def _look_later(self) -> None:
+        if self._late and not self._looks_later:
+            self.runtime.soon(self._look_at_late)
+            self._looks_later = True
+
+    def _look_at_late(self) -> None:
+        """Once a turn: end the late jobs for which no worker has come in time."""
+        self._looks_later = False
+        try:
+            if not self.chores.pending:  # else no job starts
+                self._late_turn += 1
+                self.chores.work_off(self._expire_late())
+        finally:
+            self._look_later()
+
+    def _expire_late(self) -> Iterator[None]:
+        while self._late:
+            job, last_turn = self._late[0]
+            begun = job._attempt or job._finished_at is not None
+            if not begun and self.slots.active < self.slots.limit and self._late_turn <= last_turn:
+                return
+            self._late.popleft()
+            if not begun:
+                self._expire(job, StopCause.QUEUE_TIMEOUT)
+            yield
 
     def _total_expired(self, job: Job[Any]) -> None:
         self._expire(job, StopCause.TOTAL_TIMEOUT)

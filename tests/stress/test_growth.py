@@ -9,13 +9,14 @@ from helpers import nap, virtual
 from aiopool import Pool, Retry
 from aiopool._engine.chores import MOST_STOPS, STEPS
 from aiopool._engine.deadlines import MIN_ENDED
+from aiopool._engine.engine import MAX_PARKED, Engine
 from aiopool._engine.worker import Worker
 from aiopool._pool.shutdown import STOP_SLICE
 from aiopool.testing import settle
 
 pytestmark = pytest.mark.both_isolations
 
-MANY = 20 * STEPS
+MANY = 40 * STEPS
 
 
 class Watch:
@@ -134,7 +135,7 @@ async def test_a_paused_group_in_the_way_is_parked_in_slices(isolation):
             await asyncio.sleep(1)
             await parked.until(MANY)
             await last
-            assert parked.largest_step <= STEPS + 1
+            assert parked.largest_step <= MAX_PARKED + 1
             assert log == ["last"]
             group.resume()
     assert log == ["last", *range(MANY)]
@@ -346,3 +347,35 @@ async def test_a_time_limit_that_is_shorter_than_that_of_the_job_before_is_kept(
             await job.wait()
             assert round(job.finished_at - job.started_at, 3) == seconds
         assert asyncio.get_running_loop().time() - began < 137
+
+
+@virtual
+async def test_limits_that_are_over_while_slots_are_free_take_a_look_a_turn(isolation, monkeypatch):
+    """Jobs that are due before workers have come for them start, as far as slots are free; the others end, once."""
+    expired = 0
+    original = Engine._expire
+
+    def counted(engine, job, cause):
+        nonlocal expired
+        expired += 1
+        original(engine, job, cause)
+
+    monkeypatch.setattr(Engine, "_expire", counted)
+    async with Pool(10, None, isolation=isolation, on_error=lambda error, job: None) as pool:
+        at_once = pool.with_options(queue_timeout=0)
+        callbacks = 0
+        soon = pool._state.engine.runtime.loop.call_soon
+
+        def counting(callback, *args, **kwargs):
+            nonlocal callbacks
+            callbacks += getattr(callback, "__name__", "") in ("_queue_expired", "_look_at_late")
+            return soon(callback, *args, **kwargs)
+
+        monkeypatch.setattr(pool._state.engine.runtime.loop, "call_soon", counting)
+        jobs = [at_once.submit_nowait(forever) for _ in range(MANY)]
+        await settle()
+        assert [job.status for job in jobs[:10]] == ["running"] * 10
+        assert all(job.status == "timed_out" for job in jobs[10:])
+        assert expired == MANY - 10
+        assert callbacks < MANY / 2  # not each of them in each turn
+        await pool.cancel_all()
