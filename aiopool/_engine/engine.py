@@ -123,7 +123,6 @@ class Engine:
         size: int,
         queue_size: int | None,
         aging: float | None,
-        by_age: bool,
         cancel_grace: float,
         on_leak: Literal["hold", "replace"],
         owner: JobOwner,
@@ -137,7 +136,6 @@ class Engine:
         Args:
             runtime: the pool's clock, loop and random numbers.
             size, queue_size, aging, cancel_grace, on_leak: the arguments of `Pool`.
-            by_age: the queue is asked for its oldest job.
             owner: the pool, as its jobs know it.
             errors: takes failures that nobody awaits.
             wake_worker: wakes a worker that has no job; whether another may be woken in this turn of the loop.
@@ -156,7 +154,7 @@ class Engine:
         # Where jobs are.
         self.jobs: dict[int, Job[Any]] = {}
         self.ids = JobIds(self.jobs, runtime.next_job)
-        self.queue = JobQueue(aging=aging, by_age=by_age)
+        self.queue = JobQueue(aging=aging)
         self.groups = GroupRegistry(self.queue)
         # How many run, and when.
         self.slots = Slots(size, self.wake_workers)

@@ -95,7 +95,6 @@ class JobQueue(asyncio.PriorityQueue[Any]):
     Args:
         maxsize: as in `asyncio.Queue`.
         aging: seconds of waiting that weigh as much as one step of priority; None: never.
-        by_age: `oldest` will be asked for.
 
     Example:
         queue = JobQueue()
@@ -103,9 +102,8 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         assert queue.pop() is job
     """
 
-    def __init__(self, maxsize: int = 0, *, aging: float | None = None, by_age: bool = False) -> None:
+    def __init__(self, maxsize: int = 0, *, aging: float | None = None) -> None:
         self._aging = aging
-        self._ages = SortedRows() if by_age else None  # sequence, entry: of those that have a row
         self._items = 0
         super().__init__(maxsize)
         if aging is not None:
@@ -124,6 +122,8 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         self._sweep_above = 0
         self._gone: dict[Any, int] = {}  # of a FIFO by its key, how many entries are stale
         self._row_counts: dict[Any, int] = {}  # of a priority, how many entries have a row
+        # The entries that have a row, by their numbers; from the first time that the oldest is asked for.
+        self._ages: SortedRows | None = None
 
     def _put(self, item: Any) -> None:
         self._items += 1
@@ -306,8 +306,9 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         return {key: count for key, count in counts.items() if count}
 
     def oldest(self) -> Any:
-        """Return the entry that was submitted first, or None."""
-        assert self._ages is not None
+        """Return the entry that was submitted first, or None; asked for the first time, it looks at all rows."""
+        if self._ages is None:
+            self._ages = SortedRows(row[1:] for row in self._rows if type(row[2]) is not _Item)
         row = self._ages.first()
         found = None if row is None else row[1]
         for key, fifo in self._fifos.items():

@@ -237,7 +237,6 @@ class Pool(Submitter):
             size=self._size,
             queue_size=self._queue_size,
             aging=self._aging,
-            by_age=self._state.overflow == "drop_oldest",
             cancel_grace=self._cancel_grace,
             on_leak=self._on_leak,
             owner=state,
@@ -255,6 +254,8 @@ class Pool(Submitter):
             on_give_up=self._give_up,
         )
         self._closing = self._shutdown = self._report = self._fatal = None
+        if state.overflow == "drop_oldest":
+            engine.queue.oldest()  # asked for the first time it looks at all jobs: there are none
         state.opened(engine, supervisor)
         self._roster = register_open_pool(runtime.loop, self)
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools

@@ -8,7 +8,7 @@ nothing takes long. A block that has become small is left alone, and goes when i
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, final
 
 __all__ = ["Row", "SortedRows"]
@@ -29,10 +29,11 @@ class SortedRows:
 
     __slots__ = ("_blocks", "_lasts", "count")
 
-    def __init__(self) -> None:
-        self._blocks: list[list[Row]] = []
-        self._lasts: list[Row] = []  # of each block, its last row
-        self.count = 0
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        ordered = sorted(rows)
+        self.count = len(ordered)
+        self._blocks = [ordered[at : at + MAX_BLOCK] for at in range(0, self.count, MAX_BLOCK)]
+        self._lasts = [block[-1] for block in self._blocks]
 
     def __iter__(self) -> Iterator[Row]:
         for block in self._blocks:

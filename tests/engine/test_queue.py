@@ -214,7 +214,7 @@ def test_aging_lets_a_low_priority_overtake():
 def test_oldest_and_last():
     """What the overflow policies ask for: the first submitted, and the one at the end of the line."""
     for aging in (None, 1e9):
-        queue = JobQueue(aging=aging, by_age=True)
+        queue = JobQueue(aging=aging)
         assert queue.oldest() is queue.last() is None
         jobs = [new_job(n, priority) for n, priority in enumerate([5, 3, 8, 8, 1, 5])]
         for job in jobs:
@@ -282,7 +282,7 @@ def test_no_verb_costs_more_because_the_line_is_long(verb, aging):
     """The comparisons for each job grow as the logarithm of the jobs at most."""
     costs = []
     for count in (1_000, 16_000):
-        queue = JobQueue(aging=aging, by_age=True)
+        queue = JobQueue(aging=aging)
         jobs = [new_job(Counted(n)) for n in range(count)]
         for job in jobs:
             queue.push(job)
@@ -300,7 +300,7 @@ class LineOfJobs(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.queue = JobQueue(aging=self.AGING, by_age=True)
+        self.queue = JobQueue(aging=self.AGING)
         self.model = []
         self.out = []  # popped, may come back in order: parked, or waiting for another attempt
         self.made = 0
@@ -399,3 +399,19 @@ def test_plain_items_do_not_age():
     for item in (3, 1, 2):
         queue.put_nowait(item)
     assert [queue.get_nowait() for _ in range(3)] == [1, 2, 3]
+
+
+def test_the_oldest_is_known_from_the_first_question_on():
+    """Asked before or after the jobs have come, it is right; and of jobs that have left nothing stays."""
+    for early in (True, False):
+        queue = JobQueue(aging=10.0)
+        if early:
+            assert queue.oldest() is None
+        jobs = [new_job(n, priority=n * 7919 % 10) for n in range(1000)]
+        for job in jobs:
+            queue.push(job)
+        assert queue.oldest() is jobs[0]
+        queue.discard(jobs[0])
+        assert queue.oldest() is jobs[1]
+        assert len(drain(queue)) == 999
+        assert queue._ages.count == 0
