@@ -29,6 +29,23 @@ with ThreadPoolExecutor(10) as pool, open("in") as lines, open("out", "w") as ou
 """
 
 
+COROUTINE = "aiopool map, async def"
+PLAIN = "aiopool map, plain function"
+_AIOPOOL = ["-m", "aiopool", "map"]
+COMMANDS = {
+    COROUTINE: [*_AIOPOOL, "targets:coroutine", "in", "-o", "out"],
+    f"{COROUTINE}, --ordered": [*_AIOPOOL, "targets:coroutine", "in", "-o", "out", "--ordered"],
+    PLAIN: [*_AIOPOOL, "targets:plain", "in", "-o", "out"],
+    "ThreadPoolExecutor.map, by hand": ["-c", BY_HAND],
+}
+
+
+def prepare(here: Path, lines: int) -> None:
+    """Write the functions and the lines."""
+    (here / "targets.py").write_text(TARGETS)
+    (here / "in").write_text("".join(f"{number}\n" for number in range(lines)))
+
+
 def cost(command: list[str], here: Path, source: Path) -> float:
     """Return the seconds of CPU of a process."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(source), str(here)))}
@@ -47,20 +64,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--source", type=Path, default=Path(__file__).parents[1])
     options = parser.parse_args()
-    aiopool = ["-m", "aiopool", "map"]
-    commands = {
-        "aiopool map, async def": [*aiopool, "targets:coroutine", "in", "-o", "out"],
-        "aiopool map, async def, --ordered": [*aiopool, "targets:coroutine", "in", "-o", "out", "--ordered"],
-        "aiopool map, plain function": [*aiopool, "targets:plain", "in", "-o", "out"],
-        "ThreadPoolExecutor.map, by hand": ["-c", BY_HAND],
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as directory:
         here = Path(directory)
-        (here / "targets.py").write_text(TARGETS)
-        (here / "in").write_text("".join(f"{number}\n" for number in range(options.lines)))
+        prepare(here, options.lines)
         for _ in range(options.rounds):
-            for name, command in commands.items():
+            for name, command in COMMANDS.items():
                 seconds[name].append(cost(command, here, options.source.resolve()))
     print(f"CPU µs a line, {options.lines:,} lines, median of {options.rounds} (least–most)")
     for name, values in seconds.items():

@@ -47,6 +47,8 @@ class Contender:
     """The module that must be importable."""
     published: bool = False
     """A pool that somebody publishes: a candidate for "best published pool"."""
+    floor: bool = False
+    """Written by hand without what a pool is for: a lower bound, and no candidate for "best of all peers"."""
     share: int = 1
     """Runs `count / share` jobs, because it is too slow for all. That spares it garbage collection."""
     python: tuple[int, int] = (3, 11)
@@ -128,7 +130,7 @@ async def aiopool_map_scope(function: Function, count: int, concurrency: int) ->
 # --- by hand ------------------------------------------------------------------------------------------
 
 
-@contender("burst", HAND)
+@contender("burst", HAND, floor=True)
 async def hand_written(function: Function, count: int, concurrency: int) -> list[int]:
     """Workers around an `asyncio.PriorityQueue`, a future per job; no feature at all."""
     queue: asyncio.PriorityQueue[tuple[int, int, asyncio.Future[int], Function]] = asyncio.PriorityQueue()
@@ -176,7 +178,7 @@ async def create_task_one_by_one(function: Function, count: int, concurrency: in
     return results
 
 
-@contender("burst", EAGER_TASK, python=(3, 12))
+@contender("burst", EAGER_TASK, python=(3, 12), floor=True)
 async def create_task_eager(function: Function, count: int, concurrency: int) -> list[int]:
     """The same under `asyncio.eager_task_factory`: the floor of a task per job."""
     loop = asyncio.get_running_loop()

@@ -94,6 +94,11 @@ class CellResult:
         """Return the cheapest pool that somebody publishes."""
         return self.best(entry.name for entry in self.cell.contenders() if entry.published)
 
+    def best_peer(self) -> str | None:
+        """Return the cheapest contender that is neither ours nor a floor."""
+        entries = self.cell.contenders()
+        return self.best(entry.name for entry in entries if not entry.floor and entry.name not in contenders.OURS)
+
 
 class MeasurementError(RuntimeError):
     """A child process did not measure what it was told to."""

@@ -90,11 +90,8 @@ def promises(runs: list[Run]) -> str:
     by_row: dict[tuple[str, str], dict[tuple[str, str], Verdict]] = {}
     for run in runs:
         for verdict in targets.judge(run.cells, run.scenarios, run.version):
-            title = verdict.title
-            if targets.BEST in title:
-                title = title.partition(targets.BEST)[0] + targets.BEST  # which one may differ by version
             column = "steady" if verdict.suite == "steady" else "measured"
-            by_row.setdefault((title, verdict.ours), {})[run.python, column] = verdict
+            by_row.setdefault((verdict.title, verdict.ours), {})[run.python, column] = verdict
     head = ["", ""]
     for run in runs:
         head += [f"{run.short}: at most", "measured", "steady"]
@@ -116,7 +113,8 @@ def _judged(verdict: Verdict | None) -> str:
     if verdict.measured is None:
         return "not measured"
     text = f"{number(verdict.measured.median)} {verdict.unit}".strip()
-    return f"**{text}, missed**" if verdict.word == "missed" else text
+    text = f"**{text}, missed**" if verdict.word == "missed" else text
+    return f"{text} ({verdict.found})" if verdict.found else text
 
 
 def comparison(runs: list[Run], suite: str, workloads: Iterable[str]) -> str:
@@ -219,23 +217,35 @@ def about(runs: list[Run], names: Iterable[str]) -> str:
     )
 
 
-def _all_of(run: Run) -> bool:
+def _judges(run: Run) -> bool:
     """Whether a run is one of `--targets`, and not of a part, which would leave most targets unmeasured."""
     return bool(run.cells_of("burst", plan.COUNTS) and run.cells_of("steady", plan.COUNTS))
 
 
-def _with(text: str, tables: str) -> str:
-    return f"{text}\n\n{tables}" if tables else ""
+def _section(
+    names: Iterable[str], speaks: Callable[[Run], object], tables: Callable[[list[Run]], str]
+) -> Callable[[list[Run]], str]:
+    """Return a section that says with what it was measured, made of the runs that speak of it."""
+
+    def section(runs: list[Run]) -> str:
+        some = [run for run in runs if speaks(run)]
+        return f"{about(some, names)}\n\n{tables(some)}" if some else ""
+
+    return section
 
 
 SECTIONS: dict[str, Callable[[list[Run]], str]] = {
-    "requests": lambda runs: _with(about(runs, COMPARED), comparison(runs, "requests", requests.CLIENTS)),
+    "requests": _section(
+        COMPARED,
+        lambda run: run.cells_of("requests", requests.CLIENTS),
+        lambda runs: comparison(runs, "requests", requests.CLIENTS),
+    ),
     "tiny jobs": lambda runs: comparison(runs, "burst", plan.COUNTS),
     "one at a time": lambda runs: probes(runs, ["light"], titles=False),
     "options": lambda runs: probes(runs, ["options"], titles=False),
-    "absolute numbers": lambda runs: probes(runs, ["memory", "critical", "gap", "import"]),
-    "observers": lambda runs: _with(about(runs, WATCHERS), probes(runs, WATCHING)),
-    "targets": lambda runs: _with(about(runs, COMPARED), promises(runs)) if all(map(_all_of, runs)) else "",
+    "absolute numbers": lambda runs: probes(runs, ["memory", "critical", "gap", "command", "import"]),
+    "observers": _section(WATCHERS, lambda run: probes([run], WATCHING), lambda runs: probes(runs, WATCHING)),
+    "targets": _section(COMPARED, _judges, promises),
     "growth": grown,
 }
 """What stands between the markers of this name, made of the runs; nothing, if they do not speak of it."""

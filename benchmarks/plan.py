@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import contenders, requests
-from benchmarks.contenders import CREATE_TASK, EXECUTOR, GATHER, HAND, MAP_SCOPE, MAP_TASK, SCOPE, TASK
+from benchmarks import requests
+from benchmarks.contenders import EXECUTOR, GATHER, HAND, SCOPE, TASK
 from benchmarks.measure import Cell
 
 COUNTS = {"no-op": 100_000, "sleep(0)": 20_000, "sleep(1 ms)": 10_000}
@@ -35,13 +35,11 @@ def request_cells() -> list[Cell]:
 
 
 def target_cells() -> list[Cell]:
-    """Return the cells about which a promise is made, with those who stand in a promise."""
-    published = {entry.name for entry in contenders.of_suite("burst") if entry.published}
-    names = (TASK, SCOPE, MAP_TASK, MAP_SCOPE, HAND, CREATE_TASK, GATHER, *sorted(published))
+    """Return the cells about which a promise is made, with all contenders: the best of them stands in a promise."""
     return [
         *request_cells(),
-        *(Cell("burst", workload, 100, count, names) for workload, count in COUNTS.items()),
-        *(Cell("steady", workload, 100, count, names) for workload, count in COUNTS.items()),
+        *(Cell("burst", workload, 100, count) for workload, count in COUNTS.items()),
+        *(Cell("steady", workload, 100, count) for workload, count in COUNTS.items()),
         Cell("threads", BLOCKING, THREADS, 5_000, (TASK, SCOPE, EXECUTOR)),
     ]
 

@@ -13,13 +13,16 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks import command
 from benchmarks.backlogs import BACKLOGS, Backlog
 from benchmarks.contenders import CREATE_TASK, SCOPE, Isolation
 from benchmarks.growth import measure
@@ -253,6 +256,14 @@ def import_time(contender: str) -> Numbers:
     return {"wall_ms": wall * 1e3, "cpu_ms": cpu * 1e3}
 
 
+def command_line(contender: str, count: int) -> Numbers:
+    """Run the command over `count` lines; µs of CPU of its whole process for each of them."""
+    with tempfile.TemporaryDirectory() as directory:
+        here = Path(directory)
+        command.prepare(here, count)
+        return {"cpu_us": command.cost(command.COMMANDS[contender], here, Path.cwd()) / count * 1e6}
+
+
 PROBES: dict[str, Callable[..., Coroutine[Any, Any, Numbers]]] = {
     "memory": memory,
     "critical": critical,
@@ -268,10 +279,14 @@ PROBES: dict[str, Callable[..., Coroutine[Any, Any, Numbers]]] = {
 }
 
 
+OUTSIDE: dict[str, Callable[..., Numbers]] = {"import": import_time, "command": command_line}
+"""What is measured in a process of its own, without a loop in this one."""
+
+
 def run(name: str, contender: str, parameters: dict[str, Any]) -> Numbers:
     """Run the probe `name` for `contender` in a loop that is never closed."""
-    if name == "import":
-        return import_time(contender, **parameters)
+    if name in OUTSIDE:
+        return OUTSIDE[name](contender, **parameters)
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(fail)
     return loop.run_until_complete(PROBES[name](contender, **parameters))

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.contenders import EXECUTOR, GATHER
 from benchmarks.growth import HUGE, LARGE, MOST_GAP, MOST_GROWTH, SMALL
 from benchmarks.measure import CellResult, Spread
-from benchmarks.scenarios import TITLES, WATCHING, ScenarioResult
+from benchmarks.scenarios import TITLES, WATCHING, ScenarioResult, growths
 from benchmarks.steady import OUTSTANDING
 from benchmarks.targets import Verdict
 
@@ -156,24 +156,20 @@ def scenario_tables(results: list[ScenarioResult]) -> list[str]:
 
 def growth_table(group: list[ScenarioResult]) -> str:
     """Verbs down; what is not flat, or holds the loop for too long, is marked."""
-    cells: dict[tuple[str, str], dict[int, ScenarioResult]] = {}
-    for result in group:
-        of = result.scenario.parameters
-        cells.setdefault((of["verb"], result.scenario.contender), {})[of["count"]] = result
-    rows, notes = [], []
-    for (verb, contender), by_count in cells.items():
-        costs = {count: result.spread("us").median for count, result in by_count.items() if "us" in result.samples}
-        gaps = [result.spread("gap_ms").median for result in by_count.values() if "gap_ms" in result.samples]
-        ratio = costs[LARGE] / costs[SMALL] if SMALL in costs and LARGE in costs else None
-        gap = max(gaps, default=None)
-        flags = ["**grows**"] if ratio is not None and ratio > MOST_GROWTH else []
-        flags += ["**gap**"] if gap is not None and gap > MOST_GAP else []
-        shown = [number(costs[count]) if count in costs else "–" for count in (SMALL, LARGE)]
-        shown += ["–" if value is None else number(value) for value in (ratio, gap)]
-        rows.append([verb, contender, *shown, ", ".join(flags)])
-        for result in by_count.values():
-            if problem := result.failed or result.skipped:
-                notes.append(f"- {result.scenario.key}: {problem}")
+    rows = []
+    for growth in growths(group):
+        flags = ["**grows**"] if growth.ratio is not None and growth.ratio > MOST_GROWTH else []
+        flags += ["**gap**"] if growth.gap is not None and growth.gap > MOST_GAP else []
+        shown = [growth.costs.get(SMALL), growth.costs.get(LARGE), growth.ratio, growth.gap]
+        rows.append(
+            [
+                growth.verb,
+                growth.contender,
+                *("–" if value is None else number(value) for value in shown),
+                ", ".join(flags),
+            ]
+        )
+    notes = [f"- {result.scenario.key}: {problem}" for result in group if (problem := result.failed or result.skipped)]
     head = ["", "", f"µs, {SMALL:,} jobs", f"µs, {LARGE:,} jobs", "growth", f"largest gap, {HUGE:,} jobs, ms", ""]
     limits = f"Marked: growth above {MOST_GROWTH}, gaps above {MOST_GAP:g} ms (CPU clock)."
     return "\n\n".join(part for part in (table(head, rows), limits, "\n".join(notes)) if part)
@@ -194,7 +190,7 @@ def target_table(verdicts: list[Verdict]) -> str:
     """Return the table of promises: measured, at most, ok or missed."""
     rows = [
         [
-            verdict.title,
+            f"{verdict.title} ({verdict.found})" if verdict.found else verdict.title,
             verdict.ours,
             verdict.suite,
             spread(verdict.measured, verdict.unit) if verdict.measured else "–",
@@ -241,6 +237,7 @@ def as_json(
         "targets": [
             {
                 "title": verdict.title,
+                "found": verdict.found,
                 "contender": verdict.ours,
                 "suite": verdict.suite,
                 "measured": _spread_json(verdict.measured) if verdict.measured else None,

@@ -120,7 +120,7 @@ for _name in (TASK, SCOPE, MAP_TASK, MAP_SCOPE, GATHER, TASK_GROUP, "aiojobs", "
     contender(SUITE, _name, needs=_entry.needs, published=_entry.published)(_entry.run)
 
 
-@contender(SUITE, NO_HANDLES)
+@contender(SUITE, NO_HANDLES, floor=True)
 async def workers_without_handles(function: AsyncFunction, count: int, concurrency: int) -> list[int]:
     """The floor: tasks that share an iterator, and nothing by which a job could be told from another."""
     indices = iter(range(count))

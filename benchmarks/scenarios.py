@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.command import COMMANDS
 from benchmarks.contenders import CREATE_TASK, GATHER, HAND, SCOPE, TASK
 from benchmarks.growth import HUGE, LARGE, SMALL, VERBS
 from benchmarks.measure import MeasurementError, Progress, Spread, run_child
@@ -19,6 +20,7 @@ TITLES = {
     "cancel": "Cancelling by id, in random order",
     "options": "What an option adds to a no-op job",
     "import": "Import, beyond `import asyncio`",
+    "command": "`aiopool map`: CPU for each line of trivial work, the start of the process included",
     "watching": "What watching adds to a no-op job",
     "logging": "What logs add to a no-op job",
     "tracing": "What OpenTelemetry adds to a no-op job",
@@ -81,6 +83,38 @@ class ScenarioResult:
         return Spread.of(self.samples[number])
 
 
+@dataclass(slots=True)
+class Growth:
+    """What one verb takes for few jobs and for many."""
+
+    verb: str
+    contender: str
+    costs: dict[int, float] = field(default_factory=dict)
+    """CPU µs a job, by the number of jobs."""
+    gap: float | None = None
+    """The largest gap between two turns of the loop, in ms."""
+
+    @property
+    def ratio(self) -> float | None:
+        """How much more a job of many costs than one of few."""
+        return self.costs[LARGE] / self.costs[SMALL] if {SMALL, LARGE} <= self.costs.keys() else None
+
+
+def growths(results: list[ScenarioResult]) -> list[Growth]:
+    """Return what the probes of growth found, for each verb and contender."""
+    found: dict[tuple[str, str], Growth] = {}
+    for result in results:
+        if result.scenario.probe != "growth":
+            continue
+        key = result.scenario.parameters["verb"], result.scenario.contender
+        growth = found.setdefault(key, Growth(*key))
+        if "us" in result.samples:
+            growth.costs[result.scenario.parameters["count"]] = result.spread("us").median
+        if "gap_ms" in result.samples:
+            growth.gap = result.spread("gap_ms").median
+    return list(found.values())
+
+
 def run_scenarios(scenarios: list[Scenario], rounds: int, progress: Progress) -> list[ScenarioResult]:
     """Run all scenarios `rounds` times, interleaved."""
     results = [ScenarioResult(scenario, skipped=scenario.missing()) for scenario in scenarios]
@@ -122,6 +156,7 @@ def all_scenarios() -> list[Scenario]:
         ),
         *(Scenario("options", name, {"count": 5_000, "repeats": 32}) for name in (TASK, SCOPE)),
         *(Scenario("import", name) for name in ("aiopool", "anyio", "aiojobs", "aiometer")),
+        *(Scenario("command", name, {"count": 200_000}) for name in COMMANDS),
         *(Scenario("watching", name, {"count": 4_000, "repeats": 18}) for name in (TASK, SCOPE)),
         *(Scenario("logging", name, {"count": 1_000, "repeats": 12}) for name in (TASK, SCOPE)),
         *(Scenario("tracing", name, {"count": 2_000, "repeats": 14}) for name in (TASK, SCOPE)),
@@ -142,12 +177,9 @@ def growth_scenarios() -> list[Scenario]:
 
 def target_scenarios() -> list[Scenario]:
     """Return the scenarios about which a promise is made, and what else the pages of the docs show."""
-    shown = ("memory", "critical", "gap", "light", "options", "import", *WATCHING, "growth")
-    return [
-        scenario
-        for scenario in all_scenarios()
-        if scenario.probe in shown and scenario.contender in (TASK, SCOPE, CREATE_TASK, "aiopool")
-    ]
+    shown = ("memory", "critical", "gap", "light", "options", "import", "command", *WATCHING, "growth")
+    ours = (TASK, SCOPE, CREATE_TASK, "aiopool", *COMMANDS)
+    return [scenario for scenario in all_scenarios() if scenario.probe in shown and scenario.contender in ours]
 
 
 def quick_scenarios() -> list[Scenario]:
@@ -160,6 +192,7 @@ def quick_scenarios() -> list[Scenario]:
         Scenario("cancel", TASK, {"count": 500, "cancels": 100}),
         Scenario("options", SCOPE, {"count": 200, "repeats": 1}),
         Scenario("import", "aiopool"),
+        *(Scenario("command", name, {"count": 50}) for name in COMMANDS),
         Scenario("watching", TASK, {"count": 100, "repeats": 1}),
         Scenario("logging", TASK, {"count": 100, "repeats": 1}),
         Scenario("tracing", SCOPE, {"count": 100, "repeats": 1}),

@@ -58,7 +58,7 @@ async def aiopool_scope(function: Function, count: int, concurrency: int) -> lis
     return await _aiopool("scope", function, count, concurrency)
 
 
-@contender("steady", HAND)
+@contender("steady", HAND, floor=True)
 async def hand_written(function: Function, count: int, concurrency: int) -> list[int]:
     """Workers around an `asyncio.PriorityQueue`, a future per job."""
     queue: asyncio.PriorityQueue[Any] = asyncio.PriorityQueue()
@@ -89,7 +89,7 @@ async def create_task_one_by_one(function: Function, count: int, concurrency: in
     return await _one_by_one(function, count)
 
 
-@contender("steady", EAGER_TASK, python=(3, 12))
+@contender("steady", EAGER_TASK, python=(3, 12), floor=True)
 async def create_task_eager(function: Function, count: int, concurrency: int) -> list[int]:
     """The same under `asyncio.eager_task_factory`."""
     loop = asyncio.get_running_loop()

@@ -168,14 +168,51 @@ def test_the_best_published_pool_is_found_among_the_published_only() -> None:
     assert result.best_published() == "asyncio-pool"
 
 
+def test_the_best_of_all_peers_is_neither_ours_nor_a_floor() -> None:
+    """Recipes count as well as published pools; workers by hand, which have nothing of a pool, do not."""
+    result = result_of(task=[1.0], gather=[5.0], aiojobs=[9.0])
+    result.samples |= {contenders.HAND: [2.0], contenders.TASK_GROUP: [3.0]}
+    assert result.best_peer() == contenders.TASK_GROUP
+    assert {entry.name for entry in contenders.of_suite("requests") if entry.floor} == {requests.NO_HANDLES}
+
+
+def test_a_ratio_of_two_probes_is_taken_round_by_round() -> None:
+    """One job at a time is compared with a bare task of the same round."""
+    probed = [
+        scenarios.ScenarioResult(scenarios.Scenario("light", name), {"trip_p50_us": samples})
+        for name, samples in ((TASK, [3.0, 8.0, 6.0]), (CREATE_TASK, [2.0, 4.0, 4.0]))
+    ]
+    (verdict,) = [v for v in targets.judge([], probed) if "one job at a time" in v.title and v.ours == TASK]
+    assert verdict.measured == Spread(1.5, 1.5, 2.0)
+    assert verdict.word == "ok"
+
+
+def test_the_worst_verb_is_judged_and_named() -> None:
+    """One promise for all verbs; a copy of all jobs is in it with its growth, not with its gap."""
+    assert growth.UNSLICED in growth.VERBS
+    probed = []
+    for verb, costs, gap in (("flat", [1.0, 1.4], 4.0), ("steep", [1.0, 1.6], 3.0), (growth.UNSLICED, [1, 1], 60.0)):
+        for count, numbers in (
+            (growth.SMALL, {"us": [costs[0]]}),
+            (growth.LARGE, {"us": [costs[1]]}),
+            (growth.HUGE, {"gap_ms": [gap]}),
+        ):
+            scenario = scenarios.Scenario("growth", SCOPE, {"verb": verb, "count": count})
+            probed.append(scenarios.ScenarioResult(scenario, numbers))
+    found = [v for v in targets.judge([], probed) if v.ours == SCOPE and "of any verb" in v.title]
+    assert [(v.found, v.measured, v.word) for v in found] == [
+        ("steep", Spread(1.6, 1.6, 1.6), "missed"),
+        ("flat", Spread(4.0, 4.0, 4.0), "ok"),
+    ]
+
+
 def test_a_verdict_compares_the_median_with_the_limit_of_this_python() -> None:
     """Equal keeps the promise, more breaks it, and what was not measured is not called kept."""
     limit = 1.1 if sys.version_info < (3, 12) else 0.60
     for factor, word in ((1.0, "ok"), (1.01, "missed")):
         result = result_of(task=[limit * factor], create_task=[1.0])
-        verdicts = [
-            verdict for verdict in targets.judge([result], []) if CREATE_TASK in verdict.title and verdict.ours == TASK
-        ]
+        title = f"no-op vs {CREATE_TASK}"
+        verdicts = [v for v in targets.judge([result], []) if (v.title, v.ours) == (title, TASK)]
         assert [verdict.word for verdict in verdicts] == [word, "not measured"]  # burst, steady
 
 
@@ -186,9 +223,13 @@ def test_every_promise_is_measured_by_the_targets_plan() -> None:
         for suite in target.suites:
             names = {entry.name for entry in cells[suite, target.workload].contenders()}
             assert target.ours in names
-            assert target.base == targets.BEST or target.base in names
+            assert target.base in {targets.BEST, targets.PEERS, *names}
     probes = {(scenario.probe, scenario.contender) for scenario in scenarios.target_scenarios()}
     assert {(target.probe, target.ours) for target in targets.NUMBERS} <= probes
+    assert {(target.probe, target.base) for target in targets.NUMBERS if target.base} <= probes
+    assert {scenario.parameters["verb"] for scenario in scenarios.target_scenarios() if scenario.probe == "growth"} == (
+        growth.VERBS.keys()
+    )
 
 
 def test_the_promised_cells_come_first_in_the_whole_matrix() -> None:
@@ -304,6 +345,27 @@ def test_a_page_keeps_the_numbers_that_its_files_do_not_speak_of(tmp_path: Path)
     assert "6.00 (5.00–7.00)" in text
 
 
+def test_a_version_that_lacks_a_suite_is_left_out_of_its_table(tmp_path: Path) -> None:
+    """A library may be there for one version of Python only: its table is written, and so are the targets."""
+    path, svg = tmp_path / "page.md", tmp_path / "chart.svg"
+    path.write_text(marked("requests", "old") + marked("targets", "old") + marked("growth", "old"))
+    for python, suites in (("3.11.9", ("burst", "steady")), ("3.13.1", ("burst", "steady", "requests"))):
+        results = []
+        for suite in suites:
+            result = result_of(task=[1.0], gather=[1.0])
+            result.cell = Cell(suite, "GET (redis)" if suite == "requests" else "no-op", 100, 1_000)
+            results.append(result)
+        data = report.as_json(results, [], [], rounds=1, uvloop=False) | {"python": python}
+        (tmp_path / f"{python}.json").write_text(json.dumps(data))
+    files = [str(tmp_path / f"{python}.json") for python in ("3.13.1", "3.11.9")]
+    assert page.main([*files, "--page", str(path), "--svg", str(svg)]) == 0
+    requests_table, targets_table, growth_table = path.read_text().split("<!-- measured: end -->")[:3]
+    assert "CPython 3.13.1; " in requests_table
+    assert "3.11" not in requests_table
+    assert "3.11: at most" in targets_table
+    assert "old" in growth_table
+
+
 def test_a_way_of_watching_is_gone_after_its_turn() -> None:
     """The next one is compared with a bare pool."""
 
@@ -323,6 +385,6 @@ def test_the_promises_of_two_versions_stand_side_by_side() -> None:
     runs = [page.Run("3.11.9", 1), page.Run("3.13.1", 1)]
     for run in runs:
         run.cells.append(result_of(task=[1.0], create_task=[1.0]))
-    (row,) = [line for line in page.promises(runs).splitlines() if CREATE_TASK in line and TASK in line]
+    (row,) = [line for line in page.promises(runs).splitlines() if f"no-op vs {CREATE_TASK}" in line and TASK in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:] == ["1.10", "1.00", "not measured", "0.60", "**1.00, missed**", "not measured"]
