@@ -86,25 +86,21 @@ def load(files: list[Path]) -> list[Run]:
 
 
 def promises(runs: list[Run]) -> str:
-    """Return one table: for each promise and version what was measured, also in a steady state."""
-    by_row: dict[tuple[str, str], dict[tuple[str, str], Verdict]] = {}
-    for run in runs:
-        for verdict in targets.judge(run.cells, run.scenarios, run.version):
-            column = "steady" if verdict.suite == "steady" else "measured"
-            by_row.setdefault((verdict.title, verdict.ours), {})[run.python, column] = verdict
-    head = ["", ""]
-    for run in runs:
-        head += [f"{run.short}: at most", "measured", "steady"]
+    """Return a table for each version: for each promise what was measured, also in a steady state."""
+    return "\n\n".join(f"### CPython {run.python}\n\n{_promises(run)}" for run in runs)
+
+
+def _promises(run: Run) -> str:
+    by_row: dict[tuple[str, str], dict[str, Verdict]] = {}
+    for verdict in targets.judge(run.cells, run.scenarios, run.version):
+        column = "steady" if verdict.suite == "steady" else "measured"
+        by_row.setdefault((verdict.title, verdict.ours), {})[column] = verdict
     rows = []
     for (title, ours), verdicts in by_row.items():
-        row = [title, ours]
-        for run in runs:
-            first, steady = verdicts.get((run.python, "measured")), verdicts.get((run.python, "steady"))
-            known = first or steady
-            row += [f"{number(known.limit)} {known.unit}".strip() if known else ""]
-            row += [_judged(first), _judged(steady)]
-        rows.append(row)
-    return table(head, rows)
+        known = next(iter(verdicts.values()))
+        limit = f"{number(known.limit)} {known.unit}".strip()
+        rows.append([title, ours, limit, _judged(verdicts.get("measured")), _judged(verdicts.get("steady"))])
+    return table(["", "", "at most", "measured", "steady"], rows)
 
 
 def _judged(verdict: Verdict | None) -> str:
