@@ -340,7 +340,7 @@ def test_no_variable_takes_long(monkeypatch):
 
 
 def test_a_reload_of_a_bad_file_changes_nothing():
-    """ST7."""
+    """What was loaded before stays as it was."""
     Path("a.yaml").write_text("size: 4")
     before = PoolSettings.load("a.yaml")
     Path("a.yaml").write_text("size: four")
