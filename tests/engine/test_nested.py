@@ -337,6 +337,50 @@ async def test_a_parent_is_tried_again_while_its_task_still_waits(isolation):
 
 
 @virtual
+async def test_a_task_that_begins_to_wait_as_another_gets_the_slot_back(isolation):
+    """The slot that was granted is free again for the job that the second task waits for; one comes back at the end."""
+
+    async def parent():
+        ended = asyncio.Event()
+        first = await pool.submit(nap, 1)
+        first.add_done_callback(lambda job: ended.set())
+
+        async def second():
+            await ended.wait()
+            await pool.run(nap, 1)
+
+        task = asyncio.create_task(second())
+        await first
+        await task
+        return pool.statistics().busy
+
+    async with Pool(1, isolation=isolation) as pool:
+        assert await pool.run(parent) == 1
+        assert now() == 2
+        assert pool._state.engine.slots.lent == pool.statistics().busy == 0
+        assert await pool.run(echo, 1) == 1
+
+
+@virtual
+async def test_a_task_that_is_cancelled_as_its_child_ends(isolation):
+    """Another task of the job waits on: nothing was granted, and nothing is given back."""
+
+    async def parent():
+        children = [await pool.submit(nap, 1), await pool.submit(nap, 5)]
+        tasks = [asyncio.ensure_future(child.wait()) for child in children]
+        children[0].add_done_callback(lambda job: tasks[0].cancel())
+        await asyncio.wait(tasks)
+        return [task.cancelled() for task in tasks]
+
+    async with Pool(2, isolation=isolation) as pool:
+        assert await pool.run(parent) == [True, False]
+        assert now() == 5
+        assert pool._state.engine.slots.lent == pool.statistics().busy == 0
+        assert await asyncio.gather(*(pool.run(nap, 1) for _ in range(2))) == [None, None]
+        assert now() == 6
+
+
+@virtual
 async def test_awaiting_oneself(isolation):
     """A job that awaits itself would wait for ever: an error says so."""
 
