@@ -537,6 +537,7 @@ class ThreadRunner(Generic[T]):
             self._notified = True
             try:
                 self.loop.call_soon_threadsafe(self._deliver)
+                return  # the flag is the loop's now: it may have listened already, and put it down
             except Exception:
                 self._notified = False
                 if self.loop.is_closed():

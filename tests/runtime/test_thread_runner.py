@@ -202,6 +202,26 @@ async def test_calls_that_end_while_the_loop_is_busy_come_back_in_one_wakeup() -
         assert order == [*ended, 49] == list(range(50))
 
 
+async def test_the_loop_is_told_once_even_if_it_listens_before_the_thread_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may deliver while the thread is still in `call_soon_threadsafe`: that is no reason to tell it again."""
+    async with open_runner(max_threads=1) as harness:
+        tell, heard, told = harness.loop.call_soon_threadsafe, threading.Event(), []
+
+        def tell_slowly(*args: Any, **kwargs: Any) -> asyncio.Handle:
+            told.append(args)
+            handle = tell(*args, **kwargs)
+            assert heard.wait(30)
+            return handle
+
+        monkeypatch.setattr(harness.loop, "call_soon_threadsafe", tell_slowly)
+        assert await harness.start(int) == (True, 0)
+        heard.set()
+        await until(lambda: harness.runner._idle)
+        assert len(told) == 1
+
+
 async def test_an_on_done_that_raises_hurts_no_other_call() -> None:
     """The loop's exception handler hears of it; the other outcomes of the batch arrive all the same."""
     told: list[dict[str, Any]] = []
