@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks import requests
 from benchmarks.contenders import EXECUTOR, GATHER, HAND, SCOPE, TASK
 from benchmarks.measure import Cell
+from benchmarks.threads import ONE_BY_ONE
 
 COUNTS = {"no-op": 100_000, "sleep(0)": 20_000, "sleep(1 ms)": 10_000}
 BLOCKING = "block 100 µs"
@@ -23,6 +24,7 @@ def all_cells() -> list[Cell]:
         ),
         *(Cell("steady", workload, 100, count) for workload, count in COUNTS.items()),
         Cell("threads", BLOCKING, THREADS, 5_000),
+        Cell(ONE_BY_ONE, BLOCKING, 1, 2_000),
         Cell("burst", "no-op", 100, 1_000),
         Cell("burst", "no-op", 100, 10_000),
         Cell("burst", "no-op", 100, 1_000_000, at_a_million),
@@ -41,6 +43,7 @@ def target_cells() -> list[Cell]:
         *(Cell("burst", workload, 100, count) for workload, count in COUNTS.items()),
         *(Cell("steady", workload, 100, count) for workload, count in COUNTS.items()),
         Cell("threads", BLOCKING, THREADS, 5_000, (TASK, SCOPE, EXECUTOR)),
+        Cell(ONE_BY_ONE, BLOCKING, 1, 2_000),
     ]
 
 
@@ -52,4 +55,5 @@ def quick_cells() -> list[Cell]:
         Cell("burst", "sleep(1 ms)", 10, 50, (TASK, SCOPE, HAND, GATHER)),
         Cell("steady", "no-op", 10, 200),
         Cell("threads", BLOCKING, 4, 50),
+        Cell(ONE_BY_ONE, BLOCKING, 1, 50),
     ]

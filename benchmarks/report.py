@@ -15,8 +15,9 @@ from benchmarks.measure import CellResult, Spread
 from benchmarks.scenarios import TITLES, WATCHING, ScenarioResult, growths
 from benchmarks.steady import OUTSTANDING
 from benchmarks.targets import Verdict
+from benchmarks.threads import ONE_BY_ONE
 
-BASELINES = {"requests": GATHER, "burst": GATHER, "steady": GATHER, "threads": EXECUTOR}
+BASELINES = {"requests": GATHER, "burst": GATHER, "steady": GATHER, "threads": EXECUTOR, ONE_BY_ONE: EXECUTOR}
 _UNITS = {"count": "jobs"}
 COMPARED = (
     "aiohttp",
@@ -80,6 +81,8 @@ def _subtitle(suite: str, concurrency: int, count: int | None) -> str:
         what = f"Steady state: {OUTSTANDING:,} jobs outstanding, at most {concurrency} at a time"
     elif suite == "requests":
         what = f"Requests to a server on this machine, {concurrency} at once"
+    elif suite == ONE_BY_ONE:
+        what = "Blocking functions in threads, one at a time"
     elif suite == "threads":
         what = f"Blocking functions in threads, {concurrency} in flight"
     else:

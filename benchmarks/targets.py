@@ -28,6 +28,7 @@ from benchmarks.contenders import (
 from benchmarks.growth import HUGE, LARGE, MOST_GAP, MOST_GROWTH, SMALL, UNSLICED
 from benchmarks.measure import CellResult, Spread
 from benchmarks.scenarios import Growth, ScenarioResult, growths
+from benchmarks.threads import ONE_BY_ONE
 
 BEST = "best published pool"
 PEERS = "best of all peers"
@@ -107,6 +108,8 @@ RATIOS = (
     RatioTarget(("burst",), "no-op", MAP_SCOPE, GATHER, (0.25, 0.25)),
     RatioTarget(("threads",), "block 100 µs", TASK, EXECUTOR, (0.60, 0.60)),
     RatioTarget(("threads",), "block 100 µs", SCOPE, EXECUTOR, (0.60, 0.60)),
+    RatioTarget((ONE_BY_ONE,), "block 100 µs", TASK, EXECUTOR, (0.80, 0.80)),
+    RatioTarget((ONE_BY_ONE,), "block 100 µs", SCOPE, EXECUTOR, (0.80, 0.80)),
 )
 
 _ONE = f"one job at a time, submit to result (p50), vs {CREATE_TASK}"
@@ -149,7 +152,8 @@ def _judge_ratios(cells: list[CellResult], column: int) -> Iterator[Verdict]:
             measured = None
             if result and target.ours in result.samples and base in result.samples:
                 measured = result.ratio(target.ours, base)
-            title = f"{target.workload} vs {target.base}"
+            work = f"{target.workload}, one at a time" if suite == ONE_BY_ONE else target.workload
+            title = f"{work} vs {target.base}"
             yield Verdict(title, target.ours, suite, measured, target.limits[column], "", found)
 
 

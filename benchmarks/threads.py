@@ -1,4 +1,4 @@
-"""Blocking functions in threads: all handed in at once, `concurrency` of them in flight."""
+"""Blocking functions in threads: all handed in at once, `concurrency` of them in flight; and one after the other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.contenders import EXECUTOR, SCOPE, TASK, Isolation, contender
 from benchmarks.workloads import Function
+
+ONE_BY_ONE = "threads, one at a time"
 
 
 async def _aiopool(isolation: Isolation, function: Function, count: int, concurrency: int) -> list[int]:
@@ -62,3 +64,29 @@ async def anyio_to_thread(function: Function, count: int, concurrency: int) -> l
         for index in range(count):
             group.start_soon(offload, index)
     return results
+
+
+async def _aiopool_one_by_one(isolation: Isolation, function: Function, count: int) -> list[int]:
+    from aiopool import Pool
+
+    async with Pool(isolation=isolation) as pool:
+        return [await (await pool.submit(function, index)) for index in range(count)]
+
+
+@contender(ONE_BY_ONE, TASK)
+async def aiopool_task_one_by_one(function: Function, count: int, concurrency: int) -> list[int]:
+    """Submit a plain function to a pool at its defaults and await its result, then the next."""
+    return await _aiopool_one_by_one("task", function, count)
+
+
+@contender(ONE_BY_ONE, SCOPE)
+async def aiopool_scope_one_by_one(function: Function, count: int, concurrency: int) -> list[int]:
+    """The same in the fast lane."""
+    return await _aiopool_one_by_one("scope", function, count)
+
+
+@contender(ONE_BY_ONE, EXECUTOR)
+async def run_in_executor_one_by_one(function: Function, count: int, concurrency: int) -> list[int]:
+    """`loop.run_in_executor` with the loop's own executor."""
+    loop = asyncio.get_running_loop()
+    return [await loop.run_in_executor(None, function, index) for index in range(count)]

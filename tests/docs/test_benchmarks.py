@@ -216,6 +216,12 @@ def test_a_verdict_compares_the_median_with_the_limit_of_this_python() -> None:
         assert [verdict.word for verdict in verdicts] == [word, "not measured"]  # burst, steady
 
 
+def test_each_promise_has_a_row_of_its_own() -> None:
+    """The page has a row for each title and contender: two promises in one row would hide one of them."""
+    rows = [(v.title, v.ours, "steady" if v.suite == "steady" else "") for v in targets.judge([], [])]
+    assert len(set(rows)) == len(rows)
+
+
 def test_every_promise_is_measured_by_the_targets_plan() -> None:
     """A promise whose cell or probe is not in the plan would never be checked."""
     cells = {(cell.suite, cell.workload): cell for cell in plan.target_cells()}
