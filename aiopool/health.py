@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast, final
 
 from aiopool._engine.engine import Engine
-from aiopool._jobs.options import function_name, is_asynchronous
+from aiopool._jobs.callables import function_name, is_asynchronous
 from aiopool._jobs.status import PoolStatus
 from aiopool._observe.health import (
     Check,

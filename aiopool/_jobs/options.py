@@ -1,4 +1,4 @@
-"""What can be said about a job before it runs: `JobOptions`, merged from four places, and the kind of function.
+"""What can be said about a job before it runs: `JobOptions`, merged from four places.
 
 The nearest place wins: `with_options(...)` over `@aiopool.job(...)` over `pool.group(...)` over `Pool(...)`. A field
 that was not given is `UNSET`, so that `timeout=None` ("no limit here, whatever the pool says") and `timeout=0` are
@@ -9,14 +9,10 @@ Everything is checked where it is written, never in a worker.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import enum
-import functools
-import inspect
 import math
-from collections.abc import Callable, Mapping
-from types import AsyncGeneratorType, BuiltinFunctionType, FunctionType, MethodWrapperType
+from collections.abc import Callable
 from typing import Final, Literal, ParamSpec, TypeVar, final
 
 from aiopool._jobs.retry import Retry
@@ -31,14 +27,11 @@ __all__ = [
     "Priority",
     "Unset",
     "check_count",
-    "check_function",
     "check_id",
     "check_seconds",
-    "function_name",
     "function_options",
     "id_key",
     "id_number",
-    "is_asynchronous",
     "job",
 ]
 
@@ -255,67 +248,3 @@ def function_options(function: Callable[..., object]) -> JobOptions | None:
     """Return the options that `@job` gave to the function, or None."""
     options: JobOptions | None = getattr(function, _ATTRIBUTE, None)
     return options
-
-
-def function_name(function: Callable[..., object]) -> str:
-    """Return a short name for any callable."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__qualname__", None)
-    return name if isinstance(name, str) else type(function).__qualname__
-
-
-def check_function(function: object) -> bool:
-    """Return whether a callable is asynchronous (runs in the loop) or not (runs in a thread).
-
-    Raises:
-        TypeError: it cannot be run as a job; the text shows the line to write instead.
-    """
-    if type(function) is FunctionType and function.__code__.co_flags & inspect.CO_COROUTINE:
-        return True  # nearly every one
-    plain: object = function
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    if inspect.iscoroutine(function) or isinstance(function, asyncio.Future):
-        if inspect.iscoroutine(function):
-            name = function.__qualname__
-            function.close()
-        else:
-            name = "function"
-        raise TypeError(
-            f"submit() takes a function, and {name}(...) was called already: a coroutine object cannot be started "
-            f"later, nor tried again. Write submit({name}, ...) in place of submit({name}(...))"
-        )
-    if not callable(plain):
-        raise TypeError(f"submit() takes a function, not {function!r} ({type(function).__name__})")
-    if inspect.isasyncgenfunction(plain):
-        raise TypeError(
-            f"{function_name(plain)} is an async generator function: it yields many values and returns none. "
-            "Write an async def that consumes it and returns the result"
-        )
-    cached = getattr(plain, "__wrapped__", None) if hasattr(plain, "cache_info") else None
-    if cached is not None and inspect.iscoroutinefunction(cached) and not inspect.iscoroutinefunction(plain):
-        raise TypeError(
-            f"{function_name(plain)} is an async def under functools.cache: what it keeps is a coroutine, which can be "
-            "awaited once. Keep the results in a dict of your own, or use a cache that is made for async def"
-        )
-    return is_asynchronous(plain)
-
-
-def is_asynchronous(function: Callable[..., object]) -> bool:
-    """Return whether calling this gives a coroutine, as far as one can see."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.iscoroutinefunction(function):
-        return True
-    if isinstance(function, FunctionType):
-        # `functools.singledispatch`: as its functions, if they are all of one kind.
-        registry = getattr(function, "registry", None)
-        return isinstance(registry, Mapping) and all(map(is_asynchronous, registry.values()))
-    if isinstance(function, (BuiltinFunctionType, MethodWrapperType)):
-        # `anext`, and `__anext__`, `asend`, ... of an async generator, give what can be awaited.
-        return function is anext or isinstance(getattr(function, "__self__", None), AsyncGeneratorType)
-    if isinstance(function, type):
-        return False
-    # An object with an `async def __call__`.
-    return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - the method itself

@@ -37,10 +37,13 @@ class JobSpec:
         owner: whose jobs they are.
         plain: nothing has to be arranged at submission: no group, and no limit that runs from then on.
         swift: nothing but a time limit has to be arranged at the start of an attempt: no retry and no thread.
+        least, most: how many arguments the function takes if none has a keyword.
     """
 
     __slots__ = (
         "group",
+        "least",
+        "most",
         "name",
         "offload",
         "owner",
@@ -53,8 +56,10 @@ class JobSpec:
         "total_timeout",
     )
 
-    def __init__(self, options: JobOptions, function: str, owner: JobOwner, *, offload: bool) -> None:
-        """`options` are complete; `function` is its name."""
+    def __init__(
+        self, options: JobOptions, function: str, owner: JobOwner, *, offload: bool, arity: tuple[int, int]
+    ) -> None:
+        """`options` are complete; `function` is its name; `arity` is how many arguments it takes, at least and most."""
         # Any: a complete set of options holds no UNSET, which the type of a field cannot say.
         complete: Any = options
         self.priority: int = int(complete.priority)
@@ -66,6 +71,7 @@ class JobSpec:
         self.group: str | None = complete.group
         self.owner = owner
         self.offload = offload
+        self.least, self.most = arity
         self.plain = self.group is None and self.queue_timeout is None and self.total_timeout is None
         self.swift = self.retry is None and not offload
 

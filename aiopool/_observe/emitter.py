@@ -23,8 +23,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, final
 
+from aiopool._jobs.callables import is_asynchronous
 from aiopool._jobs.job import Job
-from aiopool._jobs.options import is_asynchronous
 from aiopool._jobs.status import JobStatus
 from aiopool._observe.observer import EventName, Observer
 from aiopool._runtime.hooks import HookGuard

@@ -18,16 +18,15 @@ from types import FunctionType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from aiopool._engine.engine import Engine
+from aiopool._jobs.callables import arity, check_call, check_function, function_name
 from aiopool._jobs.job import Job
 from aiopool._jobs.options import (
     UNSET,
     JobOptions,
     Unset,
     check_count,
-    check_function,
     check_id,
     check_seconds,
-    function_name,
     function_options,
 )
 from aiopool._jobs.retry import Retry
@@ -86,8 +85,8 @@ class Submitter:
         # The last function, and its spec.
         self._known: Callable[[], object] = _nothing
         self._known_spec: JobSpec
-        # By name, kind and own options; these are kept with the spec, so that their id cannot be taken by others.
-        self._specs: dict[tuple[str, bool, int], tuple[JobOptions | None, JobSpec]] = {}
+        # By name, kind, own options and arity; the options are kept with the spec, so that nothing else gets their id.
+        self._specs: dict[tuple[str, bool, int, tuple[int, int]], tuple[JobOptions | None, JobSpec]] = {}
 
     def _set_own(self, id: Any, delay: Any) -> None:
         """Note what concerns one job, and is in no spec."""
@@ -117,7 +116,8 @@ class Submitter:
             PoolClosedError: the pool is closed, or being left: then only its own jobs may submit, and those until what
                 is left is cancelled. (Own: `current_job()` here is a job of this pool that has not finished.)
             QueueFullError: there is no room, and the pool's `overflow` policy says not to wait.
-            TypeError: `function` is no function; the text shows the line to write instead.
+            TypeError: `function` is no function, or does not take these arguments; the text shows the line to write
+                instead. (Checked are functions and methods that are written in Python.)
 
         If the caller is cancelled while it waits for room, the job is withdrawn.
 
@@ -154,7 +154,9 @@ class Submitter:
         """Hand in a call if there is room; else return None."""
         spec = self._known_spec if function is self._known() else self._look_up(function)
         if kwargs:
-            function = _bind(function, args, kwargs)
+            function = _bind(what, function, args, kwargs)
+        elif len(args) != spec.least and not spec.least <= len(args) <= spec.most:
+            check_call(what, function, args, kwargs)
         engine = self._state.engine
         if engine is None:
             raise self._state.not_open(what)
@@ -403,6 +405,8 @@ class Submitter:
         """Return the spec of the jobs of a map, and what returns the spec, id and delay of one if they differ."""
         view = self._with(options) if isinstance(options, JobOptions) else self
         spec = view._look_up(function)
+        if not spec.least <= 1 <= spec.most:
+            check_call("map", function, (None,), {})
         if view._id is not None:
             raise ValueError(
                 f"map() makes many jobs, and id={view._id!r} is the name of one: write "
@@ -440,11 +444,12 @@ class Submitter:
             return origin._known_spec if function is origin._known() else origin._look_up(function)
         offload = not check_function(function)
         name, own = function_name(function), function_options(function)
-        key = name, offload, id(own)
+        takes = arity(function)
+        key = name, offload, id(own), takes
         known = self._specs.get(key)
         if known is None or known[0] is not own:
             options = self._options if own is None else self._options.over(own)
-            spec = JobSpec(options.over(self._base), name, self._state, offload=offload)
+            spec = JobSpec(options.over(self._base), name, self._state, offload=offload, arity=takes)
             if len(self._specs) >= MAX_SPECS:
                 self._specs.clear()
             self._specs[key] = own, spec
@@ -497,7 +502,7 @@ class Submitter:
         engine = self._state.engine
         assert engine is not None
         if kwargs:
-            function = _bind(function, args, kwargs)
+            function = functools.partial(function, **kwargs)  # they have been checked
         return engine, engine.make(spec, function, args, self._block, self._id, self._delay)
 
     def _apply_overflow(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
@@ -524,14 +529,15 @@ def _nothing() -> object:
     return _nothing
 
 
-def _bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+def _bind(what: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
     """Return a function with its keyword arguments, checked."""
     if not _OPTION_NAMES.isdisjoint(kwargs):
-        _check_misplaced(function, args, kwargs)
+        _check_misplaced(function, kwargs)
+    check_call(what, function, args, kwargs)
     return functools.partial(function, **kwargs)
 
 
-def _check_misplaced(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_misplaced(function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     """Refuse job options among the arguments, if the function would not take them."""
     try:
         signature = inspect.signature(function)

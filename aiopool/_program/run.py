@@ -29,7 +29,8 @@ import traceback
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final, overload
 
-from aiopool._jobs.options import check_seconds, function_name
+from aiopool._jobs.callables import function_name
+from aiopool._jobs.options import check_seconds
 from aiopool._jobs.status import PoolStatus
 from aiopool._jobs.stop import coroutine_frames
 from aiopool._pool.pool import Pool

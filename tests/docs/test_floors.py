@@ -173,7 +173,7 @@ def test_every_way_to_write_an_import_is_seen(source, package, found):
 LOADED = """
     _engine _engine.admission _engine.caller _engine.chores _engine.deadlines _engine.endings _engine.engine
     _engine.error_reporter _engine.groups _engine.job_ids _engine.join_waiters _engine.lending _engine.queue
-    _engine.slots _engine.supervisor _engine.worker _jobs _jobs.job _jobs.records
+    _engine.slots _engine.supervisor _engine.worker _jobs _jobs.callables _jobs.job _jobs.records
     _jobs.options _jobs.outcome _jobs.restart _jobs.retry _jobs.retry_budget _jobs.spec _jobs.statistics
     _jobs.status _jobs.stop _jobs.waiters _observe _observe.observer _observe.observers _pool _pool.block
     _pool.group _pool.map _pool.map_feed _pool.pool _pool.shutdown _pool.state _pool.submitter _program _program.run

@@ -127,7 +127,7 @@ class Uncomparable:
 
 def new_job(sequence, priority=5, at=0.0):
     job = Job()
-    job._spec = JobSpec(JobOptions(priority=priority).over(DEFAULTS), "job", None, offload=False)
+    job._spec = JobSpec(JobOptions(priority=priority).over(DEFAULTS), "job", None, offload=False, arity=(0, 0))
     job._args = (Uncomparable(),)
     job._sequence, job._submitted_at, job._extra = sequence, at, None
     return job
