@@ -223,6 +223,14 @@ def _pool_fixture(request: pytest.FixtureRequest) -> str:
             given = None if mark is None else mark.kwargs.get("loop_scope") or mark.kwargs.get("scope")
             return f"_aiopool_in_{given or request.config.getini('asyncio_default_test_loop_scope')}_loop"
     if "anyio_backend" in request.fixturenames:
+        backend = request.getfixturevalue("anyio_backend")
+        name = backend if isinstance(backend, str) else backend[0]
+        if name != "asyncio":
+            pytest.fail(
+                f"the fixture `pool` runs on asyncio, and this test on {name}: write a fixture `anyio_backend` that "
+                'returns "asyncio"',
+                pytrace=False,
+            )
         return "_aiopool_in_anyio"
     pytest.fail(
         "the fixture `pool` needs an async test that pytest-asyncio or anyio runs: "

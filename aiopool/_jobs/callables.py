@@ -9,7 +9,7 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from inspect import CO_VARARGS
 from types import AsyncGeneratorType, BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType
 from typing import Any
@@ -47,6 +47,8 @@ def check_function(function: object) -> bool:
             f"later, nor tried again. Write submit({name}, ...) in place of submit({name}(...))"
         )
     if not callable(plain):
+        if isinstance(function, Awaitable):
+            raise TypeError(f"submit() takes a function, and {function!r} is to be awaited: write `await ...`")
         raise TypeError(f"submit() takes a function, not {function!r} ({type(function).__name__})")
     if inspect.isasyncgenfunction(plain):
         raise TypeError(

@@ -16,10 +16,9 @@ import asyncio
 import contextvars
 from collections.abc import Callable, Generator
 from contextvars import copy_context
-from typing import Any, Generic, NoReturn, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 from aiopool._jobs.records import AttemptRecord, JobOutcome
-from aiopool._jobs.retry import RetryAfter
 from aiopool._jobs.spec import JobSpec
 from aiopool._jobs.status import JobStatus
 from aiopool._jobs.stop import StopRequest
@@ -355,14 +354,6 @@ class Job(Generic[T]):
             current_job().report_progress(0.5, "second half")
         """
         self._ensure_extra().progress = (fraction, message)
-
-    def retry_after(self, seconds: float, message: str = "") -> NoReturn:
-        """End this attempt, to be tried again in `seconds` (if attempts are left); meant for the job itself.
-
-        Raises:
-            RetryAfter: always.
-        """
-        raise RetryAfter(seconds, message)
 
     def set_timeout(self, seconds: float | None) -> None:
         """Give the running attempt `seconds` from now, in place of its time limit; None takes the limit away."""

@@ -65,6 +65,7 @@ UNSET: Final = Unset.UNSET
 
 
 @final
+@explain_keywords
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
     """Options of a job; each is a value or `UNSET`.

@@ -20,13 +20,14 @@ from aiopool._pool.block import JobBlock
 from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
 from aiopool._runtime.faults import is_kind, type_name
+from aiopool._runtime.keywords import AsyncOnly
 from aiopool._runtime.runtime import shield
 
 __all__ = ["Group"]
 
 
 @final
-class Group(Submitter):
+class Group(Submitter, AsyncOnly):
     """Jobs that are awaited, paused and cancelled together; made by `pool.group(...)`.
 
     Attributes:

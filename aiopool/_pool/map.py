@@ -15,6 +15,7 @@ from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
 from aiopool._pool.map_feed import MapFeed, raisable
 from aiopool._runtime.faults import describe_fields
+from aiopool._runtime.keywords import AsyncOnly
 
 __all__ = ["MapResult", "MapStream"]
 
@@ -51,7 +52,7 @@ class MapResult(Generic[T_co, R_co]):
 
 
 @final
-class MapStream(Generic[R_co]):
+class MapStream(Generic[R_co], AsyncOnly):
     """The results of `pool.map(...)`, as an async iterator; see there.
 
     Use it as `async with … as results`, as a bare `async for`, or `await stream.collect()`.

@@ -32,7 +32,7 @@ from aiopool._pool.group import Group
 from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
-from aiopool._runtime.keywords import explain_keywords
+from aiopool._runtime.keywords import AsyncOnly, explain_keywords
 from aiopool._runtime.registration import Registration
 from aiopool._runtime.runtime import Runtime, shield
 from aiopool._runtime.signals import OpenPools, SignalHandler, register_open_pool
@@ -75,7 +75,7 @@ class CancelReport:
 
 @final
 @explain_keywords
-class Pool(Submitter):
+class Pool(Submitter, AsyncOnly):
     """A supervised pool of coroutine workers.
 
     Three promises. Never more than `size` jobs start to run at once, not even after a timeout or a cancel. Jobs start

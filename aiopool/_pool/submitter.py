@@ -14,7 +14,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from types import FunctionType
+from types import CoroutineType, FunctionType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from aiopool._engine.engine import Engine
@@ -48,6 +48,7 @@ T = TypeVar("T")
 _OPTION_NAMES = frozenset(
     ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group")
 )
+_set_options: Any = inspect.unwrap(JobOptions.__init__)
 # A view keeps no more specs than this: functions may have names that are made up as they go.
 MAX_SPECS = 256
 
@@ -364,7 +365,9 @@ class Submitter:
         """
         if priority is timeout is queue_timeout is total_timeout is retry is name is group is UNSET:
             return self._for_one_job(id, delay)
-        options = JobOptions(
+        options = object.__new__(JobOptions)
+        _set_options(  # a view may be made for each job, and the names have been checked
+            options,
             priority=priority,
             timeout=timeout,
             queue_timeout=queue_timeout,
@@ -442,7 +445,15 @@ class Submitter:
         if self._origin is not None:
             origin = self._origin
             return origin._known_spec if function is origin._known() else origin._look_up(function)
-        offload = not check_function(function)
+        try:
+            offload = not check_function(function)
+        except TypeError:
+            if isinstance(function, CoroutineType) and function.cr_code in _OWN:
+                raise TypeError(
+                    "what pool.submit(...) or pool.run(...) returns is to be awaited, not submitted: write "
+                    "`await pool.run(fetch, url)` for the result, or `job = await pool.submit(fetch, url)` for the job"
+                ) from None
+            raise
         name, own = function_name(function), function_options(function)
         takes = arity(function)
         key = name, offload, id(own), takes
@@ -522,6 +533,10 @@ class Submitter:
             f"{engine.slots.active} of {engine.slots.size} slots are taken. Use `await pool.submit(...)` with "
             'overflow="wait" to wait for room'
         )
+
+
+# What gives a coroutine that a newcomer might submit.
+_OWN = (Submitter.submit.__code__, Submitter.run.__code__)
 
 
 def _nothing() -> object:

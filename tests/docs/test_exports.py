@@ -175,7 +175,7 @@ MEMBERS = {
     "Group": f"{SUBMITTER} cancel errors jobs name pause resume",
     "Job": """
         add_done_callback attempt cancel cancelled done exception finished_at group id leaked name outcome pool_name
-        priority progress remove_done_callback report_progress result retry_after set_timeout started_at status
+        priority progress remove_done_callback report_progress result set_timeout started_at status
         submitted_at wait waiting_for worker_id
     """,
     "JobOptions": "delay group id name over priority queue_timeout retry timeout total_timeout",

@@ -310,7 +310,7 @@ async def test_retry_after_is_obeyed_exactly(isolation):
 
     async def busy():
         starts.append(now())
-        current_job().retry_after(7, "try later")
+        raise RetryAfter(7, "try later")
 
     async with Pool(1, isolation=isolation, retry=Retry(attempts=3, max_delay=2)) as pool:
         with pytest.raises(RetryAfter, match="try later"):

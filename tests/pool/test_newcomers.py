@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from aiopool import Pool, Restart, Retry, job
+from aiopool import JobOptions, Pool, PoolClosedError, Restart, Retry, job
 
 
 async def fetch(url: str) -> str:
@@ -29,6 +29,9 @@ async def fetch(url: str) -> str:
         (lambda: Pool().group(on_eror="collect"), "write group(on_error=...)"),
         (lambda: Pool().map(fetch, [], ahead=3), "write map(buffersize=...)"),
         (lambda: job(prio=1), "write job(priority=...)"),
+        (lambda: JobOptions(prio=1), "JobOptions() takes no argument 'prio': write JobOptions(priority=...)"),
+        (lambda: JobOptions(timeouts=1), "write JobOptions(timeout=...)"),
+        (lambda: Retry(atempts=3), "Retry() takes no argument 'atempts': write Retry(attempts=...)"),
         (
             lambda: Pool(timeout="5s"),
             "such as timeout=2.5 (texts with units are for settings)",
@@ -85,3 +88,72 @@ def test_a_pool_outside_of_asyncio_says_so():
     """Under trio, say: `async with` needs a loop of asyncio, and the error has the line that brings one."""
     with pytest.raises(RuntimeError, match=re.escape('anyio.run(main, backend="asyncio")')):
         Pool().__aenter__().send(None)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Pool(), lambda: Pool().group(), lambda: Pool().map(fetch, [])], ids=["pool", "group", "map"]
+)
+def test_plain_with_says_async_with(make):
+    """What waits at the end of its block cannot be left by a plain `with`; nothing of the block runs."""
+    ran = []
+    with pytest.raises(TypeError, match="write `async with` in place of `with`"), make():
+        ran.append(1)
+    assert not ran
+
+
+USES = {
+    "submit": lambda pool: pool.submit(fetch, "a"),
+    "run": lambda pool: pool.run(fetch, "a"),
+    "map": lambda pool: pool.map(fetch, ["a"]).collect(),
+    "options": lambda pool: pool.with_options(id="mine").submit(fetch, "a"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_a_pool_used_after_its_end_says_so(use):
+    """It is closed, and the line belongs into the block."""
+    async with Pool(name="ops") as pool:
+        pass
+    with pytest.raises(PoolClosedError, match=r"'ops' is closed\. Submit before the `async with` block ends"):
+        await USES[use](pool)
+    with pytest.raises(PoolClosedError, match="'ops' is closed"):
+        pool.submit_nowait(fetch, "a")
+
+
+@pytest.mark.parametrize("call", ["submit", "run", "submit_nowait"])
+async def test_the_pools_own_coroutine_is_to_be_awaited(call):
+    """`pool.run(pool.submit(...))`: one of the two is enough; and none of them is left un-awaited."""
+    async with Pool() as pool:
+        with pytest.raises(TypeError, match=re.escape("write `await pool.run(fetch, url)` for the result")):
+            await getattr(pool, call)(pool.submit(fetch, "a"))
+        assert await pool.run(fetch, "a") == "a"
+        assert pool.statistics().submitted == 1
+
+
+async def test_a_job_is_no_function():
+    """A job that is submitted again is to be awaited."""
+    async with Pool() as pool:
+        job = await pool.submit(fetch, "a")
+        with pytest.raises(TypeError, match=r"<Job 1 fetch .* is to be awaited: write `await \.\.\.`"):
+            await pool.run(job)
+        assert await job == "a"
+
+
+async def test_a_submit_without_await_is_warned_of():
+    """No job is made, and Python names the call."""
+    async with Pool() as pool:
+        forgotten = [pool.submit(fetch, "a")]
+        with pytest.warns(RuntimeWarning, match=r"submit' was never awaited"):
+            forgotten.clear()
+        assert pool.statistics().submitted == 0
+
+
+async def test_the_result_of_a_job_that_is_not_done():
+    """`job.result()` does not wait, and says what does; `job.result` without a call is no result."""
+    async with Pool() as pool:
+        job = await pool.submit(fetch, "a")
+        with pytest.raises(asyncio.InvalidStateError, match=r"it is not done\. Write `await job`"):
+            job.result()
+        with pytest.raises(TypeError, match="await"):
+            await job.result
+        assert await job == job.result() == "a"

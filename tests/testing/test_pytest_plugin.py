@@ -404,3 +404,19 @@ def test_a_run_without_asyncio_plugins_is_left_alone(pytester, monkeypatch):
             assert "aiopool.testing" not in sys.modules
     """)
     result.assert_outcomes(passed=1)
+
+
+def test_a_pool_under_trio_says_which_backend_to_choose(pytester, monkeypatch):
+    """anyio runs a test on trio, too, unless it is told not to: the fixture says so before any loop is looked for."""
+    pytest.importorskip("trio")
+    result = Inner(pytester, monkeypatch, "anyio").run("""
+        @pytest.fixture(params=["asyncio", "trio", ("trio", {})])
+        def anyio_backend(request):
+            return request.param
+
+        @MARK
+        async def test_pool(pool):
+            assert await pool.run(len, "abc") == 3
+        """)
+    result.assert_outcomes(passed=1, errors=2)
+    result.stdout.fnmatch_lines(['*`pool` runs on asyncio, and this test on trio: * returns "asyncio"'])
