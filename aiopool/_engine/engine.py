@@ -635,11 +635,12 @@ class Engine:
 
     def reprioritize(self, job: Job[Any], priority: int) -> bool:
         """Give a waiting job another priority; among its new equals it stands by its age."""
-        if job._status is RUNNING or job._finished_at is not None or job._sequence not in self.jobs:
+        if job._status is RUNNING or job._finished_at is not None:
             return False
         extra = job._extra
         line = extra.group.parked if extra is not None and extra.parked else self.queue
-        queued = job._status is QUEUED and job._location is not self.admission
+        # Else it takes its priority along into the queue: from admission, or when its time comes.
+        queued = job._status is QUEUED and job._sequence in self.jobs and job._location is not self.admission
         if queued:
             line.discard(job)
         job._spec = job._spec.with_priority(priority)

@@ -575,6 +575,8 @@ class Pool(Submitter, AsyncOnly):
     def reprioritize(self, id: int | str, priority: int) -> bool:
         """Give a waiting job another priority. Among jobs of equal priority, older ones go first.
 
+        A job that waits for its delay, its next attempt or admission takes the priority along into the queue.
+
         Args:
             id: of the job.
             priority: lower goes first.

@@ -178,7 +178,7 @@ async def test_reprioritize_a_job_in_backoff(isolation):
 
 @virtual
 async def test_reprioritize_a_job_whose_submitter_waits_for_room():
-    """It is not in line yet, and keeps its priority."""
+    """It is admitted in its turn, and takes its new priority along into the line."""
     log = Log()
     async with Pool(1, 2) as pool:
         await held(pool)
@@ -187,10 +187,29 @@ async def test_reprioritize_a_job_whose_submitter_waits_for_room():
         late = asyncio.create_task(pool.with_options(id="late").submit(log.start, "late"))
         await settle()
         assert pool.get_job("late").waiting_for == "admission"
-        assert not pool.reprioritize("late", 1)
-        assert (pool.get_job("late").priority, pool.statistics().queued) == (5, 2)
+        assert pool.reprioritize("late", 1)
+        assert (pool.get_job("late").priority, pool.statistics().queued) == (1, 2)
         await late
-    assert log == ["a", "b", "late"]
+    assert log == ["a", "late", "b"]
+
+
+@virtual
+async def test_reprioritize_a_job_that_was_admitted_and_has_not_entered():
+    """Between its admission and the next step of its submitter it counts as queued, and can be moved."""
+    log = Log()
+    async with Pool(1, 2) as pool:
+        await held(pool)
+        for name in "ab":
+            await pool.submit(log.start, name)
+        late = asyncio.create_task(pool.with_options(id="late").submit(log.start, "late"))
+        await settle()
+        pool.resize(2)  # there is room now, and the submitter has not run
+        job = pool.get_job("late")
+        assert (job.waiting_for, pool.statistics().waiting) == ("slot", 0)
+        pool.resize(1)
+        assert pool.reprioritize("late", 1)
+        await late
+    assert log == ["late", "a", "b"]
 
 
 @virtual

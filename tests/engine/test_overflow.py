@@ -1,11 +1,13 @@
 """Back-pressure at the door: room in the queue, and what happens when there is none."""
 
 import asyncio
+import sys
 
 import pytest
 from helpers import assert_counters_balance, echo, nap, now, virtual
 
 from aiopool import JobCancelledError, Pool, PoolClosedError, QueueFullError, Retry
+from aiopool._engine.admission import Admission
 from aiopool.errors import JobDroppedError
 from aiopool.testing import FailingCall, advance, settle
 
@@ -422,3 +424,41 @@ async def test_an_unknown_policy_is_refused():
     """A policy that does not exist is refused with the list of those that do."""
     with pytest.raises(ValueError, match="drop_oldest"):
         Pool(overflow="drop")
+
+
+@pytest.mark.both_isolations
+@pytest.mark.parametrize("contended", [False, True])
+@virtual
+async def test_a_job_is_not_lost_if_another_cannot_be_admitted_in_its_place(isolation, contended, monkeypatch):
+    """A worker has taken it from the queue, and admission fails: it goes back to its place, and starts next."""
+    admit, log = Admission.admit, []
+
+    def fail_once(self):
+        if self.waiting and sys._getframe(1).f_code.co_name == "_admit_after":
+            monkeypatch.setattr(Admission, "admit", admit)
+            log.append("failed")
+            raise MemoryError
+        admit(self)
+
+    async def note(name):
+        log.append(name)
+        await asyncio.sleep(1)
+
+    async with Pool(1, 2, isolation=isolation) as pool:
+        await pool.submit(note, "first")
+        await settle()
+        if contended:  # a group that is paused, whose job the worker meets first
+            await pool.with_options(group="held", priority=1).submit(note, "parked")
+            pool.pause(group="held")
+        for name in "ab"[contended:]:
+            await pool.submit(note, name)
+        late = asyncio.create_task(pool.submit(note, "late"))
+        await settle()
+        assert pool.statistics().waiting == 1
+        monkeypatch.setattr(Admission, "admit", fail_once)
+        await advance(1)
+        await late
+        await advance(1)  # another worker has come
+        pool.resume(group="held")
+    assert log == ["first", "failed", *(["b", "parked", "late"] if contended else ["a", "b", "late"])]
+    assert_counters_balance(pool)
