@@ -527,3 +527,21 @@ async def test_cancel_and_limit_in_one_turn(new_pool):
         with pytest.raises((JobTimeoutError, JobCancelledError)):
             await handle
         assert pool.statistics().timed_out + pool.statistics().cancelled == 1
+
+
+@virtual
+async def test_limits_of_jobs_that_have_ended_are_swept_and_those_of_others_stay(new_pool):
+    """Many jobs with limits end before them: of each length of limit what is left of them keeps its time."""
+    async with new_pool(size=1) as pool:
+        await pool.submit(asyncio.sleep, 1000)
+        await settle()
+        kept = await pool.with_options(queue_timeout=50).submit(double, 1)
+        for seconds in (50, 70):
+            for _ in range(200):
+                (await pool.with_options(queue_timeout=seconds).submit(double, 1)).cancel()
+        later = await pool.with_options(queue_timeout=70).submit(double, 1)
+        for job, seconds in ((kept, 50), (later, 70)):
+            with pytest.raises(JobTimeoutError, match=f"queue_timeout={seconds}"):
+                await job
+            assert now() == seconds
+        await pool.cancel_all()

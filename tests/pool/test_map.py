@@ -594,3 +594,27 @@ def test_options_that_cannot_be_had_end_the_stream(asynchronous, size):
 
     for isolation in ("task", "scope"):
         main(isolation)
+
+
+@virtual
+async def test_a_result_of_a_job_that_never_started(isolation):
+    """It ran for no time, in no attempt."""
+    async with Pool(1, isolation=isolation) as pool:
+        await pool.submit(nap, 5)
+        options = JobOptions(queue_timeout=1)
+        (result,) = await pool.map(echo, [7], options=options, errors="yield").collect()
+        assert (result.input, result.ok, result.attempts, result.seconds) == (7, False, 0, 0)
+
+
+@virtual
+async def test_a_group_does_not_wait_for_an_item_that_did_not_get_in(isolation):
+    """A consumer that gives up while the pool is full takes its item back: the group is left at once."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        await pool.submit(nap, 5)
+        async with pool.group() as group:
+            results = group.map(echo, [7])
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(results), 1)
+            assert (results.submitted, results.done, results.failed) == (0, 0, 0)
+        assert now() == 1
+        await results.aclose()

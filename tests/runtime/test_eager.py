@@ -17,6 +17,7 @@ def wrapping(loop, coroutine, **options):
 def helping(loop, coroutine, **options):
     """A factory that makes a task of its own beside, and asks the loop for a call."""
     loop.call_soon(TOLD.append, "called")
+    loop.call_soon(TOLD.clear).cancel()
     beside = asyncio.Task(asyncio.sleep(0, "beside"), loop=loop)
     beside.add_done_callback(lambda task: TOLD.append(task.result()))
     return asyncio.Task(coroutine, loop=loop, **options)

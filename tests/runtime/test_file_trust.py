@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from aiopool._runtime.file_trust import who_can_change, who_can_write
+from aiopool._runtime.file_trust import read_regular_file, who_can_change, who_can_write
 
 NOBODY = 54_321  # no user and no group of this machine
 
@@ -60,3 +60,26 @@ def test_groups_and_users_have_names(tmp_path):
     )
     assert who_can_write(tmp_path, information(stat.S_IFREG | 0o660, os.geteuid(), 0)) is None
     assert "everybody" in str(who_can_write(tmp_path, information(stat.S_IFREG | 0o666, os.geteuid(), 0)))
+
+
+def test_a_file_may_be_as_long_as_the_limit_and_no_longer(tmp_path):
+    """The last byte that is allowed is read."""
+    file = tmp_path / "file"
+    for length in (0, 1024):
+        file.write_bytes(b"x" * length)
+        content, info = read_regular_file(file, max_bytes=1024)
+        assert len(content) == info.st_size == length
+    file.write_bytes(b"x" * 1025)
+    with pytest.raises(ValueError, match="it is larger than 1 KiB"):
+        read_regular_file(file, max_bytes=1024)
+
+
+def test_only_a_regular_file_is_read(tmp_path):
+    """The error says what it is; a pipe is not waited for."""
+    with pytest.raises(ValueError, match="it is a directory"):
+        read_regular_file(tmp_path, max_bytes=1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="it is no regular file"):
+        read_regular_file(tmp_path / "pipe", max_bytes=1)
+    with pytest.raises(ValueError, match="its name has a NUL"):
+        read_regular_file(tmp_path / "a\0b", max_bytes=1)
