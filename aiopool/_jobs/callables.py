@@ -10,7 +10,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from inspect import CO_VARARGS
+from inspect import CO_COROUTINE, CO_VARARGS
 from types import AsyncGeneratorType, BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType
 from typing import Any
 
@@ -31,9 +31,10 @@ def check_function(function: object) -> bool:
     Raises:
         TypeError: it cannot be run as a job; the text shows the line to write instead.
     """
-    if type(function) is FunctionType and function.__code__.co_flags & inspect.CO_COROUTINE:
+    plain: object = function.__func__ if type(function) is MethodType else function
+    if type(plain) is FunctionType and plain.__code__.co_flags & CO_COROUTINE:
         return True  # nearly every one
-    plain: object = function
+    plain = function
     while isinstance(plain, functools.partial):
         plain = plain.func
     if inspect.iscoroutine(function) or isinstance(function, asyncio.Future):

@@ -63,6 +63,7 @@ class Submitter:
         "_direct",
         "_id",
         "_known",
+        "_known_keywords",
         "_known_spec",
         "_options",
         "_origin",
@@ -83,9 +84,10 @@ class Submitter:
         self._set_own(
             base.id if options.id is UNSET else options.id, base.delay if options.delay is UNSET else options.delay
         )
-        # The last function, and its spec.
+        # The last function, its spec, and the keywords of the last call of it that had some.
         self._known: Callable[[], object] = _nothing
         self._known_spec: JobSpec
+        self._known_keywords: tuple[Any, ...] | None = None
         # By name, kind, own options and arity; the options are kept with the spec, so that nothing else gets their id.
         self._specs: dict[tuple[str, bool, int, tuple[int, int]], tuple[JobOptions | None, JobSpec]] = {}
 
@@ -155,7 +157,10 @@ class Submitter:
         """Hand in a call if there is room; else return None."""
         spec = self._known_spec if function is self._known() else self._look_up(function)
         if kwargs:
-            function = _bind(what, function, args, kwargs)
+            view, keywords = self._origin or self, (len(args), *kwargs)
+            if keywords != view._known_keywords or function is not view._known():
+                view._check_keywords(what, function, args, kwargs, keywords)
+            function = functools.partial(function, **kwargs)
         elif len(args) != spec.least and not spec.least <= len(args) <= spec.most:
             check_call(what, function, args, kwargs)
         engine = self._state.engine
@@ -468,8 +473,23 @@ class Submitter:
             spec = known[1]
         if type(function) is FunctionType:
             # Weakly: a pool keeps no function alive.
-            self._known, self._known_spec = weakref.ref(function), spec
+            self._known, self._known_spec, self._known_keywords = weakref.ref(function), spec, None
         return spec
+
+    def _check_keywords(
+        self,
+        what: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        keywords: tuple[Any, ...],
+    ) -> None:
+        """Refuse keyword arguments that the function does not take; and remember those that it does."""
+        if not _OPTION_NAMES.isdisjoint(kwargs):
+            _check_misplaced(function, kwargs)
+        check_call(what, function, args, kwargs)
+        if function is self._known():
+            self._known_keywords = keywords
 
     # -- room --------------------------------------------------------------------------------------------------------
 
@@ -542,14 +562,6 @@ _OWN = (Submitter.submit.__code__, Submitter.run.__code__)
 def _nothing() -> object:
     """No function is known yet; and no function is this one."""
     return _nothing
-
-
-def _bind(what: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
-    """Return a function with its keyword arguments, checked."""
-    if not _OPTION_NAMES.isdisjoint(kwargs):
-        _check_misplaced(function, kwargs)
-    check_call(what, function, args, kwargs)
-    return functools.partial(function, **kwargs)
 
 
 def _check_misplaced(function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
