@@ -17,7 +17,7 @@ import coverage
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ("_runtime", "_jobs", "_engine", "_pool")
-LINES, BRANCHES = 98.5, 96.0  # percent
+LINES, BRANCHES = 98.8, 97.0  # percent
 
 
 def judge(directory: Path, *, gate: bool) -> list[str]:

@@ -442,7 +442,7 @@ def make_job(
 
 
 class _Wait:
-    """Await a job without its outcome."""
+    """Await a job that is not done, without its outcome."""
 
     __slots__ = ("_job",)
 
@@ -450,9 +450,7 @@ class _Wait:
         self._job = job
 
     def __await__(self) -> Generator[Any, None, None]:
-        job = self._job
-        if job._finished_at is None:
-            yield from job._spec.owner.wait(job, running_job.get())
+        yield from self._job._spec.owner.wait(self._job, running_job.get())
 
 
 OnError = Callable[[Job[Any], BaseException], object]

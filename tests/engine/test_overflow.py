@@ -336,6 +336,12 @@ async def test_a_drop_makes_room_at_once_for_who_does_not_wait(isolation):
             assert group.jobs == [member]
         assert now() == 2
         assert await member == "member"
+        running = pool.submit_nowait(nap, 1)
+        await settle()
+        oldest = pool.submit_nowait(echo)
+        assert await pool.submit_nowait(echo, "alone") == "alone"
+        assert oldest.cancelled()
+        await running
         with pytest.raises(JobDroppedError):
             await dropped
         assert first.done()

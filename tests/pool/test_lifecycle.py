@@ -120,6 +120,46 @@ async def test_a_listener_that_cancels_a_job_as_it_is_submitted(new_pool):
 
 
 @virtual
+async def test_a_group_waits_for_no_job_that_ended_as_it_was_submitted(new_pool):
+    """A listener cancels it: it is no member, and the block is left."""
+    async with new_pool() as pool:
+        with pool.listen(lambda event: pool.get_job(event.job_id).cancel(), JobSubmitted):
+            async with pool.group() as group:
+                job = await group.submit(asyncio.sleep, 100)
+                assert job.cancelled()
+                assert group.jobs == []
+
+
+@virtual
+async def test_a_callback_may_be_taken_back_by_a_block(new_pool):
+    """After the block a shutdown does not call it."""
+    called = []
+    async with new_pool() as pool:
+        with pool.on_shutdown(lambda: called.append("in the block")):
+            assert await pool.run(double, 1) == 2
+        pool.on_shutdown(lambda: called.append("at the end"))
+    assert called == ["at the end"]
+
+
+@virtual
+async def test_a_job_with_an_id_is_submitted_in_the_pools_thread_only(new_pool):
+    """As every job: another thread is told what to write."""
+    refused = []
+
+    def elsewhere():
+        with pytest.raises(RuntimeError, match="in another thread"):
+            pool.with_options(id="mine").submit_nowait(double, 1)
+        refused.append(True)
+
+    async with new_pool() as pool:
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert refused
+        assert pool.get_job("mine") is None
+
+
+@virtual
 async def test_a_view_may_take_the_delay_back(new_pool):
     """`delay=None` is no delay, in a view of a view that has one."""
     async with new_pool() as pool:
