@@ -264,3 +264,16 @@ async def test_an_id_is_free_again_however_its_job_ended():
         again = await mine.submit(echo, "again")
         assert (await again, again.id) == ("again", "mine")
         assert_counters_balance(pool)
+
+
+@virtual
+async def test_numbers_that_are_taken_stay_so_when_one_of_them_is_free(isolation):
+    """Two jobs have numbers for ids; the end of one gives no other job the number of the other."""
+    async with Pool(1, isolation=isolation) as pool:
+        await pool.submit(nap, 1)
+        first = await pool.with_options(id=5).submit(nap, 1)
+        kept = await pool.with_options(id=6).submit(nap, 1)
+        first.cancel()
+        numbers = [(await pool.submit(echo)).id for _ in range(4)]
+        assert numbers == [4, 5, 7, 8]
+        assert pool.get_job(6) is kept

@@ -612,3 +612,45 @@ async def test_a_time_limit_of_its_own_around_children_that_end_with_it(isolatio
 
         assert await pool.run(parent) == 1
         assert pool.statistics().cancelled == (2 if through == "collect" else 1)
+
+
+@virtual
+async def test_a_slot_that_comes_back_while_another_task_waits_is_passed_on(isolation):
+    """A task gets the slot back, and another task of its job has begun to wait just then: the slot is free."""
+
+    async def tell(event):
+        event.set()
+
+    async def outer():
+        event = asyncio.Event()
+
+        async def first():
+            await (await pool.submit(tell, event))
+
+        async def second():
+            await event.wait()
+            return await pool.run(echo, "second")
+
+        return (await asyncio.gather(first(), second()))[1]
+
+    async with Pool(1, isolation=isolation) as pool:
+        assert await pool.run(outer) == "second"
+        assert await pool.run(echo, "the slot is there") == "the slot is there"
+        assert_counters_balance(pool)
+
+
+@virtual
+async def test_a_wait_that_is_closed_does_not_wait_for_a_slot(isolation):
+    """A coroutine that is closed must not suspend again: the loan ends, and the job goes on without its slot."""
+
+    async def outer():
+        other = await pool.submit(nap, 5)
+        waiting = other.__await__()
+        next(waiting)
+        await asyncio.sleep(1)  # the other has the slot
+        waiting.close()
+        return now()
+
+    async with Pool(1, isolation=isolation) as pool:
+        assert await pool.run(outer) == 1
+    assert now() == 5

@@ -415,3 +415,15 @@ def test_the_oldest_is_known_from_the_first_question_on():
         assert queue.oldest() is jobs[1]
         assert len(drain(queue)) == 999
         assert queue._ages.count == 0
+
+
+def test_nothing_is_kept_of_priorities_that_are_gone():
+    """Jobs of many priorities come and are given up: when the queue has passed them, it knows none of them."""
+    queue = JobQueue()
+    for number in range(100):
+        job = new_job(number, priority=number)
+        queue.push(job)
+        queue.discard(job)
+        assert queue.pop() is None
+    assert not queue._gone
+    assert len(queue._fifos) <= 1
