@@ -81,7 +81,6 @@ class Engine:
 
     __slots__ = (
         "_inline_ends",
-        "_inline_slice",
         "_late",
         "_late_turn",
         "_looks_later",
@@ -128,7 +127,6 @@ class Engine:
         owner: JobOwner,
         errors: ErrorReporter,
         wake_worker: Callable[[], bool],
-        inline: bool,
         on_fatal: Callable[[BaseException], object],
     ) -> None:
         """What it is made of.
@@ -139,7 +137,6 @@ class Engine:
             owner: the pool, as its jobs know it.
             errors: takes failures that nobody awaits.
             wake_worker: wakes a worker that has no job; whether another may be woken in this turn of the loop.
-            inline: a worker that is woken runs its job at once, so an awaiter may wake it; see `start_awaited`.
             on_fatal: is called for an exception that ends the program.
         """
         self.observers: Observers | None = None  # None while there is no observer: one test, nothing built
@@ -164,7 +161,6 @@ class Engine:
         self.slice = 0.0 if runtime.virtual else TIME_SLICE
         self.slice_ends = 0.0
         # Jobs that an awaiter starts: for so long, until when since the last turn of the loop (0: there was none yet).
-        self._inline_slice = self.slice if inline else 0.0
         self._inline_ends = 0.0
         # Jobs whose `queue_timeout` is over while a slot is free, and until which turn of the loop they may start.
         self._late: deque[tuple[Job[Any], int]] = deque()
@@ -376,7 +372,7 @@ class Engine:
         """
         slots = self.slots
         if not (
-            self._inline_slice
+            self.slice
             and self._waking
             and slots.active < slots.limit
             and slots.uncontended
@@ -392,7 +388,7 @@ class Engine:
             return False
         now = self.now()
         if not self._inline_ends:
-            self._inline_ends = now + self._inline_slice
+            self._inline_ends = now + self.slice
         if now >= self._inline_ends:
             return False
         add_waiter(job, _AWAITED)
@@ -423,10 +419,6 @@ class Engine:
             if (most <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue.live:
                 self.wake_workers()
                 break
-
-    def extend_slice(self) -> None:
-        """Let jobs run for a whole slice from now: a worker was woken in a later turn of the loop."""
-        self.slice_ends = max(self.slice_ends, self.now() + self.slice)
 
     def take_job(self) -> Job[Any] | None:
         """Decide which job a worker that holds a slot starts now; None: none, and the worker releases its slot."""
@@ -462,11 +454,6 @@ class Engine:
         except BaseException:
             self.queue.push_in_order(job)
             raise
-
-    def next_is_for_thread(self) -> bool:
-        """Whether `take_job` will certainly return a job whose function runs in a thread."""
-        job: Job[Any] | None = self.queue.peek() if self.slots.uncontended else None
-        return job is not None and job._spec.offload and job._extra is None
 
     def release_slot(self) -> None:
         """Take back the slot of a worker."""

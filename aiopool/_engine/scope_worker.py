@@ -24,6 +24,7 @@ from aiopool._engine.engine import Engine
 from aiopool._engine.worker import Worker
 from aiopool._jobs.job import running_job
 from aiopool._jobs.stop import StopRequest, coroutine_frames
+from aiopool._runtime.eager import has_factory, run_step
 from aiopool._runtime.faults import drop_frame, is_kind
 from aiopool._runtime.runtime import running_loop_or_none
 from aiopool._runtime.threads import ThreadRunner
@@ -59,7 +60,7 @@ _ENDED = object()
 
 
 @types.coroutine
-def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
+def _run_jobs(worker: ScopeWorker) -> Generator[Any, Any, None]:
     """Run the jobs that are sent in, one after the other; yield what they wait for, and `_ENDED` after each.
 
     One generator for all jobs of a worker: to drive each coroutine from outside would cost an exception
@@ -85,62 +86,102 @@ def _lane(worker: ScopeWorker) -> Generator[Any, Any, None]:
         job = yield _ENDED
 
 
-def _drive(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
-    """Go on with a job whose wait has raised something, each step inside its own context, to its end."""
+def _drive(worker: ScopeWorker, context: Context, yielded: Any) -> Generator[Any, Any, None]:
+    """Yield what a suspended job waits for, and take its steps, each inside its own context, to its end."""
     runner = worker.job_runner
     run, send, throw = context.run, runner.send, runner.throw
+    sent: Any = None
+    raised: Any = None
     try:
-        while error is not None:
-            if is_kind(error, GeneratorExit):
+        while yielded is not _ENDED:
+            try:
+                sent = yield yielded
+            except BaseException as error:
+                raised = drop_frame(error)  # taken out: the job shall not run while we handle it
+            else:
+                yielded = run(send, sent)
+                continue
+            yielded = None  # a future, which refers to its exception
+            if is_kind(raised, GeneratorExit):
                 with contextlib.suppress(RuntimeError):  # the job awaits in its clean-up, which nothing runs any more
                     runner.close()
-                raise error
+                raise raised
             if worker.leak_shield is not None:
                 worker.leak_shield.shield = True  # it was told; once
             elif worker.has_leaked():
-                yield from _drive_shielded(worker, context, error)
+                yield from _drive_shielded(worker, context, raised)
                 return
-            yielded, error = run(throw, error), None
-            while yielded is not _ENDED and error is None:
-                try:
-                    sent = yield yielded
-                except BaseException as raised:
-                    error = drop_frame(raised)
-                else:
-                    yielded = run(send, sent)
+            yielded, raised = run(throw, raised), None
     finally:
         # An error's frames refer to this one, too, and the context to its job.
-        del run, send, throw, context, runner, worker, error
+        del run, send, throw, context, runner, worker, yielded, sent, raised
 
 
 def _drive_shielded(worker: ScopeWorker, context: Context, error: BaseException | None) -> Generator[Any, Any, None]:
-    """Go on with a job that has leaked behind a shield, which `tell` opens, and what comes through closes.
+    """Go on with a job that has leaked behind a shield, which `request_cancel` opens, and what comes through closes.
 
     Without it anyio would tell the job in every turn of the loop: that costs a processor.
     """
+    yielded: Any = None
     try:
         with contextlib.suppress(RuntimeError):  # the job left a scope open in there: this worker ends with it
             with anyio.CancelScope(shield=True) as worker.leak_shield:  # noqa: ASYNC100 - the job waits in it
-                yield from _drive(worker, context, error)
+                yielded, error = context.run(worker.job_runner.throw, error), None
+                yield from _drive(worker, context, yielded)
     finally:
         worker.leak_shield = None
-        del context, worker, error
+        del context, worker, error, yielded
+
+
+class _Rest:
+    """What a worker at rest waits for: it may take its next step at once, in the step of whoever wakes it.
+
+    asyncio knows it for a future by `_asyncio_future_blocking`. A future of its own lets its task go on in the next
+    turn of the loop only.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_loop", "_step_soon", "context", "wakeup")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, step_soon: Callable[[], object]) -> None:
+        self._asyncio_future_blocking = False
+        self._loop = loop
+        self._step_soon = step_soon
+        self.wakeup: Callable[[_Rest], object] | None = None  # takes the step; None: the worker is not at rest
+        self.context = Context()
+
+    def begin(self) -> _Rest:
+        """Return what is to be yielded to the task."""
+        self._asyncio_future_blocking = True
+        return self
+
+    def add_done_callback(self, wakeup: Callable[[_Rest], object], *, context: Context) -> None:
+        """Take from the task what wakes it."""
+        self.wakeup, self.context = wakeup, context
+
+    def result(self) -> None:
+        """Tell the task that it may go on."""
+
+    def cancel(self, msg: object = None) -> bool:
+        """Have the task take a step, in which it will cancel itself, for the answer is that we do not."""
+        self._step_soon()
+        return False
 
 
 @final
 class ScopeWorker(Worker):
     """Runs jobs in its own task, under a cancel scope that is re-used while it is clean."""
 
-    __slots__ = ("_scope", "_state", "_task", "_used", "_wakeup", "job_runner", "leak_shield")
+    __slots__ = ("_called", "_rest", "_scope", "_state", "_steps", "_task", "_used", "job_runner", "leak_shield")
 
     def __init__(self, engine: Engine, threads: ThreadRunner[Any], on_idle: Callable[[Self], object]) -> None:
         super().__init__(engine, threads, on_idle)
-        # It is made to be called, and that may be before its first step.
-        self._wakeup: asyncio.Future[None] | None = engine.runtime.loop.create_future()
+        self._rest = _Rest(engine.runtime.loop, self._step_soon)
+        self._called = False  # it was woken before its first step
         self._scope: anyio.CancelScope | None = None
-        self._used = False  # the scope was cancelled: it serves no other job
-        self.job_runner: Any = _lane(self)
+        self._used = False  # the scope was cancelled, or left behind by a job: it serves no other
+        self.job_runner: Any = _run_jobs(self)
         next(self.job_runner)
+        self._steps: Generator[Any, Any, None] | None = None  # what is left of a job that has suspended
         self.leak_shield: anyio.CancelScope | None = None  # keeps anyio's cancels from a job that has leaked
         self._task: asyncio.Task[Any] | None = None
         self._state: Any = None
@@ -149,16 +190,28 @@ class ScopeWorker(Worker):
     def task(self) -> asyncio.Task[Any] | None:
         return self._task
 
+    # -- start -----------------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> asyncio.Task[None]:
+        """Make the task in which it lives; its first step, to its rest, is taken now if no task factory prevents it."""
+        runtime = self.engine.runtime
+        if has_factory(runtime.loop):
+            return super().start(name)
+        return runtime.start_task(self.run(), name=name, context=Context())
+
     async def run(self) -> None:
         self._task = asyncio.current_task()
         assert self._task is not None
+        if self._called:
+            self._on_idle(self)
+            self.engine.wake_workers()
         try:
             while not self.stopped.done():
                 try:
                     with anyio.CancelScope() as scope:
                         self._scope, self._used = scope, False
                         self._state = scope_state(self._task)
-                        await self._serve(scope)
+                        await self._serve()
                 except RuntimeError:
                     if not self.tainted:
                         raise
@@ -176,6 +229,8 @@ class ScopeWorker(Worker):
             self._closed()
         except BaseException as fault:
             self.crash(fault)
+            if is_kind(fault, (KeyboardInterrupt, SystemExit)):
+                await asyncio.sleep(0)  # it ends the loop, not whoever's step this was
             await self.stopped
         finally:
             self.retiring = True
@@ -183,102 +238,112 @@ class ScopeWorker(Worker):
                 self.release()
                 self.engine.wake_workers()
 
+    # -- step ------------------------------------------------------------------------------------------------------
+
     @types.coroutine
-    def _serve(self, scope: anyio.CancelScope) -> Generator[Any, Any, None]:
-        """Take job after job, until the scope is used up or the worker has to end.
+    def _serve(self) -> Generator[Any, Any, None]:
+        """Run jobs whenever there is a slot, until the scope is used up or the worker has to end.
 
         No `async def`: it yields what a job waits for as it is, which saves each job that suspends a coroutine.
         """
-        engine, host, state, runner = self.engine, self._task, self._state, self.job_runner
-        assert host is not None
-        slots, send, cancelling = engine.slots, runner.send, host.cancelling
-        context: Any
-        drive: Any
+        rest = self._rest
         try:
-            while not self.stopped.done():
+            while not self._used and not self.stopped.done():
                 if not self.busy or self.job is not None:
-                    context = job = None  # at rest a worker holds nothing
-                    resting: Any = self._rest()  # until there is a slot, or a thread has come back
-                    yield from resting
-                    resting = None
+                    yield rest.begin()
                     continue
-                if self.retiring:
-                    self.release()
-                    engine.wake_workers()
-                    self.stopped.set_result(None)
-                    return
-                now = engine.now()
-                while (job := engine.take_job()) is not None:
-                    self.job = job
-                    job._start(self, now)
-                    spec, suspended = job._spec, False
-                    context = job._context
-                    if spec.timeout is not None and now + spec.timeout < self.check_at:
-                        self.check_by(now + spec.timeout)
-                    if not spec.swift:
-                        if spec.offload:
-                            self.offload(job)
-                            if slots.active < slots.limit and engine.queue.live:
-                                engine.wake_workers()
-                            break
-                        context = self.context(job)
-                    if engine.observers:
-                        engine.observers.started(job, self.id, context)
-                    # In line, not in a function of its own: a coroutine more would cost a fifth of the job.
-                    yielded = context.run(send, job)
-                    if yielded is not _ENDED:
-                        suspended = True
-                        if slots.active < slots.limit and engine.queue.live:
-                            engine.wake_workers()
-                        while yielded is not _ENDED:
-                            try:
-                                sent = yield yielded
-                            except BaseException as error:
-                                # Taken out: the job shall not run while we handle it; who drives it lets go of it.
-                                drive = _drive(self, context, drop_frame(error))
-                            else:
-                                yielded = context.run(send, sent)
-                                continue
-                            yielded = None  # a future, which refers to its exception
-                            yield from drive
-                            drive = None
-                            break
-                        yielded = sent = None
-                    self.job = None
-                    if state.cancel_scope is not scope or self._used or cancelling():
-                        self.tainted = state.cancel_scope is not scope
-                        context = job = None
-                        return  # used up; whether the task itself is clean shows once the scope is left
-                    if self.retiring:
-                        break
-                    now = job._finished_at or engine.now()
-                    if not suspended and now >= engine.slice_ends:
-                        self.release_and_idle()
-                        engine.wake_workers()
-                        break
-                else:
-                    self.release_and_idle()
+                self.run_jobs(self.engine.now())
+                if self._steps is not None:
+                    steps, self._steps = self._steps, None
+                    yield from steps
+                    del steps
+                    self._job_over()
         except GeneratorExit:
             self._closed()
             raise
 
-    async def _rest(self) -> None:
-        """Wait for an offer of work, or for a thread that comes back."""
-        if self._wakeup is None:
-            self._wakeup = self.engine.runtime.loop.create_future()
+    def run_jobs(self, now: float) -> None:
+        """Run jobs until one suspends or taints the scope, or none may start; as that of `TaskWorker`.
+
+        Neither is a function of its own for the step in the middle: a call more would cost 2 to 6 % of a no-op.
+        """
+        engine, state, scope = self.engine, self._state, self._scope
+        send, cancelling = self.job_runner.send, self._task.cancelling  # type: ignore[union-attr]
+        job: Any
+        context: Any
+        yielded: Any
+        job = context = yielded = None
         try:
-            await self._wakeup
+            while not self.retiring:
+                job = engine.take_job()
+                if job is None:
+                    self.release_and_idle()
+                    return
+                self.job = job
+                job._start(self, now)
+                spec, context = job._spec, job._context
+                if spec.timeout is not None and now + spec.timeout < self.check_at:
+                    self.check_by(now + spec.timeout)
+                if (not spec.swift or engine.observers) and (context := self.prepare(job)) is None:
+                    return
+                yielded = context.run(send, job)
+                if yielded is not _ENDED:
+                    self._steps = _drive(self, context, yielded)
+                    return
+                if state.cancel_scope is not scope or self._used or cancelling():
+                    self._job_over()
+                    return
+                now = job._finished_at or engine.now()
+                if now >= engine.slice_ends and not self.retiring:
+                    self.release_and_idle()
+                    engine.wake_workers()
+                    return
+            self.end()
+        except BaseException as fault:
+            self.crash(fault)
         finally:
-            self._wakeup = None
-        engine = self.engine
-        engine.extend_slice()
-        if not self.busy and not self.stopped.done():
-            # The slot is taken here, not with the offer: until now another could have had it.
-            if engine.slots.active < engine.slots.limit:
-                self.busy = True
-                engine.slots.acquire()
-            else:
-                self._on_idle(self)
+            job = context = yielded = None
+
+    def _step(self) -> None:
+        """Take the next step of the worker's task now, if it is at rest."""
+        rest = self._rest
+        wakeup, rest.wakeup = rest.wakeup, None
+        if wakeup is None:
+            return
+        try:
+            run_step(self.engine.runtime.loop, rest.context, wakeup, rest)
+        except BaseException as fault:  # the step was not taken
+            if self._task is not None and not self._task.done():
+                rest.wakeup = wakeup
+            self.crash(fault)
+
+    def _step_soon(self) -> None:
+        if self._rest.wakeup is not None:
+            self.engine.runtime.soon(self._step)
+
+    def wake(self) -> bool:
+        if self._rest.wakeup is None:  # it has not begun
+            self._called = True
+            return False
+        return super().wake()
+
+    def run_next(self, now: float) -> None:
+        self.job = None
+        if self._task is not None and self._task.done():
+            self.release()
+            self.engine.wake_workers()
+        else:
+            self._step()
+
+    # -- taint -----------------------------------------------------------------------------------------------------
+
+    def _job_over(self) -> None:
+        """See what a job has left behind: whether this scope serves another, and this task."""
+        self.job = None
+        if self._state.cancel_scope is not self._scope:
+            self.tainted = self._used = True
+        elif self._task.cancelling():  # type: ignore[union-attr]
+            self._used = True  # whether the task itself is clean shows once the scope is left
 
     def _closed(self) -> None:
         """End, for foreign code has closed the coroutine, of which asyncio knows nothing: have the task notice it.
@@ -296,40 +361,15 @@ class ScopeWorker(Worker):
         if self._task is not None:
             engine.runtime.soon(self._task.cancel)
 
-    def _ring_bell(self) -> None:
-        if self._wakeup is not None and not self._wakeup.done():
-            self._wakeup.set_result(None)
-
-    def wake(self) -> bool:
-        self._ring_bell()
-        return False
-
-    def run_next(self, now: float) -> None:
-        self.job = None
-        engine = self.engine
-        if self._task is not None and self._task.done():
-            self.release()
-            engine.wake_workers()
-        elif self._wakeup is None or self.retiring or not engine.next_is_for_thread():
-            self._ring_bell()
-        elif (job := engine.take_job()) is None:
-            self.release_and_idle()
-        else:
-            # To a thread from here: waking the coroutine for it would cost more than the rest of the way.
-            self.job = job
-            job._start(self, now)
-            limit = job._spec.timeout
-            if limit is not None:
-                self.check_by(now + limit)
-            self.offload(job)
+    # -- stop ------------------------------------------------------------------------------------------------------
 
     def retire(self) -> None:
         super().retire()
-        self._ring_bell()
+        self._step_soon()
 
     def crash(self, fault: BaseException) -> None:
         super().crash(fault)
-        self._ring_bell()
+        self._step_soon()
 
     def request_cancel(self, stop: StopRequest) -> None:
         stop.cancel_count += 1

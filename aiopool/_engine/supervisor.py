@@ -126,7 +126,7 @@ class Supervisor:
         if engine.observers:
             engine.observers.event("WorkerStarted", worker=worker.id)
         try:
-            task = engine.runtime.task(worker.run(), f"{self._name}-worker-{worker.id}")
+            task = worker.start(f"{self._name}-worker-{worker.id}")
         except Exception as fault:  # no memory, or a task factory of the user's: it has crashed before it began
             self._crashed(worker, fault, self._history.crashed(now=engine.now()))
             return None

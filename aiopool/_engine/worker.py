@@ -87,10 +87,6 @@ class Worker(ABC):
         """Live until retired. Raises what broke it."""
 
     @abstractmethod
-    def wake(self) -> bool:
-        """Acquire a slot and run jobs; whether another worker may be woken in the same turn of the loop."""
-
-    @abstractmethod
     def run_next(self, now: float) -> None:
         """Go on to the next job after one that ended outside of the worker's own code."""
 
@@ -106,6 +102,35 @@ class Worker(ABC):
     @abstractmethod
     def frames(self) -> list[Any]:
         """Return the frames of the running job's coroutine."""
+
+    def start(self, name: str) -> asyncio.Task[None]:
+        """Make the task in which it lives."""
+        return self.engine.runtime.task(self.run(), name)
+
+    def wake(self) -> bool:
+        """Acquire a slot and run jobs; whether another worker may be woken in the same turn of the loop."""
+        self.busy = True
+        self.engine.slots.acquire()
+        self.run_next(self.engine.now())
+        return True
+
+    def prepare(self, job: Job[Any]) -> Context | None:
+        """Do what few jobs need at the start of an attempt; return its context, or None: a thread runs it."""
+        if job._spec.offload:
+            self.offload(job)
+            return None
+        context = job._context if job._spec.retry is None else self.context(job)
+        if self.engine.observers:
+            self.engine.observers.started(job, self.id, context)
+        return context
+
+    def end(self) -> None:
+        """End between two jobs: it is retiring."""
+        if self.busy:  # else it has crashed in a job's own step, and has released its slot
+            self.release()
+            self.engine.wake_workers()
+        if not self.stopped.done():
+            self.stopped.set_result(None)
 
     def release(self) -> None:
         """Release the slot, and run no more jobs."""
@@ -336,12 +361,6 @@ class TaskWorker(Worker):
     async def run(self) -> None:
         await self.stopped
 
-    def wake(self) -> bool:
-        self.busy = True
-        self.engine.slots.acquire()
-        self.run_jobs(self.engine.now())
-        return True
-
     def run_next(self, now: float) -> None:
         self.run_jobs(now)
 
@@ -366,13 +385,8 @@ class TaskWorker(Worker):
                 spec, context = job._spec, job._context
                 if spec.timeout is not None and now + spec.timeout < self.check_at:
                     self.check_by(now + spec.timeout)
-                if not spec.swift:
-                    if spec.offload:
-                        self.offload(job)
-                        return
-                    context = self.context(job)
-                if engine.observers:
-                    engine.observers.started(job, self.id, context)
+                if (not spec.swift or engine.observers) and (context := self.prepare(job)) is None:
+                    return
                 task = self._start(self._attempt(job), name=spec.name, context=context)
                 if not task.done():
                     self._suspended(job, task)
@@ -383,11 +397,7 @@ class TaskWorker(Worker):
                     self.release_and_idle()
                     engine.wake_workers()
                     return
-            if self.busy:  # else it has crashed in a job's own step, and has released its slot
-                self.release()
-                engine.wake_workers()
-            if not self.stopped.done():
-                self.stopped.set_result(None)
+            self.end()
         except BaseException as fault:
             self.crash(fault)
         finally:

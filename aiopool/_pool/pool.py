@@ -242,7 +242,6 @@ class Pool(Submitter, AsyncOnly):
             owner=state,
             errors=ErrorReporter(state.name, runtime, self._on_error, state.hooks),
             wake_worker=lambda: supervisor.wake_worker(),
-            inline=self._isolation == "task",
             on_fatal=self._on_fatal,
         )
         supervisor = Supervisor(

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Protocol, cast, final
 
-__all__ = ["Start", "has_factory", "task_starter"]
+__all__ = ["Start", "has_factory", "run_step", "task_starter"]
 
 
 class Start(Protocol):
@@ -31,6 +31,20 @@ class Start(Protocol):
 def has_factory(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether tasks of a loop come from a task factory; that of asyncio makes the same tasks as we do."""
     return loop.get_task_factory() not in (None, getattr(asyncio, "eager_task_factory", None))
+
+
+def run_step(loop: asyncio.AbstractEventLoop, context: Context, step: Callable[..., object], *args: Any) -> None:
+    """Run a step of a task inside of another's step, or outside of any: one task steps aside, and comes back."""
+    # These two are there in every Python, and outside of any task as well.
+    outer = asyncio.current_task(loop)
+    if outer is not None:
+        _leave_task(loop, outer)
+    try:
+        context.run(step, *args)
+    finally:
+        if outer is not None:
+            _enter_task(loop, outer)
+        del context, step, args, outer  # an error's frames refer to this one (`f_back`), and the context to its job
 
 
 def task_starter(loop: asyncio.AbstractEventLoop) -> Start:
@@ -148,15 +162,6 @@ class _FactoryStarter:
             else:  # the factory has made other tasks, too
                 self._call_soon(step, *args, context=its_context)
         if first is not None and inside is not None:
-            # As above; these two are there in every Python, and outside of any task as well.
-            outer = asyncio.current_task(loop)
-            if outer is not None:
-                _leave_task(loop, outer)
-            try:
-                inside.run(first)
-            finally:
-                if outer is not None:
-                    _enter_task(loop, outer)
-                del outer
+            run_step(loop, inside, first)
         del coroutine, context, steps, first, inside  # an error's frames refer to this one (`f_back`)
         return task

@@ -314,6 +314,7 @@ MACHINERY = {
         (Worker, "check_by"),
         (TaskWorker, "context"),
         (TaskWorker, "offload"),
+        (TaskWorker, "prepare"),
     ],
     "scope": [
         (Engine, "take_job"),
@@ -323,8 +324,10 @@ MACHINERY = {
         (Worker, "check_by"),
         (ScopeWorker, "context"),
         (ScopeWorker, "offload"),
-        (ScopeWorker, "_rest"),
         (ScopeWorker, "_serve"),
+        (ScopeWorker, "_job_over"),
+        (ScopeWorker, "prepare"),
+        (ScopeWorker, "run_jobs"),
     ],
 }
 SPOTS = [(kind, owner, name) for kind, spots in MACHINERY.items() for owner, name in spots]
