@@ -5,6 +5,10 @@ scope is entered for a job. A job is stopped as anyio stops: by level, shields r
 the worker's, so a job can leave it *tainted*: by a cancel that it swallowed (`cancelling() > 0`), or a scope that it
 did not close. A tainted worker is replaced before it takes another job, and the scope is renewed after each use. One
 thing cannot be seen: an `asyncio.timeout` that a job has entered and not left. It will cancel the worker's task later.
+
+Four verbs. *Start*: it makes its task, enters a scope and rests. *Step*: whoever wakes it has it take its next step at
+once, inside of his own; no turn of the loop is spent. *Taint*: after each job it looks at what the job has left behind.
+*Stop*: the job is told by a cancel of the scope.
 """
 
 from __future__ import annotations

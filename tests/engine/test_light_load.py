@@ -10,6 +10,8 @@ from helpers import echo, fail
 
 from aiopool import Pool, Priority
 
+pytestmark = pytest.mark.both_isolations
+
 who = contextvars.ContextVar("who", default="nobody")
 
 
@@ -28,9 +30,9 @@ def stack_depth():
 
 
 @pytest.mark.parametrize("way", ["run", "await", "wait"])
-async def test_a_job_that_never_suspends_takes_no_turn_of_the_loop(way):
+async def test_a_job_that_never_suspends_takes_no_turn_of_the_loop(way, isolation):
     """An idle pool has the result in the awaiter's own step, however the job is awaited."""
-    async with Pool(2) as pool:
+    async with Pool(2, isolation=isolation) as pool:
         turned = next_turn()
         if way == "run":
             assert await pool.run(echo, 1) == 1
@@ -41,9 +43,9 @@ async def test_a_job_that_never_suspends_takes_no_turn_of_the_loop(way):
         assert not turned
 
 
-async def test_the_loop_turns_all_the_same():
+async def test_the_loop_turns_all_the_same(isolation):
     """One no-op after the other, each done at once, does not keep the loop from turning."""
-    async with Pool(2) as pool:
+    async with Pool(2, isolation=isolation) as pool:
         for _ in range(3):
             turned, count = next_turn(), 0
             while not turned:
@@ -52,9 +54,9 @@ async def test_the_loop_turns_all_the_same():
                 assert count < 1_000_000
 
 
-async def test_a_job_that_suspends_begins_at_once():
+async def test_a_job_that_suspends_begins_at_once(isolation):
     """It begins in the awaiter's step, and the awaiter waits for the rest of it."""
-    async with Pool(2) as pool:
+    async with Pool(2, isolation=isolation) as pool:
         turned, seen = next_turn(), []
 
         async def two_steps():
@@ -66,9 +68,9 @@ async def test_a_job_that_suspends_begins_at_once():
         assert seen == [False]
 
 
-async def test_the_job_does_not_see_the_step_it_begins_in():
+async def test_the_job_does_not_see_the_step_it_begins_in(isolation):
     """It has its submitter's context as it was, its own task, and no exception that the awaiter handles."""
-    async with Pool(2) as pool:
+    async with Pool(2, isolation=isolation) as pool:
 
         async def look():
             return who.get(), asyncio.current_task() is awaiter, sys.exception()
@@ -85,10 +87,10 @@ async def test_the_job_does_not_see_the_step_it_begins_in():
             assert (await pool.run(look))[2] is None
 
 
-async def test_a_listener_does_not_see_the_awaiters_context():
+async def test_a_listener_does_not_see_the_awaiters_context(isolation):
     """What hooks see does not depend on who has started the job."""
     seen = []
-    async with Pool(2) as pool:
+    async with Pool(2, isolation=isolation) as pool:
         who.set("awaiter")
         job = await pool.submit(echo, 1)
         pool.listen(lambda event: seen.append(who.get()))
@@ -96,10 +98,10 @@ async def test_a_listener_does_not_see_the_awaiters_context():
         assert seen == ["nobody"] * len(seen) != []
 
 
-async def test_its_failure_is_the_awaiters():
+async def test_its_failure_is_the_awaiters(isolation):
     """Nobody else is told."""
     told = []
-    async with Pool(2, on_error=lambda job, error: told.append(error)) as pool:
+    async with Pool(2, on_error=lambda job, error: told.append(error), isolation=isolation) as pool:
         with pytest.raises(ValueError, match="mine"):
             await pool.run(fail, ValueError("mine"))
         with pytest.raises(ValueError, match="mine"):
@@ -107,14 +109,14 @@ async def test_its_failure_is_the_awaiters():
     assert told == []
 
 
-async def test_a_better_job_goes_first():
+async def test_a_better_job_goes_first(isolation):
     """Awaiting a job does not take it past a better one, nor past an equal that came before."""
     order = []
 
     async def note(name):
         order.append(name)
 
-    async with Pool(1) as pool:
+    async with Pool(1, isolation=isolation) as pool:
         low = await pool.with_options(priority=Priority.LOW).submit(note, "low")
         await pool.submit(note, "first")
         second = await pool.submit(note, "second")
@@ -124,7 +126,7 @@ async def test_a_better_job_goes_first():
     assert order == ["high", "first", "second", "low"]
 
 
-async def test_cancelling_the_awaiter_of_run_cancels_the_job():
+async def test_cancelling_the_awaiter_of_run_cancels_the_job(isolation):
     """As ever, also when the awaiter's step began the job."""
     begun = asyncio.Event()
 
@@ -132,7 +134,7 @@ async def test_cancelling_the_awaiter_of_run_cancels_the_job():
         begun.set()
         await asyncio.Event().wait()
 
-    async with Pool(1) as pool:
+    async with Pool(1, isolation=isolation) as pool:
         caller = asyncio.create_task(pool.run(forever))
         await begun.wait()
         (job,) = pool.jobs()
@@ -142,16 +144,16 @@ async def test_cancelling_the_awaiter_of_run_cancels_the_job():
         assert job.cancelled()
 
 
-async def test_a_time_limit_of_the_awaiter_holds():
+async def test_a_time_limit_of_the_awaiter_holds(isolation):
     """`asyncio.timeout` around the await ends it, and `run` takes the job along."""
-    async with Pool(1) as pool:
+    async with Pool(1, isolation=isolation) as pool:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await pool.run(asyncio.Event().wait)
         assert pool.statistics().cancelled == 1
 
 
-async def test_a_deep_awaiter_leaves_the_job_its_stack():
+async def test_a_deep_awaiter_leaves_the_job_its_stack(isolation):
     """A job has as much of the stack as it has in a turn of its own."""
 
     async def down(levels):
@@ -160,14 +162,14 @@ async def test_a_deep_awaiter_leaves_the_job_its_stack():
     async def depth():
         return stack_depth()
 
-    async with Pool(1) as pool:
+    async with Pool(1, isolation=isolation) as pool:
         here = stack_depth()
         assert await down(300) < here + 150
 
 
-async def test_pools_that_await_each_others_jobs_do_not_use_up_the_stack():
+async def test_pools_that_await_each_others_jobs_do_not_use_up_the_stack(isolation):
     """Jobs of two pools call each other, deeper than the stack."""
-    async with Pool(1000) as one, Pool(1000) as other:
+    async with Pool(1000, isolation=isolation) as one, Pool(1000, isolation=isolation) as other:
 
         async def call(levels):
             pool = one if levels % 2 else other
@@ -176,16 +178,16 @@ async def test_pools_that_await_each_others_jobs_do_not_use_up_the_stack():
         assert await one.run(call, 600) == "bottom"
 
 
-async def test_a_loop_in_debug_mode():
+async def test_a_loop_in_debug_mode(isolation):
     """It makes no difference."""
     asyncio.get_running_loop().set_debug(True)
-    async with Pool(1) as pool:
+    async with Pool(1, isolation=isolation) as pool:
         turned = next_turn()
         assert await pool.run(echo, 1) == 1
         assert not turned
 
 
-async def test_a_foreign_loop_starts_nothing():
+async def test_a_foreign_loop_starts_nothing(isolation):
     """A handle that is awaited in the loop of another thread is refused by asyncio, and the job starts at home."""
     refused = []
 
@@ -195,7 +197,7 @@ async def test_a_foreign_loop_starts_nothing():
         except RuntimeError as error:
             refused.append(str(error))
 
-    async with Pool(1) as pool:
+    async with Pool(1, isolation=isolation) as pool:
         job = await pool.submit(echo, 2)
         thread = threading.Thread(target=asyncio.run, args=(foreign(job),))
         thread.start()
