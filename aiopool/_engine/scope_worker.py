@@ -217,6 +217,8 @@ class ScopeWorker(Worker):
                         self._state = scope_state(self._task)
                         await self._serve()
                 except RuntimeError:
+                    if not self.engine.runtime.loop.is_running():
+                        return  # the loop is gone, and this coroutine with it: anyio needs one to leave a scope
                     if not self.tainted:
                         raise
                     # anyio refuses to leave our scope before the one that a job left open: known, and the reason
