@@ -635,3 +635,10 @@ def test_a_group_of_a_pool_that_is_not_open():
                 pass
 
     asyncio.run(main())
+
+
+async def test_groups_without_a_name_are_numbered():
+    """Each has a name of its own; a name that was given takes no number."""
+    async with Pool() as pool:
+        names = [pool.group(name).name for name in (None, "mine", None, None)]
+        assert names == ["group-1", "mine", "group-2", "group-3"]
