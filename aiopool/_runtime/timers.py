@@ -74,13 +74,16 @@ class TimerQueue:
     def _fire(self) -> None:
         self._handle = None
         self._armed_at = math.inf
-        self._work(self._due(self._runtime.now()))
+        self._work(self._due(self._runtime.now(), self._count))
 
-    def _due(self, now: float) -> Iterator[None]:
-        """Do what is due by `now`, one thing a step."""
+    def _due(self, now: float, count: int) -> Iterator[None]:
+        """Do what is due by `now`, one thing a step; what is added meanwhile has its turn of the loop later.
+
+        A job that is told to stop, and has no time for it, is not told again in the same breath.
+        """
         rows = self._rows
         try:
-            while (row := rows.first()) is not None and row[0] <= now:
+            while (row := rows.first()) is not None and row[0] <= now and row[1] <= count:
                 timer: Timer = rows.pop()[2]
                 action, subject = timer.action, timer.subject
                 assert action is not None
