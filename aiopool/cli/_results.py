@@ -1,4 +1,4 @@
-"""`Results`: a line of JSON for each line of input, written within a turn of the event loop, each line in one piece.
+"""`Results`: a line of JSON for each line of input, written within some milliseconds, each line in one piece.
 
 Writing is done in a thread: where nobody may be reading (a pipe into a pager), jobs and their time limits go on. The
 thread takes all that is there at once, so the faster lines come, the fewer writes there are. What waits for it is
@@ -33,6 +33,10 @@ __all__ = ["STDOUT_NAMES", "ResultError", "Results", "check_output", "take_stand
 
 # Bytes that may wait to be written: enough for a writer that is slow for a moment.
 MAX_WAITING: Final = 1024 * 1024
+
+# Seconds between two writes, at least, while lines keep coming: each takes a change of thread, which costs as much as
+# several lines do.
+PAUSE: Final = 0.005
 
 STDOUT_NAMES: Final = frozenset(("-", "/dev/stdout", "/dev/fd/1"))
 
@@ -244,7 +248,8 @@ class Results:
         self._show = show if path is None else None
         self._descriptor = stdout if path is None else _open(path)
         self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        self._lines: list[str] = []  # of this turn of the event loop
+        self._lines: list[str] = []  # since the last flush
+        self._next_flush = 0.0  # by the loop's clock: the thread is woken no earlier
         self._waiting = 0  # bytes for the thread, under the lock
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -272,7 +277,11 @@ class Results:
             if self._loop is None:
                 self._loop = asyncio.get_running_loop()
                 self._thread.start()
-            self._loop.call_soon(self._flush)
+            # A line that comes alone at once, those that follow closely together.
+            if self._loop.time() < self._next_flush:
+                self._loop.call_at(self._next_flush, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
         self._lines.append(line)
         return self._waiting > MAX_WAITING
 
@@ -302,6 +311,8 @@ class Results:
         lines, self._lines = self._lines, []
         if not lines or self.error is not None:
             return
+        assert self._loop is not None
+        self._next_flush = self._loop.time() + PAUSE
         lines.append("")
         # Bytes of a file name that are no UTF-8 become `\udc80` and so on, which is how JSON says it, too.
         data = "\n".join(lines).encode("utf-8", "backslashreplace")
