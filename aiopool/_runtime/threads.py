@@ -22,6 +22,8 @@ Invariants:
 - A call waits only while that many threads exist and are busy, or while a thread is on its way to it.
 - A thread that has ended a call takes the next one that waits, without a word to anybody. If none waits it makes way
   for the loop, once, before it lies down: what it has just ended is often what the next call was waiting for.
+- Before a thread runs a call or lies down, the loop has been told of all that has ended; or another thread is on its
+  way here, which will tell it. So short calls that wait together are run together, and told together.
 - At rest nothing wakes up: an idle thread sleeps on a lock of its own, and ends after `idle_seconds`.
 - When `on_done` returns, the runner holds nothing of the call.
 """
@@ -49,6 +51,9 @@ _logger = logging.getLogger("aiopool.threads")
 
 # Seconds until a thread that the loop would not listen to tries again.
 _TRY_AGAIN = 0.01
+# An outcome older than so many seconds is not left to the next thread that arrives. Longer than some short calls take,
+# shorter than anybody notices.
+_HOLD = 0.0002
 
 
 def check_cancelled() -> None:
@@ -131,9 +136,12 @@ class _Thread(threading.Thread):
             runner._idle,
             runner._arriving,
         )
-        arrive, arrived, take, done = arriving.add, arriving.discard, waiting.popitem, runner._done.append
+        arrive, arrived, take = arriving.add, arriving.discard, waiting.popitem
+        ended, monotonic = runner._done, time.monotonic
+        done = ended.append
         call: _Call | None
         outcome: tuple[Any, bool, Any] | None
+        leaving = False
         while True:
             with lock:
                 arrived(self)
@@ -141,13 +149,17 @@ class _Thread(threading.Thread):
                     call = self.call = take(False)[1]
                     if waiting and idle and not arriving:
                         runner._wake_one()
-                elif runner._should_exit(self):
-                    break
                 else:
-                    idle.append(self)
                     call = None
+                    leaving = runner._should_exit(self)
+                    if not leaving:
+                        idle.append(self)
+            # Telling the loop lets go of the interpreter's lock, and another thread takes it: once for many short calls
+            # is enough. Whoever arrives after us is here as soon as our next call blocks, and tells it then.
+            if ended and not runner._notified and (not arriving or monotonic() >= runner._tell_at):
+                runner._notify()
             if call is None:
-                if runner._sleep(self):
+                if leaving or runner._sleep(self):
                     break
                 continue
             try:
@@ -156,19 +168,22 @@ class _Thread(threading.Thread):
                 # Without the first entry, which is this frame and of no use to the reader.
                 outcome = call.key, False, drop_frame(exc)
             self.call = call = None
+            if not ended:
+                runner._tell_at = monotonic() + _HOLD
             done(outcome)
             # A thread that waits must not keep the last result alive. And if it is an exception: its frames refer to
             # this one (`f_back`), a circle that only the garbage collector could open.
             outcome = None
             # From here on a call that comes in needs to wake nobody: this thread is about to look.
             arrive(self)
-            if not runner._notified:
-                runner._notify()
-            elif not waiting:
-                _yield_gil()
+            if not waiting and len(arriving) == 1:
+                if not runner._notified:
+                    runner._notify()
+                else:
+                    _yield_gil()
         runner._drop_unheard()
         # An exception that was raised in this thread, and is kept by the user, keeps this frame and the thread.
-        del self.runner, runner, lock, waiting, threads, idle, arriving, arrive, arrived, take, done
+        del self.runner, runner, lock, waiting, threads, idle, arriving, arrive, arrived, take, done, ended
 
 
 @final
@@ -206,7 +221,8 @@ class ThreadRunner(Generic[T]):
     #   _closed    no new calls, and no thread goes to sleep any more
     # – all but `_calls` under `_lock`, save that a call is added without it, and that a thread says without it that
     # it is about to look – and, without a lock:
-    #   _done      outcomes that were not delivered; _notified  whether the loop was told of them.
+    #   _done      outcomes that were not delivered; _notified  whether the loop was told of them;
+    #   _tell_at   until when the oldest of them may be left to another thread.
     #
     # Invariant, whenever the lock is free: as many threads exist as may, or every waiting call has a thread
     # arriving or asleep: len(_waiting) <= len(_arriving) + len(_idle). And if calls wait and threads sleep, one
@@ -224,6 +240,7 @@ class ThreadRunner(Generic[T]):
         "_notified",
         "_numbers",
         "_on_done",
+        "_tell_at",
         "_threads",
         "_waiting",
         "idle_seconds",
@@ -259,6 +276,7 @@ class ThreadRunner(Generic[T]):
         self._closed = False
         self._done: deque[tuple[T, bool, Any]] = deque()
         self._notified = False
+        self._tell_at = 0.0
         self._numbers = itertools.count(1)
         # Reentrant: a finalizer, or a signal handler, that runs in the middle of `start` may call `start`
         # itself.

@@ -222,6 +222,48 @@ async def test_the_loop_is_told_once_even_if_it_listens_before_the_thread_is_bac
         assert len(told) == 1
 
 
+@pytest.mark.parametrize("hold", [60.0, 0.0], ids=["in time", "too late"])
+async def test_short_calls_that_wait_together_are_told_together(monkeypatch: pytest.MonkeyPatch, hold: float) -> None:
+    """By the next thread that arrives; unless the first of them would wait for it too long."""
+    monkeypatch.setattr(_threads, "_HOLD", hold)
+    async with open_runner(max_threads=1) as harness:
+        runner = harness.runner
+        tell, told = harness.loop.call_soon_threadsafe, []
+
+        def tell_and_count(*args: Any, **kwargs: Any) -> asyncio.Handle:
+            told.append(args)
+            return tell(*args, **kwargs)
+
+        release = threading.Event()
+        first = harness.start(release.wait)
+        await until(lambda: runner.busy == 1)
+        another = _threads._Thread(runner, "on its way")
+        runner._arriving.add(another)
+        tokens = [harness.start(pow, n, 2) for n in range(98)]
+        monkeypatch.setattr(harness.loop, "call_soon_threadsafe", tell_and_count)
+        release.set()
+        while not runner._idle:  # the loop does not listen
+            time.sleep(0.001)
+        assert len(told) == (0 if hold else 1)
+        runner._arriving.discard(another)
+        tokens.append(harness.start(pow, 98, 2))
+        assert await asyncio.gather(first, *tokens) == [(True, True), *((True, n * n) for n in range(99))]
+        assert len(told) in (1, 2)
+
+
+async def test_an_outcome_never_waits_for_the_end_of_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever thread has it in hand: the next call may be waiting for what the loop does then."""
+    monkeypatch.setattr(_threads, "_HOLD", 60.0)
+    async with open_runner(max_threads=2) as harness:
+        with restless_interpreter():
+            for _ in range(200):
+                heard = threading.Event()
+                short, long = harness.start(int), harness.start(heard.wait, 30)
+                assert await short == (True, 0)
+                heard.set()
+                assert await long == (True, True)
+
+
 async def test_an_on_done_that_raises_hurts_no_other_call() -> None:
     """The loop's exception handler hears of it; the other outcomes of the batch arrive all the same."""
     told: list[dict[str, Any]] = []
