@@ -13,10 +13,10 @@ import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import Context
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, final
 
 from aiopool._engine.engine import Engine
 from aiopool._engine.error_reporter import ErrorReporter
@@ -28,6 +28,7 @@ from aiopool._jobs.restart import Restart
 from aiopool._jobs.retry import Retry
 from aiopool._jobs.statistics import Statistics, adds_up
 from aiopool._jobs.status import JobStatus, PoolStatus
+from aiopool._pool.completed import CompletedJobs
 from aiopool._pool.group import Group
 from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._pool.state import PoolState
@@ -43,6 +44,8 @@ if TYPE_CHECKING:  # they come with whoever listens
     from aiopool.events import EventStream, Listener, PoolEvent
 
 __all__ = ["CancelReport", "Pool"]
+
+J = TypeVar("J", bound=Job[Any])
 
 logger = logging.getLogger("aiopool.pool")
 
@@ -476,6 +479,32 @@ class Pool(Submitter, AsyncOnly):
         If the caller is cancelled, the jobs go on.
         """
         await self._engine("join").join_waiters.wait()
+
+    def as_completed(self, jobs: Iterable[J]) -> AsyncIterator[J]:
+        """Return jobs of this pool as they end, for `async for`.
+
+        Those that have ended come first, in the order of their ends, then the others as they end; each comes once, also
+        if it was given twice. A failure is not raised here: ask the job. A caller that is a job of this pool lends its
+        slot while it waits.
+
+        From this call on the failures of the jobs are the consumer's, as if it awaited each of them. If the loop is
+        left early, those that nobody took are reported; no job is cancelled.
+
+        Args:
+            jobs: any iterable of jobs of this pool; it is read at once.
+
+        Raises:
+            TypeError: something in it is no job.
+            ValueError: a job is one of another pool.
+            RuntimeError: the pool was never opened; or a job waits for itself.
+
+        If the consumer is cancelled, the jobs go on.
+
+        Example:
+            async for job in pool.as_completed(jobs):
+                print(job.id, job.result())
+        """
+        return CompletedJobs(self._state, self._engine("as_completed"), jobs)
 
     async def cancel(self, id: int | str, reason: str | None = None) -> CancelReport:
         """Cancel a job by its id, in whichever place it is, and return when no line of it will run any more.

@@ -184,8 +184,8 @@ MEMBERS = {
     "MapResult": "attempts error input job ok seconds value",
     "MapStream": "aclose collect done failed running submitted",
     "Pool": f"""
-        {SUBMITTER} cancel cancel_all events get_job group jobs join listen name on_shutdown pause paused reprioritize
-        resize resume serve shutdown size statistics status wait_closed
+        {SUBMITTER} as_completed cancel cancel_all events get_job group jobs join listen name on_shutdown pause paused
+        reprioritize resize resume serve shutdown size statistics status wait_closed
     """,
     "Restart": "delay max_delay max_restarts next_delay within",
     "Retry": "attempts backoff budget delay delays factor give_up_on jitter max_delay max_elapsed next_delay on",

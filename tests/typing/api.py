@@ -171,6 +171,15 @@ async def mapping(pool: Pool) -> None:
     pool.map(fetch, ["a"], errors="ignore")  # type: ignore[call-overload]  # pyright: ignore
 
 
+async def completed(pool: Pool) -> None:
+    pages = [await pool.submit(fetch, "a")]
+    assert_type(pool.as_completed(pages), AsyncIterator[Job[bytes]])
+    mixed: list[Job[bytes] | Job[float]] = [*pages, await pool.submit(plain, 1)]
+    async for job in pool.as_completed(mixed):
+        assert_type(job, Job[bytes] | Job[float])
+    pool.as_completed(["a"])  # type: ignore[type-var]  # pyright: ignore
+
+
 async def groups(pool: Pool) -> None:
     async with pool.group("import", on_error="collect", timeout=3, options=JobOptions(timeout=1)) as group:
         assert_type(group, Group)
