@@ -157,3 +157,10 @@ async def test_the_result_of_a_job_that_is_not_done():
         with pytest.raises(TypeError, match="await"):
             await job.result
         assert await job == job.result() == "a"
+
+
+async def test_a_pool_and_its_jobs_tell_its_name():
+    """The name that was given, or "pool"."""
+    async with Pool() as plain, Pool(name="ops") as named:
+        assert (plain.name, named.name) == ("pool", "ops")
+        assert (await named.submit(fetch, "a")).pool_name == "ops"
