@@ -1093,3 +1093,19 @@ async def test_the_loops_own_thread_is_told_another_way(monkeypatch: pytest.Monk
         assert (ok, type(error)) == (False, asyncio.CancelledError)
         release.set()
         await first
+
+
+async def test_a_thread_tells_the_loop_until_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where memory is short for a moment: whoever waits for the outcome must not wait for ever."""
+    async with open_runner(max_threads=1) as harness:
+        tell, refused = harness.loop.call_soon_threadsafe, []
+
+        def refuse_twice(*args: Any, **kwargs: Any) -> asyncio.Handle:
+            if len(refused) < 2:
+                refused.append(threading.current_thread())
+                raise MemoryError
+            return tell(*args, **kwargs)
+
+        monkeypatch.setattr(harness.loop, "call_soon_threadsafe", refuse_twice)
+        assert await harness.start(int) == (True, 0)
+        assert refused == [*harness.runner._threads] * 2
