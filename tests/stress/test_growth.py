@@ -7,11 +7,13 @@ import pytest
 from helpers import nap, virtual
 
 from aiopool import Pool, Retry
+from aiopool._engine.admission import MAX_ADMITTED
 from aiopool._engine.chores import MOST_STOPS, STEPS
 from aiopool._engine.deadlines import MIN_ENDED
 from aiopool._engine.engine import MAX_PARKED, Engine
 from aiopool._engine.worker import Worker
 from aiopool._pool.shutdown import STOP_SLICE
+from aiopool.errors import PoolClosedError, RestartLimitError
 from aiopool.testing import settle
 
 pytestmark = pytest.mark.both_isolations
@@ -379,3 +381,118 @@ async def test_limits_that_are_over_while_slots_are_free_take_a_look_a_turn(isol
         assert expired == MANY - 10
         assert callbacks < MANY / 2  # not each of them in each turn
         await pool.cancel_all()
+
+
+@virtual
+async def test_a_group_that_fails_asks_each_of_its_jobs_once_and_a_slice_a_turn(isolation, monkeypatch):
+    """The first failure of a large group costs one step for each other job, however many fail by it."""
+    members, asked = 16_000, 0
+    original = Engine.cancel
+
+    def counted(engine, job, reason=None):
+        nonlocal asked
+        asked += 1
+        return original(engine, job, reason)
+
+    monkeypatch.setattr(Engine, "cancel", counted)
+    async with Pool(1, None, isolation=isolation) as pool:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with pool.group() as group:
+                group.submit_nowait(fails_once, [], 0, set())
+                jobs = [group.submit_nowait(forever) for _ in range(members)]
+                watch = Watch(lambda: pool.statistics().queued)
+                task = asyncio.create_task(watch.until(0))
+        await task
+        assert len(caught.value.exceptions) == 1
+        assert all(job.cancelled() for job in jobs)
+    assert asked <= members + 1
+    assert watch.largest_step <= STEPS
+
+
+@virtual
+async def test_many_are_admitted_in_slices_and_in_their_order(isolation):
+    """A pool that has room for many submitters at once lets some in each turn of the loop; no job starts meanwhile."""
+    log: list[object] = []
+    async with Pool(1, 0, isolation=isolation) as pool:
+        blocker = await pool.submit(forever)
+        tasks = [asyncio.create_task(pool.submit(note, log, name)) for name in range(MANY)]
+        await settle()
+        watch = Watch(lambda: pool.statistics().waiting)
+        assert watch.seen == [MANY]
+        pool.resize(MANY + 1)
+        assert MANY - pool.statistics().waiting <= MAX_ADMITTED + STEPS
+        late = asyncio.create_task(pool.submit(note, log, "late"))
+        while pool.statistics().waiting:
+            assert log == []
+            await asyncio.sleep(0)
+            watch.seen.append(pool.statistics().waiting)
+        assert watch.largest_step <= MAX_ADMITTED + STEPS
+        await asyncio.gather(*tasks, late)
+        blocker.cancel()
+    assert log == [*range(MANY), "late"]
+
+
+@virtual
+async def test_those_of_a_group_are_refused_in_slices_and_the_others_keep_their_order(isolation):
+    """A cancel of a group that waits for room refuses its jobs alone, and counts them; nobody overtakes meanwhile."""
+    log: list[object] = []
+    async with Pool(1, 0, isolation=isolation) as pool:
+        blocker = await pool.submit(forever)
+        doomed = pool.with_options(group="doomed")
+        tasks = []
+        for name in range(MANY):
+            tasks += [asyncio.create_task(doomed.submit(forever)), asyncio.create_task(pool.submit(note, log, name))]
+            await asyncio.sleep(0)
+        watch = Watch(lambda: pool.statistics().waiting)
+        cancel = asyncio.create_task(pool.cancel_all(group="doomed"))
+        await asyncio.sleep(0)
+        blocker.cancel()
+        late = asyncio.create_task(pool.submit(note, log, "late"))
+        assert await cancel == MANY
+        assert watch.seen == [2 * MANY]
+        await asyncio.gather(*tasks[1::2], late)
+        assert all(task.exception() is not None for task in tasks[::2])
+    assert log == [*range(MANY), "late"]
+
+
+@virtual
+async def test_a_pool_that_is_left_refuses_strangers_in_slices_and_lets_its_own_in(isolation):
+    """Of those that wait for room, a shutdown refuses submitters from outside; the pool's own jobs keep their turn."""
+    log: list[object] = []
+    gate = asyncio.Event()
+
+    async def parent():
+        await gate.wait()
+        await asyncio.gather(*(pool.run(note, log, name) for name in range(20)))
+
+    async with Pool(1, 0, isolation=isolation) as pool:
+        own = await pool.submit(parent)
+        strangers = [asyncio.create_task(pool.submit(forever)) for _ in range(MANY)]
+        await settle()
+        refused: list[object] = []
+        for task in strangers:
+            task.add_done_callback(refused.append)
+        watch = Watch(lambda: len(refused))
+        end = asyncio.create_task(pool.shutdown())
+        await asyncio.sleep(0)
+        gate.set()  # its jobs come while the strangers are being refused
+        await watch.until(MANY)
+        assert watch.largest_step <= STEPS
+        await end
+        assert own.status == "succeeded"
+        assert all(isinstance(task.exception(), PoolClosedError) for task in strangers)
+    assert log == list(range(20))
+
+
+@virtual
+async def test_a_pool_that_gives_up_ends_its_jobs_in_slices(isolation):
+    """Workers that crash too often end what waits, a slice a turn, each with the pool's own error."""
+    with pytest.raises(RestartLimitError):
+        async with Pool(1, None, isolation=isolation, on_error=lambda error, job: None) as pool:
+            pool.pause()
+            jobs = [pool.submit_nowait(forever) for _ in range(MANY)]
+            watch = Watch(lambda: sum(job.done() for job in jobs))
+            pool._give_up(ValueError())
+            await watch.until(MANY)
+            assert watch.largest_step <= STEPS
+            assert {type(job.exception()) for job in jobs} == {RestartLimitError}
