@@ -39,7 +39,7 @@ async def _serve_http(port: int) -> None:
     await server.serve_forever()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -58,7 +58,8 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, **options: object) -> Iterator[str]:
+def running(command: list[str], port: int, **options: object) -> Iterator[str]:
+    """Run a server that listens on a port of this machine, from when it answers; return its address."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
     try:
         _wait_for(port, process)
@@ -71,18 +72,18 @@ def _running(command: list[str], port: int, **options: object) -> Iterator[str]:
 @contextlib.contextmanager
 def http() -> Iterator[str]:
     """Serve HTTP with asyncio."""
-    port = _free_port()
-    with _running([sys.executable, "-m", "benchmarks.servers", str(port)], port) as address:
+    port = free_port()
+    with running([sys.executable, "-m", "benchmarks.servers", str(port)], port) as address:
         yield address
 
 
 @contextlib.contextmanager
 def redis() -> Iterator[str]:
     """Serve Redis, without a file."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory]
-        with _running(command, port) as address:
+        with running(command, port) as address:
             yield address
 
 
@@ -95,7 +96,7 @@ def _postgres_program(name: str) -> str | None:
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
     """Serve PostgreSQL, with a new cluster; it refuses to run as root, and then runs as `nobody`."""
-    port = _free_port()
+    port = free_port()
     initdb, server = _postgres_program("initdb"), _postgres_program("postgres")
     assert initdb is not None
     assert server is not None
@@ -113,7 +114,7 @@ def postgres() -> Iterator[str]:
         )
         options = ["-c", "fsync=off", "-c", "max_connections=200", "-c", f"unix_socket_directories={directory}"]
         command = [server, "-D", data, "-p", str(port), "-h", "127.0.0.1", *options]
-        with _running(command, port, cwd=directory, **who) as address:
+        with running(command, port, cwd=directory, **who) as address:
             yield address
 
 
