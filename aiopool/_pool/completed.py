@@ -154,7 +154,6 @@ class _Line(JobObserver):
         """Be told of nothing more, and report the failures that nobody took, if nobody else was told of them."""
         for job in self.pending:
             remove_waiter(job, self)
-        self.pending.clear()
         while self.ended:
             earlier = self._earlier
             job = self.take()

@@ -146,6 +146,19 @@ async def test_failures_that_nobody_took_are_reported_once(isolation):
 
 
 @virtual
+async def test_a_failure_that_somebody_has_taken_is_not_reported(isolation):
+    """It was awaited; then the job is given to a loop that leaves it."""
+    seen = []
+    async with Pool(2, isolation=isolation, on_error=collector(seen)) as pool:
+        job = await pool.submit(fail_after, 1)
+        with pytest.raises(ValueError):
+            await job
+        pool.as_completed([job])
+        await settle()
+    assert seen == []
+
+
+@virtual
 async def test_a_stream_that_was_never_begun(isolation):
     """It is dropped like one that was left."""
     seen = []
@@ -188,6 +201,20 @@ async def test_a_consumer_that_is_cancelled_as_a_job_ends_loses_no_failure(isola
         gc.collect()
         await settle()
         assert seen == ["1"]
+
+
+@virtual
+async def test_a_job_ends_in_the_turn_in_which_its_consumer_was_cancelled(isolation):
+    """Before that one has noticed: the others hear of it."""
+    async with Pool(2, isolation=isolation) as pool:
+        job = await pool.with_options(delay=9).submit(echo)
+        stream = pool.as_completed([job])
+        consumers = [asyncio.create_task(anext(stream)) for _ in range(2)]
+        await settle()
+        consumers[0].cancel()
+        job.cancel()
+        assert await consumers[1] is job
+        assert consumers[0].cancelled()
 
 
 @virtual
@@ -298,6 +325,9 @@ async def test_many_jobs_without_growth(isolation):
             taken += 1
         assert taken == count
         assert (len(stream._line.pending), len(stream._line.ended)) == (0, 0)
+        ready = len(loop.ready())
+        del stream
+        assert len(loop.ready()) == ready  # it was taken to its end: there is nothing to close
         last = weakref.ref(job)
         jobs.clear()
         del job
@@ -331,6 +361,18 @@ async def test_what_cannot_be_waited_for(isolation):
 
         with pytest.raises(RuntimeError, match=r"awaits itself: it would wait for ever\. Write"):
             await pool.run(waits_for_itself)
+        tasks = []
+
+        async def outlived_by_its_task():
+            async def look_back():
+                await asyncio.sleep(1)
+                return [found async for found in pool.as_completed([current_job()])]
+
+            tasks.append(asyncio.create_task(look_back()))
+
+        parent = await pool.submit(outlived_by_its_task)
+        await parent
+        assert await tasks[0] == [parent]  # it has ended: it waits for nothing
         # Not in the thread of the loop: see the other methods.
         with pytest.raises(RuntimeError, match="another thread"):
             await asyncio.to_thread(pool.as_completed, [job])
