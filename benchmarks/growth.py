@@ -259,7 +259,10 @@ async def drain(case: Case) -> AsyncIterator[None]:
 @verb("drop_lowest", held=True, queue_size="count", overflow="drop_lowest")
 @verb("drop_oldest, with aging", held=True, queue_size="count", overflow="drop_oldest", aging=10.0)
 async def drop(case: Case) -> AsyncIterator[None]:
-    """Each new job takes the place of one that waits."""
+    """Each new job takes the place of one that waits.
+
+    The gap is one step of CPython: the dict of live jobs is resized when its entries are used up.
+    """
     case.queue(priority=8)
     high = case.pool.with_options(priority=5)
     yield

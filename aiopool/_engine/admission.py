@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
@@ -26,6 +25,7 @@ from aiopool._engine.slots import Slots
 from aiopool._jobs.job import Job, running_job
 from aiopool._jobs.status import JobStatus
 from aiopool._runtime.runtime import Runtime
+from aiopool._runtime.sorted_rows import SortedRows
 from aiopool.errors import JobCancelledError, PoolClosedError
 
 __all__ = ["Admission"]
@@ -42,14 +42,16 @@ class Admission:
         capacity: so many jobs may wait for a worker, beside those for which one is free.
         limit: the same while everybody may submit, else below 0: with fewer live jobs than this no question is asked.
         closed: nobody may submit, the pool's own jobs neither.
-        waiting: the jobs that wait, and the futures of their submitters.
+        waiting: the jobs that wait, with their numbers in line and the futures of their submitters.
         entering: how many jobs were admitted, and their submitters have not woken.
     """
 
     __slots__ = (
         "_admitting",
+        "_count",
         "_enter",
         "_is_own",
+        "_line",
         "_on_refused",
         "_queued",
         "_refusing",
@@ -97,7 +99,9 @@ class Admission:
         # An int in any case: to compare one with an infinity takes ten times longer.
         self.limit = sys.maxsize if limit is None else limit
         self.closed = False
-        self.waiting: OrderedDict[Job[Any], asyncio.Future[None]] = OrderedDict()
+        self.waiting: dict[Job[Any], tuple[int, asyncio.Future[None]]] = {}
+        self._line = SortedRows()  # number, job: those that wait
+        self._count = 0
         self.entering = 0
         self._admitting = False  # in slices
         self._refusing = 0  # how many times, in slices
@@ -125,7 +129,15 @@ class Admission:
         The future fails with a `PoolError` if the job is cancelled or refused meanwhile.
         """
         future: asyncio.Future[None] = self._runtime.loop.create_future()
-        self.waiting[job] = future
+        self._count += 1
+        self.waiting[job] = self._count, future
+        self._line.add((self._count, job))
+        return future
+
+    def _leave(self, job: Job[Any]) -> asyncio.Future[None]:
+        """Take a job that waits out of the line; return the future of its submitter."""
+        number, future = self.waiting.pop(job)
+        self._line.remove((number,))
         return future
 
     def admit(self) -> None:
@@ -149,7 +161,8 @@ class Admission:
         # While some are being refused nobody can be admitted: it may be one of those.
         if not self.waiting or self._refusing or not self._has_space():
             return False
-        job, future = self.waiting.popitem(last=False)
+        job = self._line.pop()[1]
+        future = self.waiting.pop(job)[1]
         if not future.done():
             job._submitted_at = self._runtime.now()
             try:
@@ -175,7 +188,8 @@ class Admission:
 
     def withdraw(self, job: Job[Any]) -> None:
         """Forget a job whose submitter no longer waits; harmless if the job has ended."""
-        self.waiting.pop(job, None)
+        if job in self.waiting:
+            self._leave(job)
         if job._finished_at is None:
             text = f"{job!r} was withdrawn: its submitter was cancelled while it waited for room"
             job._finish(JobStatus.CANCELLED, (JobCancelledError(text), None), self._runtime.now())
@@ -183,8 +197,7 @@ class Admission:
 
     def cancel(self, job: Job[Any], reason: str | None = None) -> bool:
         """Cancel a job that waits, and wake its submitter; whether it waited."""
-        future = self.waiting.pop(job, None)
-        if future is None or future.done():
+        if job not in self.waiting or (future := self._leave(job)).done():
             return False
         self._refuse(job, future, _cancelled(job, reason))
         self._on_refused()
@@ -201,22 +214,20 @@ class Admission:
     def _refuse_each(
         self, which: Callable[[Job[Any]], bool] | None, error: Callable[[Job[Any]], Exception]
     ) -> Iterator[bool]:
-        jobs = list(self.waiting)
-        jobs.reverse()
+        last = self._count
         self._refusing += 1
 
         def refuse() -> Iterator[bool]:
+            number = 0
             try:
-                while jobs:
-                    job = jobs.pop()
-                    future = self.waiting.get(job)
-                    if future is None or (which is not None and not which(job)):
-                        yield False
-                        continue
-                    del self.waiting[job]
-                    waits = not future.done()
+                while (row := self._line.at_least((number + 1,))) is not None and row[0] <= last:
+                    number, job = row
+                    waits = which is None or which(job)
                     if waits:
-                        self._refuse(job, future, error(job))
+                        future = self._leave(job)
+                        waits = not future.done()
+                        if waits:
+                            self._refuse(job, future, error(job))
                     yield waits
             except BaseException:
                 self._refusing -= 1

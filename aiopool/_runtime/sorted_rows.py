@@ -47,6 +47,14 @@ class SortedRows:
         """Return the last row, or None."""
         return self._lasts[-1] if self._lasts else None
 
+    def at_least(self, row: Row) -> Row | None:
+        """Return the first row that is not below another, of which the first items will do; None: there is none."""
+        at = bisect_left(self._lasts, row)
+        if at == len(self._lasts):
+            return None
+        block = self._blocks[at]
+        return block[bisect_left(block, row)]
+
     def add(self, row: Row) -> None:
         """Put a row in its place."""
         blocks, lasts = self._blocks, self._lasts

@@ -36,6 +36,7 @@ def test_rows_are_those_of_a_sorted_list(steps):
         assert [*rows] == model
         assert (rows.first(), rows.last()) == ((model[0], model[-1]) if model else (None, None))
         assert rows.count == len(model)
+        assert rows.at_least((3,)) is next((row for row in model if row[0] >= 3), None)
 
 
 class Counted(int):
