@@ -100,10 +100,8 @@ async def on_pool(query: Query, todo: list[Plan], usual: float, isolation: str, 
                 limited = pool.with_options(timeout=after, retry=again if way == "retry" else None)
                 jobs.append(limited.submit_nowait(query, number))
         for number, job in enumerate(jobs):
-            try:
-                found.ended(number, await job)
-            except Exception as error:
-                found.ended(number, error)
+            [result] = await asyncio.gather(job, return_exceptions=True)
+            found.ended(number, result)
         assert pool.statistics().leaked == 0
 
 
@@ -151,7 +149,8 @@ async def answers(opened: Opened) -> None:
     """Ask more at once than there are connections: all must be answered."""
     async with asyncio.timeout(PATIENCE):
         numbers = list(range(3 * CONNECTIONS))
-        assert await asyncio.gather(*map(opened.query, numbers)) == numbers
+        answered = await asyncio.gather(*map(opened.query, numbers))
+    assert answered == numbers, f"queries {numbers} got the answers {answered}"
 
 
 async def _back(opened: Opened, patience: float) -> None:
