@@ -42,6 +42,10 @@ def calls_of(pool):
         async for _ in pool.map(double, [1]):
             break
 
+    async def as_completed():
+        async for _ in pool.as_completed([]):
+            pass
+
     async def paused():
         async with pool.paused():
             pass
@@ -57,6 +61,7 @@ def calls_of(pool):
         "cancel_all": pool.cancel_all,
         "reprioritize": lambda: pool.reprioritize(1, 3),
         "resize": lambda: pool.resize(3),
+        "as_completed": as_completed,
         "pause": pool.pause,
         "resume": pool.resume,
         "paused": paused,

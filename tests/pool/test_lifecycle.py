@@ -41,6 +41,12 @@ async def fail(error):
     raise error
 
 
+async def submit_later(pool):
+    # In a later turn: with eager tasks, a task group of Python 3.12 whose task fails at once leaves a cancel behind.
+    await asyncio.sleep(0)
+    await pool.submit(double, 1)
+
+
 @virtual
 @pytest.mark.parametrize("grouped", [False, True])
 async def test_a_body_that_meets_a_shutdown_lets_the_jobs_finish(new_pool, grouped):
@@ -53,7 +59,7 @@ async def test_a_body_that_meets_a_shutdown_lets_the_jobs_finish(new_pool, group
             await settle()
             if grouped:
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(pool.submit(double, 1))
+                    tasks.create_task(submit_later(pool))
             await pool.submit(double, 1)
     assert [job.status for job in jobs] == ["succeeded"] * 2
     assert asyncio.get_running_loop().time() == 10
