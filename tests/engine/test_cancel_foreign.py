@@ -14,6 +14,7 @@ from aiopool import (
     Pool,
     PoolStatus,
     Retry,
+    current_job,
 )
 from aiopool.testing import DELAYS, advance, explore, settle
 
@@ -244,6 +245,28 @@ def test_foreign_code_that_cancels_workers_loses_no_job(isolation, seeds):
         await at_rest()
 
     explore(scenario, seeds=seeds(100))
+
+
+@virtual
+async def test_a_worker_that_foreign_code_has_cancelled_begins_no_other_job(isolation):
+    """Under `task` its job goes on, and the worker ends with it; the next job has another worker."""
+    ran_on = []
+
+    async def job():
+        ran_on.append(current_job().worker_id)
+        await asyncio.sleep(100)
+
+    mine = asyncio.all_tasks()
+    async with Pool(size=1, isolation=isolation) as pool:
+        jobs = [await pool.submit(job) for _ in range(3)]
+        await settle()
+        [worker] = workers_of(asyncio.all_tasks() - mine)
+        worker.cancel()
+        await pool.join()
+        assert jobs[0].status == ("cancelled" if isolation == "scope" else "succeeded")
+        assert [job.status for job in jobs[1:]] == ["succeeded", "succeeded"]
+    assert len(ran_on) == 3
+    assert ran_on[0] not in ran_on[1:]
 
 
 @virtual

@@ -362,6 +362,29 @@ async def test_a_task_that_begins_to_wait_as_another_gets_the_slot_back(isolatio
 
 
 @virtual
+async def test_a_task_that_is_cancelled_as_its_job_gets_the_slot_back(isolation):
+    """It waited for the slot only: the one that it was granted in that moment is not lost."""
+
+    async def parent():
+        child = await pool.submit(nap, 2)
+
+        async def gives_up():
+            async with asyncio.timeout(1):
+                await child
+
+        task = asyncio.create_task(gives_up())
+        # After the end of the child, with which its slot is granted, and before the task takes its next step.
+        child.add_done_callback(lambda job: asyncio.get_running_loop().call_soon(task.cancel))
+        await asyncio.wait([task])
+        return now(), task.cancelled(), pool.statistics().busy
+
+    async with Pool(1, isolation=isolation) as pool:
+        assert await pool.run(parent) == (2, True, 1)
+        assert pool._state.engine.slots.lent == pool.statistics().busy == 0
+        assert await pool.run(echo, 1) == 1
+
+
+@virtual
 async def test_a_task_that_is_cancelled_as_its_child_ends(isolation):
     """Another task of the job waits on: nothing was granted, and nothing is given back."""
 

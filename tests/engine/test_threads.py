@@ -24,6 +24,7 @@ from aiopool import (
     JobTimeoutError,
     Pool,
     PoolStatus,
+    Restart,
     Retry,
     current_job,
     from_thread,
@@ -461,6 +462,25 @@ async def test_a_call_that_no_thread_has_begun_never_runs_once_cancelled(new_poo
             go.set()
             await held
         assert ran == []
+
+
+@real
+async def test_the_slot_of_a_thread_goes_to_the_next_in_line_though_its_worker_is_gone(new_pool):
+    """Foreign code has cancelled the worker: its job goes on in the thread, and keeps the slot as long."""
+    with gate() as go:
+        before = asyncio.all_tasks()
+        async with new_pool(size=1, restart=Restart(delay=0)) as pool:
+            held = await pool.submit(go.wait)
+            await working(pool, 1)
+            [worker] = [task for task in asyncio.all_tasks() - before if task.get_name().startswith("pool-worker")]
+            worker.cancel()
+            await wait_until(lambda: worker.done() and not pool._state.supervisor.restarting)
+            following = await pool.submit(double, 21)
+            await asyncio.sleep(0)
+            assert (held.status, following.status) == (JobStatus.RUNNING, JobStatus.QUEUED)
+            go.set()
+            await wait_until(following.done)
+            assert (held.result(), following.result()) == (True, 42)
 
 
 # -- shutdown and exit -------------------------------------------------------------------------------------------

@@ -242,6 +242,25 @@ async def test_a_late_loop(isolation):
         assert not report.live
 
 
+@virtual
+async def test_a_look_at_the_loop_that_could_not_begin_begins_with_the_next_report(isolation, monkeypatch):
+    """For want of memory, say: whoever asked hears of it, and asks again."""
+
+    def refuse(*args, **options):
+        raise MemoryError
+
+    async with Pool(1, isolation=isolation) as pool:
+        monitor = HealthMonitor(pool)
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(asyncio.get_running_loop(), "call_soon_threadsafe", refuse)
+            monitor.report()
+        await settle()
+        assert pool._state.lag is None
+        monitor.report()
+        await settle()
+        assert pool._state.lag is not None
+
+
 def test_a_blocked_loop_fails_a_probe_from_another_thread():
     """A probe in a thread of its own gets its answer while the loop is held up, and it is: failing."""
     reports = []

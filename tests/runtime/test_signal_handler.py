@@ -51,6 +51,37 @@ loop.close()
     assert (lines, code) == (["heard 1", "True True"], 0)
 
 
+def test_a_signal_that_another_thread_takes_wakes_a_loop_that_sleeps():
+    """By the wake-up socket of the loop alone: what the main thread sleeps in is not interrupted."""
+    lines, code = run(
+        """
+async def main():
+    end = loop.create_future()
+    handler = SignalHandler(end.set_result)
+    handler.install(loop)
+    main_thread = threading.get_ident()
+
+    def asleep():
+        return sys._current_frames()[main_thread].f_code.co_name == "select"
+
+    def interrupt_here():
+        while not asleep():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt_here)
+    thread.start()
+    say("heard", await end)  # nothing else wakes the loop
+    thread.join()
+    handler.restore()
+
+loop.run_until_complete(main())
+loop.close()
+"""
+    )
+    assert (lines, code) == (["heard 1"], 0)
+
+
 def test_a_loop_that_is_closed_first_gets_no_more_calls():
     """Closing a loop takes its handlers away; a signal after that is counted, and wakes nobody."""
     lines, code = run(
