@@ -618,7 +618,6 @@ class Engine:
             self.admission.entering -= 1
         else:
             self.queue.discard(job)
-        job._location = None
 
     def reprioritize(self, job: Job[Any], priority: int) -> bool:
         """Give a waiting job another priority; among its new equals it stands by its age."""

@@ -192,7 +192,6 @@ class Supervisor:
     def stop(self) -> Iterator[asyncio.Task[None] | None]:
         """Have all workers end, one a step; yield the task of each that has no job, and so will end at once."""
         self.closing = True
-        self.idle.clear()
         for timer in self._restarts.values():
             timer.cancel()
         self._restarts.clear()
