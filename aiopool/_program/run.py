@@ -294,7 +294,7 @@ class _ProgramRun(Generic[R]):
         text = f"second {self._signal()}: cancelling {self._jobs()} jobs; once more leaves at once"
         logger.warning(text)
         self._notifier.notify(text)
-        self._forced = True
+        self._forced, self._ends_at = True, loop.time()
         self._services.hurry(self._grace)
         for pool in self._open_pools():
             task = loop.create_task(self._shut_down(pool, 0, cancel_pending=True), name="aiopool-run-cancel")
@@ -330,9 +330,8 @@ class _ProgramRun(Generic[R]):
             self._leave(f"main did not end: {_where(self._main)}")
 
     async def _shut_down(self, pool: Pool, timeout: float | None, *, cancel_pending: bool = False) -> None:
-        began = self._roster.loop.time()
         report = await pool.shutdown(timeout, self._grace, cancel_pending=cancel_pending)
-        late = timeout is not None and self._roster.loop.time() - began >= timeout
+        late = self._roster.loop.time() >= self._ends_at
         # Jobs that were not finished for want of time. (One that somebody cancelled was not cut short.)
         self._forced |= bool(report.leaked or (late and report.cancelled))
 

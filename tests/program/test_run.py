@@ -286,6 +286,35 @@ def test_what_is_not_done_in_time_is_cancelled():
     assert code == 128 + signal.SIGTERM, lines
 
 
+def test_the_time_runs_from_the_signal_however_busy_the_loop_is():
+    """What was cut short for want of time is no clean end, also if the loop is held up when the signal comes."""
+    with program(
+        """
+        import logging
+
+        class Busy(logging.Handler):
+            def emit(self, record):
+                asyncio.get_running_loop().call_soon(time.sleep, 0.1)
+
+        async def job():
+            say("started")
+            await asyncio.sleep(3600)
+
+        async def main(pool):
+            await pool.submit(job)
+            logging.getLogger("aiopool.run").addHandler(Busy())
+            logging.getLogger("aiopool.run").setLevel(logging.INFO)
+            await pool.wait_closed()
+
+        aiopool.run(main, pool=Pool(), timeout=0.3)
+        """
+    ) as process:
+        wait_for(process, "started")
+        process.terminate()
+        lines, code = rest(process)
+    assert code == 128 + signal.SIGTERM, lines
+
+
 def test_pools_that_main_opens_itself_are_drained():
     """All of them, and what happens to them is the same as with `pool=`."""
     with program(
