@@ -25,7 +25,7 @@ from typing import Any, Self, final
 import anyio
 
 from aiopool._engine.engine import Engine
-from aiopool._engine.worker import Worker
+from aiopool._engine.worker import Worker, is_in_attempt
 from aiopool._jobs.job import running_job
 from aiopool._jobs.stop import StopRequest, coroutine_frames
 from aiopool._runtime.eager import has_factory, run_step
@@ -227,12 +227,8 @@ class ScopeWorker(Worker):
                     self.tainted = True
                     return
             await self.stopped
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             raise
-        except GeneratorExit:
-            if not self.engine.runtime.loop.is_running():
-                raise  # the loop is gone, and this coroutine with it
-            self._closed()
         except BaseException as fault:
             self.crash(fault)
             if is_kind(fault, (KeyboardInterrupt, SystemExit)):
@@ -361,11 +357,11 @@ class ScopeWorker(Worker):
             return
         self.tainted = self.retiring = True
         if job is not None and not job._spec.offload:
-            if job._finished_at is None or job._ensure_extra().abandoned:
+            if is_in_attempt(job) or job._ensure_extra().abandoned:  # its runner could not end it
                 engine.attempt_ended(job, None, RuntimeError("the coroutine of its worker was closed"), engine.now())
             self.job = None
-        if self._task is not None:
-            engine.runtime.soon(self._task.cancel)
+        assert self._task is not None
+        engine.runtime.soon(self._task.cancel)
 
     # -- stop ------------------------------------------------------------------------------------------------------
 

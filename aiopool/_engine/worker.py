@@ -28,13 +28,14 @@ from typing import Any, Self, final
 
 from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job, running_job
+from aiopool._jobs.status import JobStatus
 from aiopool._jobs.stop import StopCause, StopRequest, coroutine_frames
 from aiopool._runtime.eager import has_factory
 from aiopool._runtime.faults import drop_frame, is_kind, type_name
 from aiopool._runtime.threads import ThreadRunner
 from aiopool._runtime.timers import Timer
 
-__all__ = ["TaskWorker", "Worker"]
+__all__ = ["TaskWorker", "Worker", "is_in_attempt"]
 
 INF = math.inf
 # What functions mostly return, and what is quickly seen to be no awaitable: to ask `isawaitable` costs five times more.
@@ -155,7 +156,7 @@ class Worker(ABC):
         """End because of a fault that is not the job's: the job in hand fails with it, the supervisor hears of it."""
         job, self.retiring = self.job, True
         try:
-            if job is not None and job._finished_at is None:
+            if job is not None and is_in_attempt(job):
                 self.engine.attempt_ended(job, None, fault, self.engine.now())
         finally:
             if self.busy:
@@ -210,7 +211,8 @@ class Worker(ABC):
         if self.threads.withdraw(self):  # no thread had begun it
             engine.attempt_ended(job, None, asyncio.CancelledError(), now)
             self.job = None
-            engine.runtime.soon(self._run_next_later)  # not now: another job would start inside of the canceller's call
+            # Not now: another job would start inside of the canceller's call.
+            engine.runtime.soon(lambda: self.run_next(engine.now()))
             return
         self.threads.cancel(self)
         if stop.cause is not StopCause.TIMEOUT or job._spec.retry is None:
@@ -218,12 +220,6 @@ class Worker(ABC):
             self.threads.abandon(self)
             engine.endings.abandon(job, now)
         self.recheck(job, now + 2 * engine.cancel_grace)
-
-    def _run_next_later(self) -> None:
-        try:
-            self.run_next(self.engine.now())
-        except BaseException as fault:
-            self.crash(fault)
 
     # -- stopping a job ------------------------------------------------------------------------------------------------
 
@@ -314,6 +310,11 @@ class Worker(ABC):
         if job is not None and job._spec.offload:
             return IN_A_THREAD
         return "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in self.frames())))
+
+
+def is_in_attempt(job: Job[Any]) -> bool:
+    """Return whether the attempt of a worker's job has not ended; if it has, the job may wait for its next one."""
+    return job._finished_at is None and job._status is not JobStatus.SCHEDULED
 
 
 def _is_awaitable(outcome: object) -> bool:

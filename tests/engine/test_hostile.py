@@ -15,7 +15,8 @@ import pytest
 from helpers import assert_counters_balance, double, now, virtual
 from hostile import BASE_KINDS, Frozen, all_bombs, exceptions, object_whose_everything_raises
 
-from aiopool import Pool, Retry
+from aiopool import Pool, Retry, current_job
+from aiopool._engine.engine import Engine
 from aiopool._runtime.faults import (
     describe,
     describe_error,
@@ -497,18 +498,101 @@ async def test_an_error_that_a_job_has_handled_is_not_kept(isolation):
 
 
 @virtual
-@pytest.mark.parametrize("what", ["busy", "idle"])
-async def test_a_worker_whose_coroutine_is_closed_is_replaced(isolation, what):
+@pytest.mark.parametrize("what", ["busy", "idle", "cleaning up"])
+@pytest.mark.parametrize("closed", ["its coroutine", "the inside of it"])
+async def test_a_worker_whose_coroutine_is_closed_is_replaced(isolation, what, closed):
     """Its job fails, its slot is free, the shutdown does not wait for it; and it does not count as a crash."""
+
+    async def work():
+        try:
+            await asyncio.sleep(5)
+        finally:
+            if what == "cleaning up":
+                with contextlib.suppress(GeneratorExit):
+                    await asyncio.sleep(1)
+
     async with Pool(1, isolation=isolation) as pool:
         await pool.run(double, 1)
-        job = await pool.submit(asyncio.sleep, 5) if what == "busy" else None
+        job = None if what == "idle" else await pool.submit(work)
         await asyncio.sleep(1)
-        (worker,) = [task for task in asyncio.all_tasks() if "worker" in task.get_name()]
-        inner = worker.get_coro().cr_await if isolation == "scope" else worker.get_coro()
-        inner.close()
+        (worker,) = [task for task in asyncio.all_tasks() if task.get_name().startswith("pool-worker")]
+        inside = isolation == "scope" and closed == "the inside of it"
+        (worker.get_coro().cr_await if inside else worker.get_coro()).close()
         await asyncio.sleep(10)
-        assert job is None or job.done()
+        if job is not None and isolation == "task":
+            assert await job is None  # it has a task of its own
+        elif job is not None:
+            error = await outcome(job)
+            if what == "cleaning up":  # which nothing runs any more
+                assert (type(error), str(error)) == (RuntimeError, "coroutine ignored GeneratorExit")
+            else:
+                assert type(error) is GeneratorExit
         assert await asyncio.wait_for(pool.run(double, 1), 10) == 2
         assert (pool.statistics().busy, pool.statistics().restarts) == (0, 0)
         await asyncio.wait_for(pool.shutdown(1, 1), 20)
+
+
+@virtual
+@pytest.mark.parametrize("kind", [GeneratorExit, type("Exit", (GeneratorExit,), {})])
+async def test_a_future_that_fails_with_a_generator_exit_ends_the_job_that_waits_for_it(isolation, kind):
+    """asyncio closes what waits for it: the job fails with that, nobody else does, and it does not count as a crash."""
+
+    async def work():
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(1, future.set_exception, kind("of the future"))
+        await future
+
+    async with Pool(1, isolation=isolation) as pool:
+        job = await pool.submit(work)
+        behind = await pool.submit(double, 1)
+        assert isinstance(await outcome(job), GeneratorExit)
+        assert await asyncio.wait_for(behind, 10) == 2
+        assert (pool.statistics().busy, pool.statistics().restarts) == (0, 0)
+        await asyncio.wait_for(pool.shutdown(1, 1), 20)
+
+
+@virtual
+async def test_a_job_whose_worker_is_closed_is_retried_once(isolation):
+    """What it raises then is a failure of its attempt like any other: the next attempt runs, in another worker."""
+    attempts = []
+
+    async def work():
+        attempts.append(current_job().worker_id)
+        if len(attempts) > 1:
+            return "at last"
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(1, future.set_exception, GeneratorExit())
+        try:
+            await future
+        finally:
+            raise OSError
+
+    async with Pool(1, isolation=isolation, retry=Retry(attempts=3, delay=1)) as pool:
+        job = await pool.submit(work)
+        assert await asyncio.wait_for(job, 20) == "at last"
+        assert [type(record.error) for record in job.outcome().history] == [OSError]
+        assert (len(attempts), attempts[0] == attempts[1]) == (2, isolation == "task")
+        assert (pool.statistics().retries, pool.statistics().restarts) == (1, 0)
+        assert_counters_balance(pool)
+
+
+@virtual
+async def test_a_job_that_cannot_be_ended_when_its_worker_is_closed_is_ended_all_the_same(monkeypatch):
+    """The engine fails where it ends the job: what closes the worker ends it, and says why; the next one runs."""
+    original, faults = Engine.attempt_ended, [RuntimeError("in the engine")]
+
+    def fails_once(*args):
+        if faults:
+            raise faults.pop()
+        return original(*args)
+
+    async with Pool(1, isolation="scope") as pool:
+        job = await pool.submit(asyncio.sleep, 5)
+        await asyncio.sleep(1)
+        (worker,) = [task for task in asyncio.all_tasks() if task.get_name().startswith("pool-worker")]
+        monkeypatch.setattr(Engine, "attempt_ended", fails_once)
+        worker.get_coro().close()
+        with pytest.raises(RuntimeError, match="the coroutine of its worker was closed"):
+            await asyncio.wait_for(job, 10)
+        assert await asyncio.wait_for(pool.run(double, 1), 10) == 2
+        assert (pool.statistics().busy, pool.statistics().restarts) == (0, 0)

@@ -12,6 +12,7 @@ import pytest
 from helpers import double, forever, now
 
 from aiopool import JobCancelledError, JobStatus, Pool, PoolClosedError, PoolStatus, Restart, Retry
+from aiopool._engine import scope_worker
 from aiopool._engine.engine import Engine
 from aiopool._engine.queue import JobQueue
 from aiopool._engine.scope_worker import ScopeWorker
@@ -328,6 +329,7 @@ MACHINERY = {
         (ScopeWorker, "_job_over"),
         (ScopeWorker, "prepare"),
         (ScopeWorker, "run_jobs"),
+        (scope_worker, "run_step"),
     ],
 }
 SPOTS = [(kind, owner, name) for kind, spots in MACHINERY.items() for owner, name in spots]
@@ -434,6 +436,57 @@ async def test_a_crash_while_a_call_is_taken_back_replaces_the_worker(new_pool, 
         await wait_until(lambda: pool.statistics().restarts == 1)
         release.set()
         assert (await held, await next_job) == (True, 4)
+
+
+@real
+async def test_a_crash_behind_an_attempt_that_failed_does_not_end_it_again(new_pool, monkeypatch, caplog):
+    """The job waits for its next attempt, which it gets; what crashed was not its own affair any more."""
+    attempts = []
+
+    async def flaky():
+        attempts.append(1)
+        if len(attempts) < 2:
+            raise OSError
+
+    async with new_pool(size=1, restart=Restart(delay=0)) as pool:
+        retrying = pool.with_options(retry=Retry(attempts=3, delay=0.001))
+        job = retrying.submit_nowait(flaky)
+        original, taken = Engine.take_job, []
+
+        def fails_at_the_second(engine):
+            taken.append(1)
+            if len(taken) == 2:
+                raise Fault
+            return original(engine)
+
+        monkeypatch.setattr(Engine, "take_job", fails_at_the_second)
+        await wait_until(job.done)
+        assert job.status is JobStatus.SUCCEEDED
+        assert [type(record.error) for record in job.outcome().history] == [OSError]
+        await wait_until(lambda: pool.statistics().busy == 0)
+        assert (len(attempts), pool.statistics().retries, pool.statistics().restarts) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_between_two_jobs_ends_the_loop(isolation, monkeypatch, caplog, error):
+    """It goes out of the loop, and not into the step of whoever has woken the worker; the next job is cancelled."""
+    seen = []
+
+    async def main():
+        async with Pool(size=1, isolation=isolation, restart=Restart(delay=5)) as pool:
+            assert await pool.run(double, 1) == 2
+            monkeypatch.setattr(Engine, "take_job", crash_once(Engine.take_job, error("by hand")))
+            job = await pool.submit(double, 2)
+            job.add_done_callback(lambda job: seen.append(job.status))
+            try:
+                await job.wait()
+            except BaseException as reached:
+                seen.append(type(reached))
+                raise
+
+    with pytest.raises(error, match="by hand"):
+        asyncio.run(asyncio.wait_for(main(), 20))
+    assert seen == [asyncio.CancelledError, JobStatus.CANCELLED]
 
 
 @virtual
