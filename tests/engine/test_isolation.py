@@ -12,6 +12,7 @@ import gc
 import os
 import sys
 import threading
+import types
 import weakref
 
 import anyio
@@ -20,6 +21,7 @@ from helpers import double, forever
 
 from aiopool import JobStatus, Pool, PoolStatus, Restart
 from aiopool._engine.scope_worker import scope_state
+from aiopool.errors import RestartLimitError
 from aiopool.testing import explore, wait_until
 
 pytestmark = pytest.mark.both_isolations
@@ -578,15 +580,44 @@ def test_the_scope_of_a_task_is_read_from_the_installed_anyio():
     asyncio.run(main())
 
 
-def test_an_anyio_that_does_not_say_the_scope_is_named(monkeypatch):
-    """If anyio keeps the scope of a task elsewhere, the error names what to install, or to write instead."""
+NOT_SAID = r'anyio \d.* install `anyio>=4.15,<5`, or open the pool with isolation="task"'
 
-    text = r'anyio \d.* install `anyio>=4.15,<5`, or open the pool with isolation="task"'
+
+@pytest.mark.parametrize("kept", ["elsewhere", "in another form"])
+def test_an_anyio_that_does_not_say_the_scope_is_named(monkeypatch, kept):
+    """If anyio keeps the scope of a task otherwise, the error names what to install, or to write instead."""
 
     async def main():
-        with anyio.CancelScope(), monkeypatch.context() as patch:
-            patch.delattr("anyio._backends._asyncio._task_states")
-            with pytest.raises(RuntimeError, match=text):
-                scope_state(asyncio.current_task())
+        task = asyncio.current_task()
+        with anyio.CancelScope() as scope, monkeypatch.context() as patch:
+            if kept == "elsewhere":
+                patch.delattr("anyio._backends._asyncio._task_states")
+            else:
+                state = types.SimpleNamespace(cancel_scope=weakref.ref(scope))
+                patch.setattr("anyio._backends._asyncio._task_states", {task: state})
+            with pytest.raises(RuntimeError, match=NOT_SAID):
+                scope_state(task)
 
     asyncio.run(main())
+
+
+def test_a_pool_on_an_anyio_that_does_not_say_the_scope_gives_up_with_that_error(monkeypatch, caplog):
+    """No worker can run a job: the pool ends, and the first cause is the line that says what to install."""
+    told = []
+
+    def says_nothing(task):
+        with monkeypatch.context() as patch:
+            patch.delattr("anyio._backends._asyncio._task_states")
+            return scope_state(task)
+
+    async def main():
+        async with Pool(size=1, isolation="scope", restart=Restart(max_restarts=0)) as pool:
+            told.append(await pool.submit(double, 1))
+            await pool.wait_closed()
+
+    monkeypatch.setattr("aiopool._engine.scope_worker.scope_state", says_nothing)
+    with pytest.raises(RestartLimitError) as caught:
+        asyncio.run(asyncio.wait_for(main(), 20))
+    with pytest.raises(RuntimeError, match=NOT_SAID):
+        raise caught.value.__cause__
+    assert isinstance(told[0].exception(), RestartLimitError)

@@ -6,11 +6,12 @@ import contextvars
 import sys
 
 import pytest
+from engine.cancel_support import at_rest
 from helpers import assert_counters_balance
 
 from aiopool import JobCancelledError, JobTimeoutError, Pool, Restart, Retry, current_job
 from aiopool._engine.engine import Engine
-from aiopool.testing import wait_until
+from aiopool.testing import run_virtual, wait_until
 
 pytestmark = pytest.mark.both_isolations
 
@@ -126,7 +127,7 @@ def test_a_job_of_a_factory_starts_at_once_where_it_can():
 
 # By the slow factory, as without a pool.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_all_that_a_job_may_do(factory):
+def test_all_that_a_job_may_do(factory, isolation):
     """Results, errors, retries, limits, cancels before and after the first step, children: all as without a factory."""
 
     async def value(n):
@@ -147,7 +148,7 @@ def test_all_that_a_job_may_do(factory):
             raise OSError
 
     async def main():
-        async with Pool(2, retry=None) as pool:
+        async with Pool(2, isolation=isolation, retry=None) as pool:
 
             async def parent():
                 return await pool.run(value, 2)
@@ -175,13 +176,13 @@ def test_all_that_a_job_may_do(factory):
     run(factory, main)
 
 
-def test_the_loop_is_as_it_was(factory):
+def test_the_loop_is_as_it_was(factory, isolation):
     """Nothing of ours is left on the loop."""
 
     async def main():
         loop = asyncio.get_running_loop()
         before = set(loop.__dict__)
-        async with Pool(2) as pool:
+        async with Pool(2, isolation=isolation) as pool:
             await pool.map(asyncio.sleep, [0] * 10).collect()
             assert set(loop.__dict__) == before
 
@@ -225,6 +226,54 @@ def test_a_fault_behind_a_job_that_never_began_replaces_the_worker(monkeypatch, 
     monkeypatch.setattr(Engine, "attempt_ended", fails_once)
     run(Late(), main)
     assert any("crashed" in record.message for record in caplog.records)
+
+
+class Failing(Factory):
+    """One that makes no task for a worker."""
+
+    def __call__(self, loop, coroutine, **options):
+        if coroutine.__name__ == "run":
+            raise MemoryError("no task")
+        return super().__call__(loop, coroutine, **options)
+
+
+def test_a_worker_for_which_the_factory_makes_no_task_has_one_of_asyncio(isolation):
+    """The jobs run all the same, and no worker counts as crashed."""
+
+    async def main():
+        async with Pool(1, isolation=isolation) as pool:
+            assert await pool.map(asyncio.sleep, [0, 0]).collect() == [None, None]
+            assert pool.statistics().restarts == 0
+
+    run(Failing(), main)
+
+
+class Exiting(Factory):
+    """One whose workers' tasks end the program with their last step."""
+
+    async def scoped(self, coroutine):
+        value = await coroutine
+        if coroutine.__name__ == "run":
+            raise SystemExit("the last step")
+        return value
+
+
+def test_a_worker_whose_last_step_raises_takes_no_other(caplog):
+    """The step was taken: the worker is replaced as after a crash, and nothing tries to take it again and again."""
+
+    async def main():
+        asyncio.get_running_loop().set_task_factory(Exiting())
+        async with Pool(2, isolation="scope", restart=Restart(delay=0)) as pool:
+            assert await pool.map(asyncio.sleep, [1, 1]).collect() == [None, None]
+            pool.resize(1)
+            await asyncio.sleep(1)
+            assert pool.statistics().restarts == 1
+            await at_rest()
+            assert await pool.run(asyncio.sleep, 0, "next") == "next"
+            assert pool.statistics().restarts == 1
+
+    run_virtual(main)
+    assert "SystemExit: the last step" in caplog.text
 
 
 class Clinging(Factory):
