@@ -229,10 +229,8 @@ class Admission:
                         if waits:
                             self._refuse(job, future, error(job))
                     yield waits
-            except BaseException:
+            finally:
                 self._refusing -= 1
-                raise
-            self._refusing -= 1
             self._on_refused()
             self.admit()
 

@@ -552,10 +552,10 @@ class Pool(Submitter, AsyncOnly):
         """
         engine = self._engine("cancel_all")
         own, count = running_job.get(), 0
-        refuse_each = engine.admission.cancel_all(group, reason)
         state = None if group is None else engine.groups.get(group)
         jobs = list(engine.jobs.values() if group is None else () if state is None else state.members)
         jobs.reverse()
+        refuse_each = engine.admission.cancel_all(group, reason)  # last: from here on nobody is admitted
         running: list[Job[Any]] = []
 
         def cancel_each() -> Iterator[None]:

@@ -247,6 +247,30 @@ async def test_jobs_that_wait_for_room_are_cancelled_with_their_group_and_with_a
             assert_counters_balance(pool)
 
 
+class Incomparable:
+    """Equal to nothing, and nothing may ask."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other):
+        raise LookupError("not to be compared")
+
+
+@virtual
+async def test_a_cancel_that_breaks_off_leaves_the_others_in_line(isolation):
+    """A group whose name is none is an error at the caller; who waits for room is let in as before."""
+    async with Pool(1, 0, isolation=isolation) as pool:
+        await pool.submit(nap, 1)
+        waiting = asyncio.create_task(pool.with_options(group="mail").submit(echo, "let in"))
+        await settle()
+        with pytest.raises(TypeError, match="unhashable"):
+            await pool.cancel_all(group=["mail"])
+        with pytest.raises(LookupError, match="not to be compared"):
+            await pool.cancel_all(group=Incomparable())
+        assert await (await asyncio.wait_for(waiting, 5)) == "let in"
+        assert_counters_balance(pool)
+
+
 @virtual
 async def test_the_total_limit_begins_when_there_is_room(isolation):
     """Who calls `submit` sets the time for that himself; a job's own clocks start when it is taken in."""
