@@ -518,8 +518,7 @@ class Submitter:
         """Hand in a call that found no room if the overflow policy makes some; never wait."""
         engine, job = self._make(function, args, kwargs)
         self._state.check_accepting(job)
-        if engine.admission.is_full():
-            self._apply_overflow(engine, job, nowait=True)
+        self._apply_overflow(engine, job, nowait=True)
         if self._block is not None:
             self._block.add(job)
         engine.enter(job)
