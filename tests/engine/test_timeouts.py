@@ -10,6 +10,7 @@ import pytest
 from helpers import double, forever, now
 
 from aiopool import JobCancelledError, JobStatus, JobTimeoutError, Pool, Retry, current_job
+from aiopool._engine import engine
 from aiopool.testing import DELAYS, advance, explore, settle
 
 pytestmark = pytest.mark.both_isolations
@@ -338,6 +339,36 @@ async def test_no_time_in_the_queue_is_enough_for_an_idle_pool(new_pool):
         with pytest.raises(JobTimeoutError):
             await at_once.run(double, 1)
         release.set()
+
+
+@real
+async def test_no_time_in_the_queue_is_enough_for_the_last_of_many_that_start_one_a_turn(new_pool, monkeypatch):
+    """Jobs that take long in the event loop start in turns of their own: whom a free worker waits for is not ended."""
+    monkeypatch.setattr(engine, "TIME_SLICE", 1e-9)
+    async with new_pool(size=8) as pool:
+        at_once = pool.with_options(queue_timeout=0)
+        jobs = [at_once.with_options(priority=9).submit_nowait(double, 0)]  # the first whose time is over starts last
+        jobs += [at_once.submit_nowait(double, n) for n in range(1, 8)]
+        assert await asyncio.gather(*jobs) == list(range(0, 16, 2))
+
+
+@virtual
+async def test_a_job_whose_time_in_the_queue_is_over_starts_if_nothing_but_a_chore_stands_before_it(new_pool):
+    """No job starts while many are cancelled: the turns that this takes do not count, and a worker needs some more."""
+    async with new_pool(size=1) as pool:
+        for group in ("one", "two"):
+            later = pool.with_options(group=group, delay=100)
+            for _ in range(200):
+                later.submit_nowait(double, 1)
+        first = asyncio.create_task(pool.cancel_all(group="one"))
+        await asyncio.sleep(0)
+        late = pool.with_options(queue_timeout=0).submit_nowait(double, 1)
+        for _ in range(3):
+            await asyncio.sleep(0)  # so that its time is over before the second cancel begins
+        assert await pool.cancel_all(group="two") == 200
+        assert await first == 200
+        assert await late == 2
+        assert now() == 0
 
 
 @virtual

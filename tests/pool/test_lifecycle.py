@@ -628,6 +628,33 @@ async def test_an_option_among_the_arguments_gets_the_line_to_write(new_pool):
             await pool.submit(double, 1, timeout=5)
 
 
+@real
+async def test_a_keyword_is_looked_at_however_often_another_was_right(new_pool):
+    """Arguments like those of the last call are known; others, and those of another function, are refused at once."""
+
+    async def fetch(url, *, depth=0):
+        return url, depth
+
+    async def fetch_all(url):
+        return url
+
+    class Client:
+        async def fetch(self, url):
+            return url
+
+    async with new_pool() as pool:
+        for depth in range(3):
+            assert await pool.run(fetch, "a", depth=depth) == ("a", depth)
+            assert await pool.run(fetch, "a", depth=depth) == ("a", depth)
+            with pytest.raises(TypeError, match="unexpected keyword argument 'deep'"):
+                pool.submit_nowait(fetch, "a", deep=depth)
+            with pytest.raises(TypeError, match="missing a required argument: 'url'"):
+                pool.submit_nowait(fetch, depth=depth)
+            for other in (Client().fetch, fetch_all):
+                with pytest.raises(TypeError, match="unexpected keyword argument 'depth'"):
+                    pool.submit_nowait(other, "a", depth=depth)
+
+
 VALUES = {
     "None": None,
     "an exception": ValueError("returned, not raised"),

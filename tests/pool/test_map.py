@@ -401,6 +401,63 @@ async def test_two_consumers_of_a_full_pool(isolation):
         assert (a, b) == ([1, 2, 3], [4, 5, 6])
 
 
+class Item:
+    """An item that can be seen to be gone."""
+
+
+@virtual
+async def test_an_item_that_did_not_get_in_at_once_is_let_go_with_its_result(isolation):
+    """A consumer that gives up, and comes again: of the first try nothing is kept."""
+    gone = []
+
+    async def kind(item):
+        return type(item)
+
+    def items():
+        item = Item()
+        gone.append(weakref.ref(item))
+        yield item
+        del item
+        yield from itertools.count()
+
+    async with Pool(1, 0, isolation=isolation) as pool:
+        await pool.submit(nap, 5)
+        async with pool.map(kind, items(), errors="yield", buffersize=1) as stream:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(stream), 1)
+            result = await anext(stream)
+            assert result.value is Item
+            del result
+            assert (await anext(stream)).value is int
+            assert gone[0]() is None
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_source_that_cancels_a_job_has_its_result_taken_at_once(ordered):
+    """The consumer does not wait when what it would wait for came while the source was read."""
+
+    @virtual
+    async def main(isolation):
+        began = now()
+        async with Pool(1, isolation=isolation) as pool:
+
+            def items():
+                yield from range(7)
+                for number in (1, 2):  # the first as the buffer is filled, the second when a result was taken
+                    assert pool.get_job(number).cancel()
+                    yield number
+
+            pool.pause()
+            async with pool.map(echo, items(), ordered=ordered, errors="yield", buffersize=8) as stream:
+                for number in (1, 2):
+                    result = await asyncio.wait_for(anext(stream), 1)
+                    assert (result.job.id, result.ok) == (number, False)
+            assert now() == began
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
 @virtual
 async def test_a_consumer_that_gives_up_waiting_for_room_loses_no_item(isolation):
     """A time limit around `anext` while the pool is full: the item comes with the next call."""

@@ -588,3 +588,84 @@ def test_a_listener_that_cancels_each_job_of_a_map(ordered):
 
     for isolation in ("task", "scope"):
         main(isolation)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_listener_that_cancels_the_job_that_a_consumer_waits_for(ordered):
+    """An asynchronous source goes on by itself: its consumer waits already, and has the result at once."""
+
+    @virtual
+    async def main(isolation):
+        async def rows():
+            await asyncio.sleep(1)
+            yield 1
+            await forever()
+
+        async with Pool(1, isolation=isolation) as pool:
+            pool.listen(lambda event: pool.get_job(event.job_id).cancel(), events.JobSubmitted)
+            async with pool.map(echo, rows(), ordered=ordered, errors="yield") as stream:
+                result = await asyncio.wait_for(anext(stream), 5)
+                assert result.job.cancelled()
+                assert now() == 1
+
+    for isolation in ("task", "scope"):
+        main(isolation)
+
+
+@virtual
+async def test_a_stream_that_is_closed_while_its_source_waits_for_room_withdraws_its_job(isolation):
+    """Its job is withdrawn, and stays one that there was: nobody will come again for the item."""
+
+    async def rows():
+        yield 1
+
+    async with Pool(1, 0, isolation=isolation) as pool:
+        running = await pool.submit(nap, 5)
+        stream = pool.map(echo, rows())
+        consumer = asyncio.create_task(anext(stream))
+        await settle()
+        assert pool.statistics().waiting == 1
+        consumer.cancel()
+        await asyncio.wait([consumer])
+        await stream.aclose()
+        assert pool.statistics().waiting == 0
+        assert pool.jobs() == [running]
+        assert now() == 0
+        assert stream.submitted == stream.done == 1
+
+
+def test_a_feeder_whose_loop_is_gone_ends_where_it_is(isolation, caplog):
+    """What the collector does to it: the source is not asked for anything, and nothing is told."""
+    closed = []
+
+    class Rows(AsyncSource):
+        async def __anext__(self):
+            await forever()
+
+        async def aclose(self):
+            closed.append(True)
+
+    async def begin():
+        await pool.__aenter__()
+        consumer = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0)
+        [feeder] = [task for task in asyncio.all_tasks() if "-map-" in task.get_name()]
+        await asyncio.sleep(0)
+        return consumer, feeder
+
+    async def end():
+        with pytest.raises(StopAsyncIteration):
+            await consumer
+        feeder.cancel()
+        await asyncio.wait([feeder])
+        await pool.shutdown()
+
+    pool = Pool(1, isolation=isolation)
+    stream = pool.map(echo, Rows("nowhere", None))
+    with asyncio.Runner() as runner:
+        consumer, feeder = runner.run(begin())
+        feeder.get_coro().close()
+        assert closed == []
+        runner.run(end())
+        assert isinstance(feeder.exception(), RuntimeError)  # of asyncio, for a coroutine that was closed
+    assert not caplog.records

@@ -606,6 +606,18 @@ async def test_jobs_that_a_shutdown_cancels_are_told_in_one_line(new_pool, caplo
 
 
 @virtual
+async def test_the_report_of_a_shutdown_that_went_well_is_one_line(new_pool):
+    """The counts, and nothing of callbacks or leaks."""
+    pool = new_pool(size=1)
+    await pool.__aenter__()
+    pool.on_shutdown(lambda: None)
+    await pool.submit(double, 1)
+    assert str(await pool.shutdown()) == (
+        "the shutdown took 0.00 s: 1 jobs succeeded, 0 failed, 0 timed out, 0 were cancelled (0 had not started)"
+    )
+
+
+@virtual
 async def test_the_report_says_that_asyncio_run_waits_for_a_leaked_job(new_pool):
     """In words, with the counts, the names, and what to use instead."""
 

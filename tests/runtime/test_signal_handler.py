@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from child_programs import program, rest
 
 HANDLER = """
@@ -120,9 +121,11 @@ loop.close()
     assert (lines, code) == (["True", "False", "True"], 0)
 
 
-def test_without_a_thread_left_the_third_signal_exits_in_the_main_one():
+@pytest.mark.parametrize("fails", [True, False])
+def test_without_a_thread_left_the_third_signal_exits_in_the_main_one(fails):
     """What has to be done before is done there, and if it fails, that is logged."""
     lines, code = run(
+        f"fails = {fails}"
         """
 import _thread, logging
 logging.basicConfig(format="%(message)s")
@@ -132,7 +135,8 @@ def refuse(*args):
 
 def last_words():
     say("last words")
-    raise ValueError("and a fault")
+    if fails:
+        raise ValueError("and a fault")
 
 _thread.start_new_thread = refuse
 SignalHandler(heard, last_words).install(loop)
@@ -142,5 +146,8 @@ say("not reached")
 """
     )
     assert code == 128 + signal.SIGINT
-    assert lines[:2] == ["last words", "the last call before the exit failed"]
-    assert lines[-1] == "ValueError: and a fault"
+    if fails:
+        assert lines[:2] == ["last words", "the last call before the exit failed"]
+        assert lines[-1] == "ValueError: and a fault"
+    else:
+        assert lines == ["last words"]
