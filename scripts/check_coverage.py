@@ -17,7 +17,7 @@ import coverage
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ("_runtime", "_jobs", "_engine", "_pool")
-LINES, BRANCHES = 98.8, 97.0  # percent
+LINES, BRANCHES = 99.6, 98.6  # percent; 99.64 and 98.67 were measured, and tests have come since
 
 
 def judge(directory: Path, *, gate: bool) -> list[str]:
