@@ -33,7 +33,12 @@ from aiopool._runtime.faults import drop_frame, is_kind
 from aiopool._runtime.runtime import running_loop_or_none
 from aiopool._runtime.threads import ThreadRunner
 
-__all__ = ["ScopeWorker", "scope_state"]
+__all__ = ["ScopeWorker", "load_backend", "scope_state"]
+
+
+def load_backend() -> None:
+    """Have anyio load its backend now, and not with the first job: that would hold the loop for 25 ms."""
+    anyio.current_time()
 
 
 def scope_state(task: asyncio.Task[Any]) -> Any:

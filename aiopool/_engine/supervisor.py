@@ -76,8 +76,9 @@ class Supervisor:
         self.closing = False
         if isolation == "scope":
             # Here, not above: a pool of tasks does not need anyio's event loop backend, and start-up is short.
-            from aiopool._engine.scope_worker import ScopeWorker
+            from aiopool._engine.scope_worker import ScopeWorker, load_backend
 
+            load_backend()
             self._worker_class = ScopeWorker
 
     def workers(self) -> list[Worker]:

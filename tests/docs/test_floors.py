@@ -209,6 +209,17 @@ def test_the_import_loads_what_every_pool_needs_and_nothing_else():
     assert {short(module) for module in ours} == set(LOADED.split())
 
 
+def test_a_pool_of_the_fast_lane_loads_anyios_backend_when_it_opens():
+    """With the first job it would hold the event loop for as long as an import takes."""
+    loaded = run_alone(
+        "import asyncio, sys, aiopool\n"
+        "async def main():\n"
+        "    async with aiopool.Pool(isolation='scope'): print(*sys.modules)\n"
+        "asyncio.run(main())"
+    )
+    assert "anyio._backends._asyncio" in loaded
+
+
 WHOLE_LIFE = """
 import asyncio, sys, time
 import aiopool
