@@ -1,25 +1,15 @@
 """Under real web servers: they hear the signals, the lifespan drains the pool, and they exit as they do without us."""
 
 import contextlib
-import http.client
-import json
-import os
-import re
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from web_servers import GUNICORN, UVICORN, Server, need, serving
 
 pytest.importorskip("starlette", reason="the servers run a Starlette app; it is in the extra test")
-
-ROOT = Path(__file__).parents[2]
 
 # `POOL` says whether the app has a pool; all else is the same, so that what a server does by itself can be compared.
 APP = """
@@ -64,109 +54,55 @@ app = Starlette(
 )
 """
 
-GUNICORN = ["-m", "gunicorn", "--bind", "fd://{fd}", "--workers", "2", "--graceful-timeout", "{grace}"]
+GRACEFUL = [*GUNICORN, "--workers", "2", "--graceful-timeout"]
 SERVERS = {
-    "uvicorn": ["-m", "uvicorn", "--fd", "{fd}", "server_app:app"],
-    "uvicorn, workers": ["-m", "uvicorn", "--workers", "2", "--fd", "{fd}", "server_app:app"],
-    "gunicorn, uvicorn": [*GUNICORN, "--worker-class", "uvicorn_worker.UvicornWorker", "server_app:app"],
-    "gunicorn, asgi": [*GUNICORN, "--worker-class", "asgi", "server_app:app"],
+    "uvicorn": [*UVICORN, "server_app:app"],
+    "uvicorn, workers": [*UVICORN, "--workers", "2", "server_app:app"],
+    "gunicorn, uvicorn": [*GRACEFUL, "{grace}", "--worker-class", "uvicorn_worker.UvicornWorker", "server_app:app"],
+    "gunicorn, asgi": [*GRACEFUL, "{grace}", "--worker-class", "asgi", "server_app:app"],
 }
 # One server and one of its signals are enough for every day.
 OTHERS = [pytest.param(server, marks=pytest.mark.long) for server in SERVERS if server != "uvicorn"]
 
 
-class Server:
-    """A server in a process of its own; what it and its workers write is read line by line."""
-
-    def __init__(self, process: "subprocess.Popen[str]", address: tuple[str, int]) -> None:
-        self.process = process
-        self.address = address
-        self.lines: list[str] = []
-
-    def wait_for(self, *wanted: str) -> None:
-        missing = list(wanted)
-        while missing:
-            assert self.process.stdout is not None
-            line = self.process.stdout.readline()
-            assert line, f"the server ended without {missing}:\n" + "".join(self.lines)
-            self.lines.append(line)
-            if line.strip() in missing:
-                missing.remove(line.strip())
-
-    def end(self) -> int:
-        assert self.process.stdout is not None
-        self.lines += self.process.stdout.readlines()
-        return self.process.wait(60)
-
-    def said(self, words: str) -> int:
-        # Anywhere in a line: several processes write to one pipe.
-        return len(re.findall(rf"\b{words}\b", "".join(self.lines)))
-
-    def ask(self, method: str, path: str) -> tuple[int, Any]:
-        with contextlib.closing(http.client.HTTPConnection(*self.address, timeout=30)) as connection:
-            connection.request(method, path)
-            answer = connection.getresponse()
-            return answer.status, json.load(answer)
-
-
 @contextlib.contextmanager
-def serving(server: str, directory: Path, *, pool: bool, grace: int = 25, limit: float = 20) -> Iterator[Server]:
-    for module in {"uvicorn": ["uvicorn"], "gunicorn": ["gunicorn"]}[server.split(",")[0]]:
-        pytest.importorskip(module, reason=f"{module} is not installed; it is in the extra test")
-    if server == "gunicorn, uvicorn":
-        pytest.importorskip("uvicorn_worker", reason="uvicorn-worker is not installed; it is in the extra test")
+def running(server: str, directory: Path, *, pool: bool, grace: int = 25, limit: float = 20) -> Iterator[Server]:
+    """Run the app until every worker has said that its pool is open."""
+    need(*[word.partition(".")[0] for word in SERVERS[server] if word.startswith(("uvicorn", "gunicorn"))][:2])
     (directory / "server_app.py").write_text(APP)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        words = [word.format(fd=listening.fileno(), grace=grace) for word in SERVERS[server]]
-        with subprocess.Popen(
-            [sys.executable, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "POOL": "yes" if pool else "no", "LIMIT": str(limit)},
-            pass_fds=[listening.fileno()],
-            start_new_session=True,
-        ) as process:
-            watchdog = threading.Timer(90, os.killpg, [process.pid, signal.SIGKILL])
-            watchdog.start()
-            try:
-                found = Server(process, listening.getsockname())
-                found.wait_for(*[f"pool {pool}"] * (1 if server == "uvicorn" else 2))
-                yield found
-            finally:
-                watchdog.cancel()
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+    words = [word.replace("{grace}", str(grace)) for word in SERVERS[server]]
+    with serving(words, directory, {"POOL": "yes" if pool else "no", "LIMIT": str(limit)}) as found:
+        found.wait_for(*[f"pool {pool}"] * (1 if server == "uvicorn" else 2))
+        yield found
 
 
 @pytest.mark.parametrize("server", ["uvicorn", *OTHERS])
 def test_sigterm_drains_the_pool_and_the_server_ends(server: str, tmp_path: Path):
     """Jobs that were handed in are finished, those in the queue too; the clients are long gone."""
-    with serving(server, tmp_path, pool=True) as running:
+    with running(server, tmp_path, pool=True) as found:
         for number in range(5):
-            assert running.ask("POST", f"/jobs/{number}")[0] == 202
-        running.wait_for("start 0")
-        running.process.send_signal(signal.SIGTERM)
-        running.end()
-        assert running.said("end") == 5, running.lines
-        assert running.said("closed closed") == (1 if server == "uvicorn" else 2)
-        assert "Traceback" not in "".join(running.lines)
+            assert found.ask("POST", f"/jobs/{number}")[0] == 202
+        found.wait_for("start 0")
+        found.process.send_signal(signal.SIGTERM)
+        found.end()
+        assert found.said("end") == 5, found.lines
+        assert found.said("closed closed") == (1 if server == "uvicorn" else 2)
+        assert "Traceback" not in "".join(found.lines)
 
 
 @pytest.mark.parametrize("server", ["uvicorn", *OTHERS])
 def test_a_job_that_is_longer_than_the_limit_does_not_hold_up_the_server(server: str, tmp_path: Path):
     """Not before `shutdown_timeout`, and soon after it: the job is cancelled, the pool closed, the server gone."""
-    with serving(server, tmp_path, pool=True, limit=1) as running:
-        assert running.ask("POST", "/jobs/99")[0] == 202
-        running.wait_for("start 99")
+    with running(server, tmp_path, pool=True, limit=1) as found:
+        assert found.ask("POST", "/jobs/99")[0] == 202
+        found.wait_for("start 99")
         began = time.monotonic()
-        running.process.send_signal(signal.SIGTERM)
-        running.end()
+        found.process.send_signal(signal.SIGTERM)
+        found.end()
         assert 1 <= time.monotonic() - began < 15
-        assert running.said("end 99") == 0
-        assert running.said("closed closed") == (1 if server == "uvicorn" else 2), running.lines
-        assert running.said("shutdown of pool pool cancelled 1 jobs: 0 had not started, 0 did not end") == 1
+        assert found.said("end 99") == 0
+        assert found.said("closed closed") == (1 if server == "uvicorn" else 2), found.lines
+        assert found.said("shutdown of pool pool cancelled 1 jobs: 0 had not started, 0 did not end") == 1
 
 
 @pytest.mark.parametrize("server", ["uvicorn", *OTHERS])
@@ -176,10 +112,10 @@ def test_the_server_exits_as_without_us(server: str, number: signal.Signals, tmp
     seen = []
     for pool in (False, True):
         # On SIGINT gunicorn waits all of its time for a worker of uvicorn's, with a pool and without.
-        with serving(server, tmp_path, pool=pool, grace=2) as running:
-            status, handlers = running.ask("GET", "/handlers")
+        with running(server, tmp_path, pool=pool, grace=2) as found:
+            status, handlers = found.ask("GET", "/handlers")
             assert status == 200
             assert handlers["now"] == handlers["before"]
-            running.process.send_signal(number)
-            seen.append((handlers, running.end()))
+            found.process.send_signal(number)
+            seen.append((handlers, found.end()))
     assert seen[0] == seen[1]

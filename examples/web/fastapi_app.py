@@ -1,0 +1,50 @@
+"""Send mails in the background of a FastAPI app; start it with `uvicorn fastapi_app:app`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.requests import HTTPConnection
+from fastapi.responses import JSONResponse, Response
+
+from aiopool import Pool, QueueFullError
+
+
+async def send_mail(address: str) -> None:
+    await asyncio.sleep(0.05)  # the mail server
+    if "@" not in address:
+        raise ValueError(f"no address: {address}")
+    print(f"sent to {address}", flush=True)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Pool]]:
+    async with Pool(size=20, queue_size=1000, shutdown_timeout=20) as pool:
+        yield {"pool": pool}
+
+
+async def get_pool(connection: HTTPConnection) -> Pool:  # `async`: FastAPI runs plain functions in threads
+    return connection.state.pool
+
+
+PoolDep = Annotated[Pool, Depends(get_pool)]
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/mails/{address}", status_code=202)
+async def subscribe(address: str, pool: PoolDep) -> dict[str, int | str]:
+    return {"job": pool.submit_nowait(send_mail, address).id}
+
+
+@app.get("/jobs/{id}")
+async def status(id: str, pool: PoolDep) -> dict[str, str]:
+    job = pool.get_job(id)
+    return {"status": "ended or unknown" if job is None else job.status}
+
+
+@app.exception_handler(QueueFullError)
+async def too_many(request: Request, error: QueueFullError) -> Response:
+    return JSONResponse({"error": "try again later"}, status_code=503, headers={"Retry-After": "1"})
