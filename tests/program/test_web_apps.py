@@ -1,4 +1,4 @@
-"""The web apps of `examples/web`, each under its real server, with clients that come, go and hang up as they like.
+"""The web apps of `docs/web-apps`, each under its real server, with clients that come, go and hang up as they like.
 
 What a client was told with a 202 is a promise: that job ends, or its failure is reported, whatever becomes of the
 client, and of the server when it is told to go.
@@ -16,12 +16,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pytest
 from web_servers import GUNICORN, HYPERCORN, ROOT, UVICORN, Server, need, serving
 
-APPS = ROOT / "examples" / "web"
+APPS = ROOT / "docs" / "web-apps"
 AIOHTTP = "import socket; from aiohttp_app import *; web.run_app(make_app(), sock=socket.socket(fileno={fd}))"
 
 
@@ -193,3 +194,67 @@ def test_a_container_provides_the_pool_and_shuts_it_down() -> None:
     words = [sys.executable, "-W", "error", "dishka_pool.py"]
     done = subprocess.run(words, cwd=APPS, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "sent to ada@example.org\n", "")
+
+
+CANCELLING = """
+import asyncio
+from aiopool import Pool
+
+pool = Pool(size=2)
+
+async def work():
+    print("at work", flush=True)
+    try:
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        print("nobody waits", flush=True)
+        raise
+"""
+QUART = """
+from quart import Quart
+
+app = Quart(__name__)
+
+@app.while_serving
+async def lifespan():
+    async with pool:
+        yield
+
+@app.get("/work")
+async def handler():
+    return await pool.run(work)
+"""
+AIOHTTP_APP = """
+import socket, sys
+from aiohttp import web
+
+async def lifespan(app):
+    async with pool:
+        yield
+
+async def handler(request):
+    return await pool.run(work)
+
+app = web.Application()
+app.cleanup_ctx.append(lifespan)
+app.router.add_get("/work", handler)
+web.run_app(app, sock=socket.socket(fileno=int(sys.argv[1])), handler_cancellation=True)
+"""
+
+
+@pytest.mark.ecosystem
+@pytest.mark.parametrize(
+    ("framework", "body", "words"),
+    [("quart", QUART, [*HYPERCORN, "some_app:app"]), ("aiohttp", AIOHTTP_APP, ["some_app.py", "{fd}"])],
+)
+def test_a_framework_that_cancels_the_request_cancels_its_job(
+    framework: str, body: str, words: list[str], tmp_path: Path
+) -> None:
+    """The docs name these two as the ones that do so by themselves, or can be told to."""
+    need(framework, *["hypercorn"] * (framework == "quart"))
+    (tmp_path / "some_app.py").write_text(CANCELLING + body)
+    with serving(words, tmp_path) as server:
+        with socket.create_connection(server.address) as client:
+            client.sendall(b"GET /work HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            server.wait_for("at work")
+        server.wait_for("nobody waits")

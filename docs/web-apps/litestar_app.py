@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from litestar import Litestar, Request, Response, get, post
 from litestar.datastructures import State
@@ -30,7 +31,7 @@ async def get_pool(state: State) -> Pool:
 
 
 @post("/mails/{address:str}", status_code=202)
-async def subscribe(address: FromPath[str], pool: NamedDependency[Pool]) -> dict[str, int | str]:
+async def subscribe(address: FromPath[str], pool: NamedDependency[Pool]) -> dict[str, Any]:
     return {"job": pool.submit_nowait(send_mail, address).id}
 
 

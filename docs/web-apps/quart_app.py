@@ -9,7 +9,6 @@ from quart.typing import ResponseReturnValue
 from aiopool import Pool, QueueFullError
 
 app = Quart(__name__)
-pool = Pool(size=20, queue_size=1000, shutdown_timeout=20)  # at import: binds to no loop, starts nothing
 
 
 async def send_mail(address: str) -> None:
@@ -17,6 +16,9 @@ async def send_mail(address: str) -> None:
     if "@" not in address:
         raise ValueError(f"no address: {address}")
     print(f"sent to {address}", flush=True)
+
+
+pool = Pool(size=20, queue_size=1000, shutdown_timeout=20)  # binds to no loop, starts nothing
 
 
 @app.while_serving

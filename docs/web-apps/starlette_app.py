@@ -36,7 +36,8 @@ async def status(request: Request) -> Response:
 
 
 async def too_many(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "try again later"}, status_code=503, headers={"Retry-After": "1"})
+    again = {"Retry-After": "1"}
+    return JSONResponse({"error": "try again later"}, status_code=503, headers=again)
 
 
 app = Starlette(

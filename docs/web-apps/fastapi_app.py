@@ -25,7 +25,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Pool]]:
         yield {"pool": pool}
 
 
-async def get_pool(connection: HTTPConnection) -> Pool:  # `async`: FastAPI runs plain functions in threads
+async def get_pool(connection: HTTPConnection) -> Pool:
     return connection.state.pool
 
 
@@ -47,4 +47,5 @@ async def status(id: str, pool: PoolDep) -> dict[str, str]:
 
 @app.exception_handler(QueueFullError)
 async def too_many(request: Request, error: QueueFullError) -> Response:
-    return JSONResponse({"error": "try again later"}, status_code=503, headers={"Retry-After": "1"})
+    again = {"Retry-After": "1"}
+    return JSONResponse({"error": "try again later"}, status_code=503, headers=again)

@@ -7,7 +7,6 @@ from aiohttp import web
 
 from aiopool import Pool, QueueFullError
 
-POOL = web.AppKey("POOL", Pool)
 routes = web.RouteTableDef()
 
 
@@ -16,6 +15,9 @@ async def send_mail(address: str) -> None:
     if "@" not in address:
         raise ValueError(f"no address: {address}")
     print(f"sent to {address}", flush=True)
+
+
+POOL = web.AppKey("POOL", Pool)
 
 
 async def open_pool(app: web.Application) -> AsyncIterator[None]:
