@@ -21,6 +21,7 @@ Read `_jobs/job.py`, `_engine/queue.py`, `_engine/engine.py`, `_engine/worker.py
 from aiopool import events as events
 from aiopool import from_thread as from_thread
 from aiopool._jobs.job import Job, current_job
+from aiopool._jobs.limits import Cooldown, Limit
 from aiopool._jobs.options import JobOptions, Priority, job
 from aiopool._jobs.records import AttemptRecord, JobOutcome
 from aiopool._jobs.restart import Restart
@@ -47,6 +48,7 @@ from aiopool.errors import (
 __all__ = [
     "AttemptRecord",
     "CancelReport",
+    "Cooldown",
     "Group",
     "Job",
     "JobCancelledError",
@@ -56,6 +58,7 @@ __all__ = [
     "JobStatus",
     "JobTimeoutError",
     "LeakedJob",
+    "Limit",
     "MapResult",
     "MapStream",
     "Pool",

@@ -14,6 +14,7 @@ from aiopool._engine.error_reporter import ErrorReporter
 from aiopool._engine.groups import GroupRegistry
 from aiopool._engine.job_ids import JobIds
 from aiopool._engine.join_waiters import JoinWaiters
+from aiopool._engine.lanes import LaneTable
 from aiopool._engine.lending import SlotLending
 from aiopool._engine.slots import Slots
 from aiopool._jobs.job import Job, JobExtra
@@ -47,6 +48,7 @@ class Endings:
         "_ids",
         "_jobs",
         "_join_waiters",
+        "_lanes",
         "_lending",
         "_now",
         "_on_fatal",
@@ -64,6 +66,7 @@ class Endings:
         jobs: dict[int, Job[Any]],
         ids: JobIds,
         groups: GroupRegistry,
+        lanes: LaneTable,
         counters: Counters,
         slots: Slots,
         lending: SlotLending,
@@ -79,6 +82,7 @@ class Endings:
         self._jobs = jobs
         self._ids = ids
         self._groups = groups
+        self._lanes = lanes
         self._counters = counters
         self._slots = slots
         self._lending = lending
@@ -184,6 +188,8 @@ class Endings:
             worker=worker,
         )
         self._count_leak(1)
+        if self._on_leak == "replace" and extra.places:
+            self._lanes.leave(extra)
         self.wake_exit_waiters(extra)
         if self.observers:
             self.observers.leaked(job, worker, stack, self._now())

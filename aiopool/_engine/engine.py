@@ -34,6 +34,7 @@ from aiopool._engine.error_reporter import ErrorReporter
 from aiopool._engine.groups import GroupRegistry
 from aiopool._engine.job_ids import JobIds
 from aiopool._engine.join_waiters import JoinWaiters
+from aiopool._engine.lanes import Lane, LaneTable
 from aiopool._engine.lending import SlotLending
 from aiopool._engine.queue import JobQueue
 from aiopool._engine.slots import Slots
@@ -97,6 +98,7 @@ class Engine:
         "ids",
         "jobs",
         "join_waiters",
+        "lanes",
         "lending",
         "no_more_retries",
         "now",
@@ -153,6 +155,8 @@ class Engine:
         self.ids = JobIds(self.jobs, runtime.next_job)
         self.queue = JobQueue(aging=aging)
         self.groups = GroupRegistry(self.queue)
+        self.timers = TimerQueue(runtime, self._work_off)
+        self.lanes = LaneTable(self.queue, self.timers, self.now, self._came_back)
         # How many run, and when.
         self.slots = Slots(size, self.wake_workers)
         self._wake_worker = wake_worker
@@ -167,7 +171,7 @@ class Engine:
         self._late_turn = 0
         self._looks_later = False
         # Who waits: for another job, for the end of all jobs, for space.
-        self.lending = SlotLending(self.slots, runtime.loop, self.is_own, errors.unheard)
+        self.lending = SlotLending(self.slots, self.lanes, runtime.loop, self.is_own, errors.unheard)
         self.join_waiters = JoinWaiters(self.jobs, self.lending, self.submitters_wait)
         self.chores = Chores(runtime, self.slots, self.queue, self.lending, self.wake_workers)
         self.admission = Admission(
@@ -180,8 +184,6 @@ class Engine:
             work_off=self.chores.work_off,
             on_refused=self.join_waiters.wake_if_idle,
         )
-        # Moments to come.
-        self.timers = TimerQueue(runtime, self.chores.work_off)
         self.total_limits = Limits(self.timers, self.now, self.jobs, self._total_expired)
         self.queue_limits = Limits(self.timers, self.now, self.jobs, self._queue_expired)
         # Ends.
@@ -193,6 +195,7 @@ class Engine:
             jobs=self.jobs,
             ids=self.ids,
             groups=self.groups,
+            lanes=self.lanes,
             counters=self.counters,
             slots=self.slots,
             lending=self.lending,
@@ -201,6 +204,14 @@ class Engine:
             on_leak=on_leak,
             on_fatal=on_fatal,
         )
+
+    def _came_back(self) -> None:
+        """A job is in the queue again. Within the end of another one there is no free slot: its worker takes it."""
+        if self.slots.active < self.slots.limit:
+            self.wake_workers()
+
+    def _work_off(self, steps: Iterator[object]) -> None:
+        self.chores.work_off(steps)
 
     def observe(self, observers: Observers | None) -> None:
         """Report what happens from now on; None: there is no observer."""
@@ -349,6 +360,8 @@ class Engine:
                 self._schedule(job, job._submitted_at + extra.delay)
             if extra.id is not None:
                 self.ids.take(job)
+        if spec.limits:
+            job._ensure_extra()  # by this it is asked for its lanes when it is to start
         if spec.group is not None:
             self.groups.join(job, job._ensure_extra(), spec.group)
 
@@ -426,7 +439,7 @@ class Engine:
             return self._take_job_contended()
         job: Job[Any] | None = self.queue.pop()
         if job is not None:
-            if job._extra is not None and self.groups.park(job):
+            if job._extra is not None and not self._may_start(job):
                 return self._take_job_contended()
             if self.admission.waiting:
                 self._admit_after(job)
@@ -442,16 +455,22 @@ class Engine:
                 job: Job[Any] | None = self.queue.pop()
                 if job is None:
                     break
-                if job._extra is None or not self.groups.park(job):
+                if job._extra is None or self._may_start(job):
                     self._admit_after(job)
                     return job
         return None
+
+    def _may_start(self, job: Job[Any]) -> bool:
+        """Whether a job that came out of the queue may start; else its group or a lane has parked it."""
+        return not self.groups.park(job) and (not job._spec.limits or self.lanes.enter(job))
 
     def _admit_after(self, job: Job[Any]) -> None:
         """A job has left the queue: another may come. If that fails, it goes back: no worker has it yet."""
         try:
             self.admission.admit()
         except BaseException:
+            if job._extra is not None and job._extra.places:
+                self.lanes.leave(job._extra)
             self.queue.push_in_order(job)
             raise
 
@@ -505,11 +524,21 @@ class Engine:
                 self.join_waiters.wake_if_idle()
         elif (job._extra is None or job._extra.stop is None) and job._finished_at is None:
             self.endings.finish(job, SUCCEEDED, value, now)
+            if job._extra is not None and job._extra.places:
+                self.lanes.succeeded(job._extra)
+                self.lanes.leave(job._extra)
         else:
             self.attempt_ended(job, value, None, now)
 
     def attempt_ended(self, job: Job[Any], value: Any, error: BaseException | None, now: float) -> None:
         """An attempt ended: decide what that means, and act on it."""
+        try:
+            self._end_attempt(job, value, error, now)
+        finally:
+            if job._extra is not None and job._extra.places:
+                self.lanes.leave(job._extra)
+
+    def _end_attempt(self, job: Job[Any], value: Any, error: BaseException | None, now: float) -> None:
         extra = job._extra
         if job._finished_at is not None:
             self.endings.ended_late(job, error)
@@ -525,6 +554,8 @@ class Engine:
             failure = failure_of(job, stop, error, status)
             if stop is None or stop.cause is StopCause.TIMEOUT:
                 try:
+                    if extra is not None and extra.places:
+                        self.lanes.failed(extra, failure, job._started_at, now)
                     delay = None if self.no_more_retries else next_delay(job, failure, now=now, rng=self.runtime.random)
                     if delay is not None:
                         self._retry(job, failure, delay, now)
@@ -564,8 +595,7 @@ class Engine:
         self.scheduled -= 1
         job._come_due()
         self.queue.push_in_order(job)
-        if self.slots.active < self.slots.limit:
-            self.wake_workers()
+        self._came_back()
 
     # -- stopping ------------------------------------------------------------------------------------------------
 
@@ -612,19 +642,21 @@ class Engine:
         if job._status is SCHEDULED:
             self.timers.cancel(job._location)
             self.scheduled -= 1
-        elif job._extra is not None and job._extra.parked:
-            self.groups.discard(job)
+        elif job._extra is not None and job._extra.parked is not None:
+            (self.lanes if type(job._extra.parked) is Lane else self.groups).discard(job)
         elif job._location is self.admission:
             self.admission.entering -= 1
         else:
             self.queue.discard(job)
+            if job._extra is not None and job._extra.returned is not None:
+                self.lanes.discard(job)
 
     def reprioritize(self, job: Job[Any], priority: int) -> bool:
         """Give a waiting job another priority; among its new equals it stands by its age."""
         if job._status is RUNNING or job._finished_at is not None:
             return False
         extra = job._extra
-        line = extra.group.parked if extra is not None and extra.parked else self.queue
+        line = self.queue if extra is None or extra.parked is None else extra.parked.line
         # Else it takes its priority along into the queue: from admission, or when its time comes.
         queued = job._status is QUEUED and job._sequence in self.jobs and job._location is not self.admission
         if queued:
@@ -721,7 +753,7 @@ class Engine:
 
     def queued(self) -> int:
         """How many jobs wait for a worker."""
-        return self.queue.live + self.groups.parked + self.admission.entering
+        return self.queue.live + self.groups.parked + self.lanes.parked + self.admission.entering
 
     def submitters_wait(self) -> bool:
         """Whether somebody waits for room."""
@@ -748,6 +780,8 @@ class Engine:
             return "pool paused"
         if extra is not None and extra.group is not None and extra.group.paused:
             return "group paused"
+        if extra is not None and type(extra.parked) is Lane:
+            return "limit"
         return "slot"
 
     def set_timeout(self, job: Job[Any], seconds: float | None) -> None:

@@ -23,16 +23,16 @@ class GroupState:
     Attributes:
         name: the group's name.
         paused: its jobs do not start.
-        parked: the line of queued jobs that met the pause; None, if none ever did.
+        line: the queued jobs that met the pause; None, if none did.
         members: its live jobs, oldest first.
     """
 
-    __slots__ = ("members", "name", "parked", "paused")
+    __slots__ = ("line", "members", "name", "paused")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.paused = False
-        self.parked: JobQueue | None = None
+        self.line: JobQueue | None = None
         self.members: dict[Job[Any], None] = {}
 
 
@@ -84,13 +84,13 @@ class GroupRegistry:
         return self._bring_back(group)
 
     def _bring_back(self, group: GroupState) -> Iterator[None]:
-        while group.parked is not None and not group.paused:  # it may have been paused again meanwhile
-            job = group.parked.pop()
+        while group.line is not None and not group.paused:  # it may have been paused again meanwhile
+            job = group.line.pop()
             if job is None:
-                group.parked = None
+                group.line = None
                 break
             self.parked -= 1
-            job._extra.parked = False
+            job._extra.parked = None
             self._queue.push_in_order(job)
             yield
         self._drop(group)
@@ -101,18 +101,18 @@ class GroupRegistry:
         if extra is None or extra.group is None or not extra.group.paused:
             return False
         group: GroupState = extra.group
-        if group.parked is None:
-            group.parked = self._queue.another()
-        group.parked.push_in_order(job)
-        extra.parked = True
+        if group.line is None:
+            group.line = self._queue.another()
+        group.line.push_in_order(job)
+        extra.parked = group
         self.parked += 1
         return True
 
     def discard(self, job: Job[Any]) -> None:
         """Take a job out of the line in which it is parked."""
         assert job._extra is not None
-        job._extra.group.parked.discard(job)
-        job._extra.parked = False
+        job._extra.group.line.discard(job)
+        job._extra.parked = None
         self.parked -= 1
 
     def _state(self, name: str) -> GroupState:

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import Any, final
 
+from aiopool._engine.lanes import LaneTable
 from aiopool._engine.slots import Slots
 from aiopool._jobs.job import Job, JobExtra, running_job
 from aiopool._jobs.waiters import JobObserver, add_waiter, remove_waiter
@@ -27,17 +28,19 @@ __all__ = ["SlotLending"]
 class SlotLending:
     """How the jobs of one pool wait for something of that pool."""
 
-    __slots__ = ("_slots", "_unheard", "create_future", "is_own")
+    __slots__ = ("_lanes", "_slots", "_unheard", "create_future", "is_own")
 
     def __init__(
         self,
         slots: Slots,
+        lanes: LaneTable,
         loop: asyncio.AbstractEventLoop,
         is_own: Callable[[Job[Any] | None], bool],
         unheard: Callable[[Job[Any]], object],
     ) -> None:
         """`is_own(job)`: it runs in this pool. `unheard(job)` is called when a task that awaited it was cancelled."""
         self._slots = slots
+        self._lanes = lanes
         self.create_future: Callable[[], asyncio.Future[Any]] = loop.create_future
         self.is_own = is_own
         self._unheard = unheard
@@ -97,7 +100,7 @@ class SlotLending:
         try:
             granted = yield from future
         except BaseException as error:
-            if not self._abort_reclaim(future):
+            if not self._abort_reclaim(extra, future):
                 remove_waiter(job, waiter)
             self._unheard(job)
             if on_cancel is not None:
@@ -115,19 +118,30 @@ class SlotLending:
         extra.lent += 1
         if extra.lent == 1:
             self._slots.lend()
+            if extra.places:
+                self._lanes.lend(extra)
 
     def request_reclaim(self, extra: JobExtra, future: asyncio.Future[bool]) -> None:
         """Give a slot to a job that had lent its own, now or before the next queued job starts.
 
         The future is set to True with it, or to False if the job needs none any more.
         """
+        if extra.places:  # they come first: nobody holds a slot who cannot go on
+            extra.reclaim_waiter = future
+            self._lanes.reclaim(extra, lambda: self._request_slot(extra, future))
+        else:
+            self._request_slot(extra, future)
+
+    def _request_slot(self, extra: JobExtra, future: asyncio.Future[bool]) -> None:
         if not self._slots.reclaim(future):
             extra.reclaim_waiter = future
 
     def release(self, extra: JobExtra) -> None:
         """Let a job that wants a slot back go on without one: it was told to stop, or has ended."""
         future, extra.reclaim_waiter = extra.reclaim_waiter, None
-        if future is not None and not future.done() and self._slots.withdraw(future):
+        if future is None or future.done():
+            return
+        if self._slots.withdraw(future) or (extra.places and self._lanes.withdraw(extra)):
             future.set_result(False)
 
     def cancel_loan(self, extra: JobExtra) -> None:
@@ -136,6 +150,8 @@ class SlotLending:
             extra.lent = 0
             self._slots.end_loan()
             self.release(extra)
+            if extra.missing:
+                self._lanes.end_loan(extra)
 
     def _reclaim_after(self, error: BaseException, extra: JobExtra) -> Generator[Any, None, None]:
         if extra.stop is not None or is_kind(error, GeneratorExit):
@@ -154,7 +170,7 @@ class SlotLending:
             granted = future.result() if future.done() else (yield from future)
         except BaseException:
             # Cancelled: as above.
-            self._abort_reclaim(future)
+            self._abort_reclaim(extra, future)
             self._task_stopped_waiting(extra)
             raise
         if granted:
@@ -176,15 +192,18 @@ class SlotLending:
             self.release(extra)
         else:  # other tasks of the job still lend its slot, or the job has ended
             self._slots.return_grant()
+            if extra.places:
+                self._lanes.withdraw(extra)
             self._task_stopped_waiting(extra)
 
-    def _abort_reclaim(self, future: asyncio.Future[bool]) -> bool:
+    def _abort_reclaim(self, extra: JobExtra, future: asyncio.Future[bool]) -> bool:
         """Undo `request_reclaim`; whether the job that was waited for is done."""
+        waiting = bool(extra.places) and extra.reclaim_waiter is future and self._lanes.withdraw(extra)
         if future.done() and not future.cancelled():
             if future.result():
                 self._slots.return_grant()
             return True
-        return self._slots.withdraw(future)
+        return self._slots.withdraw(future) or waiting
 
 
 @final

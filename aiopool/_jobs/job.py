@@ -54,7 +54,11 @@ class JobExtra:
     group: Any = None  # a `GroupState`
     stop: StopRequest | None = None
     callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
-    parked = False  # it came out of the queue, and its group is paused
+    parked: Any = None  # a `GroupState` that is paused, or a `Lane` without a place: it came out of the queue
+    returned: Any = None  # the `Lane` out of which it came back to the queue, to start
+    places: tuple[Any, ...] = ()  # the lanes in which the running attempt has a place
+    missing: Any = ()  # of these, a list of those that are lent
+    on_ready: Callable[[], object] | None = None  # called when it has them back
     due_at: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None
     awaiters = 0  # of a job that has failed: who will be told, and has not been cancelled since
@@ -197,7 +201,8 @@ class Job(Generic[T]):
     def waiting_for(self) -> str | None:
         """Why the job does not run; None if it runs, or is done.
 
-        `"slot"`, `"admission"` (its `submit` waits), `"delay"`, `"backoff"`, `"pool paused"` or `"group paused"`.
+        `"slot"`, `"admission"` (its `submit` waits), `"delay"`, `"backoff"`, `"pool paused"`, `"group paused"` or
+        `"limit"` (as many run, or have started, as a `Limit` allows).
         """
         return self._spec.owner.waiting_for(self)
 

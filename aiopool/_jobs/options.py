@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 from collections.abc import Callable
 from typing import Final, Literal, ParamSpec, TypeVar, final
 
+from aiopool._jobs.checks import check_count, check_id, check_seconds
+from aiopool._jobs.limits import Key, check_key
 from aiopool._jobs.retry import Retry
 from aiopool._runtime.keywords import explain_keywords
 
@@ -81,6 +82,7 @@ class JobOptions:
             and `7` are the same.
         name: what the job is called in logs; the function's name by default.
         group: the name of the group that the job belongs to.
+        key: what the job has to do with, such as a tenant or a host, for limits by key; several, as a tuple.
     """
 
     priority: int | Unset = UNSET
@@ -92,6 +94,7 @@ class JobOptions:
     id: str | int | Unset | None = UNSET
     name: str | Unset | None = UNSET
     group: str | Unset | None = UNSET
+    key: Key | Unset | None = UNSET
 
     def __post_init__(self) -> None:
         # One by one: a view may be made for each job, and most of this is not given.
@@ -119,6 +122,8 @@ class JobOptions:
             raise TypeError(f"name={self.name!r} is a {type(self.name).__name__}: it must be a str")
         if self.group is not UNSET and self.group is not None and not isinstance(self.group, str):
             raise TypeError(f"group={self.group!r} is a {type(self.group).__name__}: it must be a str")
+        if self.key is not UNSET and self.key is not None:
+            check_key(self.key)
 
     def over(self, other: JobOptions) -> JobOptions:
         """Return these options with the gaps filled from `other`."""
@@ -144,25 +149,8 @@ DEFAULTS: Final = JobOptions(
     id=None,
     name=None,
     group=None,
+    key=None,
 )
-
-
-def check_seconds(name: str, value: object) -> float:
-    """Return `value` if it is a number of seconds, zero or more (infinity included)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        hint = " (texts with units are for settings)" if isinstance(value, str) else ""
-        raise TypeError(
-            f"{name}={value!r} is a {type(value).__name__}: write a number of seconds, such as {name}=2.5{hint}"
-        )
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name}={value!r}: a duration is zero or more seconds")
-    return value
-
-
-def check_id(id: object) -> None:
-    """Raise if this is no id that a job can have."""
-    if not isinstance(id, (str, int)) or isinstance(id, bool):
-        raise TypeError(f"id={id!r} is a {type(id).__name__}: an id is a str or an int")
 
 
 def id_key(id: int | str) -> str:
@@ -190,17 +178,6 @@ MAX_SIZE: Final = 10_000_000
 _MAX_DIGITS: Final = 18  # a pool that makes a million jobs a second gets there in 30,000 years
 
 
-def check_count(name: str, value: object, *, least: int = 0, most: int | None = None) -> int:
-    """Return `value` if it is an int of at least `least`, and at most `most`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}: it must be an int of at least {least}")
-    if value < least:
-        raise ValueError(f"{name}={value!r}: it must be at least {least}")
-    if most is not None and value > most:
-        raise ValueError(f"{name} must be at most {most:_}: no machine has room for more jobs at once")
-    return value
-
-
 _ATTRIBUTE: Final = "__aiopool_options__"
 
 
@@ -214,6 +191,7 @@ def job(
     retry: Retry | Unset | None = UNSET,
     name: str | Unset | None = UNSET,
     group: str | Unset | None = UNSET,
+    key: Key | Unset | None = UNSET,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Give a function its own job options; it stays the same function, called and typed as before.
 
@@ -236,6 +214,7 @@ def job(
         retry=retry,
         name=name,
         group=group,
+        key=key,
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

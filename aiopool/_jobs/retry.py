@@ -19,24 +19,19 @@ predicate named the number of seconds itself.
 
 import asyncio
 import inspect
-import math
 import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from types import CoroutineType
 from typing import Literal, TypeAlias, cast, final
 
+from aiopool._jobs.match import Match, ask, check_match, seconds_of, verdict, wrong_type
 from aiopool._jobs.retry_budget import RetryBudget
-from aiopool._runtime.faults import describe, describe_error, is_kind, members
+from aiopool._runtime.faults import is_kind, members
 from aiopool._runtime.keywords import explain_keywords
-from aiopool._runtime.validation import as_float, number_given
+from aiopool._runtime.validation import number_given
 
-__all__ = ["Backoff", "Match", "Retry", "RetryAfter"]
-
-Match: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool | float]
-"""Which errors: a class, a tuple of classes, or a predicate (`True`, `False`, or the delay in seconds)."""
+__all__ = ["Backoff", "Retry", "RetryAfter"]
 
 Backoff: TypeAlias = Literal["exponential", "linear", "fixed", "random", "decorrelated"] | Callable[[int], float]
 """How the delay grows: a name, or a function from the number of the failed attempt (from 1) to seconds."""
@@ -45,7 +40,6 @@ _BACKOFFS = ("exponential", "linear", "fixed", "random", "decorrelated")
 _DRAWN = ("random", "decorrelated")  # already random: jitter is not added a second time
 
 # To stop is not to fail. Retrying one of these would undo what the user, or the program, has just asked for.
-_ENDS = (KeyboardInterrupt, SystemExit)  # ends the program, from a function of the user's too
 _NEVER: tuple[type[BaseException], ...] = (
     asyncio.CancelledError,
     KeyboardInterrupt,
@@ -151,8 +145,8 @@ class Retry:
                 f"Retry: attempts counts all runs, the first included, so it is at least 1, "
                 f"got {self.attempts}; for no retry write attempts=1"
             )
-        _check_match("on", self.on)
-        _check_match("give_up_on", self.give_up_on)
+        check_match("Retry", "on", self.on)
+        check_match("Retry", "give_up_on", self.give_up_on)
         _check_backoff(self.backoff)
         for name in ("delay", "factor", "max_delay", "jitter"):
             # Frozen: an int that was given is kept as a float by the one door that is left.
@@ -241,25 +235,16 @@ class Retry:
         match = self.give_up_on
         if isinstance(match, (type, tuple)):
             return is_kind(error, match)
-        answer = _ask("give_up_on", match, error, error)
+        answer = ask("Retry", "give_up_on", match, error, error)
         if not isinstance(answer, bool):
-            raise _wrong_type("give_up_on", match, answer, "True or False") from error
+            raise wrong_type("Retry", "give_up_on", match, answer, "True or False") from error
         return answer
 
     def _verdict(self, error: BaseException) -> bool | float:
         """Whether the error is retried: no, yes, or yes after the seconds that somebody named."""
         if is_kind(error, RetryAfter):
             return cast("RetryAfter", error).retry_after
-        match = self.on
-        if isinstance(match, (type, tuple)):
-            retried = is_kind(error, match)
-        else:
-            answer = _ask("on", match, error, error)
-            if not isinstance(answer, bool):
-                return _seconds("on", match, answer, error, "True, False or a number of seconds")
-            retried = answer
-        named = _retry_after(error) if retried else None
-        return retried if named is None else named
+        return verdict("Retry", "on", self.on, error)
 
     def _backed_off(
         self, attempt: int, previous: float, rng: random.Random | None, error: BaseException | None
@@ -283,8 +268,8 @@ class Retry:
                 wanted = base
             case function:
                 assert callable(function)
-                answer = _ask("backoff", function, attempt, error)
-                wanted = _seconds("backoff", function, answer, error, "a number of seconds")
+                answer = ask("Retry", "backoff", function, attempt, error)
+                wanted = seconds_of("Retry", "backoff", function, answer, error, "a number of seconds")
         wanted = min(wanted, cap)
         if rng is None or self.jitter == 0:
             return wanted
@@ -304,75 +289,6 @@ def _is_stop(error: BaseException) -> bool:
     if is_kind(error, BaseExceptionGroup):
         return any(_is_stop(inner) for inner in members(error))
     return is_kind(error, _NEVER)
-
-
-def _retry_after(error: BaseException) -> float | None:
-    """The seconds in the error's own `retry_after`; None when there are none, or none that make sense.
-
-    What stands there comes from a server, through somebody else's library. A value that makes no sense is no
-    reason to fail a job that the backoff can serve; a property that raises is a bug, and is told.
-    """
-    try:
-        told = getattr(error, "retry_after", None)
-    except BaseException as exc:
-        if not any("retry_after" in vars(base) for base in type(error).__mro__):
-            return None  # it has none, and cannot say so
-        if is_kind(exc, _ENDS):
-            raise
-        text = f"Retry: reading retry_after of {describe(error)} raised {describe_error(exc)}"
-        raise ValueError(text) from exc
-    if isinstance(told, timedelta):
-        told = told.total_seconds()
-    if isinstance(told, bool) or not isinstance(told, (int, float)):
-        return None
-    seconds = as_float(told)
-    return seconds if 0 <= seconds < math.inf else None
-
-
-def _ask(name: str, function: Callable[..., object], argument: object, error: BaseException | None) -> object:
-    """Call a function of the user; what it raises comes out as a ValueError that says whose fault it is."""
-    try:
-        return function(argument)
-    except BaseException as exc:
-        if is_kind(exc, _ENDS):
-            raise
-        about = f", asked about {describe(error)}," if error is not None else ""
-        text = f"Retry: the function given as {name}={describe(function)}{about} raised {describe(exc)}"
-        raise ValueError(text) from exc
-
-
-def _seconds(name: str, function: object, answer: object, error: BaseException | None, allowed: str) -> float:
-    """Check the number that a function of the user returned."""
-    if isinstance(answer, bool) or not isinstance(answer, (int, float)):
-        raise _wrong_type(name, function, answer, allowed) from error
-    seconds = as_float(answer)
-    if not 0 <= seconds < math.inf:
-        raise ValueError(
-            f"Retry: the function given as {name}={describe(function)} returned {answer!r}; "
-            "a delay is a finite number of seconds, 0 or more"
-        ) from error
-    return seconds
-
-
-def _wrong_type(name: str, function: object, answer: object, allowed: str) -> TypeError:
-    if type(answer) is CoroutineType:
-        answer.close()  # else Python adds a warning about a coroutine that was never awaited
-    text = f"Retry: the function given as {name}={describe(function)} returned {describe(answer)}; expected {allowed}"
-    return TypeError(text)
-
-
-def _check_match(name: str, match: object) -> None:
-    if isinstance(match, tuple):
-        fits = all(isinstance(one, type) and issubclass(one, BaseException) for one in match)
-    elif isinstance(match, type):
-        fits = issubclass(match, BaseException)
-    else:
-        fits = callable(match) and not inspect.iscoroutinefunction(match)
-    if not fits:
-        raise TypeError(
-            f"Retry: {name} must be an exception class, a tuple of exception classes or a plain function, "
-            f"got {match!r}; write {name}=(ConnectionError, TimeoutError)"
-        )
 
 
 def _check_backoff(backoff: object) -> None:

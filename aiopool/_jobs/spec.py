@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, final
 
+from aiopool._jobs.limits import Key, PoolLimits
 from aiopool._jobs.options import JobOptions
 from aiopool._jobs.retry import Retry
 
@@ -35,14 +36,17 @@ class JobSpec:
         name: what the job is called: the option, or the function's name.
         offload: the function is a plain one and runs in a thread.
         owner: whose jobs they are.
-        plain: nothing has to be arranged at submission: no group, and no limit that runs from then on.
+        limits: the lanes in which a job has to have a place to run: a rule each, and a key of it.
+        plain: nothing has to be arranged at submission: no group or lane, and no time limit that runs from then on.
         swift: nothing but a time limit has to be arranged at the start of an attempt: no retry and no thread.
         least, most: how many arguments the function takes if none has a keyword.
     """
 
     __slots__ = (
         "group",
+        "key",
         "least",
+        "limits",
         "most",
         "name",
         "offload",
@@ -57,7 +61,14 @@ class JobSpec:
     )
 
     def __init__(
-        self, options: JobOptions, function: str, owner: JobOwner, *, offload: bool, arity: tuple[int, int]
+        self,
+        options: JobOptions,
+        function: str,
+        owner: JobOwner,
+        *,
+        offload: bool,
+        arity: tuple[int, int],
+        limits: PoolLimits,
     ) -> None:
         """`options` are complete; `function` is its name; `arity` is how many arguments it takes, at least and most."""
         # Any: a complete set of options holds no UNSET, which the type of a field cannot say.
@@ -69,10 +80,14 @@ class JobSpec:
         self.retry: Retry | None = complete.retry
         self.name: str = function if complete.name is None else complete.name
         self.group: str | None = complete.group
+        self.key: Key | None = complete.key
+        self.limits = limits.of(self.name, self.group, self.key)
         self.owner = owner
         self.offload = offload
         self.least, self.most = arity
-        self.plain = self.group is None and self.queue_timeout is None and self.total_timeout is None
+        self.plain = (
+            self.group is None and not self.limits and self.queue_timeout is None and self.total_timeout is None
+        )
         self.swift = self.retry is None and not offload
 
     def with_priority(self, priority: int) -> JobSpec:

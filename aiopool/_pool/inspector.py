@@ -10,8 +10,8 @@ __all__ = ["oldest_wait", "queued_by_priority"]
 def queued_by_priority(engine: Engine) -> dict[int, int]:
     """Count the jobs that wait for a worker by their priorities."""
     counts = engine.queue.counts()
-    for group_state in engine.groups:
-        for priority, count in group_state.parked.counts().items() if group_state.parked is not None else ():
+    for holder in (*engine.groups, *engine.lanes):
+        for priority, count in holder.line.counts().items() if holder.line is not None else ():
             counts[priority] = counts.get(priority, 0) + count
     return counts
 

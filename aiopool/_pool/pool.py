@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, final
@@ -23,6 +23,7 @@ from aiopool._engine.error_reporter import ErrorReporter
 from aiopool._engine.supervisor import Supervisor
 from aiopool._engine.worker import Worker
 from aiopool._jobs.job import Job, OnError, running_job
+from aiopool._jobs.limits import Limit, PoolLimits
 from aiopool._jobs.options import DEFAULTS, MAX_SIZE, JobOptions, Overflow, Priority, check_count, check_seconds
 from aiopool._jobs.restart import Restart
 from aiopool._jobs.retry import Retry
@@ -30,6 +31,7 @@ from aiopool._jobs.statistics import Statistics, adds_up
 from aiopool._jobs.status import JobStatus, PoolStatus
 from aiopool._pool.completed import CompletedJobs
 from aiopool._pool.group import Group
+from aiopool._pool.lanes import Lanes
 from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
@@ -114,6 +116,9 @@ class Pool(Submitter, AsyncOnly):
             The whole end takes this, a grace (twice `cancel_grace`) and a second for callbacks. None: as long as the
             jobs take.
         seed: of the pool's random numbers (jitter), for tests.
+        limit: a `Limit` of all jobs together, such as a rate.
+        limits: a `Limit` by name: of a group, of a function (or of the option `name`), or of a key.
+        key_limit: a `Limit` of each key (see `with_options`) that has none of its own in `limits`.
 
     Example:
         async with Pool(size=8) as pool:
@@ -168,6 +173,9 @@ class Pool(Submitter, AsyncOnly):
         handle_signals: bool = False,
         shutdown_timeout: float | None = None,
         seed: int | None = None,
+        limit: Limit | None = None,
+        limits: Mapping[str, Limit] | None = None,
+        key_limit: Limit | None = None,
     ) -> None:
         check_count("size", size, least=1, most=MAX_SIZE)
         if queue_size is not None:
@@ -189,7 +197,9 @@ class Pool(Submitter, AsyncOnly):
             total_timeout=total_timeout,
             retry=retry,
         ).over(DEFAULTS)
-        super().__init__(PoolState(name, options, overflow), JobOptions(), options)
+        super().__init__(
+            PoolState(name, options, overflow, PoolLimits(limit, limits, key_limit)), JobOptions(), options
+        )
         self._size = size
         self._queue_size = queue_size
         self._isolation = isolation
@@ -691,6 +701,43 @@ class Pool(Submitter, AsyncOnly):
             name = f"group-{self._groups}"
         base = JobOptions(group=name).over(options or JobOptions()).over(self._base)
         return Group(self._state, name, JobOptions(), base, on_error=on_error, timeout=timeout)
+
+    def lanes(self, limit: Limit) -> Lanes:
+        """Return a limit for keys that are made on the fly: each key has a lane of its own, under this limit.
+
+        A lane is there as long as it has jobs, or its last start counts: any number of keys may come and go.
+
+        Args:
+            limit: of each of the keys.
+
+        Returns:
+            `lanes[key]` is the key for `with_options(key=…)` or `JobOptions(key=…)`.
+
+        Example:
+            hosts = pool.lanes(Limit(max_at_once=2, max_per_second=1))
+            await pool.with_options(key=hosts[url.host]).submit(fetch, url)
+        """
+        return Lanes(self._state, limit)
+
+    def set_limit(self, name: str, limit: Limit) -> None:
+        """Replace a limit of `Pool(limits=…)` by another; it holds at once, also for jobs that wait.
+
+        Fewer at once: as running jobs end; none is stopped.
+
+        Args:
+            name: the name under which the limit was given.
+            limit: the new one.
+
+        Raises:
+            KeyError: the pool has no limit of this name.
+
+        Example:
+            pool.set_limit("mail", Limit(max_at_once=1))
+        """
+        self._state.limits.replace(name, limit)
+        engine = self._state.engine
+        if engine is not None:
+            self._engine("set_limit").lanes.change(self._state.limits.named[name])
 
     # -- what happens ------------------------------------------------------------------------------------------------
 

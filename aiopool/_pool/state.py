@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, final
 from aiopool._engine.engine import Engine
 from aiopool._engine.supervisor import Supervisor
 from aiopool._jobs.job import Job, running_job
+from aiopool._jobs.limits import PoolLimits
 from aiopool._jobs.options import JobOptions, Overflow
 from aiopool._jobs.status import PoolStatus
 from aiopool._observe.observers import Observers
@@ -41,6 +42,7 @@ class PoolState:
         "health_limits",
         "hooks",
         "lag",
+        "limits",
         "name",
         "observers",
         "opened_at",
@@ -50,9 +52,10 @@ class PoolState:
         "supervisor",
     )
 
-    def __init__(self, name: str, options: JobOptions, overflow: Overflow) -> None:
+    def __init__(self, name: str, options: JobOptions, overflow: Overflow, limits: PoolLimits) -> None:
         self.name = name
         self.options = options
+        self.limits = limits
         self.overflow = overflow
         self.status = PoolStatus.NEW
         self.engine: Engine | None = None

@@ -20,6 +20,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 from aiopool._engine.engine import Engine
 from aiopool._jobs.callables import arity, check_call, check_function, function_name
 from aiopool._jobs.job import Job
+from aiopool._jobs.limits import Key
 from aiopool._jobs.options import (
     UNSET,
     JobOptions,
@@ -46,7 +47,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _OPTION_NAMES = frozenset(
-    ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group")
+    ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group", "key")
 )
 _set_options: Any = inspect.unwrap(JobOptions.__init__)
 # A view keeps no more specs than this: functions may have names that are made up as they go.
@@ -344,6 +345,7 @@ class Submitter:
         id: str | int | Unset | None = UNSET,
         name: str | Unset | None = UNSET,
         group: str | Unset | None = UNSET,
+        key: Key | Unset | None = UNSET,
     ) -> Submitter:
         """Return a view of the same pool that submits with other options; cheap, and good for many jobs.
 
@@ -360,6 +362,8 @@ class Submitter:
             id: your own name for the one job that is submitted with it; unique among live jobs.
             name: what the job is called in logs.
             group: the name of the group that the job joins.
+            key: what the job has to do with, such as a tenant or a host: jobs of one key share the limit that the
+                pool sets for it (`limits`, `key_limit`, `lanes`). Several: a tuple.
 
         Raises:
             TypeError, ValueError: an option has a value that it cannot have.
@@ -368,7 +372,7 @@ class Submitter:
             urgent = pool.with_options(priority=Priority.HIGH, timeout=5)
             job = await urgent.submit(fetch, url)
         """
-        if priority is timeout is queue_timeout is total_timeout is retry is name is group is UNSET:
+        if priority is timeout is queue_timeout is total_timeout is retry is name is group is key is UNSET:
             return self._for_one_job(id, delay)
         options = object.__new__(JobOptions)
         _set_options(  # a view may be made for each job, and the names have been checked
@@ -382,6 +386,7 @@ class Submitter:
             id=id,
             name=name,
             group=group,
+            key=key,
         )
         return self._with(options)
 
@@ -465,7 +470,9 @@ class Submitter:
         known = self._specs.get(key)
         if known is None or known[0] is not own:
             options = self._options if own is None else self._options.over(own)
-            spec = JobSpec(options.over(self._base), name, self._state, offload=offload, arity=takes)
+            spec = JobSpec(
+                options.over(self._base), name, self._state, offload=offload, arity=takes, limits=self._state.limits
+            )
             if len(self._specs) >= MAX_SPECS:
                 self._specs.clear()
             self._specs[key] = own, spec

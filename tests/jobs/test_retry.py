@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiopool._jobs.retry import Retry, RetryAfter, _retry_after
+from aiopool._jobs.match import retry_after
+from aiopool._jobs.retry import Retry, RetryAfter
 from aiopool._jobs.retry_budget import RetryBudget
 
 INF, NAN = math.inf, math.nan
@@ -649,4 +650,4 @@ def test_a_property_that_ends_the_program_is_not_told_as_a_fault(kind):
             raise kind
 
     with pytest.raises(kind):
-        _retry_after(Slow())
+        retry_after("Retry", Slow())

@@ -1,0 +1,343 @@
+"""`LaneTable`: the lanes of a pool: jobs that share a limit, how many of them run, and those that have to wait for it.
+
+A job comes out of the queue when a worker is free. If a limit of it (`_jobs/limits.py`) has no place, it is *parked* in
+the lane of that limit, and the worker takes the next one. When the lane has a place again, by the end of a job or by
+the time, its best parked job *returns* to its own place in the queue. So the order of the queue is that of every lane,
+and nobody polls.
+
+A job takes a place in all of its lanes, or in none: nobody holds one while it waits for another, and so nobody waits in
+a circle. A job that lends its slot (`lending.py`) lends its places, too, and gets them back, one after the other in the
+order in which the lanes were made, before a parked job returns.
+
+Invariant: while a lane has parked jobs, as many have returned, and not been looked at since, as there are places.
+
+A lane is there as long as it holds something: jobs, or the moment of its last start while that still counts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, final
+
+from aiopool._engine.queue import JobQueue
+from aiopool._jobs.job import Job, JobExtra
+from aiopool._jobs.limits import LimitRule, Rate
+from aiopool._runtime.timers import Timer, TimerQueue
+
+__all__ = ["Lane", "LaneTable"]
+
+
+@final
+class Lane:
+    """The jobs that share one limit.
+
+    Attributes:
+        rule, key: the limit, and which key of it; the key is None if the limit has one lane.
+        number: the lanes in the order in which they were made.
+        running: how many places are taken.
+        line: the jobs that are parked; None: there were none yet.
+        returned: how many jobs went back to the queue, and no worker has looked at them since.
+        held_until: no job starts before this moment, by a cooldown.
+    """
+
+    __slots__ = (
+        "_held_since",
+        "_row",
+        "held_until",
+        "key",
+        "lent",
+        "line",
+        "number",
+        "rate",
+        "reclaims",
+        "returned",
+        "rule",
+        "running",
+        "timer",
+    )
+
+    def __init__(self, rule: LimitRule, key: Hashable, number: int) -> None:
+        self.rule = rule
+        self.key = key
+        self.number = number
+        self.running = 0
+        self.lent = 0  # places that are lent: the lane must not vanish meanwhile
+        self.line: JobQueue | None = None
+        self.returned = 0
+        self.rate: Rate | None = None
+        self.held_until = self._held_since = -1.0
+        self._row = 0  # failures in a row that held it
+        self.reclaims: OrderedDict[JobExtra, None] = OrderedDict()  # who want their places back
+        self.timer: Timer | None = None
+
+    def has_room(self) -> bool:
+        """Whether fewer jobs run than may run at once."""
+        most = self.rule.limit.max_at_once
+        return most is None or self.running < most
+
+    def places(self, now: float) -> int:
+        """Return how many jobs may start now; a large number where nothing limits them."""
+        if now < self.held_until:
+            return 0
+        limit = self.rule.limit
+        free = _MANY if limit.max_at_once is None else limit.max_at_once - self.running - len(self.reclaims)
+        if self.rate is not None and free > 0 and limit.max_per_second is not None:
+            free = min(free, self.rate.allowed(limit, now))
+        elif limit.max_per_second is not None:
+            free = min(free, limit.burst)
+        return free
+
+    def opens_at(self) -> float:
+        """Return the moment from which on time does not forbid another start, beside those that have returned."""
+        at = self.held_until
+        if self.rate is not None and self.rule.limit.max_per_second is not None:
+            at = max(at, self.rate.next_at(self.rule.limit, self.returned))
+        return at
+
+    def take(self, now: float) -> None:
+        """A job starts."""
+        self.running += 1
+        if self.rule.limit.max_per_second is not None:
+            if self.rate is None:
+                self.rate = Rate()
+            self.rate.started(now)
+
+    def failed(self, error: BaseException, started: float, now: float) -> None:
+        """A job failed: hold the lane, if its limit has a cooldown for that error."""
+        cooldown = self.rule.limit.cooldown
+        # Jobs that ran together have met the same overload: they make the row no longer.
+        together = started <= self._held_since
+        seconds = None if cooldown is None else cooldown.hold(error, max(0, self._row - together))
+        if seconds is not None:
+            if not together:
+                self._row += 1
+                self._held_since = now
+            self.held_until = max(self.held_until, now + seconds)
+
+    def succeeded(self) -> None:
+        """A job succeeded: the row of failures has ended."""
+        self._row = 0
+
+    def rests(self, now: float) -> bool:
+        """Whether it holds nothing that anybody would miss."""
+        return (
+            not (self.running or self.lent or self.returned or self.line or self.reclaims)
+            and self.held_until <= now
+            and (self.rate is None or self.rate.rested_at(self.rule.limit) <= now)
+        )
+
+
+_MANY = 1 << 30
+
+
+@final
+class LaneTable:
+    """The lanes of one open pool; see the module.
+
+    Attributes:
+        parked: how many jobs are parked, in all lanes.
+    """
+
+    __slots__ = ("_came_back", "_count", "_lanes", "_now", "_queue", "_timers", "parked")
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        timers: TimerQueue,
+        now: Callable[[], float],
+        came_back: Callable[[], object],
+    ) -> None:
+        """`came_back()` is called when a parked job has returned to the queue."""
+        self._queue = queue
+        self._timers = timers
+        self._now = now
+        self._came_back = came_back
+        self._lanes: dict[tuple[LimitRule, Hashable], Lane] = {}
+        self._count = 0
+        self.parked = 0
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(tuple(self._lanes.values()))
+
+    def count(self, rule: LimitRule) -> int:
+        """Return how many lanes of a rule hold something."""
+        return sum(lane.rule is rule for lane in self)
+
+    def _lane(self, at: tuple[LimitRule, Hashable]) -> Lane:
+        lane = self._lanes.get(at)
+        if lane is None:
+            self._count += 1
+            lane = self._lanes[at] = Lane(*at, self._count)
+        return lane
+
+    # -- starting ----------------------------------------------------------------------------------------------------
+
+    def enter(self, job: Job[Any]) -> bool:
+        """Let a job that came out of the queue take its places, or park it; whether it may start."""
+        extra = job._ensure_extra()
+        now = self._now()
+        came_from, extra.returned = extra.returned, None
+        if came_from is not None:
+            came_from.returned -= 1
+        limits = job._spec.limits
+        for at in limits:
+            lane = self._lanes.get(at)  # one that is not there has all of its places
+            if lane is not None and lane.places(now) <= 0:
+                self._park(job, extra, lane)
+                if came_from is not None and came_from is not lane:
+                    self._settle(came_from)  # another may have its place there
+                return False
+        extra.places = tuple(map(self._lane, limits))
+        for lane in extra.places:
+            lane.take(now)
+            if lane.line is not None and lane.timer is None:
+                self._settle(lane)
+        return True
+
+    def _park(self, job: Job[Any], extra: JobExtra, lane: Lane) -> None:
+        if lane.line is None:
+            lane.line = self._queue.another()
+        lane.line.push_in_order(job)
+        extra.parked = lane
+        self.parked += 1
+        self._settle(lane)
+
+    def leave(self, extra: JobExtra) -> None:
+        """Take back the places of a job: no line of its attempt will run any more, or it leaked and is replaced."""
+        if extra.missing:
+            self.end_loan(extra)
+        places, extra.places = extra.places, ()
+        for lane in places:
+            lane.running -= 1
+            self._settle(lane)
+
+    def failed(self, extra: JobExtra, error: BaseException, started: float, now: float) -> None:
+        """An attempt failed: hold those of its lanes that have a cooldown for that."""
+        for lane in extra.places:
+            lane.failed(error, started, now)
+
+    def succeeded(self, extra: JobExtra) -> None:
+        """An attempt succeeded."""
+        for lane in extra.places:
+            lane.succeeded()
+
+    def discard(self, job: Job[Any]) -> None:
+        """Forget a job that ends in the queue, or parked, in place of starting."""
+        extra = job._extra
+        assert extra is not None
+        if extra.parked is not None:
+            lane, extra.parked = extra.parked, None
+            lane.line.discard(job)
+            self.parked -= 1
+        else:
+            lane, extra.returned = extra.returned, None
+            lane.returned -= 1
+        self._settle(lane)
+
+    def change(self, rule: LimitRule) -> None:
+        """The limit of a rule is another one now."""
+        for lane in self:
+            if lane.rule is rule:
+                self._settle(lane)
+
+    def _settle(self, lane: Lane) -> None:
+        """Give free places to those who want theirs back, then to parked jobs; else be called again in time."""
+        while lane.reclaims and lane.has_room():
+            extra, _ = lane.reclaims.popitem(last=False)
+            lane.running += 1
+            self._reclaim_next(extra)
+        line = lane.line
+        now = self._now()
+        if line is not None:
+            places = lane.places(now) - lane.returned
+            while places > 0 and (job := line.pop()) is not None:
+                places -= 1
+                self.parked -= 1
+                extra = job._extra
+                extra.parked, extra.returned = None, lane
+                lane.returned += 1
+                self._queue.push_in_order(job)
+                self._came_back()
+        if line is not None and not line.live:
+            line = lane.line = None
+        if line is not None:
+            self._call_at(lane, lane.opens_at(), now)
+        elif lane.rests(now):
+            self._lanes.pop((lane.rule, lane.key), None)
+            if lane.timer is not None:
+                self._timers.cancel(lane.timer)
+                lane.timer = None
+        elif not (lane.running or lane.lent or lane.returned):
+            # Nobody is there who would come by: it is looked at once more, to go.
+            rested = lane.held_until if lane.rate is None else lane.rate.rested_at(lane.rule.limit)
+            self._call_at(lane, max(rested, lane.held_until), now)
+
+    def _call_at(self, lane: Lane, when: float, now: float) -> None:
+        """Settle a lane at a moment to come, or earlier; not, if that is over: then the end of a job does it."""
+        timer = lane.timer
+        if when > now and (timer is None or when < timer.when):
+            lane.timer = self._timers.add(when, self._due, lane)
+            if timer is not None:
+                self._timers.cancel(timer)
+
+    def _due(self, lane: Lane) -> None:
+        lane.timer = None
+        self._settle(lane)
+
+    # -- places that are lent ----------------------------------------------------------------------------------------
+
+    def lend(self, extra: JobExtra) -> None:
+        """Free the places of a job that lends its slot."""
+        extra.missing = sorted(extra.places, key=_number, reverse=True)
+        for lane in extra.places:
+            lane.running -= 1
+            lane.lent += 1
+            self._settle(lane)
+
+    def reclaim(self, extra: JobExtra, on_ready: Callable[[], object]) -> None:
+        """Take the places of a job back, now or before the next job of a lane starts; then call `on_ready()`."""
+        extra.on_ready = on_ready
+        self._reclaim_next(extra, first=True)
+
+    def _reclaim_next(self, extra: JobExtra, *, first: bool = False) -> None:
+        missing = extra.missing
+        if not first:
+            missing.pop().lent -= 1
+        while missing:
+            lane = missing[-1]
+            if lane.reclaims or not lane.has_room():
+                lane.reclaims[extra] = None
+                return
+            lane.running += 1
+            missing.pop().lent -= 1
+        on_ready, extra.on_ready = extra.on_ready, None
+        assert on_ready is not None
+        on_ready()
+
+    def withdraw(self, extra: JobExtra) -> bool:
+        """Forget a job that wants its places back; lend those again that it has got; whether it still wanted some."""
+        waiting, extra.on_ready = extra.on_ready is not None, None
+        if waiting:
+            extra.missing[-1].reclaims.pop(extra, None)
+        got = [lane for lane in extra.places if lane not in extra.missing]
+        extra.missing = sorted(extra.places, key=_number, reverse=True)
+        for lane in got:
+            lane.running -= 1
+            lane.lent += 1
+            self._settle(lane)
+        return waiting
+
+    def end_loan(self, extra: JobExtra) -> None:
+        """Count the places of a job that waits no longer: it goes on, or it was told to stop and does not wait."""
+        if extra.on_ready is not None:
+            extra.missing[-1].reclaims.pop(extra, None)
+            extra.on_ready = None
+        for lane in extra.missing:
+            lane.running += 1
+            lane.lent -= 1
+        extra.missing = []
+
+
+def _number(lane: Lane) -> int:
+    return lane.number

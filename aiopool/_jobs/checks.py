@@ -1,0 +1,36 @@
+"""What arguments may be: seconds, counts and ids; an error says what to write instead."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["check_count", "check_id", "check_seconds"]
+
+
+def check_seconds(name: str, value: object) -> float:
+    """Return `value` if it is a number of seconds, zero or more (infinity included)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        hint = " (texts with units are for settings)" if isinstance(value, str) else ""
+        raise TypeError(
+            f"{name}={value!r} is a {type(value).__name__}: write a number of seconds, such as {name}=2.5{hint}"
+        )
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name}={value!r}: a duration is zero or more seconds")
+    return value
+
+
+def check_count(name: str, value: object, *, least: int = 0, most: int | None = None) -> int:
+    """Return `value` if it is an int of at least `least`, and at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}: it must be an int of at least {least}")
+    if value < least:
+        raise ValueError(f"{name}={value!r}: it must be at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:_}: no machine has room for more jobs at once")
+    return value
+
+
+def check_id(id: object) -> None:
+    """Raise if this is no id that a job can have."""
+    if not isinstance(id, (str, int)) or isinstance(id, bool):
+        raise TypeError(f"id={id!r} is a {type(id).__name__}: an id is a str or an int")

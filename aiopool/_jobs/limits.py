@@ -1,0 +1,299 @@
+"""Limits: how many jobs of a name, a group or a key may run at once, and how many may start in a second.
+
+Everything here is a decision, taken from its arguments alone, the time included: nothing waits, and nobody is held
+*here*. Who holds the jobs back is `_engine/lanes.py`.
+
+The rate. A start is allowed when the start that lies `burst` starts back is at least `burst / max_per_second` seconds
+old. So it is true of *every* window of that length, wherever it begins, and not only of those of a clock. With
+`burst=1` this is the generic cell rate algorithm (GCRA; ITU-T I.371, 1996) without tolerance: the starts are evenly
+spaced. GCRA with a tolerance would let nearly twice `burst` through in the window after a rest, which a server that
+counts answers with 429.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+from aiopool._jobs.checks import check_count, check_seconds
+from aiopool._jobs.match import Match, check_match, retry_after, verdict
+from aiopool._jobs.retry import RetryAfter
+from aiopool._runtime.faults import is_kind
+from aiopool._runtime.keywords import explain_keywords
+
+__all__ = [
+    "Cooldown",
+    "Key",
+    "LaneKey",
+    "Limit",
+    "LimitRule",
+    "PoolLimits",
+    "Rate",
+    "check_key",
+    "check_limit",
+    "is_overload",
+    "keys_of",
+]
+
+# "Too many requests", "service unavailable".
+_OVERLOAD = (429, 503)
+
+
+def is_overload(error: BaseException) -> bool:
+    """Return whether an error says that a server has too much to do.
+
+    It does if it is a `RetryAfter`, has a number of seconds as `retry_after`, or has the status 429 or 503: in
+    `status`, `status_code`, `code`, or one of these of its `response`, as the errors of the usual clients have.
+    """
+    if is_kind(error, RetryAfter) or retry_after("Cooldown", error) is not None:
+        return True
+    told = (error, getattr(error, "response", None))
+    return any(getattr(one, name, None) in _OVERLOAD for one in told for name in ("status", "status_code", "code"))
+
+
+@final
+@explain_keywords
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cooldown:
+    """Hold a limit's jobs for a while after one of them failed because a server has too much to do.
+
+    What runs goes on; no other starts until the hold is over. The error names the seconds, as `RetryAfter(30)` or by a
+    `retry_after` of its own; else they are `seconds`, and grow by `factor` with each failure in a row. Failures of jobs
+    that ran together count as one. The first job that succeeds ends the row.
+
+    Args:
+        on: which errors: a class, a tuple of classes, or a predicate. By default those that say 429, 503 or
+            `retry_after`.
+        seconds: how long the first hold is, where the error does not say.
+        factor: how much the next one is longer; at least 1.
+        max_seconds: no hold is longer, where the error does not say.
+
+    Raises:
+        TypeError, ValueError: an argument has a value that it cannot have.
+
+    Example:
+        Pool(limits={"api.example.org": Limit(max_at_once=4, cooldown=Cooldown(seconds=5))})
+    """
+
+    on: Match = is_overload
+    seconds: float = 1.0
+    factor: float = 2.0
+    max_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_match("Cooldown", "on", self.on)
+        for name in ("seconds", "factor", "max_seconds"):
+            value = check_seconds(name, getattr(self, name))
+            if math.isinf(value):
+                raise ValueError(f"{name}={value!r}: a hold has an end; to hold jobs by hand, pause their group")
+        if self.factor < 1:
+            raise ValueError(f"factor={self.factor!r}: it must be at least 1: a hold never shrinks")
+
+    def hold(self, error: BaseException, row: int) -> float | None:
+        """Return for how many seconds a failure holds; None: it does not. `row`: failures in a row before it."""
+        answer = verdict("Cooldown", "on", self.on, error)
+        if not isinstance(answer, bool):
+            return answer
+        if not answer:
+            return None
+        # The exponent is cut: 2.0 ** 1024 is too large for a float, and any factor above 1 is at the cap long before.
+        return min(self.max_seconds, self.seconds * self.factor ** min(row, 64))
+
+
+@final
+@explain_keywords
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """Say how many jobs may run at once, and how many may start in a second, of those that the limit is for.
+
+    A job that may not run yet is parked: it holds no worker and no slot, and others overtake it. Among the jobs of one
+    limit the order is that of the pool: by priority, then by submission; with `max_at_once=1` one begins when the one
+    before it has ended.
+
+    Args:
+        max_at_once: how many may run at once; None: as many as the pool has slots. It counts code that runs: a job that
+            was cancelled, or is in a thread, counts until its code has ended.
+        max_per_second: how many may start in a second, attempts counted; None: any number. 0.5 is one every two
+            seconds; 100 a minute are `100 / 60`.
+        burst: so many may start together after a rest. In *any* window of `burst / max_per_second` seconds no more than
+            `burst` jobs start.
+        cooldown: hold all of them when one fails with an overload error; see `Cooldown`.
+
+    Raises:
+        TypeError, ValueError: an argument has a value that it cannot have, or all are missing.
+
+    Example:
+        Pool(limits={"mail": Limit(max_at_once=2, max_per_second=10)})
+    """
+
+    max_at_once: int | None = None
+    max_per_second: float | None = None
+    burst: int = 1
+    cooldown: Cooldown | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_at_once is None and self.max_per_second is None and self.cooldown is None:
+            raise ValueError("Limit() limits nothing: write Limit(max_at_once=2), or Limit(max_per_second=10)")
+        if self.max_at_once is not None:
+            check_count("max_at_once", self.max_at_once, least=1)
+        check_count("burst", self.burst, least=1)
+        rate: object = self.max_per_second
+        if rate is None:
+            if self.burst != 1:
+                raise ValueError(f"burst={self.burst}: it is a part of a rate: write max_per_second=..., too")
+        else:
+            if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+                raise TypeError(f"max_per_second={rate!r} is a {type(rate).__name__}: write a number, such as 10")
+            if not 0 < rate < math.inf:
+                raise ValueError(
+                    f"max_per_second={rate!r}: it must be above 0, and finite; 0.1 is one in ten seconds, and None any "
+                    "number"
+                )
+        if self.cooldown is not None and not isinstance(self.cooldown, Cooldown):
+            raise TypeError(f"cooldown={self.cooldown!r} is no Cooldown: write cooldown=Cooldown(seconds=5)")
+
+    @property
+    def period(self) -> float:
+        """In any window of so many seconds no more than `burst` jobs start; 0: there is no rate."""
+        return 0.0 if self.max_per_second is None else self.burst / self.max_per_second
+
+
+class Rate:
+    """The last starts of a limit, and when the next ones are allowed."""
+
+    __slots__ = ("_starts",)
+
+    def __init__(self) -> None:
+        self._starts: deque[float] = deque()
+
+    def allowed(self, limit: Limit, now: float) -> int:
+        """Return how many may start now."""
+        starts, period = self._starts, limit.period
+        while starts and starts[0] + period <= now:
+            starts.popleft()
+        return max(0, limit.burst - len(starts))
+
+    def next_at(self, limit: Limit, ahead: int = 0) -> float:
+        """Return when another may start, after `ahead` others that may start now; -inf: at once."""
+        at = len(self._starts) + ahead - limit.burst
+        return -math.inf if at < 0 or not self._starts else self._starts[min(at, len(self._starts) - 1)] + limit.period
+
+    def started(self, now: float) -> None:
+        """A job has started."""
+        self._starts.append(now)
+
+    def rested_at(self, limit: Limit) -> float:
+        """Return when the last start counts no more."""
+        return self._starts[-1] + limit.period if self._starts else -math.inf
+
+
+@final
+class LimitRule:
+    """One limit of a pool, and what it is for: a name, or any number of keys, each of which has a lane of its own.
+
+    The limit may be replaced by another while the pool is open.
+    """
+
+    __slots__ = ("limit", "name")
+
+    def __init__(self, name: str, limit: Limit) -> None:
+        self.name = name
+        self.limit = limit
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """A key of one `Lanes`, for `with_options(key=…)`; made by `lanes[key]`."""
+
+    rule: LimitRule
+    key: Hashable
+
+    def __repr__(self) -> str:
+        return f"{self.rule.name}[{self.key!r}]"
+
+
+Key: TypeAlias = str | int | LaneKey | tuple[str | int | LaneKey, ...]
+"""What a job has to do with: a tenant, a host; or several, as a tuple."""
+
+
+@final
+class PoolLimits:
+    """The limits of one pool, by what they are for: all of its jobs, names, and keys.
+
+    Attributes:
+        named: the limits of names: of groups, of functions (or the option `name`), and of keys.
+        each_key: the limit of each key that has none of its own; None: there is none.
+        all_jobs: the limit of all jobs together; None: there is none.
+    """
+
+    __slots__ = ("all_jobs", "each_key", "named")
+
+    def __init__(
+        self, all_jobs: Limit | None = None, named: Mapping[str, Limit] | None = None, each_key: Limit | None = None
+    ) -> None:
+        for name, limit in (("limit", all_jobs), ("key_limit", each_key)):
+            if limit is not None:
+                check_limit(name, limit)
+        self.all_jobs = None if all_jobs is None else LimitRule("pool", all_jobs)
+        self.each_key = None if each_key is None else LimitRule("key", each_key)
+        self.named: dict[str, LimitRule] = {}
+        if named is not None and not isinstance(named, Mapping):
+            raise TypeError(f'limits={named!r} is no mapping: write limits={{"mail": Limit(max_at_once=2)}}')
+        for name, limit in (named or {}).items():
+            if not isinstance(name, str):
+                raise TypeError(f"limits has the name {name!r} ({type(name).__name__}): a name is a str")
+            check_limit(f"limits[{name!r}]", limit)
+            self.named[name] = LimitRule(name, limit)
+
+    def replace(self, name: str, limit: Limit) -> None:
+        """Give a name another limit.
+
+        Raises:
+            KeyError: it has none.
+        """
+        check_limit("limit", limit)
+        if name not in self.named:
+            known = ", ".join(map(repr, self.named)) or "none"
+            raise KeyError(f"the pool has no limit {name!r}, but {known}: name it in Pool(limits={{{name!r}: ...}})")
+        self.named[name].limit = limit
+
+    def of(self, name: str, group: str | None, key: Key | None) -> tuple[tuple[LimitRule, Hashable], ...]:
+        """Return the lanes of a job: each is a rule and, where the rule is for many keys, one of them."""
+        found: dict[tuple[LimitRule, Hashable], None] = {}
+        for rule in (self.all_jobs, self.named.get(name), None if group is None else self.named.get(group)):
+            if rule is not None:
+                found[rule, None] = None
+        for one in keys_of(key):
+            if isinstance(one, LaneKey):
+                found[one.rule, one.key] = None
+            elif str(one) in self.named:
+                found[self.named[str(one)], None] = None
+            elif self.each_key is not None:
+                found[self.each_key, one] = None
+        return tuple(found)
+
+
+def keys_of(key: Key | None) -> Iterable[str | int | LaneKey]:
+    """Return the keys that a job has."""
+    return () if key is None else key if isinstance(key, tuple) else (key,)
+
+
+def check_key(key: object) -> None:
+    """Raise if this is no key that a job can have."""
+    for one in key if isinstance(key, tuple) else (key,):
+        if not isinstance(one, (str, int, LaneKey)) or isinstance(one, bool):
+            raise TypeError(
+                f'key={key!r}: a key is a str, an int, or one of pool.lanes(...), as in key=hosts["example.org"]; or a '
+                "tuple of these"
+            )
+
+
+def check_limit(name: str, value: object) -> None:
+    """Raise if this is no limit."""
+    if not isinstance(value, Limit):
+        count = value if type(value) is int and value > 0 else 2
+        raise TypeError(f"{name}={value!r} is no Limit: write Limit(max_at_once={count}), or Limit(max_per_second=10)")
