@@ -5,11 +5,13 @@ the lane of that limit, and the worker takes the next one. When the lane has a p
 the time, its best parked job *returns* to its own place in the queue. So the order of the queue is that of every lane,
 and nobody polls.
 
-A job takes a place in all of its lanes, or in none: nobody holds one while it waits for another, and so nobody waits in
-a circle. A job that lends its slot (`lending.py`) lends its places, too, and gets them back, one after the other in the
-order in which the lanes were made, before a parked job returns.
+A job takes a place in all of its lanes, or in none. Only a lane that runs one job at a time is *reserved* for a job
+that waits in another: it promises strict order, so no other may overtake. All jobs look at their lanes in the same
+order, and so nobody waits in a circle. A job that lends its slot (`lending.py`) lends its places, too, and gets them
+back, one after the other in the order in which the lanes were made, before a parked job returns.
 
-Invariant: while a lane has parked jobs, as many have returned, and not been looked at since, as there are places.
+Invariant: while a lane has parked jobs, as many have returned, and not been looked at since, as there are places that
+are not reserved.
 
 A lane is there as long as it holds something: jobs, or the moment of its last start while that still counts.
 """
@@ -17,7 +19,7 @@ A lane is there as long as it holds something: jobs, or the moment of its last s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, final
 
 from aiopool._engine.queue import JobQueue
@@ -38,6 +40,7 @@ class Lane:
         running: how many places are taken.
         line: the jobs that are parked; None: there were none yet.
         returned: how many jobs went back to the queue, and no worker has looked at them since.
+        reserved: how many jobs that are parked in another lane keep their place here: it runs one job at a time.
         held_until: no job starts before this moment, by a cooldown.
     """
 
@@ -51,6 +54,7 @@ class Lane:
         "number",
         "rate",
         "reclaims",
+        "reserved",
         "returned",
         "rule",
         "running",
@@ -65,6 +69,7 @@ class Lane:
         self.lent = 0  # places that are lent: the lane must not vanish meanwhile
         self.line: JobQueue | None = None
         self.returned = 0
+        self.reserved = 0
         self.rate: Rate | None = None
         self.held_until = self._held_since = -1.0
         self._row = 0  # failures in a row that held it
@@ -122,7 +127,8 @@ class Lane:
     def rests(self, now: float) -> bool:
         """Whether it holds nothing that anybody would miss."""
         return (
-            not (self.running or self.lent or self.returned or self.line or self.reclaims)
+            not (self.running or self.lent or self.returned or self.reserved or self.reclaims)
+            and self.line is None
             and self.held_until <= now
             and (self.rate is None or self.rate.rested_at(self.rule.limit) <= now)
         )
@@ -180,14 +186,20 @@ class LaneTable:
         came_from, extra.returned = extra.returned, None
         if came_from is not None:
             came_from.returned -= 1
-        limits = job._spec.limits
+        limits, mine = job._spec.limits, extra.reserved
+        serial: list[tuple[LimitRule, Hashable]] = []
         for at in limits:
             lane = self._lanes.get(at)  # one that is not there has all of its places
-            if lane is not None and lane.places(now) <= 0:
-                self._park(job, extra, lane)
+            if lane is not None and lane.places(now) - lane.reserved + (lane in mine) <= 0:
+                self._park(job, extra, lane, serial)
                 if came_from is not None and came_from is not lane:
                     self._settle(came_from)  # another may have its place there
                 return False
+            if at[0].limit.max_at_once == 1:
+                serial.append(at)
+        for lane in mine:
+            lane.reserved -= 1
+        extra.reserved = ()
         extra.places = tuple(map(self._lane, limits))
         for lane in extra.places:
             lane.take(now)
@@ -195,7 +207,15 @@ class LaneTable:
                 self._settle(lane)
         return True
 
-    def _park(self, job: Job[Any], extra: JobExtra, lane: Lane) -> None:
+    def _park(self, job: Job[Any], extra: JobExtra, lane: Lane, serial: Iterable[tuple[LimitRule, Hashable]]) -> None:
+        """Park a job in a lane without a place; of the lanes before it, it keeps those that run one job at a time."""
+        before, extra.reserved = extra.reserved, tuple(map(self._lane, serial))
+        for one in extra.reserved:
+            one.reserved += 1
+        for one in before:
+            one.reserved -= 1
+            if one not in extra.reserved:
+                self._settle(one)
         if lane.line is None:
             lane.line = self._queue.another()
         lane.line.push_in_order(job)
@@ -234,6 +254,10 @@ class LaneTable:
             lane, extra.returned = extra.returned, None
             lane.returned -= 1
         self._settle(lane)
+        reserved, extra.reserved = extra.reserved, ()
+        for lane in reserved:
+            lane.reserved -= 1
+            self._settle(lane)
 
     def change(self, rule: LimitRule) -> None:
         """The limit of a rule is another one now."""
@@ -250,7 +274,7 @@ class LaneTable:
         line = lane.line
         now = self._now()
         if line is not None:
-            places = lane.places(now) - lane.returned
+            places = lane.places(now) - lane.returned - lane.reserved
             while places > 0 and (job := line.pop()) is not None:
                 places -= 1
                 self.parked -= 1
@@ -268,7 +292,7 @@ class LaneTable:
             if lane.timer is not None:
                 self._timers.cancel(lane.timer)
                 lane.timer = None
-        elif not (lane.running or lane.lent or lane.returned):
+        elif not (lane.running or lane.lent or lane.returned or lane.reserved):
             # Nobody is there who would come by: it is looked at once more, to go.
             rested = lane.held_until if lane.rate is None else lane.rate.rested_at(lane.rule.limit)
             self._call_at(lane, max(rested, lane.held_until), now)

@@ -5,6 +5,8 @@ a slot, and gets one before any queued job starts: nothing starts beyond the lim
 goes on without a slot, even while it reclaims one: its clean-up must not wait. If the wait is cancelled, `on_cancel`
 first cancels the awaited jobs: one of them may hold the slot that this job needs to go on.
 
+A job with places in lanes (`lanes.py`) lends these, too, and gets them back before the slot.
+
 Several tasks of a job may wait at once: the slot is lent as soon as one waits (`JobExtra.lent` counts them), and comes
 back with the last.
 """
@@ -133,7 +135,8 @@ class SlotLending:
             self._request_slot(extra, future)
 
     def _request_slot(self, extra: JobExtra, future: asyncio.Future[bool]) -> None:
-        if not self._slots.reclaim(future):
+        # It may be cancelled, and its task has not heard of it: then it gives the places back in its next step.
+        if not future.done() and not self._slots.reclaim(future):
             extra.reclaim_waiter = future
 
     def release(self, extra: JobExtra) -> None:

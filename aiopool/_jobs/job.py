@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar, final
 
+from aiopool._jobs.limits import Key
 from aiopool._jobs.records import AttemptRecord, JobOutcome
 from aiopool._jobs.spec import JobSpec
 from aiopool._jobs.status import JobStatus
@@ -56,6 +57,7 @@ class JobExtra:
     callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
     parked: Any = None  # a `GroupState` that is paused, or a `Lane` without a place: it came out of the queue
     returned: Any = None  # the `Lane` out of which it came back to the queue, to start
+    reserved: tuple[Any, ...] = ()  # lanes that are kept for it while it is parked in another
     places: tuple[Any, ...] = ()  # the lanes in which the running attempt has a place
     missing: Any = ()  # of these, a list of those that are lent
     on_ready: Callable[[], object] | None = None  # called when it has them back
@@ -155,6 +157,11 @@ class Job(Generic[T]):
     def group(self) -> str | None:
         """The name of its group."""
         return self._spec.group
+
+    @property
+    def key(self) -> Key | None:
+        """What it has to do with: its option `key`, for limits."""
+        return self._spec.key
 
     @property
     def attempt(self) -> int:

@@ -12,11 +12,12 @@ counts answers with 429.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import Final, TypeAlias, final
 
 from aiopool._jobs.checks import check_count, check_seconds
 from aiopool._jobs.match import Match, check_match, retry_after, verdict
@@ -25,6 +26,7 @@ from aiopool._runtime.faults import is_kind
 from aiopool._runtime.keywords import explain_keywords
 
 __all__ = [
+    "NO_LIMITS",
     "Cooldown",
     "Key",
     "LaneKey",
@@ -190,6 +192,9 @@ class Rate:
         return self._starts[-1] + limit.period if self._starts else -math.inf
 
 
+_numbers = itertools.count()
+
+
 @final
 class LimitRule:
     """One limit of a pool, and what it is for: a name, or any number of keys, each of which has a lane of its own.
@@ -197,11 +202,12 @@ class LimitRule:
     The limit may be replaced by another while the pool is open.
     """
 
-    __slots__ = ("limit", "name")
+    __slots__ = ("limit", "name", "number")
 
     def __init__(self, name: str, limit: Limit) -> None:
         self.name = name
         self.limit = limit
+        self.number = next(_numbers)
 
 
 @final
@@ -225,7 +231,7 @@ class PoolLimits:
     """The limits of one pool, by what they are for: all of its jobs, names, and keys.
 
     Attributes:
-        named: the limits of names: of groups, of functions (or the option `name`), and of keys.
+        named: the limits of names: of groups, of functions (or of the option `name`), and of keys.
         each_key: the limit of each key that has none of its own; None: there is none.
         all_jobs: the limit of all jobs together; None: there is none.
     """
@@ -249,8 +255,8 @@ class PoolLimits:
             check_limit(f"limits[{name!r}]", limit)
             self.named[name] = LimitRule(name, limit)
 
-    def replace(self, name: str, limit: Limit) -> None:
-        """Give a name another limit.
+    def replace(self, name: str, limit: Limit) -> LimitRule:
+        """Give a name another limit, and return its rule.
 
         Raises:
             KeyError: it has none.
@@ -259,27 +265,44 @@ class PoolLimits:
         if name not in self.named:
             known = ", ".join(map(repr, self.named)) or "none"
             raise KeyError(f"the pool has no limit {name!r}, but {known}: name it in Pool(limits={{{name!r}: ...}})")
-        self.named[name].limit = limit
+        rule = self.named[name]
+        rule.limit = limit
+        return rule
 
     def of(self, name: str, group: str | None, key: Key | None) -> tuple[tuple[LimitRule, Hashable], ...]:
-        """Return the lanes of a job: each is a rule and, where the rule is for many keys, one of them."""
+        """Return the lanes of a job: each is a rule and, where the rule is for many keys, one of them.
+
+        Any two jobs have those that they share in the same order.
+        """
         found: dict[tuple[LimitRule, Hashable], None] = {}
-        for rule in (self.all_jobs, self.named.get(name), None if group is None else self.named.get(group)):
-            if rule is not None:
-                found[rule, None] = None
-        for one in keys_of(key):
-            if isinstance(one, LaneKey):
-                found[one.rule, one.key] = None
-            elif str(one) in self.named:
-                found[self.named[str(one)], None] = None
+        for key_of in keys_of(key):
+            if isinstance(key_of, LaneKey):
+                found[key_of.rule, key_of.key] = None
+            elif str(key_of) in self.named:
+                found[self.named[str(key_of)], None] = None
             elif self.each_key is not None:
-                found[self.each_key, one] = None
-        return tuple(found)
+                found[self.each_key, key_of] = None
+        # A function inside of another is called `main.<locals>.fetch`; whoever limits it writes "fetch".
+        for one in (name, name.rpartition("<locals>.")[2], group):
+            if one is not None and one in self.named:
+                found[self.named[one], None] = None
+        if self.all_jobs is not None:
+            found[self.all_jobs, None] = None
+        return tuple(sorted(found, key=_lane_order)) if len(found) > 1 else tuple(found)
+
+
+NO_LIMITS: Final = PoolLimits()
 
 
 def keys_of(key: Key | None) -> Iterable[str | int | LaneKey]:
     """Return the keys that a job has."""
     return () if key is None else key if isinstance(key, tuple) else (key,)
+
+
+def _lane_order(lane: tuple[LimitRule, Hashable]) -> tuple[bool, int, str]:
+    """Lanes of keys come first: the others have more jobs, and are taken for the shortest time."""
+    rule, key = lane
+    return key is None, -rule.number, repr(key)
 
 
 def check_key(key: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, final
 
-from aiopool._jobs.limits import Key, PoolLimits
+from aiopool._jobs.limits import NO_LIMITS, Key, PoolLimits
 from aiopool._jobs.options import JobOptions
 from aiopool._jobs.retry import Retry
 
@@ -68,7 +68,7 @@ class JobSpec:
         *,
         offload: bool,
         arity: tuple[int, int],
-        limits: PoolLimits,
+        limits: PoolLimits = NO_LIMITS,
     ) -> None:
         """`options` are complete; `function` is its name; `arity` is how many arguments it takes, at least and most."""
         # Any: a complete set of options holds no UNSET, which the type of a field cannot say.

@@ -734,10 +734,10 @@ class Pool(Submitter, AsyncOnly):
         Example:
             pool.set_limit("mail", Limit(max_at_once=1))
         """
-        self._state.limits.replace(name, limit)
-        engine = self._state.engine
+        engine = None if self._state.engine is None else self._engine("set_limit")
+        rule = self._state.limits.replace(name, limit)
         if engine is not None:
-            self._engine("set_limit").lanes.change(self._state.limits.named[name])
+            engine.lanes.change(rule)
 
     # -- what happens ------------------------------------------------------------------------------------------------
 

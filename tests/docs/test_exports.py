@@ -40,7 +40,7 @@ def test_nothing_public_is_missing_in_the_list():
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
     assert public == set(NAMES) == set(aiopool.__all__)
-    assert len(aiopool.__all__) <= 30
+    assert len(aiopool.__all__) <= 40
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,20 +172,22 @@ SUBMITTER = "map run submit submit_nowait with_options"
 MEMBERS = {
     "AttemptRecord": "delay error number seconds",
     "CancelReport": "id leaked status was",
+    "Cooldown": "factor hold max_seconds on seconds",
     "Group": f"{SUBMITTER} cancel errors jobs name pause resume",
     "Job": """
-        add_done_callback attempt cancel cancelled done exception finished_at group id leaked name outcome pool_name
+        add_done_callback attempt cancel cancelled done exception finished_at group id key leaked name outcome pool_name
         priority progress remove_done_callback report_progress result set_timeout started_at status
         submitted_at wait waiting_for worker_id
     """,
-    "JobOptions": "delay group id name over priority queue_timeout retry timeout total_timeout",
+    "JobOptions": "delay group id key name over priority queue_timeout retry timeout total_timeout",
     "JobOutcome": "attempts error history id leaked name ok reason seconds status value waited",
     "LeakedJob": "id name stack",
     "MapResult": "attempts error input job ok seconds value",
     "MapStream": "aclose collect done failed running submitted",
+    "Limit": "burst cooldown max_at_once max_per_second period",
     "Pool": f"""
-        {SUBMITTER} as_completed cancel cancel_all events get_job group jobs join listen name on_shutdown pause paused
-        reprioritize resize resume serve shutdown size statistics status wait_closed
+        {SUBMITTER} as_completed cancel cancel_all events get_job group jobs join lanes listen name on_shutdown pause
+        paused reprioritize resize resume serve set_limit shutdown size statistics status wait_closed
     """,
     "Restart": "delay max_delay max_restarts next_delay within",
     "Retry": "attempts backoff budget delay delays factor give_up_on jitter max_delay max_elapsed next_delay on",

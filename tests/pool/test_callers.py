@@ -9,7 +9,7 @@ import traceback
 import pytest
 from helpers import double, restless_interpreter
 
-from aiopool import Pool
+from aiopool import Limit, Pool
 from aiopool._jobs.statistics import adds_up
 from aiopool.health import HealthMonitor
 from aiopool.metrics import observe
@@ -28,7 +28,7 @@ ANYWHERE = {
     "statistics",
     "status",
 }
-ANYWHERE |= {"on_shutdown"}
+ANYWHERE |= {"lanes", "on_shutdown"}
 
 
 def calls_of(pool):
@@ -61,6 +61,7 @@ def calls_of(pool):
         "cancel_all": pool.cancel_all,
         "reprioritize": lambda: pool.reprioritize(1, 3),
         "resize": lambda: pool.resize(3),
+        "set_limit": lambda: pool.set_limit("double", Limit(max_at_once=2)),
         "as_completed": as_completed,
         "pause": pool.pause,
         "resume": pool.resume,
