@@ -38,6 +38,7 @@ from aiopool._engine.lanes import Lane, LaneTable
 from aiopool._engine.lending import SlotLending
 from aiopool._engine.queue import JobQueue
 from aiopool._engine.slots import Slots
+from aiopool._jobs.fair_shares import FairShares
 from aiopool._jobs.job import Job, JobExtra, make_job
 from aiopool._jobs.outcome import failure_of, next_delay, timeout_error
 from aiopool._jobs.records import AttemptRecord
@@ -110,6 +111,7 @@ class Engine:
         "reporter",
         "runtime",
         "scheduled",
+        "shares",
         "slice",
         "slice_ends",
         "slots",
@@ -124,6 +126,7 @@ class Engine:
         size: int,
         queue_size: int | None,
         aging: float | None,
+        shares: FairShares | None,
         cancel_grace: float,
         on_leak: Literal["hold", "replace"],
         owner: JobOwner,
@@ -136,6 +139,7 @@ class Engine:
         Args:
             runtime: the pool's clock, loop and random numbers.
             size, queue_size, aging, cancel_grace, on_leak: the arguments of `Pool`.
+            shares: gives the keys of jobs fair shares; None: they have none.
             owner: the pool, as its jobs know it.
             errors: takes failures that nobody awaits.
             wake_worker: wakes a worker that has no job; whether another may be woken in this turn of the loop.
@@ -153,7 +157,8 @@ class Engine:
         # Where jobs are.
         self.jobs: dict[int, Job[Any]] = {}
         self.ids = JobIds(self.jobs, runtime.next_job)
-        self.queue = JobQueue(aging=aging)
+        self.queue = JobQueue(aging=aging, fair=shares is not None)
+        self.shares = shares
         self.groups = GroupRegistry(self.queue)
         self.timers = TimerQueue(runtime, self._work_off)
         self.lanes = LaneTable(self.queue, self.timers, self.now, self._came_back)
@@ -360,6 +365,8 @@ class Engine:
                 self._schedule(job, job._submitted_at + extra.delay)
             if extra.id is not None:
                 self.ids.take(job)
+        if self.shares is not None:
+            self._share(job)
         if spec.limits:
             job._ensure_extra()  # by this it is asked for its lanes when it is to start
         if spec.group is not None:
@@ -462,7 +469,26 @@ class Engine:
 
     def _may_start(self, job: Job[Any]) -> bool:
         """Whether a job that came out of the queue may start; else its group or a lane has parked it."""
-        return not self.groups.park(job) and (not job._spec.limits or self.lanes.enter(job))
+        if self.groups.park(job) or (job._spec.limits and not self.lanes.enter(job)):
+            return False
+        extra = job._extra
+        if self.shares is not None and extra is not None and extra.share is not None:
+            self.shares.start(extra.share, extra.share_tag)
+            extra.share = None
+        return True
+
+    def _share(self, job: Job[Any]) -> None:
+        """Give a job its place among those of its priority."""
+        assert self.shares is not None
+        extra, key = job._ensure_extra(), job._spec.key
+        extra.share, extra.share_tag = self.shares.enter(key[0] if isinstance(key, tuple) else key, job.priority)
+
+    def _leave_share(self, job: Job[Any]) -> None:
+        assert self.shares is not None
+        extra = job._extra
+        if extra is not None and extra.share is not None:
+            self.shares.leave(extra.share)
+            extra.share = None
 
     def _admit_after(self, job: Job[Any]) -> None:
         """A job has left the queue: another may come. If that fails, it goes back: no worker has it yet."""
@@ -639,6 +665,8 @@ class Engine:
 
     def dequeue(self, job: Job[Any]) -> None:
         """Take a queued, parked or scheduled job out of its place."""
+        if self.shares is not None:
+            self._leave_share(job)
         if job._status is SCHEDULED:
             self.timers.cancel(job._location)
             self.scheduled -= 1
@@ -662,6 +690,9 @@ class Engine:
         if queued:
             line.discard(job)
         job._spec = job._spec.with_priority(priority)
+        if self.shares is not None and extra is not None and extra.share is not None:
+            self._leave_share(job)
+            self._share(job)
         if queued:
             line.push_in_order(job)
         return True

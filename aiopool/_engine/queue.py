@@ -6,8 +6,9 @@ discarded job leaves the count at once.
 
 Two structures. A *FIFO* for each priority takes the jobs that come for the first time: they come in the order of their
 numbers. *Sorted rows* take all others: jobs that come back (after a retry, a delay, a pause, with another priority),
-jobs of a priority for which a FIFO would be one too many, and every job if there is aging. The best job is the head of
-the best FIFO or the first row; while there are no rows, which is the rule, nobody looks at them.
+jobs of a priority for which a FIFO would be one too many, and every job if there is aging or keys have fair shares. The
+best job is the head of the best FIFO or the first row; while there are no rows, which is the rule, nobody looks at
+them.
 
 Invariants: the `_location` of an entry is what it was put in: a FIFO, or its row. A row that is discarded is gone. In a
 FIFO the entry left behind is stale: it is skipped on the way out, and stale entries are swept, a slice at a time, when
@@ -53,6 +54,9 @@ class Entry(Protocol):
     @property
     def _aged_from(self) -> float: ...
 
+    @property
+    def _share_tag(self) -> float: ...
+
 
 @final
 class _Item:
@@ -71,6 +75,10 @@ class _Item:
 
     @property
     def _aged_from(self) -> float:
+        return 0.0
+
+    @property
+    def _share_tag(self) -> float:
         return 0.0
 
     @property
@@ -95,6 +103,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
     Args:
         maxsize: as in `asyncio.Queue`.
         aging: seconds of waiting that weigh as much as one step of priority; None: never.
+        fair: jobs of equal priority are in the order of their tags (`_jobs/fair_shares.py`).
 
     Example:
         queue = JobQueue()
@@ -102,11 +111,12 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         assert queue.pop() is job
     """
 
-    def __init__(self, maxsize: int = 0, *, aging: float | None = None) -> None:
+    def __init__(self, maxsize: int = 0, *, aging: float | None = None, fair: bool = False) -> None:
         self._aging = aging
+        self._fair = fair
         self._items = 0
         super().__init__(maxsize)
-        if aging is not None:
+        if aging is not None or fair:
             self.push = self.push_in_order = self._push_row  # type: ignore[method-assign]
 
     # The hooks of asyncio.Queue.
@@ -149,7 +159,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
 
     def another(self) -> JobQueue:
         """Return an empty queue with the same order."""
-        return JobQueue(aging=self._aging)
+        return JobQueue(aging=self._aging, fair=self._fair)
 
     @property
     def live(self) -> int:
@@ -182,6 +192,8 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         key = priority = entry._spec.priority
         if self._aging is not None:
             key += entry._aged_from / self._aging
+        if self._fair:
+            key = key, entry._share_tag
         row = (key, entry._sequence, entry)
         self._rows.add(row)
         entry._location = row

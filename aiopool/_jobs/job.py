@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar, final
 
+from aiopool._jobs.fair_shares import Share
 from aiopool._jobs.limits import Key
 from aiopool._jobs.records import AttemptRecord, JobOutcome
 from aiopool._jobs.spec import JobSpec
@@ -57,6 +58,8 @@ class JobExtra:
     callbacks: list[tuple[Callable[[Job[Any]], object], contextvars.Context]] | None = None
     parked: Any = None  # a `GroupState` that is paused, or a `Lane` without a place: it came out of the queue
     returned: Any = None  # the `Lane` out of which it came back to the queue, to start
+    share: Share | None = None  # of its key, until it starts
+    share_tag = 0.0
     reserved: tuple[Any, ...] = ()  # lanes that are kept for it while it is parked in another
     places: tuple[Any, ...] = ()  # the lanes in which the running attempt has a place
     missing: Any = ()  # of these, a list of those that are lent
@@ -380,6 +383,11 @@ class Job(Generic[T]):
     def _aged_from(self) -> float:
         """The moment from which its waiting counts, if waiting weighs."""
         return self._submitted_at if self._extra is None else self._submitted_at + self._extra.away
+
+    @property
+    def _share_tag(self) -> float:
+        """Its place among jobs of its priority, if keys have fair shares."""
+        return 0.0 if self._extra is None else self._extra.share_tag
 
     @property
     def _first_delay(self) -> float:

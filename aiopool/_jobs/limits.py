@@ -234,13 +234,19 @@ class PoolLimits:
         named: the limits of names: of groups, of functions (or of the option `name`), and of keys.
         each_key: the limit of each key that has none of its own; None: there is none.
         all_jobs: the limit of all jobs together; None: there is none.
+        weights: of the keys, which have fair shares; None: they have none.
     """
 
-    __slots__ = ("all_jobs", "each_key", "named")
+    __slots__ = ("all_jobs", "each_key", "named", "weights")
 
     def __init__(
-        self, all_jobs: Limit | None = None, named: Mapping[str, Limit] | None = None, each_key: Limit | None = None
+        self,
+        all_jobs: Limit | None = None,
+        named: Mapping[str, Limit] | None = None,
+        each_key: Limit | None = None,
+        weights: Mapping[Hashable, float] | None = None,
     ) -> None:
+        self.weights = weights
         for name, limit in (("limit", all_jobs), ("key_limit", each_key)):
             if limit is not None:
                 check_limit(name, limit)

@@ -86,7 +86,11 @@ class JobSpec:
         self.offload = offload
         self.least, self.most = arity
         self.plain = (
-            self.group is None and not self.limits and self.queue_timeout is None and self.total_timeout is None
+            self.group is None
+            and not self.limits
+            and limits.weights is None
+            and self.queue_timeout is None
+            and self.total_timeout is None
         )
         self.swift = self.retry is None and not offload
 

@@ -22,6 +22,7 @@ from aiopool._engine.engine import Engine
 from aiopool._engine.error_reporter import ErrorReporter
 from aiopool._engine.supervisor import Supervisor
 from aiopool._engine.worker import Worker
+from aiopool._jobs.fair_shares import FairShares, check_weights
 from aiopool._jobs.job import Job, OnError, running_job
 from aiopool._jobs.limits import Limit, PoolLimits
 from aiopool._jobs.options import DEFAULTS, MAX_SIZE, JobOptions, Overflow, Priority, check_count, check_seconds
@@ -119,6 +120,8 @@ class Pool(Submitter, AsyncOnly):
         limit: a `Limit` of all jobs together, such as a rate.
         limits: a `Limit` by name: of a group, of a function (or of the option `name`), or of a key.
         key_limit: a `Limit` of each key (see `with_options`) that has none of its own in `limits`.
+        fair_keys: among jobs of equal priority the keys take turns, so that one that floods the pool delays its own
+            jobs only. A mapping gives some keys another weight than 1: with 3, three jobs for each of another's.
 
     Example:
         async with Pool(size=8) as pool:
@@ -176,6 +179,7 @@ class Pool(Submitter, AsyncOnly):
         limit: Limit | None = None,
         limits: Mapping[str, Limit] | None = None,
         key_limit: Limit | None = None,
+        fair_keys: bool | Mapping[str | int, float] = False,
     ) -> None:
         check_count("size", size, least=1, most=MAX_SIZE)
         if queue_size is not None:
@@ -190,6 +194,9 @@ class Pool(Submitter, AsyncOnly):
         _check_choice("isolation", isolation, ("task", "scope"))
         _check_choice("overflow", overflow, ("wait", "reject", "drop_oldest", "drop_lowest"))
         _check_choice("on_leak", on_leak, ("hold", "replace"))
+        weights = check_weights(fair_keys)
+        if weights is not None and aging is not None:
+            raise ValueError("aging and fair_keys are two orders among waiting jobs: choose one of them")
         options = JobOptions(
             priority=priority,
             timeout=timeout,
@@ -198,7 +205,7 @@ class Pool(Submitter, AsyncOnly):
             retry=retry,
         ).over(DEFAULTS)
         super().__init__(
-            PoolState(name, options, overflow, PoolLimits(limit, limits, key_limit)), JobOptions(), options
+            PoolState(name, options, overflow, PoolLimits(limit, limits, key_limit, weights)), JobOptions(), options
         )
         self._size = size
         self._queue_size = queue_size
@@ -250,6 +257,7 @@ class Pool(Submitter, AsyncOnly):
             size=self._size,
             queue_size=self._queue_size,
             aging=self._aging,
+            shares=None if state.limits.weights is None else FairShares(state.limits.weights),
             cancel_grace=self._cancel_grace,
             on_leak=self._on_leak,
             owner=state,
