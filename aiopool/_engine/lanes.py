@@ -18,6 +18,7 @@ A lane is there as long as it holds something: jobs, or the moment of its last s
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, final
@@ -81,32 +82,33 @@ class Lane:
         most = self.rule.limit.max_at_once
         return most is None or self.running < most
 
-    def places(self, now: float) -> int:
-        """Return how many jobs may start now; a large number where nothing limits them."""
-        if now < self.held_until:
-            return 0
+    def is_open(self, now: float, ahead: int = 0) -> bool:
+        """Whether a job may start now, after `ahead` others that may."""
+        return self.has_places(ahead) and self.opens_at(now, ahead) <= now
+
+    def has_places(self, ahead: int) -> bool:
+        """Whether fewer run, with `ahead` others, and with those that want their places back, than may at once."""
+        most = self.rule.limit.max_at_once
+        return most is None or self.running + len(self.reclaims) + ahead < most
+
+    def opens_at(self, now: float, ahead: int = 0) -> float:
+        """Return the moment from which on time does not forbid a start; infinity: that depends on those ahead."""
         limit = self.rule.limit
-        free = _MANY if limit.max_at_once is None else limit.max_at_once - self.running - len(self.reclaims)
-        if self.rate is not None and free > 0 and limit.max_per_second is not None:
-            free = min(free, self.rate.allowed(limit, now))
-        elif limit.max_per_second is not None:
-            free = min(free, limit.burst)
-        return free
+        if limit.max_per_second is None:
+            return self.held_until
+        if self.rate is None:
+            self.rate = Rate()
+        waited = self.line is not None or self.returned > 0
+        return max(self.held_until, self.rate.next_at(limit, now, ahead, waited=waited))
 
-    def opens_at(self) -> float:
-        """Return the moment from which on time does not forbid another start, beside those that have returned."""
-        at = self.held_until
-        if self.rate is not None and self.rule.limit.max_per_second is not None:
-            at = max(at, self.rate.next_at(self.rule.limit, self.returned))
-        return at
-
-    def take(self, now: float) -> None:
-        """A job starts."""
+    def take(self, now: float, *, waited: bool) -> None:
+        """A job starts; `waited`: it was parked here."""
         self.running += 1
-        if self.rule.limit.max_per_second is not None:
+        limit = self.rule.limit
+        if limit.max_per_second is not None:
             if self.rate is None:
                 self.rate = Rate()
-            self.rate.started(now)
+            self.rate.started(limit, now, waited=waited)
 
     def failed(self, error: BaseException, started: float, now: float) -> None:
         """A job failed: hold the lane, if its limit has a cooldown for that error."""
@@ -132,9 +134,6 @@ class Lane:
             and self.held_until <= now
             and (self.rate is None or self.rate.rested_at(self.rule.limit) <= now)
         )
-
-
-_MANY = 1 << 30
 
 
 @final
@@ -190,7 +189,7 @@ class LaneTable:
         serial: list[tuple[LimitRule, Hashable]] = []
         for at in limits:
             lane = self._lanes.get(at)  # one that is not there has all of its places
-            if lane is not None and lane.places(now) - lane.reserved + (lane in mine) <= 0:
+            if lane is not None and not lane.is_open(now, lane.reserved - (lane in mine)):
                 self._park(job, extra, lane, serial)
                 if came_from is not None and came_from is not lane:
                     self._settle(came_from)  # another may have its place there
@@ -200,9 +199,10 @@ class LaneTable:
         for lane in mine:
             lane.reserved -= 1
         extra.reserved = ()
+        extra.entered_at = now
         extra.places = tuple(map(self._lane, limits))
         for lane in extra.places:
-            lane.take(now)
+            lane.take(now, waited=lane is came_from)
             if lane.line is not None and lane.timer is None:
                 self._settle(lane)
         return True
@@ -274,9 +274,7 @@ class LaneTable:
         line = lane.line
         now = self._now()
         if line is not None:
-            places = lane.places(now) - lane.returned - lane.reserved
-            while places > 0 and (job := line.pop()) is not None:
-                places -= 1
+            while lane.is_open(now, lane.returned + lane.reserved) and (job := line.pop()) is not None:
                 self.parked -= 1
                 extra = job._extra
                 extra.parked, extra.returned = None, lane
@@ -286,7 +284,7 @@ class LaneTable:
         if line is not None and not line.live:
             line = lane.line = None
         if line is not None:
-            self._call_at(lane, lane.opens_at(), now)
+            self._call_at(lane, lane.opens_at(now, lane.returned + lane.reserved), now)
         elif lane.rests(now):
             self._lanes.pop((lane.rule, lane.key), None)
             if lane.timer is not None:
@@ -300,7 +298,7 @@ class LaneTable:
     def _call_at(self, lane: Lane, when: float, now: float) -> None:
         """Settle a lane at a moment to come, or earlier; not, if that is over: then the end of a job does it."""
         timer = lane.timer
-        if when > now and (timer is None or when < timer.when):
+        if now < when < math.inf and (timer is None or when < timer.when):
             lane.timer = self._timers.add(when, self._due, lane)
             if timer is not None:
                 self._timers.cancel(timer)

@@ -117,6 +117,8 @@ class Worker(ABC):
 
     def prepare(self, job: Job[Any]) -> Context | None:
         """Do what few jobs need at the start of an attempt; return its context, or None: a thread runs it."""
+        if job._spec.limits:
+            job._started_at = job._ensure_extra().entered_at  # the moment that its limits have counted
         if job._spec.offload:
             self.offload(job)
             return None

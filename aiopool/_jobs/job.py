@@ -62,6 +62,7 @@ class JobExtra:
     share_tag = 0.0
     reserved: tuple[Any, ...] = ()  # lanes that are kept for it while it is parked in another
     places: tuple[Any, ...] = ()  # the lanes in which the running attempt has a place
+    entered_at = 0.0  # when it took them
     missing: Any = ()  # of these, a list of those that are lent
     on_ready: Callable[[], object] | None = None  # called when it has them back
     due_at: float | None = None  # when a scheduled job enters the queue

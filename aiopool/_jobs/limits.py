@@ -3,11 +3,13 @@
 Everything here is a decision, taken from its arguments alone, the time included: nothing waits, and nobody is held
 *here*. Who holds the jobs back is `_engine/lanes.py`.
 
-The rate. A start is allowed when the start that lies `burst` starts back is at least `burst / max_per_second` seconds
-old. So it is true of *every* window of that length, wherever it begins, and not only of those of a clock. With
-`burst=1` this is the generic cell rate algorithm (GCRA; ITU-T I.371, 1996) without tolerance: the starts are evenly
-spaced. GCRA with a tolerance would let nearly twice `burst` through in the window after a rest, which a server that
-counts answers with 429.
+The rate has two rules, and both hold. The *pace*, by the generic cell rate algorithm (GCRA; ITU-T I.371, 1996): starts
+are spaced evenly, with up to `burst` of them together after a rest. And the *window*: no more than `max_per_second` in
+any second, wherever it begins. The pace alone would let nearly twice as many through in the second after a rest, which
+a server that counts answers with 429.
+
+A timer comes late, by a millisecond or so. If a job waited for it, the pace does not lose that time: the next start is
+due when it would have been. So the rate that comes out is the one that was asked for, and the window bounds it.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ __all__ = [
     "keys_of",
 ]
 
+# The pace catches up on so many seconds by which a start was late.
+MAX_LATE = 0.02
 # "Too many requests", "service unavailable".
 _OVERLOAD = (429, 503)
 
@@ -120,8 +124,9 @@ class Limit:
             was cancelled, or is in a thread, counts until its code has ended.
         max_per_second: how many may start in a second, attempts counted; None: any number. 0.5 is one every two
             seconds; 100 a minute are `100 / 60`.
-        burst: so many may start together after a rest. In *any* window of `burst / max_per_second` seconds no more than
-            `burst` jobs start.
+        burst: so many may start together after a rest; else they are spaced evenly. In *any* second no more than
+            `max_per_second` start (rounded up), and not more than `burst` in `burst / max_per_second` seconds if that
+            is longer.
         cooldown: hold all of them when one fails with an overload error; see `Cooldown`.
 
     Raises:
@@ -158,38 +163,47 @@ class Limit:
             raise TypeError(f"cooldown={self.cooldown!r} is no Cooldown: write cooldown=Cooldown(seconds=5)")
 
     @property
-    def period(self) -> float:
-        """In any window of so many seconds no more than `burst` jobs start; 0: there is no rate."""
-        return 0.0 if self.max_per_second is None else self.burst / self.max_per_second
+    def window(self) -> tuple[int, float]:
+        """How many jobs start at most in any window of how many seconds; of one that has a rate."""
+        assert self.max_per_second is not None
+        most = max(math.ceil(self.max_per_second), self.burst)
+        return most, most / self.max_per_second
 
 
 class Rate:
-    """The last starts of a limit, and when the next ones are allowed."""
+    """The last starts of jobs under one limit, and when the next ones are allowed."""
 
-    __slots__ = ("_starts",)
+    __slots__ = ("_due", "_starts")
 
     def __init__(self) -> None:
-        self._starts: deque[float] = deque()
+        self._due = -math.inf  # when the next start is due by the pace: GCRA's theoretical arrival time
+        self._starts: deque[float] = deque()  # those that are in the window
 
-    def allowed(self, limit: Limit, now: float) -> int:
-        """Return how many may start now."""
-        starts, period = self._starts, limit.period
-        while starts and starts[0] + period <= now:
+    def next_at(self, limit: Limit, now: float, ahead: int, *, waited: bool) -> float:
+        """Return when another job may start, after `ahead` others; `waited`: somebody has waited since it was due."""
+        assert limit.max_per_second is not None
+        due = self._since(now, waited) + (ahead + 1 - limit.burst) / limit.max_per_second
+        starts, (most, seconds) = self._starts, limit.window
+        while starts and starts[0] + seconds <= now:
             starts.popleft()
-        return max(0, limit.burst - len(starts))
+        at = len(starts) + ahead - most
+        if at < 0:
+            return due
+        # Of those ahead that have not started nobody knows when they will.
+        return max(due, starts[at] + seconds) if at < len(starts) else math.inf
 
-    def next_at(self, limit: Limit, ahead: int = 0) -> float:
-        """Return when another may start, after `ahead` others that may start now; -inf: at once."""
-        at = len(self._starts) + ahead - limit.burst
-        return -math.inf if at < 0 or not self._starts else self._starts[min(at, len(self._starts) - 1)] + limit.period
-
-    def started(self, now: float) -> None:
+    def started(self, limit: Limit, now: float, *, waited: bool) -> None:
         """A job has started."""
+        assert limit.max_per_second is not None
+        self._due = self._since(now, waited) + 1 / limit.max_per_second
         self._starts.append(now)
+
+    def _since(self, now: float, waited: bool) -> float:
+        return max(self._due, now - MAX_LATE if waited else now)
 
     def rested_at(self, limit: Limit) -> float:
         """Return when the last start counts no more."""
-        return self._starts[-1] + limit.period if self._starts else -math.inf
+        return self._starts[-1] + limit.window[1] if self._starts else -math.inf
 
 
 _numbers = itertools.count()

@@ -38,7 +38,8 @@ class JobSpec:
         owner: whose jobs they are.
         limits: the lanes in which a job has to have a place to run: a rule each, and a key of it.
         plain: nothing has to be arranged at submission: no group or lane, and no time limit that runs from then on.
-        swift: nothing but a time limit has to be arranged at the start of an attempt: no retry and no thread.
+        swift: nothing but a time limit has to be arranged at the start of an attempt: no retry, no
+            limit and no thread.
         least, most: how many arguments the function takes if none has a keyword.
     """
 
@@ -92,7 +93,7 @@ class JobSpec:
             and self.queue_timeout is None
             and self.total_timeout is None
         )
-        self.swift = self.retry is None and not offload
+        self.swift = self.retry is None and not offload and not self.limits
 
     def with_priority(self, priority: int) -> JobSpec:
         """Return a copy with another priority."""

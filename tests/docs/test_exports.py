@@ -184,7 +184,7 @@ MEMBERS = {
     "LeakedJob": "id name stack",
     "MapResult": "attempts error input job ok seconds value",
     "MapStream": "aclose collect done failed running submitted",
-    "Limit": "burst cooldown max_at_once max_per_second period",
+    "Limit": "burst cooldown max_at_once max_per_second window",
     "Pool": f"""
         {SUBMITTER} as_completed cancel cancel_all events get_job group jobs join lanes listen name on_shutdown pause
         paused reprioritize resize resume serve set_limit shutdown size statistics status wait_closed

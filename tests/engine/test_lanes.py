@@ -111,11 +111,18 @@ async def test_priority_is_the_order_inside_a_lane(isolation):
     assert order == ["first", "urgent", 2, 0, 1]
 
 
+def check_windows(starts, limit):
+    """No window has more starts than it may."""
+    most, seconds = limit.window
+    for earlier, later in zip(starts, starts[most:], strict=False):
+        assert later - earlier >= seconds - 1e-9
+
+
 @pytest.mark.parametrize("burst", [1, 3])
 @pytest.mark.parametrize("where", ["pool", "group", "name", "key", "lanes"])
 @virtual
 async def test_the_rate_holds_in_every_window(isolation, where, burst):
-    """Jobs that come at any moment, and run for any time: each window of `burst / rate` seconds has `burst` starts."""
+    """Jobs come at any moment, and run for any time: no second has more than four starts, and with burst=1 evenly."""
     limit = Limit(max_per_second=4, burst=burst)
     given = {
         "pool": {"limit": limit},
@@ -142,8 +149,9 @@ async def test_the_rate_holds_in_every_window(isolation, where, burst):
             await view.submit(work, (n * 13 % 11) / 10)
             if n % 7 == 0:
                 await asyncio.sleep((n % 5) / 3)
+    check_windows(starts, limit)
     for earlier, later in zip(starts, starts[burst:], strict=False):
-        assert later - earlier >= burst / 4 - 1e-9
+        assert later - earlier >= 1 / 4 - 1e-9
     assert len(starts) == 60
 
 
@@ -191,8 +199,8 @@ async def test_keys_made_on_the_fly_leave_flat_memory(isolation):
             await pool.with_options(key=hosts[n]).run(echo, n)
             await asyncio.sleep(0.01)
             most = max(most, len(hosts))
-        assert most <= 11
-        await asyncio.sleep(0.1)
+        assert most <= 101  # those of the last second
+        await asyncio.sleep(1)
         assert len(hosts) == len(pool._state.engine.lanes._lanes) == len(pool._state.engine.timers) == 0
         assert "now" in repr(hosts)
 
@@ -610,8 +618,7 @@ def world(isolation):
             for job in jobs:
                 if not job.cancelled() and job.exception() is not None:
                     assert isinstance(job.exception(), (OSError, JobTimeoutError)), job.exception()
-            for earlier, later in zip(starts, starts[limits["h"].burst :], strict=False):
-                assert later - earlier >= limits["h"].period - 1e-9
+            check_windows(starts, limits["h"])
             for numbers_of_key in order.values():
                 assert numbers_of_key == sorted(numbers_of_key)
             await asyncio.sleep(2)

@@ -60,42 +60,80 @@ def test_a_key_is_a_text_or_a_number(key):
         JobOptions(key=key)
 
 
-@pytest.mark.parametrize("burst", [1, 2, 3, 10])
-@pytest.mark.parametrize("rate", [0.1, 1, 3, 7.5, 1000])
-def test_the_rate_is_true_in_every_window(burst, rate):
-    """Whatever the moments at which jobs come: in any window of `burst / rate` seconds no more than `burst` start.
+def check_windows(starts, limit):
+    """No window has more than it may, and the pace is kept: n starts take at least n - burst steps."""
+    most, seconds = limit.window
+    for earlier, later in zip(starts, starts[most:], strict=False):
+        assert later - earlier >= seconds - 1e-9
+    for n in range(limit.burst, min(len(starts), limit.burst + 5)):
+        for earlier, later in zip(starts, starts[n:], strict=False):
+            assert later - earlier >= (n + 1 - limit.burst) / limit.max_per_second - 1e-9
 
-    And none waits for longer than the rate asks for: it starts at the first moment that is allowed.
+
+@pytest.mark.parametrize("burst", [1, 2, 3, 10])
+@pytest.mark.parametrize("rate", [0.1, 1, 3, 7.5, 100])
+def test_the_rate_is_true_in_every_window(burst, rate):
+    """Whatever the moments at which jobs come: no window of a second has more than it may, and the pace is even.
+
+    And none waits for longer than that asks for: it starts at the first moment that is allowed.
     """
     limit, rng = Limit(max_per_second=rate, burst=burst), random.Random(burst)
-    period = burst / rate
     clock, starts, line = Rate(), [], 0
     now = 0.0
-    for _ in range(2000):
-        now += rng.choice((0.0, 0.0, period / burst, period / 7, period)) * rng.random()
+    for _ in range(3000):
+        now += rng.choice((0.0, 0.0, 1 / rate, 0.3 / rate, burst / rate)) * rng.random()
         line += 1
-        while line and clock.allowed(limit, now):
-            clock.started(now)
+        while line and clock.next_at(limit, now, 0, waited=False) <= now:
+            clock.started(limit, now, waited=False)
             starts.append(now)
             line -= 1
         if line:
-            due = clock.next_at(limit)
-            assert now < due <= starts[-burst] + period
-            now = due
-            assert clock.allowed(limit, now)
-    for earlier, later in zip(starts, starts[burst:], strict=False):
-        assert later - earlier >= period - 1e-9
+            now = due = clock.next_at(limit, now, 0, waited=False)
+            assert clock.next_at(limit, now, 0, waited=False) <= due
+    check_windows(starts, limit)
     assert len(starts) > 1000
 
 
+def test_a_late_timer_costs_no_pace():
+    """Each start is late by some time, as timers are: a thousand starts take as long as they should all the same."""
+    limit, rng, clock, now = Limit(max_per_second=200), random.Random(1), Rate(), 0.0
+    starts = []
+    for _ in range(1000):
+        now = max(now, clock.next_at(limit, now, 0, waited=True)) + rng.random() * 0.004
+        clock.started(limit, now, waited=True)
+        starts.append(now)
+    assert 999 / 200 - 0.01 <= starts[-1] - starts[0] <= 999 / 200 + 0.01
+    most, seconds = limit.window
+    assert all(later - earlier >= seconds for earlier, later in zip(starts, starts[most:], strict=False))
+
+
+def test_those_ahead_count():
+    """With so many allowed before it, the next one is due later; or nobody knows, if they have not started."""
+    limit, clock = Limit(max_per_second=2, burst=2), Rate()
+    assert [clock.next_at(limit, 10, ahead, waited=False) for ahead in range(4)] == [9.5, 10, math.inf, math.inf]
+    clock.started(limit, 10, waited=False)
+    assert [clock.next_at(limit, 10, ahead, waited=False) for ahead in range(3)] == [10, 11, math.inf]
+    clock.started(limit, 10, waited=False)
+    assert clock.next_at(limit, 10, 0, waited=False) == 11
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "window"),
+    [(10, 1, (10, 1)), (2.5, 1, (3, 1.2)), (0.5, 1, (1, 2)), (0.5, 3, (3, 6)), (10, 20, (20, 2)), (1000, 5, (1000, 1))],
+)
+def test_the_window(rate, burst, window):
+    """A second, or longer where that has no whole number of starts."""
+    assert Limit(max_per_second=rate, burst=burst).window == pytest.approx(window)
+
+
 def test_a_start_after_a_rest_counts_no_more():
-    """What lies further back than the window is forgotten, so that memory stays at `burst` moments."""
+    """What lies further back than the window is forgotten."""
     limit, clock = Limit(max_per_second=10, burst=5), Rate()
     for n in range(1000):
-        now = n * 1.0
-        assert clock.allowed(limit, now) == 5
-        clock.started(now)
-        assert clock.rested_at(limit) == now + 0.5
+        now = n * 1.5
+        assert clock.next_at(limit, now, 4, waited=False) <= now
+        clock.started(limit, now, waited=False)
+        assert clock.rested_at(limit) == now + 1
     assert len(clock._starts) == 1
 
 
