@@ -31,7 +31,7 @@ from aiopool._jobs.stop import StopRequest, coroutine_frames
 from aiopool._runtime.eager import has_factory, run_step
 from aiopool._runtime.faults import drop_frame, is_kind
 from aiopool._runtime.runtime import running_loop_or_none
-from aiopool._runtime.threads import ThreadRunner
+from aiopool._runtime.runners import Runners
 
 __all__ = ["ScopeWorker", "load_backend", "scope_state"]
 
@@ -182,8 +182,8 @@ class ScopeWorker(Worker):
 
     __slots__ = ("_called", "_rest", "_scope", "_state", "_steps", "_task", "_used", "job_runner", "leak_shield")
 
-    def __init__(self, engine: Engine, threads: ThreadRunner[Any], on_idle: Callable[[Self], object]) -> None:
-        super().__init__(engine, threads, on_idle)
+    def __init__(self, engine: Engine, runners: Runners, on_idle: Callable[[Self], object]) -> None:
+        super().__init__(engine, runners, on_idle)
         self._rest = _Rest(engine.runtime.loop, self._step_soon)
         self._called = False  # it was woken before its first step
         self._scope: anyio.CancelScope | None = None

@@ -22,7 +22,7 @@ from aiopool._engine.engine import Engine
 from aiopool._engine.worker import TaskWorker, Worker
 from aiopool._jobs.restart import Restart, RestartHistory
 from aiopool._runtime.faults import log_fault
-from aiopool._runtime.threads import ThreadRunner
+from aiopool._runtime.runners import Runners
 
 __all__ = ["Supervisor"]
 
@@ -43,7 +43,7 @@ class Supervisor:
         "_name",
         "_restarts",
         "_tasks",
-        "_threads",
+        "_runners",
         "_trimming",
         "_worker_class",
         "closing",
@@ -54,7 +54,7 @@ class Supervisor:
     def __init__(
         self,
         engine: Engine,
-        threads: ThreadRunner[Worker],
+        runners: Runners,
         *,
         isolation: str,
         restart: Restart,
@@ -62,7 +62,7 @@ class Supervisor:
         on_give_up: Callable[[BaseException], object],
     ) -> None:
         self._engine = engine
-        self._threads = threads
+        self._runners = runners
         self._history = RestartHistory(restart)
         self._name = name
         self.on_give_up = on_give_up
@@ -123,7 +123,7 @@ class Supervisor:
         engine = self._engine
         if self.closing or len(self._tasks) + len(self._restarts) >= self._wanted():
             return None
-        worker = self._worker_class(engine, self._threads, self._add_idle)
+        worker = self._worker_class(engine, self._runners, self._add_idle)
         if engine.observers:
             engine.observers.event("WorkerStarted", worker=worker.id)
         try:

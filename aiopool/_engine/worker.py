@@ -1,6 +1,6 @@
 """A worker: runs the jobs that the engine chooses, one at a time.
 
-`Worker` holds what both kinds share: its life, plain functions in threads, and the steps by which a job is stopped.
+`Worker` holds what both kinds share: its life, plain functions outside of the loop, and how a job is stopped in steps.
 `TaskWorker` is the default containment, *a job can harm only itself*: each attempt is an asyncio task of its own. The
 other kind is in `scope_worker.py`.
 
@@ -32,7 +32,7 @@ from aiopool._jobs.status import JobStatus
 from aiopool._jobs.stop import StopCause, StopRequest, coroutine_frames
 from aiopool._runtime.eager import has_factory
 from aiopool._runtime.faults import drop_frame, is_kind, type_name
-from aiopool._runtime.threads import ThreadRunner
+from aiopool._runtime.runners import Runners
 from aiopool._runtime.timers import Timer
 
 __all__ = ["TaskWorker", "Worker", "is_in_attempt"]
@@ -42,8 +42,8 @@ INF = math.inf
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict, set})
 # A leaked job is told again this often, in seconds, or once a grace if that is longer.
 RECANCEL_INTERVAL = 1.0
-# In place of the stack of a job in a thread.
-IN_A_THREAD = "  (in a thread)"
+# In place of the stack of a job outside of the loop.
+OFFLOADED = {"thread": "  (in a thread)", "process": "  (in a process)", "interpreter": "  (in an interpreter)"}
 
 
 class Worker(ABC):
@@ -65,13 +65,13 @@ class Worker(ABC):
         "retiring",
         "stopped",
         "tainted",
-        "threads",
+        "runners",
     )
 
-    def __init__(self, engine: Engine, threads: ThreadRunner[Any], on_idle: Callable[[Self], object]) -> None:
+    def __init__(self, engine: Engine, runners: Runners, on_idle: Callable[[Self], object]) -> None:
         """`on_idle(worker)` is called when it has released its slot and can be woken."""
         self.engine = engine
-        self.threads = threads
+        self.runners = runners
         self._on_idle: Callable[[Any], object] = on_idle
         self.id = engine.runtime.next_worker()
         self.job: Job[Any] | None = None
@@ -116,7 +116,7 @@ class Worker(ABC):
         return True
 
     def prepare(self, job: Job[Any]) -> Context | None:
-        """Do what few jobs need at the start of an attempt; return its context, or None: a thread runs it."""
+        """Do what few jobs need at the start of an attempt; return its context, or None: it runs elsewhere."""
         if job._spec.limits:
             job._started_at = job._ensure_extra().entered_at  # the moment that its limits have counted
         if job._spec.offload:
@@ -177,20 +177,20 @@ class Worker(ABC):
             retry.budget.deposit(now=self.engine.now())
         return context.copy()
 
-    # -- plain functions, in threads -------------------------------------------------------------------------------
+    # -- plain functions, outside of the loop ----------------------------------------------------------------------
 
     def offload(self, job: Job[Any]) -> None:
-        """Run a plain function in a thread; `thread_done` is called with its outcome."""
+        """Run a plain function in a thread, or as it wishes; `offload_done` is called with its outcome."""
         context: Any = job._context if job._spec.retry is None else self.context(job)
         context.run(running_job.set, job)
         function: Any = job._function
         if self.engine.observers:
-            # `inside`: a listener may cancel the job, and is called once the thread has the call.
+            # `inside`: a listener may cancel the job, and is called once the runner has the call.
             self.engine.observers.started(job, self.id, context, inside=True)
-        self.threads.start(self, context, function, job._args)
+        self.runners[job._spec.offload].start(self, context, function, job._args)
 
-    def thread_done(self, ok: bool, outcome: Any) -> None:
-        """The thread came back, in the loop."""
+    def offload_done(self, ok: bool, outcome: Any) -> None:
+        """The function has ended outside of the loop; we are in it."""
         job: Any = self.job
         engine = self.engine
         now = engine.now()
@@ -207,19 +207,19 @@ class Worker(ABC):
         except BaseException as fault:
             self.crash(fault)
 
-    def _stop_thread(self, job: Job[Any], stop: StopRequest, now: float) -> None:
-        engine = self.engine
+    def _stop_offloaded(self, job: Job[Any], stop: StopRequest, now: float) -> None:
+        engine, runner = self.engine, self.runners[job._spec.offload]
         stop.cancel_count = 1
-        if self.threads.withdraw(self):  # no thread had begun it
+        if runner.withdraw(self):  # it had not begun
             engine.attempt_ended(job, None, asyncio.CancelledError(), now)
             self.job = None
             # Not now: another job would start inside of the canceller's call.
             engine.runtime.soon(lambda: self.run_next(engine.now()))
             return
-        self.threads.cancel(self)
-        if stop.cause is not StopCause.TIMEOUT or job._spec.retry is None:
+        runner.cancel(self)
+        if not runner.stops and (stop.cause is not StopCause.TIMEOUT or job._spec.retry is None):
             # A thread cannot be stopped, only asked: those who await the job do not wait for that.
-            self.threads.abandon(self)
+            runner.abandon(self)
             engine.endings.abandon(job, now)
         self.recheck(job, now + 2 * engine.cancel_grace)
 
@@ -230,7 +230,7 @@ class Worker(ABC):
         job = self.job
         assert job is not None
         if job._spec.offload:
-            self._stop_thread(job, stop, now)
+            self._stop_offloaded(job, stop, now)
             return
         try:
             self.recheck(job, now + self.engine.cancel_grace)
@@ -289,7 +289,7 @@ class Worker(ABC):
             engine.attempt_expired(job)
         elif job._spec.offload:
             if not extra.abandoned:
-                self.threads.abandon(self)
+                self.runners[job._spec.offload].abandon(self)
             self.leak(now)
         elif stop.cancel_count < 2:
             self.request_cancel(stop)
@@ -310,7 +310,7 @@ class Worker(ABC):
         """Say where the running job is, as lines of a traceback."""
         job = self.job
         if job is not None and job._spec.offload:
-            return IN_A_THREAD
+            return OFFLOADED[job._spec.offload]
         return "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in self.frames())))
 
 
@@ -351,8 +351,8 @@ class TaskWorker(Worker):
 
     __slots__ = ("_of_factory", "_start", "_task")
 
-    def __init__(self, engine: Engine, threads: ThreadRunner[Any], on_idle: Callable[[Self], object]) -> None:
-        super().__init__(engine, threads, on_idle)
+    def __init__(self, engine: Engine, runners: Runners, on_idle: Callable[[Self], object]) -> None:
+        super().__init__(engine, runners, on_idle)
         self._start = engine.runtime.start_task
         self._of_factory = has_factory(engine.runtime.loop)
         self._task: asyncio.Task[None] | None = None  # that of an attempt which has suspended

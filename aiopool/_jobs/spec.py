@@ -34,7 +34,7 @@ class JobSpec:
 
     Attributes:
         name: what the job is called: the option, or the function's name.
-        offload: the function is a plain one and runs in a thread.
+        offload: where a plain function runs: `"thread"`, `"process"` or `"interpreter"`; None: an `async def`.
         owner: whose jobs they are.
         limits: the lanes in which a job has to have a place to run: a rule each, and a key of it.
         plain: nothing has to be arranged at submission: no group or lane, and no time limit that runs from then on.
@@ -67,7 +67,7 @@ class JobSpec:
         function: str,
         owner: JobOwner,
         *,
-        offload: bool,
+        offload: str | None,
         arity: tuple[int, int],
         limits: PoolLimits = NO_LIMITS,
     ) -> None:
@@ -93,7 +93,7 @@ class JobSpec:
             and self.queue_timeout is None
             and self.total_timeout is None
         )
-        self.swift = self.retry is None and not offload and not self.limits
+        self.swift = self.retry is None and offload is None and not self.limits
 
     def with_priority(self, priority: int) -> JobSpec:
         """Return a copy with another priority."""

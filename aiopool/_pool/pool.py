@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -40,6 +41,7 @@ from aiopool._runtime.keywords import AsyncOnly, explain_keywords
 from aiopool._runtime.registration import Registration
 from aiopool._runtime.runtime import Runtime, shield
 from aiopool._runtime.signals import OpenPools, SignalHandler, register_open_pool
+from aiopool._runtime.runners import Runner, Runners
 from aiopool._runtime.threads import ThreadRunner
 from aiopool.errors import PoolClosedError, RestartLimitError
 
@@ -145,12 +147,12 @@ class Pool(Submitter, AsyncOnly):
         "_report",
         "_restart",
         "_roster",
+        "_runners",
         "_seed",
         "_shutdown",
         "_shutdown_timeout",
         "_signals",
         "_size",
-        "_threads",
     )
 
     def __init__(
@@ -221,7 +223,7 @@ class Pool(Submitter, AsyncOnly):
         self._seed = seed
         self._callbacks: list[OnShutdown] = []
         self._groups = 0
-        self._threads: ThreadRunner[Worker] | None = None
+        self._runners: Runners | None = None
         self._roster: OpenPools | None = None
         self._shutdown: Shutdown | None = None
         self._closing: asyncio.Task[ShutdownReport] | None = None
@@ -245,12 +247,7 @@ class Pool(Submitter, AsyncOnly):
                 'asyncio.run(main()), or anyio.run(main, backend="asyncio") in place of trio'
             ) from None
         runtime = Runtime(loop, self._seed)
-        self._threads = ThreadRunner(
-            loop=runtime.loop,
-            max_threads=self._max_threads or self._size,
-            name=f"{state.name}-thread",
-            on_done=Worker.thread_done,
-        )
+        self._runners = Runners({"thread": functools.partial(self._threads, loop)})
         # The engine is made first: the supervisor below needs it, and is needed when the first job is to start.
         engine = Engine(
             runtime,
@@ -267,7 +264,7 @@ class Pool(Submitter, AsyncOnly):
         )
         supervisor = Supervisor(
             engine,
-            self._threads,
+            self._runners,
             isolation=self._isolation,
             restart=self._restart,
             name=state.name,
@@ -281,6 +278,12 @@ class Pool(Submitter, AsyncOnly):
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
             self._signals.install(runtime.loop)
         return self
+
+    def _threads(self, loop: asyncio.AbstractEventLoop) -> Runner:
+        """Make what runs plain functions in threads; it is made when it is needed first."""
+        size = self.size if self._max_threads is None else self._max_threads
+        name = f"{self.name}-thread"
+        return ThreadRunner(loop=loop, max_threads=max(size, 1), name=name, on_done=Worker.offload_done)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -402,11 +405,11 @@ class Pool(Submitter, AsyncOnly):
         engine = self._engine("shutdown")
         if self._shutdown is None:
             assert self._state.supervisor is not None
-            assert self._threads is not None
+            assert self._runners is not None
             self._shutdown = Shutdown(
                 engine,
                 self._state.supervisor,
-                self._threads,
+                self._runners,
                 self._callbacks,
                 self._state.name,
                 self._state.hooks,
@@ -614,9 +617,9 @@ class Pool(Submitter, AsyncOnly):
         engine.set_slots(size)
         assert self._state.supervisor is not None
         self._state.supervisor.retire_excess()
-        assert self._threads is not None
+        assert self._runners is not None
         if self._max_threads is None:
-            self._threads.max_threads = max(size, 1)
+            self._runners["thread"].max_threads = max(size, 1)
 
     def reprioritize(self, id: int | str, priority: int) -> bool:
         """Give a waiting job another priority. Among jobs of equal priority, older ones go first.
@@ -843,8 +846,8 @@ class Pool(Submitter, AsyncOnly):
 
     def _statistics(self) -> Statistics:
         engine = self._engine("statistics")
-        counters, threads = engine.counters, self._threads
-        assert threads is not None
+        assert self._runners is not None
+        counters, threads = engine.counters, self._runners["thread"]
         return Statistics(
             submitted=counters.submitted,
             succeeded=counters.succeeded,

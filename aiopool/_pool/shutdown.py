@@ -26,12 +26,12 @@ from typing import Any, final
 
 from aiopool._engine.engine import Engine
 from aiopool._engine.supervisor import Supervisor
-from aiopool._engine.worker import IN_A_THREAD, Worker
+from aiopool._engine.worker import OFFLOADED, Worker
 from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
 from aiopool._runtime.faults import describe, log_fault
 from aiopool._runtime.hooks import HookGuard
-from aiopool._runtime.threads import ThreadRunner
+from aiopool._runtime.runners import Runners
 
 __all__ = ["LeakedJob", "Shutdown", "ShutdownReport", "resume_all"]
 
@@ -106,8 +106,8 @@ class ShutdownReport:
         if self.callback_errors:
             text += f"\n{len(self.callback_errors)} callbacks failed: {', '.join(map(describe, self.callback_errors))}"
         for job in self.leaked:
-            # Not those in threads: asyncio does not know them.
-            hint = "" if job.stack == IN_A_THREAD else "; asyncio.run() will wait for it: aiopool.run() does not"
+            # Not those outside of the loop: asyncio does not know them.
+            hint = "" if job.stack in OFFLOADED.values() else "; asyncio.run() will wait for it: aiopool.run() does not"
             text += f"\njob {job.name} (id {job.id!r}) did not end{hint}"
         return text
 
@@ -129,7 +129,7 @@ class Shutdown:
         "_name",
         "_never_started",
         "_supervisor",
-        "_threads",
+        "_runners",
         "_wakeup",
         "callers",
     )
@@ -138,7 +138,7 @@ class Shutdown:
         self,
         engine: Engine,
         supervisor: Supervisor,
-        threads: ThreadRunner[Worker],
+        runners: Runners,
         callbacks: list[OnShutdown],
         name: str,
         hooks: HookGuard,
@@ -146,7 +146,7 @@ class Shutdown:
         self._engine = engine
         self._hooks = hooks
         self._supervisor = supervisor
-        self._threads = threads
+        self._runners = runners
         self._callbacks = callbacks
         self._name = name
         self.callers: set[Job[Any]] = set()
@@ -201,7 +201,7 @@ class Shutdown:
         leaked = await self._cancel_running()
         self._log(leaked)
         await self._stop_workers()
-        self._threads.close(0)
+        self._runners.close()
         engine.timers.close()
         errors = await self._call_back()
         return ShutdownReport(

@@ -90,7 +90,7 @@ class Submitter:
         self._known_spec: JobSpec
         self._known_keywords: tuple[Any, ...] | None = None
         # By name, kind, own options and arity; the options are kept with the spec, so that nothing else gets their id.
-        self._specs: dict[tuple[str, bool, int, tuple[int, int]], tuple[JobOptions | None, JobSpec]] = {}
+        self._specs: dict[tuple[str, str | None, int, tuple[int, int]], tuple[JobOptions | None, JobSpec]] = {}
 
     def _set_own(self, id: Any, delay: Any) -> None:
         """Note what concerns one job, and is in no spec."""
@@ -456,7 +456,7 @@ class Submitter:
             origin = self._origin
             return origin._known_spec if function is origin._known() else origin._look_up(function)
         try:
-            offload = not check_function(function)
+            offload = None if check_function(function) else "thread"
         except TypeError:
             if isinstance(function, CoroutineType) and function.cr_code in _OWN:
                 raise TypeError(

@@ -229,6 +229,7 @@ class ThreadRunner(Generic[T]):
     # thread is arriving, and it will wake the next: under the GIL a chain of wake-ups is cheaper than a
     # stampede, and a thread that comes free on the way takes the call without any.
 
+    stops = False  # a thread can only be asked
     __slots__ = (
         "_arriving",
         "_calls",
