@@ -30,8 +30,8 @@ from aiopool._jobs.job import running_job
 from aiopool._jobs.stop import StopRequest, coroutine_frames
 from aiopool._runtime.eager import has_factory, run_step
 from aiopool._runtime.faults import drop_frame, is_kind
-from aiopool._runtime.runtime import running_loop_or_none
 from aiopool._runtime.runners import Runners
+from aiopool._runtime.runtime import running_loop_or_none
 
 __all__ = ["ScopeWorker", "load_backend", "scope_state"]
 

@@ -63,9 +63,9 @@ class Worker(ABC):
         "id",
         "job",
         "retiring",
+        "runners",
         "stopped",
         "tainted",
-        "runners",
     )
 
     def __init__(self, engine: Engine, runners: Runners, on_idle: Callable[[Self], object]) -> None:

@@ -39,9 +39,9 @@ from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
 from aiopool._runtime.keywords import AsyncOnly, explain_keywords
 from aiopool._runtime.registration import Registration
+from aiopool._runtime.runners import Runner, Runners
 from aiopool._runtime.runtime import Runtime, shield
 from aiopool._runtime.signals import OpenPools, SignalHandler, register_open_pool
-from aiopool._runtime.runners import Runner, Runners
 from aiopool._runtime.threads import ThreadRunner
 from aiopool.errors import PoolClosedError, RestartLimitError
 

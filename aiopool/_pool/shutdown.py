@@ -128,8 +128,8 @@ class Shutdown:
         "_hooks",
         "_name",
         "_never_started",
-        "_supervisor",
         "_runners",
+        "_supervisor",
         "_wakeup",
         "callers",
     )

@@ -179,8 +179,8 @@ LOADED = """
     _observe.observers _pool _pool.block _pool.completed _pool.group _pool.lanes _pool.map _pool.map_feed _pool.pool
     _pool.shutdown _pool.state _pool.submitter _program _program.run _program.service_sequence _program.systemd
     _runtime _runtime.eager _runtime.faults _runtime.hooks _runtime.keywords _runtime.loop_lag _runtime.public
-    _runtime.registration _runtime.runners _runtime.runtime _runtime.signals _runtime.sorted_rows _runtime.threads _runtime.timers
-    _runtime.validation errors events from_thread
+    _runtime.registration _runtime.runners _runtime.runtime _runtime.signals _runtime.sorted_rows _runtime.threads
+    _runtime.timers _runtime.validation errors events from_thread
 """
 
 
