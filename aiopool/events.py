@@ -28,9 +28,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self, final
+from typing import Any, Self, final
 
 from aiopool._runtime.faults import describe, describe_error, describe_fields
 
@@ -89,6 +89,7 @@ class JobEvent(PoolEvent):
         attempt: the number of the attempt that runs or ran last, from 1; 0 before the first.
         priority: its priority, lower first.
         group: the name of its group, or None.
+        metadata: a copy of its option `metadata`; empty if it has none.
     """
 
     job_id: int | str
@@ -96,6 +97,7 @@ class JobEvent(PoolEvent):
     attempt: int
     priority: int
     group: str | None
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @final

@@ -602,7 +602,15 @@ class Engine:
         extra.stop = extra.timeout = extra.check_at = None
         if extra.history is None:
             extra.history = []
-        extra.history.append(AttemptRecord(job._attempt, now - started, failure, delay))
+        extra.history.append(
+            AttemptRecord(
+                number=job._attempt,
+                seconds=now - started,
+                error=failure,
+                delay=delay,
+                started_time=self.runtime.wall_time(started),
+            )
+        )
         self.counters.retries += 1
         if extra.lent:
             self.lending.cancel_loan(extra)

@@ -79,7 +79,7 @@ def _run_jobs(worker: ScopeWorker) -> Generator[Any, Any, None]:
     engine = worker.engine
     job = yield _ENDED
     while True:
-        running_job.set(job)
+        worker.outer = running_job.set(job)
         try:
             call: Any = job._function(*job._args)
             steps: Any = call if type(call) is CoroutineType else call.__await__()

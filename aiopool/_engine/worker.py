@@ -22,7 +22,7 @@ import math
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from contextvars import Context
+from contextvars import Context, Token
 from types import CoroutineType, GeneratorType
 from typing import Any, Self, final
 
@@ -62,6 +62,7 @@ class Worker(ABC):
         "engine",
         "id",
         "job",
+        "outer",
         "retiring",
         "runners",
         "stopped",
@@ -75,6 +76,8 @@ class Worker(ABC):
         self._on_idle: Callable[[Any], object] = on_idle
         self.id = engine.runtime.next_worker()
         self.job: Job[Any] | None = None
+        # Made when the running job became the current one: it knows which one was before.
+        self.outer: Token[Job[Any] | None] | None = None
         self.busy = False
         self.retiring = False
         self.check_at = INF  # when it is checked next
@@ -103,6 +106,11 @@ class Worker(ABC):
     @abstractmethod
     def frames(self) -> list[Any]:
         """Return the frames of the running job's coroutine."""
+
+    def submitter(self) -> Job[Any] | None:
+        """Return the job in which the running job was submitted, or None; for a job that has become the current one."""
+        found = None if self.outer is None else self.outer.old_value
+        return found if isinstance(found, Job) else None
 
     def start(self, name: str) -> asyncio.Task[None]:
         """Make the task in which it lives."""
@@ -137,7 +145,7 @@ class Worker(ABC):
 
     def release(self) -> None:
         """Release the slot, and run no more jobs."""
-        self.job = None
+        self.job = self.outer = None
         self.busy = False
         self.engine.release_slot()
 
@@ -182,7 +190,7 @@ class Worker(ABC):
     def offload(self, job: Job[Any]) -> None:
         """Run a plain function in a thread, or as it wishes; `offload_done` is called with its outcome."""
         context: Any = job._context if job._spec.retry is None else self.context(job)
-        context.run(running_job.set, job)
+        self.outer = context.run(running_job.set, job)
         function: Any = job._function
         if self.engine.observers:
             # `inside`: a listener may cancel the job, and is called once the runner has the call.
@@ -429,7 +437,7 @@ class TaskWorker(Worker):
 
     async def _attempt(self, job: Job[Any]) -> None:
         """The task of one attempt. What the job raises ends here; what follows the job follows in its tail."""
-        running_job.set(job)
+        self.outer = running_job.set(job)
         engine = self.engine
         function = job._function
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["check_count", "check_id", "check_seconds"]
+__all__ = ["check_count", "check_id", "check_metadata", "check_seconds"]
 
 
 def check_seconds(name: str, value: object) -> float:
@@ -34,3 +36,17 @@ def check_id(id: object) -> None:
     """Raise if this is no id that a job can have."""
     if not isinstance(id, (str, int)) or isinstance(id, bool):
         raise TypeError(f"id={id!r} is a {type(id).__name__}: an id is a str or an int")
+
+
+def check_metadata(metadata: object) -> dict[str, Any]:
+    """Return a copy of a mapping that a job can have as its metadata."""
+    if not isinstance(metadata, Mapping):
+        raise TypeError(
+            f"metadata={metadata!r} is a {type(metadata).__name__}: write a mapping, such as "
+            'metadata={"tenant": "acme"}'
+        )
+    copy = dict(metadata)
+    for key in copy:
+        if not isinstance(key, str):
+            raise TypeError(f"metadata={metadata!r}: the key {key!r} is a {type(key).__name__}: it must be a str")
+    return copy

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Generator
+import traceback
+from collections.abc import Callable, Generator, Mapping
 from contextvars import copy_context
-from typing import Any, Generic, TypeVar, final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from aiopool._jobs.fair_shares import Share
 from aiopool._jobs.limits import Key
@@ -27,6 +29,9 @@ from aiopool._jobs.stop import StopRequest
 from aiopool._jobs.waiters import JobObserver, notify
 from aiopool._runtime.faults import set_traceback
 from aiopool.errors import JobPendingError
+
+if TYPE_CHECKING:  # it comes with whoever asks for a moment by the wall clock
+    import datetime
 
 __all__ = [
     "Job",
@@ -46,6 +51,9 @@ RUNNING = JobStatus.RUNNING
 SUCCEEDED = JobStatus.SUCCEEDED
 
 running_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar("aiopool_running_job", default=None)
+
+
+_NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
 class JobExtra:
@@ -77,6 +85,7 @@ class JobExtra:
     exit_waiters: list[asyncio.Future[None]] | None = None  # wait until no line of it runs
     progress: tuple[float, str] | None = None
     timeout: float | None = None  # seconds, of the limit that was changed by the running attempt
+    parent: int | str | None = None  # noted where records of jobs that have ended are kept; see `Job.parent`
     check_at: float | None = None  # when the running attempt is to be checked, if not at its time limit
 
 
@@ -168,6 +177,27 @@ class Job(Generic[T]):
         return self._spec.key
 
     @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Its option `metadata`, to be read only; empty if it has none."""
+        metadata = self._spec.metadata
+        return _NO_METADATA if metadata is None else MappingProxyType(metadata)
+
+    @property
+    def parent(self) -> int | str | None:
+        """The id of the job of the same pool inside of which it was submitted, or None.
+
+        Nothing is stored for it: it is read off the context of a live job. Of a job that has ended it is known only
+        where the pool keeps that (`Pool(keep_finished=…)`).
+        """
+        extra = self._extra
+        if extra is not None and extra.parent is not None:
+            return extra.parent
+        found = None if self._context is None else self._context.get(running_job)
+        if found is self:
+            found = self._location.submitter() if self._status is RUNNING else None
+        return None if found is None or found._spec.owner is not self._spec.owner else found.id
+
+    @property
     def attempt(self) -> int:
         """The number of the attempt that runs or ran last, from 1; 0 before the first."""
         return self._attempt
@@ -189,14 +219,33 @@ class Job(Generic[T]):
         return self._submitted_at
 
     @property
+    def submitted_time(self) -> datetime.datetime:
+        """When it was submitted, by the clock on the wall, in UTC.
+
+        The pool keeps moments of the loop's clock (`submitted_at`), which is never set back; this one is worked out
+        when it is asked for. It is the same each time, unless the wall clock was set meanwhile.
+        """
+        return self._spec.owner.wall_time(self._submitted_at)
+
+    @property
     def started_at(self) -> float | None:
         """When its last attempt began, on the loop's clock (seconds)."""
         return self._started_at if self._attempt else None
 
     @property
+    def started_time(self) -> datetime.datetime | None:
+        """When its last attempt began, by the clock on the wall, in UTC; None before that."""
+        return self._spec.owner.wall_time(self._started_at) if self._attempt else None
+
+    @property
     def finished_at(self) -> float | None:
         """When it was done, on the loop's clock (seconds)."""
         return self._finished_at
+
+    @property
+    def finished_time(self) -> datetime.datetime | None:
+        """When it was done, by the clock on the wall, in UTC; None before that."""
+        return None if self._finished_at is None else self._spec.owner.wall_time(self._finished_at)
 
     @property
     def progress(self) -> tuple[float, str] | None:
@@ -216,6 +265,21 @@ class Job(Generic[T]):
         `"limit"` (as many run, or have started, as a `Limit` allows).
         """
         return self._spec.owner.waiting_for(self)
+
+    def stack(self) -> traceback.StackSummary:
+        """Return where the running job is suspended: its calls, the outermost first, as in a traceback.
+
+        Empty if it does not run, or runs in a thread. Costs some microseconds; the lines are read from their files
+        when they are printed.
+
+        Example:
+            print("".join(job.stack().format()))
+        """
+        frames = self._location.frames() if self._status is RUNNING else ()
+        rows = ((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) for frame in frames)
+        return traceback.StackSummary.from_list(
+            [traceback.FrameSummary(file, line, name, lookup_line=False) for file, line, name in rows]
+        )
 
     def done(self) -> bool:
         """Whether the job has ended, in whichever way."""
@@ -262,7 +326,7 @@ class Job(Generic[T]):
         """
         self._require_done("outcome")
         assert self._finished_at is not None
-        ok, extra = self._status is SUCCEEDED, self._extra
+        ok, extra, wall_time = self._status is SUCCEEDED, self._extra, self._spec.owner.wall_time
         started = self._started_at if self._attempt else self._finished_at
         return JobOutcome(
             id=self.id,
@@ -276,6 +340,13 @@ class Job(Generic[T]):
             reason=None if extra is None else extra.cancel_reason,
             leaked=self.leaked,
             history=() if extra is None or extra.history is None else tuple(extra.history),
+            priority=self._spec.priority,
+            group=self._spec.group,
+            metadata=dict(self._spec.metadata or {}),
+            parent=self.parent,
+            submitted_time=wall_time(self._submitted_at),
+            started_time=wall_time(self._started_at) if self._attempt else None,
+            finished_time=wall_time(self._finished_at),
         )
 
     def _require_done(self, what: str) -> None:

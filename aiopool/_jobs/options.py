@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
-from typing import Final, Literal, ParamSpec, TypeVar, final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, ParamSpec, TypeVar, final
 
-from aiopool._jobs.checks import check_count, check_id, check_seconds
+from aiopool._jobs.checks import check_count, check_id, check_metadata, check_seconds
 from aiopool._jobs.limits import Key, check_key
 from aiopool._jobs.retry import Retry
 from aiopool._runtime.keywords import explain_keywords
@@ -83,6 +83,8 @@ class JobOptions:
         name: what the job is called in logs; the function's name by default.
         group: the name of the group that the job belongs to.
         key: what the job has to do with, such as a tenant or a host, for limits by key; several, as a tuple.
+        metadata: what you want to know of the job later (`job.metadata`): a small mapping with texts for keys. It is
+            copied. The nearest place wins as a whole; mappings are not merged.
     """
 
     priority: int | Unset = UNSET
@@ -95,6 +97,7 @@ class JobOptions:
     name: str | Unset | None = UNSET
     group: str | Unset | None = UNSET
     key: Key | Unset | None = UNSET
+    metadata: Mapping[str, Any] | Unset | None = UNSET
 
     def __post_init__(self) -> None:
         # One by one: a view may be made for each job, and most of this is not given.
@@ -124,6 +127,8 @@ class JobOptions:
             raise TypeError(f"group={self.group!r} is a {type(self.group).__name__}: it must be a str")
         if self.key is not UNSET and self.key is not None:
             check_key(self.key)
+        if self.metadata is not UNSET and self.metadata is not None:
+            object.__setattr__(self, "metadata", check_metadata(self.metadata))
 
     def over(self, other: JobOptions) -> JobOptions:
         """Return these options with the gaps filled from `other`."""
@@ -150,6 +155,7 @@ DEFAULTS: Final = JobOptions(
     name=None,
     group=None,
     key=None,
+    metadata=None,
 )
 
 
@@ -192,6 +198,7 @@ def job(
     name: str | Unset | None = UNSET,
     group: str | Unset | None = UNSET,
     key: Key | Unset | None = UNSET,
+    metadata: Mapping[str, Any] | Unset | None = UNSET,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Give a function its own job options; it stays the same function, called and typed as before.
 
@@ -215,6 +222,7 @@ def job(
         name=name,
         group=group,
         key=key,
+        metadata=metadata,
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -6,12 +6,15 @@ name and seven options. The other two, `id` and `delay`, concern one job: they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, final
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from aiopool._jobs.limits import NO_LIMITS, Key, PoolLimits
 from aiopool._jobs.options import JobOptions
 from aiopool._jobs.retry import Retry
+
+if TYPE_CHECKING:  # it comes with whoever asks for a moment by the wall clock
+    import datetime
 
 __all__ = ["JobOwner", "JobSpec"]
 
@@ -26,6 +29,7 @@ class JobOwner(Protocol):
     def call_back(self, job: Any, callback: Callable[[Any], object]) -> None: ...
     def waiting_for(self, job: Any) -> str | None: ...
     def wait(self, job: Any, waiter: Any) -> Iterable[Any]: ...
+    def wall_time(self, at: float) -> datetime.datetime: ...
 
 
 @final
@@ -48,6 +52,7 @@ class JobSpec:
         "key",
         "least",
         "limits",
+        "metadata",
         "most",
         "name",
         "offload",
@@ -83,6 +88,7 @@ class JobSpec:
         self.group: str | None = complete.group
         self.key: Key | None = complete.key
         self.limits = limits.of(self.name, self.group, self.key)
+        self.metadata: Mapping[str, Any] | None = complete.metadata
         self.owner = owner
         self.offload = offload
         self.least, self.most = arity

@@ -256,6 +256,7 @@ class EventEmitter(Observer):
             "attempt": job._attempt,
             "priority": spec.priority,
             "group": spec.group,
+            "metadata": dict(spec.metadata) if spec.metadata else {},
         }
 
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal, TextIO, final
 
 from aiopool._jobs.job import Job, running_job
+from aiopool._jobs.json_values import json_value
 from aiopool._observe.metrics import label_text
 from aiopool._observe.observers import listen_to_all_pools
 from aiopool._runtime.faults import describe, describe_error
@@ -342,6 +343,8 @@ def _log_event(event: Any) -> None:
             attempt=event.attempt,
             worker=getattr(event, "worker", None),
         )
+        if event.metadata:
+            fields["metadata"] = json_value(dict(event.metadata))
     else:
         logger = _pool_logger
         if isinstance(event, WorkerEvent):

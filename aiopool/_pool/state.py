@@ -24,6 +24,8 @@ from aiopool._runtime.loop_lag import LoopLag
 from aiopool.errors import PoolClosedError
 
 if TYPE_CHECKING:  # they come with whoever measures or asks
+    import datetime
+
     from aiopool._observe.health import HealthLimits
     from aiopool._observe.metrics import MetricsRecorder
 
@@ -155,6 +157,10 @@ class PoolState:
     def set_timeout(self, job: Job[Any], seconds: float | None) -> None:
         """See `Job.set_timeout`."""
         self._open_engine().set_timeout(job, seconds)
+
+    def wall_time(self, at: float) -> datetime.datetime:
+        """See `Job.submitted_time`."""
+        return self._open_engine().runtime.wall_time(at)
 
     def waiting_for(self, job: Job[Any]) -> str | None:
         """See `Job.waiting_for`."""

@@ -13,7 +13,7 @@ import asyncio
 import functools
 import inspect
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from types import CoroutineType, FunctionType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
@@ -47,7 +47,10 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _OPTION_NAMES = frozenset(
-    ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group", "key")
+    (
+        *("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group", "key"),
+        "metadata",
+    )
 )
 _set_options: Any = inspect.unwrap(JobOptions.__init__)
 # A view keeps no more specs than this: functions may have names that are made up as they go.
@@ -346,6 +349,7 @@ class Submitter:
         name: str | Unset | None = UNSET,
         group: str | Unset | None = UNSET,
         key: Key | Unset | None = UNSET,
+        metadata: Mapping[str, Any] | Unset | None = UNSET,
     ) -> Submitter:
         """Return a view of the same pool that submits with other options; cheap, and good for many jobs.
 
@@ -364,6 +368,7 @@ class Submitter:
             group: the name of the group that the job joins.
             key: what the job has to do with, such as a tenant or a host: jobs of one key share the limit that the
                 pool sets for it (`limits`, `key_limit`, `lanes`). Several: a tuple.
+            metadata: a small mapping that you read again as `job.metadata`, in events and in records of the job.
 
         Raises:
             TypeError, ValueError: an option has a value that it cannot have.
@@ -372,7 +377,7 @@ class Submitter:
             urgent = pool.with_options(priority=Priority.HIGH, timeout=5)
             job = await urgent.submit(fetch, url)
         """
-        if priority is timeout is queue_timeout is total_timeout is retry is name is group is key is UNSET:
+        if priority is timeout is queue_timeout is total_timeout is retry is name is group is key is metadata is UNSET:
             return self._for_one_job(id, delay)
         options = object.__new__(JobOptions)
         _set_options(  # a view may be made for each job, and the names have been checked
@@ -387,6 +392,7 @@ class Submitter:
             name=name,
             group=group,
             key=key,
+            metadata=metadata,
         )
         return self._with(options)
 

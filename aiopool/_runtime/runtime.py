@@ -21,9 +21,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from aiopool._runtime.eager import task_starter
+
+if TYPE_CHECKING:  # it comes with whoever asks for a moment by the wall clock
+    import datetime
 
 __all__ = ["Runtime", "running_loop_or_none", "shield"]
 
@@ -35,6 +38,8 @@ TRIES = 100
 # A loop clock this near the system's monotonic clock *is* that clock. uvloop caches its reading for a whole
 # turn, to the millisecond, so the distance is not zero.
 _SAME_CLOCK = 0.1
+# By so many seconds the wall clock and the loop's may drift apart before they are compared anew.
+CLOCKS_DIFFER = 0.5
 
 
 @final
@@ -53,13 +58,25 @@ class Runtime:
             kept alive by the pool.
     """
 
-    __slots__ = ("context", "loop", "next_job", "next_worker", "now", "random", "start_task", "thread", "virtual")
+    __slots__ = (
+        "_wall_offset",
+        "context",
+        "loop",
+        "next_job",
+        "next_worker",
+        "now",
+        "random",
+        "start_task",
+        "thread",
+        "virtual",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seed: int | None = None) -> None:
         self.loop = loop
         self.virtual = abs(loop.time() - time.monotonic()) > _SAME_CLOCK
         self.now: Callable[[], float] = loop.time if self.virtual else time.monotonic
         self.start_task = task_starter(loop)
+        self._wall_offset = time.time() - self.now()
         self.random = random.Random(seed)  # noqa: S311 - jitter is no secret
         self.next_job: Callable[[], int] = itertools.count(1).__next__
         self.next_worker: Callable[[], int] = itertools.count(1).__next__
@@ -95,6 +112,20 @@ class Runtime:
             return answer.result(LOOP_REPLY_TIMEOUT)
         except concurrent.futures.TimeoutError:
             return _patiently(function, whole) if answer.cancel() else answer.result()
+
+    def wall_time(self, at: float) -> datetime.datetime:
+        """Return a moment of the loop's clock by the clock on the wall, in UTC; the same each time it is asked.
+
+        Unless the wall clock was set, or the machine slept: then the two clocks are compared anew. A virtual clock goes
+        on from the moment at which the pool opened.
+        """
+        import datetime
+
+        if not self.virtual:
+            offset = time.time() - self.now()
+            if abs(offset - self._wall_offset) > CLOCKS_DIFFER:
+                self._wall_offset = offset
+        return datetime.datetime.fromtimestamp(self._wall_offset + at, datetime.UTC)
 
     def on_loop_thread(self) -> bool:
         """Whether the caller is in the loop's own thread."""

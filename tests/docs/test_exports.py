@@ -170,17 +170,20 @@ def test_every_way_to_assign_it_is_seen(source):
 SUBMITTER = "map run submit submit_nowait with_options"
 # What users may call or read, class by class. A new name is a promise: it comes here on purpose.
 MEMBERS = {
-    "AttemptRecord": "delay error number seconds",
+    "AttemptRecord": "delay ended_time error number seconds started_time to_dict",
     "CancelReport": "id leaked status was",
     "Cooldown": "factor hold max_seconds on seconds",
     "Group": f"{SUBMITTER} cancel errors jobs name pause resume",
     "Job": """
-        add_done_callback attempt cancel cancelled done exception finished_at group id key leaked name outcome pool_name
-        priority progress remove_done_callback report_progress result set_timeout started_at status
-        submitted_at wait waiting_for worker_id
+        add_done_callback attempt cancel cancelled done exception finished_at finished_time group id key leaked metadata
+        name outcome parent pool_name priority progress remove_done_callback report_progress result set_timeout stack
+        started_at started_time status submitted_at submitted_time wait waiting_for worker_id
     """,
-    "JobOptions": "delay group id key name over priority queue_timeout retry timeout total_timeout",
-    "JobOutcome": "attempts error history id leaked name ok reason seconds status value waited",
+    "JobOptions": "delay group id key metadata name over priority queue_timeout retry timeout total_timeout",
+    "JobOutcome": """
+        attempts error finished_time group history id leaked metadata name ok parent priority reason seconds
+        started_time status submitted_time to_dict value waited
+    """,
     "LeakedJob": "id name stack",
     "MapResult": "attempts error input job ok seconds value",
     "MapStream": "aclose collect done failed running submitted",
