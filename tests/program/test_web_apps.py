@@ -53,11 +53,21 @@ FIRST, *OTHERS = SETTINGS
 ALL = [FIRST, *[pytest.param(name, marks=pytest.mark.ecosystem) for name in OTHERS]]
 
 
+@pytest.fixture
+def apps(isolation: str, tmp_path: Path) -> Path:
+    """The apps as they stand in the docs, with workers of a kind."""
+    for app in APPS.glob("*.py"):
+        text = app.read_text(encoding="utf-8")
+        assert "Pool(size=" in text
+        (tmp_path / app.name).write_text(text.replace("Pool(size=", f"Pool(isolation={isolation!r}, size="))
+    return tmp_path
+
+
 @contextlib.contextmanager
-def running(name: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
+def running(name: str, apps: Path) -> Iterator[Server]:
     setting = SETTINGS[name]
     need(*setting.modules)
-    with serving(setting.words, APPS, {"PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}) as server:
+    with serving(setting.words, apps) as server:
         yield server
 
 
@@ -117,9 +127,10 @@ def failures(text: str) -> int:
 @pytest.mark.parametrize(
     ("name", "requests"), [(FIRST, 400), *[pytest.param(name, 2000, marks=pytest.mark.ecosystem) for name in SETTINGS]]
 )
-async def test_what_was_acknowledged_ends_or_is_reported(name: str, requests: int) -> None:
+@pytest.mark.both_isolations
+async def test_what_was_acknowledged_ends_or_is_reported(name: str, requests: int, apps: Path) -> None:
     """Clients hang up at random moments, some mails fail, and the server is told to go while all of this goes on."""
-    with running(name) as server:
+    with running(name, apps) as server:
         await asyncio.to_thread(server.ask, "GET", "/jobs/0")
         heard = await crowd(server, requests, stop_after=requests * 3 // 4, seed=requests)
         await asyncio.to_thread(server.end)
@@ -135,19 +146,20 @@ async def test_what_was_acknowledged_ends_or_is_reported(name: str, requests: in
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_job_is_found_again_by_its_id(name: str) -> None:
+def test_a_job_is_found_again_by_its_id(name: str, apps: Path) -> None:
     """While it lives; the id is in the answer to whoever has submitted it."""
-    with running(name) as server:
+    with running(name, apps) as server:
         status, answer = server.ask("POST", "/mails/ada@example.org")
         assert status == 202
         server.wait_for("sent to ada@example.org")
         assert server.ask("GET", f"/jobs/{answer['job']}")[0] == 200
 
 
-def test_the_work_of_a_request_ends_with_its_client_and_the_background_work_does_not() -> None:
+@pytest.mark.both_isolations
+def test_the_work_of_a_request_ends_with_its_client_and_the_background_work_does_not(apps: Path) -> None:
     """In the request's anyio task groups: `run` is cancelled when the client hangs up, what was submitted goes on."""
     need("uvicorn")
-    with serving([*UVICORN, "disconnect_app:app"], APPS) as server:
+    with serving([*UVICORN, "disconnect_app:app"], apps) as server:
         assert server.ask("GET", "/report?city=Rome&city=Oslo") == (
             200,
             {"Rome": "rain in Rome", "Oslo": "rain in Oslo"},
