@@ -145,6 +145,21 @@ async def test_what_was_acknowledged_ends_or_is_reported(name: str, requests: in
     assert len(acknowledged - good) <= failures(server.text) <= sum("@" not in mail for mail in heard), server.text
 
 
+async def test_what_the_shutdown_has_no_time_for_is_counted_in_its_report(apps: Path) -> None:
+    """Mails that take long, and a server that has no time for them: not one of those acknowledged is missing."""
+    app = apps / "starlette_app.py"
+    slow = app.read_text().replace("asyncio.sleep(0.05)", "asyncio.sleep(1)")
+    app.write_text(slow.replace("shutdown_timeout=20", "shutdown_timeout=0"))
+    with running(FIRST, apps) as server:
+        await asyncio.to_thread(server.ask, "GET", "/jobs/0")
+        heard = await crowd(server, 200, stop_after=150, seed=1)
+        await asyncio.to_thread(server.end)
+    sent = set(re.findall(r"sent to (\d+@example\.org)", server.text))
+    [cancelled] = map(int, re.findall(r"the shutdown of pool pool cancelled (\d+) jobs", server.text))
+    acknowledged = list(heard.values()).count(202)
+    assert 0 < acknowledged <= len(sent) + failures(server.text) + cancelled <= len(heard), server.text
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_job_is_found_again_by_its_id(name: str, apps: Path) -> None:
     """While it lives; the id is in the answer to whoever has submitted it."""

@@ -356,16 +356,34 @@ def test_a_job_that_ignores_its_cancel_fails_the_test_and_does_not_hang(pytester
 
 
 def test_the_pool_lives_in_the_loop_of_its_test(auto):
-    """A loop for the whole module, as pytest-asyncio offers it."""
+    """A loop for a class, a module or more, as pytest-asyncio offers it; the pool is a new one for each test."""
     result = auto.run("""
-        @pytest.mark.asyncio(loop_scope="module")
-        async def test_module_loop(pool):
-            assert await pool.run(asyncio.sleep, 0, "ok") == "ok"
+        seen = set()
 
-        async def test_own_loop(pool):
-            assert await pool.run(asyncio.sleep, 0, "ok") == "ok"
+        @pytest.mark.parametrize("number", [1, 2])
+        class TestLoops:
+            @pytest.mark.asyncio(loop_scope="class")
+            async def test_class_loop(self, pool, number):
+                assert await pool.run(asyncio.sleep, 0, "ok") == "ok"
+                assert pool not in seen
+                seen.add(pool)
+
+            @pytest.mark.asyncio(loop_scope="module")
+            async def test_module_loop(self, pool, number):
+                await self.test_class_loop(pool, number)
+
+            @pytest.mark.asyncio(loop_scope="package")
+            async def test_package_loop(self, pool, number):
+                await self.test_class_loop(pool, number)
+
+            @pytest.mark.asyncio(loop_scope="session")
+            async def test_session_loop(self, pool, number):
+                await self.test_class_loop(pool, number)
+
+            async def test_own_loop(self, pool, number):
+                await self.test_class_loop(pool, number)
     """)
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=10)
 
 
 def test_the_pool_in_a_test_without_a_loop_says_what_to_write(auto):
