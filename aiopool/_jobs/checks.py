@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-__all__ = ["check_count", "check_id", "check_metadata", "check_seconds"]
+__all__ = ["check_count", "check_id", "check_metadata", "check_moment", "check_seconds"]
 
 
 def check_seconds(name: str, value: object) -> float:
@@ -50,3 +51,18 @@ def check_metadata(metadata: object) -> dict[str, Any]:
         if not isinstance(key, str):
             raise TypeError(f"metadata={metadata!r}: the key {key!r} is a {type(key).__name__}: it must be a str")
     return copy
+
+
+def check_moment(name: str, value: object) -> datetime:
+    """Return `value` if it is a moment of the clock on the wall, with a time zone."""
+    if not isinstance(value, datetime):
+        raise TypeError(
+            f"{name}={value!r} is a {type(value).__name__}: write a datetime with a time zone; or, for seconds from "
+            "now, delay=..."
+        )
+    if value.utcoffset() is None:
+        raise ValueError(
+            f"{name}={value!r} has no time zone: write {name}=moment.astimezone() if it is local time, or "
+            "datetime(..., tzinfo=ZoneInfo(...))"
+        )
+    return value

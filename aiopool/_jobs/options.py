@@ -12,9 +12,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping
+from dataclasses import InitVar
+from datetime import datetime
 from typing import Any, Final, Literal, ParamSpec, TypeVar, final
 
-from aiopool._jobs.checks import check_count, check_id, check_metadata, check_seconds
+from aiopool._jobs.checks import check_count, check_id, check_metadata, check_moment, check_seconds
 from aiopool._jobs.limits import Key, check_key
 from aiopool._jobs.retry import Retry
 from aiopool._runtime.keywords import explain_keywords
@@ -77,7 +79,8 @@ class JobOptions:
         queue_timeout: seconds that the job may wait in the queue, before its first attempt.
         total_timeout: seconds from submission to the end, attempts and delays included.
         retry: when to try again; `None`: never.
-        delay: seconds until the job enters the queue.
+        delay: seconds until the job enters the queue; after `run_at` was given, the moment.
+        run_at: the moment at which the job enters the queue, as a datetime with a time zone, in place of a delay.
         id: the user's own name for this one job, a text or a number; unique among the live jobs of a pool, where `"7"`
             and `7` are the same.
         name: what the job is called in logs; the function's name by default.
@@ -92,14 +95,15 @@ class JobOptions:
     queue_timeout: float | Unset | None = UNSET
     total_timeout: float | Unset | None = UNSET
     retry: Retry | Unset | None = UNSET
-    delay: float | Unset | None = UNSET
+    delay: float | datetime | Unset | None = UNSET
     id: str | int | Unset | None = UNSET
     name: str | Unset | None = UNSET
     group: str | Unset | None = UNSET
     key: Key | Unset | None = UNSET
     metadata: Mapping[str, Any] | Unset | None = UNSET
+    run_at: InitVar[datetime | Unset | None] = UNSET
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, run_at: datetime | Unset | None) -> None:
         # One by one: a view may be made for each job, and most of this is not given.
         if self.timeout is not UNSET and self.timeout is not None:
             check_seconds("timeout", self.timeout)
@@ -107,7 +111,11 @@ class JobOptions:
             check_seconds("queue_timeout", self.queue_timeout)
         if self.total_timeout is not UNSET and self.total_timeout is not None:
             check_seconds("total_timeout", self.total_timeout)
-        if self.delay is not UNSET and self.delay is not None:
+        if run_at is not UNSET and run_at is not None:
+            if self.delay is not UNSET and self.delay is not None:
+                raise ValueError(f"delay={self.delay!r} and run_at={run_at!r} both say when: give one of them")
+            object.__setattr__(self, "delay", check_moment("run_at", run_at))
+        elif self.delay is not UNSET and self.delay is not None and not isinstance(self.delay, datetime):
             check_seconds("delay", self.delay)
         if self.priority is not UNSET and (not isinstance(self.priority, int) or isinstance(self.priority, bool)):
             raise TypeError(

@@ -70,6 +70,11 @@ class JobBlock(JobObserver):
 
     # -- jobs come and go ------------------------------------------------------------------------------------------
 
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether jobs may be submitted to the block."""
+        return not self.left and self._stopped is None
+
     def check_open(self) -> None:
         """Raise if the block takes no more jobs."""
         if self.left:

@@ -10,17 +10,18 @@ by an `id` or a `delay` alone, and is made for one job, takes the specs of the v
 from __future__ import annotations
 
 import asyncio
+import datetime
 import functools
 import inspect
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from types import CoroutineType, FunctionType
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from aiopool._engine.engine import Engine
 from aiopool._jobs.callables import arity, check_call, check_function, function_name
 from aiopool._jobs.job import Job
-from aiopool._jobs.limits import Key
+from aiopool._jobs.limits import Key, LaneKey, Limit, LimitRule, keys_of
 from aiopool._jobs.options import (
     UNSET,
     JobOptions,
@@ -32,6 +33,7 @@ from aiopool._jobs.options import (
 )
 from aiopool._jobs.retry import Retry
 from aiopool._jobs.spec import JobSpec
+from aiopool._jobs.status import PoolStatus
 from aiopool._pool.block import JobBlock
 from aiopool._pool.map import MapResult, MapStream
 from aiopool._pool.map_feed import MapFeed
@@ -39,6 +41,9 @@ from aiopool._pool.state import PoolState
 from aiopool._runtime.keywords import explain_keywords
 from aiopool._runtime.runtime import shield
 from aiopool.errors import JobDroppedError, QueueFullError
+
+if TYPE_CHECKING:  # it comes with whoever asks for it
+    from aiopool._pool.periodic import Periodic
 
 __all__ = ["Submitter"]
 
@@ -49,7 +54,7 @@ T = TypeVar("T")
 _OPTION_NAMES = frozenset(
     (
         *("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group", "key"),
-        "metadata",
+        *("metadata", "run_at"),
     )
 )
 _set_options: Any = inspect.unwrap(JobOptions.__init__)
@@ -76,7 +81,7 @@ class Submitter:
     )
 
     _id: int | str | None
-    _delay: float
+    _delay: float | datetime.datetime
 
     def __init__(self, state: PoolState, options: JobOptions, base: JobOptions, block: JobBlock | None = None) -> None:
         """`options` are nearer than a function's own; `base` (complete) are those of the group or the pool."""
@@ -99,6 +104,13 @@ class Submitter:
         """Note what concerns one job, and is in no spec."""
         self._id, self._delay = id, delay or 0.0
         self._direct = self._block is None and id is None and not delay
+
+    def _delay_now(self, engine: Engine) -> float:
+        """Return the delay in seconds, of a job that is submitted now."""
+        delay = self._delay
+        if isinstance(delay, datetime.datetime):
+            return engine.runtime.seconds_until(delay)
+        return delay
 
     # -- handing in ------------------------------------------------------------------------------------------------
 
@@ -178,7 +190,7 @@ class Submitter:
         if self._id is None and not self._delay:
             job = engine.try_submit(spec, function, args, block)
         else:
-            job = engine.try_submit_one(spec, function, args, block, self._id, self._delay)
+            job = engine.try_submit_one(spec, function, args, block, self._id, self._delay_now(engine))
         if job is not None and block is not None:
             block.add(job)
         return job
@@ -333,6 +345,80 @@ class Submitter:
         )
         return MapStream(feed)
 
+    @explain_keywords
+    def every(
+        self,
+        when: float | datetime.timedelta | str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        jitter: float = 0.0,
+        overlap: Literal["skip", "queue"] = "skip",
+        tz: datetime.tzinfo | None = None,
+    ) -> Periodic:
+        """Submit a call again and again, until the pool, or the group, is left.
+
+        The moments do not drift: each is counted from the first, whatever became of the one before. One that comes
+        more than a second late, and those that were missed, are told in the log, and counted.
+
+        Args:
+            when: seconds, or a timedelta, from one moment to the next; the first is one interval from now. Or a cron
+                text (extra `cron`), such as `"30 3 * * *"`; with six fields the last are seconds.
+            function, args: as in `submit`; for keyword arguments take `functools.partial`. It runs with the options of
+                this view, in the context of whoever calls `every`.
+            jitter: each job is submitted up to so many seconds later, drawn anew each time.
+            overlap: while the job of the moment before has not ended, `"skip"` passes over the new one; `"queue"`
+                submits it, to start when that one has ended.
+            tz: the time zone of a cron text; UTC by default. Summer time is followed as Debian's cron does.
+
+        Returns:
+            What is known of it: its last `job`, `runs`, `skipped`, `missed`; `cancel()` ends it.
+
+        Raises:
+            TypeError, ValueError: an argument that it cannot have.
+            RuntimeError: the pool is not open; or a cron text, and the extra `cron` is not installed.
+
+        Example:
+            pool.every(60, refresh, cache)
+            pool.with_options(timeout=600).every("30 3 * * *", clean_up, tz=ZoneInfo("Europe/Berlin"))
+        """
+        from aiopool._jobs.schedules import schedule_of  # few programs need it
+        from aiopool._pool.periodic import Periodic
+
+        if overlap not in ("skip", "queue"):
+            raise ValueError(f'overlap={overlap!r}: it must be "skip" or "queue"')
+        engine = self._state.engine
+        if engine is None:
+            raise self._state.not_open("every")
+        engine.caller.check("every")
+        self._state.check_accepting()
+        schedule, skips = schedule_of(when, engine.now(), tz), overlap == "skip"
+        view = self if skips else self._one_at_a_time(function)
+        submit = functools.partial(view.submit_nowait, function, *args)
+        name = view._look_up(function).name  # what is wrong with it is said now
+        check_call("every", function, args, {})
+        return Periodic(
+            self._state,
+            schedule,
+            name,
+            submit,
+            is_open=self._takes_jobs,
+            jitter=check_seconds("jitter", jitter),
+            skips=skips,
+        )
+
+    def _takes_jobs(self) -> bool:
+        """Whether the pool is open, and the group of this view has not been left."""
+        return self._state.status is PoolStatus.OPEN and (self._block is None or self._block.takes_jobs)
+
+    def _one_at_a_time(self, function: Callable[..., Any]) -> Submitter:
+        """Return a view whose jobs run one after the other, whatever other keys they have."""
+        own = function_options(function)
+        options = self._options if own is None else self._options.over(own)
+        keys: Any = options.over(self._base).key
+        lane = LaneKey(LimitRule("every", Limit(max_at_once=1)), None)
+        return self.with_options(key=(lane, *keys_of(keys)))
+
     # -- options -----------------------------------------------------------------------------------------------------
 
     @explain_keywords
@@ -350,6 +436,7 @@ class Submitter:
         group: str | Unset | None = UNSET,
         key: Key | Unset | None = UNSET,
         metadata: Mapping[str, Any] | Unset | None = UNSET,
+        run_at: datetime.datetime | Unset | None = UNSET,
     ) -> Submitter:
         """Return a view of the same pool that submits with other options; cheap, and good for many jobs.
 
@@ -369,6 +456,8 @@ class Submitter:
             key: what the job has to do with, such as a tenant or a host: jobs of one key share the limit that the
                 pool sets for it (`limits`, `key_limit`, `lanes`). Several: a tuple.
             metadata: a small mapping that you read again as `job.metadata`, in events and in records of the job.
+            run_at: the moment at which the job enters the queue, in place of `delay`: a datetime with a time zone. At
+                once, if it is over.
 
         Raises:
             TypeError, ValueError: an option has a value that it cannot have.
@@ -377,7 +466,10 @@ class Submitter:
             urgent = pool.with_options(priority=Priority.HIGH, timeout=5)
             job = await urgent.submit(fetch, url)
         """
-        if priority is timeout is queue_timeout is total_timeout is retry is name is group is key is metadata is UNSET:
+        if (
+            priority is timeout is queue_timeout is total_timeout is retry is name is group is key is UNSET
+            and metadata is run_at is UNSET
+        ):
             return self._for_one_job(id, delay)
         options = object.__new__(JobOptions)
         _set_options(  # a view may be made for each job, and the names have been checked
@@ -393,6 +485,7 @@ class Submitter:
             group=group,
             key=key,
             metadata=metadata,
+            run_at=run_at,
         )
         return self._with(options)
 
@@ -401,7 +494,7 @@ class Submitter:
             options = options.over(JobOptions(id=self._id, delay=self._delay))
         return Submitter(self._state, options.over(self._options), self._base, self._block)
 
-    def _for_one_job(self, id: str | int | Unset | None, delay: float | Unset | None) -> Submitter:
+    def _for_one_job(self, id: str | int | Unset | None, delay: float | datetime.datetime | Unset | None) -> Submitter:
         """Return a view with another id or delay, and the specs of this one."""
         if id is UNSET:
             id = self._id
@@ -409,7 +502,7 @@ class Submitter:
             check_id(id)
         if delay is UNSET:
             delay = self._delay
-        elif delay is not None:
+        elif delay is not None and not isinstance(delay, datetime.datetime):
             check_seconds("delay", delay)
         view = object.__new__(Submitter)
         view._state, view._options, view._base, view._block = self._state, self._options, self._base, self._block
@@ -454,7 +547,9 @@ class Submitter:
                 "as JobOptions(timeout=5); JobOptions() changes nothing"
             )
         view = self._with(options)
-        return view._look_up(function), view._id, view._delay
+        engine = self._state.engine
+        assert engine is not None
+        return view._look_up(function), view._id, view._delay_now(engine)
 
     def _look_up(self, function: Callable[..., Any]) -> JobSpec:
         """Return the spec for a function, checked; and remember it, for the next call is likely to be for the same."""
@@ -546,7 +641,7 @@ class Submitter:
         assert engine is not None
         if kwargs:
             function = functools.partial(function, **kwargs)  # they have been checked
-        return engine, engine.make(spec, function, args, self._block, self._id, self._delay)
+        return engine, engine.make(spec, function, args, self._block, self._id, self._delay_now(engine))
 
     def _apply_overflow(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
         """Apply the overflow policy: whether there is room now. Raises if the job is refused."""

@@ -127,6 +127,10 @@ class Runtime:
                 self._wall_offset = offset
         return datetime.datetime.fromtimestamp(self._wall_offset + at, datetime.UTC)
 
+    def seconds_until(self, moment: datetime.datetime) -> float:
+        """Return the seconds from now until a moment of the clock on the wall; 0 if it is over."""
+        return max(0.0, (moment - self.wall_time(self.now())).total_seconds())
+
     def on_loop_thread(self) -> bool:
         """Whether the caller is in the loop's own thread."""
         return threading.get_ident() == self.thread

@@ -167,7 +167,7 @@ def test_every_way_to_assign_it_is_seen(source):
     assert not assigned("print(job._status); job.status_ = 1", "_status")
 
 
-SUBMITTER = "map run submit submit_nowait with_options"
+SUBMITTER = "every map run submit submit_nowait with_options"
 # What users may call or read, class by class. A new name is a promise: it comes here on purpose.
 MEMBERS = {
     "AttemptRecord": "delay ended_time error number seconds started_time to_dict",
@@ -179,7 +179,7 @@ MEMBERS = {
         name outcome parent pool_name priority progress remove_done_callback report_progress result set_timeout stack
         started_at started_time status submitted_at submitted_time wait waiting_for worker_id
     """,
-    "JobOptions": "delay group id key metadata name over priority queue_timeout retry timeout total_timeout",
+    "JobOptions": "delay group id key metadata name over priority queue_timeout retry run_at timeout total_timeout",
     "JobOutcome": """
         attempts error finished_time group history id leaked metadata name ok parent priority reason seconds
         started_time status submitted_time to_dict value waited

@@ -37,6 +37,8 @@ LATE = {
         "_observe.emitter",
     ): "the classes of events take long to make, and most programs have no listener",
     ("_jobs.records", "_jobs.json_values"): "few programs make dicts of their records",
+    ("_pool.submitter", "_jobs.schedules"): "few programs submit at moments",
+    ("_pool.submitter", "_pool.periodic"): "few programs submit at moments",
     ("_program.run", "_program.orphans"): "only process 1 of a container reaps orphans",
     ("settings._pool_settings", "_observe.logs"): "logs are off until they are asked for",
     ("services._process", "services._process_posix"): "psutil is not loaded on Linux, where it is slow",

@@ -61,6 +61,7 @@ def calls_of(pool):
         "cancel_all": pool.cancel_all,
         "reprioritize": lambda: pool.reprioritize(1, 3),
         "resize": lambda: pool.resize(3),
+        "every": lambda: pool.every(60, double, 1),
         "set_limit": lambda: pool.set_limit("double", Limit(max_at_once=2)),
         "as_completed": as_completed,
         "pause": pool.pause,
