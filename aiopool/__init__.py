@@ -9,6 +9,7 @@ General layout, from the ground up; a room imports only rooms above it in this l
     _engine            how jobs are queued and run: queue, slots, engine, workers, supervisor
     _pool              what users hold: pool, views, groups, maps, shutdown
     metrics, health    what a pool did, and how it is
+    records            what is kept of jobs that have ended
     settings, services values from files and the environment; helper processes
     _program           a whole program: `run`
     aiopool            this face, which only re-exports

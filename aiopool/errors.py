@@ -12,6 +12,7 @@ raises `RuntimeError` or `TypeError`, as asyncio does.
     │   ├── JobCancelledError  awaited a job that was cancelled (an ordinary exception, on purpose)
     │   ├── JobTimeoutError    which limit, how long            (also TimeoutError)
     │   ├── JobDroppedError    pushed out of a full queue by the overflow policy
+    │   ├── RecordedError      stands for what a job raised, in the record of one that has ended
     │   └── JobPendingError    result() or exception() too early (also asyncio.InvalidStateError)
     └── SettingsError          which setting, which value, what is allowed (also ValueError)
 """
@@ -29,6 +30,7 @@ __all__ = [
     "PoolClosedError",
     "PoolError",
     "QueueFullError",
+    "RecordedError",
     "RestartLimitError",
     "SettingsError",
     "SettingsProblem",
@@ -89,6 +91,23 @@ class JobDroppedError(JobError):
 
 class JobPendingError(JobError, asyncio.InvalidStateError):
     """The result was asked for before the job was done."""
+
+
+class RecordedError(JobError):
+    """Stands for the exception of a job that has ended, in what `pool.find` returns: as text, for the object is gone.
+
+    Attributes:
+        kind: the name of its class.
+        traceback: the innermost calls, as lines of a traceback; empty if there were none.
+    """
+
+    def __init__(self, text: str, kind: str, traceback: str) -> None:
+        super().__init__(text, kind, traceback)
+        self.kind = kind
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ def ways_to_watch() -> list[Way]:
         Way("a listener for all events", listener_for_all),
         Way("events() with a reader", reader),
         Way("metrics", counted, options=()),
+        Way("jobs that have ended are kept", options=(("keep_finished", 1000),)),
         Way("health, a probe in 4,000 jobs", probed, options=()),
     ]
 

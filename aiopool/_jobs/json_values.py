@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from aiopool._runtime.faults import describe, describe_error
+from aiopool.errors import RecordedError
 
 __all__ = ["MAX_TEXT", "bounded", "error_text", "json_value"]
 
@@ -35,9 +36,9 @@ def json_value(value: Any, depth: int = 0) -> Any:
     return bounded(describe(value))
 
 
-def error_text(error: BaseException | None) -> str | None:
-    """Return an exception as its type and its text; None: there was none."""
-    return None if error is None else bounded(describe_error(error))
+def error_text(error: BaseException) -> str:
+    """Return an exception as its type and its text; what stands for one says it by itself."""
+    return str(error) if type(error) is RecordedError else bounded(describe_error(error))
 
 
 def bounded(text: str) -> str:

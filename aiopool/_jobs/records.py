@@ -127,7 +127,7 @@ class JobOutcome(Generic[T_co]):
         return {name: json_value(value) for name, value in fields.items()} | {
             "id": json_value(self.id),
             "status": self.status.value,
-            "error": error_text(self.error),
+            "error": None if self.error is None else error_text(self.error),
             "metadata": json_value(dict(self.metadata)),
             "history": [attempt.to_dict() for attempt in self.history],
         }

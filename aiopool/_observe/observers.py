@@ -2,9 +2,9 @@
 
 The core asks one question before anything is built: `if self.observers:`, which is None while there is no observer.
 
-An `Observer` is one of three, called in this order: the *recorder* of metrics (`metrics.py`); the *tracers*, which get
-the live job, at the start of an attempt inside the job's context; and the *emitter* (`emitter.py`), which gives frozen
-events (`events.py`) to listeners, the functions of users.
+An `Observer` is one of four, called in this order: the rows of *finished jobs* (`finished_jobs.py`); the *recorder* of
+metrics (`metrics.py`); the *tracers*, which get the live job, at the start of an attempt inside the job's context; and
+the *emitter* (`emitter.py`), which gives frozen events (`events.py`) to listeners, the functions of users.
 
 What is seldom there is loaded when it comes: the emitter and the module of events with the first listener, the recorder
 with the first call for metrics. The hub itself is small, and every pool has one.
@@ -27,6 +27,7 @@ from aiopool._runtime.runtime import Runtime
 
 if TYPE_CHECKING:  # they come with the first listener, or the first call for metrics
     from aiopool._observe.emitter import EventEmitter
+    from aiopool._observe.finished_jobs import FinishedJobs
     from aiopool._observe.metrics import MetricsRecorder
     from aiopool.events import EventStream, Listener, PoolEvent
 
@@ -89,6 +90,7 @@ class Observers:
         "_runtime",
         "_set_observers",
         "_tracers",
+        "finished",
         "pool",
         "recorder",
     )
@@ -97,6 +99,7 @@ class Observers:
         self.pool = pool
         self._hooks = hooks
         self.recorder: MetricsRecorder | None = None
+        self.finished: FinishedJobs | None = None
         self._tracers: tuple[Tracer, ...] = ()
         self._listeners: tuple[Listener, ...] = ()
         self._emitter: EventEmitter | None = None  # from the first listener on
@@ -141,7 +144,7 @@ class Observers:
         if self._emitter is None and listeners:
             self._emitter = _emitter_class()(self.pool, self._hooks)
             self._emitter.attach(self._runtime)
-        observers: list[Observer] = [] if self.recorder is None else [self.recorder]
+        observers: list[Observer] = [one for one in (self.finished, self.recorder) if one is not None]
         if self._tracers:
             observers.append(_Tracing(self._tracers, self._tracer_failed))
         if self._emitter is not None:
@@ -151,6 +154,11 @@ class Observers:
         self._observers = tuple(observers)
         if self._set_observers is not None:
             self._set_observers(self if observers else None)
+
+    def keep(self, finished: FinishedJobs) -> None:
+        """Remember the jobs that end from now on."""
+        self.finished = finished
+        self._changed()
 
     def measure(self, recorder: MetricsRecorder) -> None:
         """Count and time jobs from now on."""
@@ -162,6 +170,8 @@ class Observers:
         self._runtime, self._set_observers = runtime, set_observers
         if self.recorder is not None:
             self.recorder.rows.clear()  # as the pool's own counters: they begin at its opening
+        if self.finished is not None:
+            self.finished.begin(runtime)
         if self._emitter is not None:
             self._emitter.attach(runtime)
         _open_hubs.add(self)

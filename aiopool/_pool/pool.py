@@ -45,7 +45,9 @@ from aiopool._runtime.signals import OpenPools, SignalHandler, register_open_poo
 from aiopool._runtime.threads import ThreadRunner
 from aiopool.errors import PoolClosedError, RestartLimitError
 
-if TYPE_CHECKING:  # they come with whoever listens
+if TYPE_CHECKING:  # they come with whoever listens or asks
+    from aiopool._jobs.keep_finished import KeepFinished
+    from aiopool._jobs.records import JobOutcome
     from aiopool.events import EventStream, Listener, PoolEvent
 
 __all__ = ["CancelReport", "Pool"]
@@ -70,15 +72,27 @@ class CancelReport:
         was: where the job was when it was asked; None if no live job has the id.
         status: where it is now: `cancelled`, or another final status if the cancel lost the race.
         leaked: its code still runs: it did not end within its grace.
+        ended_ago: seconds since the job had ended, if it had before it was asked for, and the pool remembers it
+            (`Pool(keep_finished=…)`); else None.
     """
 
     id: int | str
     was: JobStatus | None
     status: JobStatus | None
     leaked: bool = False
+    ended_ago: float | None = None
 
     def __bool__(self) -> bool:
-        return self.status is JobStatus.CANCELLED
+        return self.status is JobStatus.CANCELLED and self.ended_ago is None
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        if self.was is None:
+            return f"no job with the id {self.id!r} is known"
+        if self.ended_ago is not None:
+            return f"job {self.id!r} {_words(self.status)} {_ago(self.ended_ago)} ago"
+        left = ", and its code still runs: it leaked" if self.leaked else ""
+        return f"job {self.id!r} was {self.was}, and {_words(self.status)}{left}"
 
 
 @final
@@ -122,6 +136,8 @@ class Pool(Submitter, AsyncOnly):
         limit: a `Limit` of all jobs together, such as a rate.
         limits: a `Limit` by name: of a group, of a function (or of the option `name`), or of a key.
         key_limit: a `Limit` of each key (see `with_options`) that has none of its own in `limits`.
+        keep_finished: so many jobs that have ended are remembered, for `find`, `finished_jobs` and what `cancel` says;
+            `aiopool.records.KeepFinished` says more. None: none, and nothing is built.
         fair_keys: among jobs of equal priority the keys take turns, so that one that floods the pool delays its own
             jobs only. A mapping gives some keys another weight than 1: with 3, three jobs for each of another's.
 
@@ -182,6 +198,7 @@ class Pool(Submitter, AsyncOnly):
         limits: Mapping[str, Limit] | None = None,
         key_limit: Limit | None = None,
         fair_keys: bool | Mapping[str | int, float] = False,
+        keep_finished: int | KeepFinished | None = None,
     ) -> None:
         check_count("size", size, least=1, most=MAX_SIZE)
         if queue_size is not None:
@@ -209,6 +226,10 @@ class Pool(Submitter, AsyncOnly):
         super().__init__(
             PoolState(name, options, overflow, PoolLimits(limit, limits, key_limit, weights)), JobOptions(), options
         )
+        if keep_finished is not None:
+            from aiopool._observe.finished_jobs import FinishedJobs
+
+            self._state.observers.keep(FinishedJobs.of(keep_finished))
         self._size = size
         self._queue_size = queue_size
         self._isolation = isolation
@@ -535,7 +556,8 @@ class Pool(Submitter, AsyncOnly):
             reason: for the log, and for whoever awaits the job, or waits in `submit` for its room.
 
         Returns:
-            Where the job was, and how it ended; whether it leaked. False if nothing was cancelled.
+            Where the job was, and how it ended; whether it leaked. False if nothing was cancelled. `str()` says it in
+            words. With `keep_finished` it tells how and when a job had ended before.
 
         If the caller is cancelled, the job's cancel goes on.
 
@@ -545,7 +567,12 @@ class Pool(Submitter, AsyncOnly):
         engine = self._engine("cancel")
         job = self.get_job(id)
         if job is None or job.done():
-            return CancelReport(id, None, None)
+            finished = self._state.observers.finished
+            found = None if finished is None else finished.ago(id)
+            if found is None:
+                return CancelReport(id, None, None)
+            record, ago = found
+            return CancelReport(id, record.status, record.status, record.leaked, ago)
         was = job.status
         if job is running_job.get():
             job.cancel(reason)  # one's own end cannot be waited for
@@ -823,6 +850,36 @@ class Pool(Submitter, AsyncOnly):
         """
         return self._engine("get_job").ids.get(id)
 
+    def find(self, id: int | str) -> Job[Any] | JobOutcome[Any] | None:
+        """Return the live job with an id, or the record of one that has ended, or None; from any thread.
+
+        Records are there with `Pool(keep_finished=…)`, also when the pool is closed; until it is opened again. A record
+        is plain: its `value` is None unless `KeepFinished(values=True)` asks for it, and its `error` is a
+        `aiopool.errors.RecordedError`, which has the type, the text and the calls of the exception.
+
+        Args:
+            id: as in `get_job`. Of several jobs that had one id after the other, the live one is found, or the last.
+
+        Raises:
+            TypeError: `id` is neither a text nor a number.
+
+        Example:
+            found = pool.find("invoice-17")
+            print("unknown" if found is None else found.status)
+        """
+        job, finished = self._engine("find").ids.get(id), self._state.observers.finished
+        return job if job is not None or finished is None else finished.find(id)
+
+    def finished_jobs(self, limit: int = 50) -> list[JobOutcome[Any]]:
+        """Return the records of the jobs that ended last, the newest first; see `find`. From any thread.
+
+        Args:
+            limit: so many at most. Some 5 µs for each of them.
+        """
+        check_count("limit", limit)
+        engine, finished = self._engine("finished_jobs"), self._state.observers.finished
+        return [] if finished is None else engine.runtime.read(lambda: finished.newest(limit))
+
     def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
         """Return the live jobs, the oldest first; each says in `job.waiting_for` why it does not run.
 
@@ -897,9 +954,24 @@ class Pool(Submitter, AsyncOnly):
 
 
 # What may be asked from any thread.
-_READERS = frozenset(("get_job", "jobs", "statistics"))
+_READERS = frozenset(("find", "finished_jobs", "get_job", "jobs", "statistics"))
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r}: it must be one of {', '.join(map(repr, choices))}")
+
+
+def _words(status: JobStatus | None) -> str:
+    """Say how a job ended."""
+    return {JobStatus.TIMED_OUT: "ran into a time limit", JobStatus.CANCELLED: "was cancelled"}.get(
+        status or JobStatus.CANCELLED, str(status)
+    )
+
+
+def _ago(seconds: float) -> str:
+    """Return a duration in words, in the largest unit of which there is one."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.3g} s"

@@ -93,6 +93,7 @@ class PoolSettings(BaseSettings):
     ] = "info"
     health: Annotated[HealthLimits | None, kinds.health()] = None
     seed: Annotated[int | None, kinds.count(least=None, none=True)] = None
+    keep_finished: Annotated[int | None, kinds.count(none=True)] = None
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _schema: ClassVar[Schema]

@@ -88,7 +88,7 @@ def test_what_is_frozen_can_be_pickled_by_its_public_address():
     assert pickle.loads(pickle.dumps(aiopool.JobStatus.QUEUED)) is aiopool.JobStatus.QUEUED
 
 
-PUBLIC = "aiopool errors events from_thread health metrics services settings testing".split()
+PUBLIC = "aiopool errors events from_thread health metrics records services settings testing".split()
 PUBLIC += ["instrumentation." + name for name in "logging opentelemetry prometheus system tracing".split()]
 
 
@@ -171,7 +171,7 @@ SUBMITTER = "every map run submit submit_nowait with_options"
 # What users may call or read, class by class. A new name is a promise: it comes here on purpose.
 MEMBERS = {
     "AttemptRecord": "delay ended_time error number seconds started_time to_dict",
-    "CancelReport": "id leaked status was",
+    "CancelReport": "ended_ago id leaked status was",
     "Cooldown": "factor hold max_seconds on seconds",
     "Group": f"{SUBMITTER} cancel errors jobs name pause resume",
     "Job": """
@@ -189,8 +189,8 @@ MEMBERS = {
     "MapStream": "aclose collect done failed running submitted",
     "Limit": "burst cooldown max_at_once max_per_second window",
     "Pool": f"""
-        {SUBMITTER} as_completed cancel cancel_all events get_job group jobs join lanes listen name on_shutdown pause
-        paused reprioritize resize resume serve set_limit shutdown size statistics status wait_closed
+        {SUBMITTER} as_completed cancel cancel_all events find finished_jobs get_job group jobs join lanes listen name
+        on_shutdown pause paused reprioritize resize resume serve set_limit shutdown size statistics status wait_closed
     """,
     "Restart": "delay max_delay max_restarts next_delay within",
     "Retry": "attempts backoff budget delay delays factor give_up_on jitter max_delay max_elapsed next_delay on",

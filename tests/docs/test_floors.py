@@ -22,7 +22,7 @@ FACE = "aiopool"
 
 # From the ground up: a room may import what stands before it, and nothing behind it.
 ROOMS = """
-    errors _runtime from_thread _jobs events _observe _engine _pool metrics health settings services _program
+    errors _runtime from_thread _jobs events _observe _engine _pool metrics health records settings services _program
     aiopool
     testing instrumentation pytest_plugin cli __main__
 """.split()
@@ -36,6 +36,7 @@ LATE = {
         "_observe.observers",
         "_observe.emitter",
     ): "the classes of events take long to make, and most programs have no listener",
+    ("_pool.pool", "_observe.finished_jobs"): "most programs do not ask for jobs that have ended",
     ("_jobs.records", "_jobs.json_values"): "few programs make dicts of their records",
     ("_pool.submitter", "_jobs.schedules"): "few programs submit at moments",
     ("_pool.submitter", "_pool.periodic"): "few programs submit at moments",

@@ -20,6 +20,8 @@ real = pytest.mark.loops("real", long=("eager",))
 # Questions, and what is only noted.
 ANYWHERE = {
     "events",
+    "find",
+    "finished_jobs",
     "get_job",
     "jobs",
     "listen",

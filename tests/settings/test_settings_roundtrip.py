@@ -94,6 +94,7 @@ VALUES = {
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
     "health": st.none() | healths,
     "seed": st.none() | st.integers(),
+    "keep_finished": st.none() | st.integers(0, 10**9),
 }
 
 
