@@ -44,9 +44,9 @@ class CallerCheck:
         if not self._runtime.on_loop_thread():
             raise RuntimeError(
                 f"{what}() was called in another thread than that of the pool's event loop, which it would corrupt. "
-                f"There, write `asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or "
-                "`loop.call_soon_threadsafe(...)` for a method that does not wait; `job.cancel()` may be called "
-                "anywhere"
+                "There, write `pool.from_thread.submit(...)`, `.run(...)` or `.map(...)` to hand in jobs; else "
+                f"`asyncio.run_coroutine_threadsafe(pool.{what}(...), loop)`, or `loop.call_soon_threadsafe(...)` for "
+                "a method that does not wait. `job.cancel()` may be called anywhere"
             )
         if running is not None:
             raise RuntimeError(

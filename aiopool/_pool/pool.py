@@ -933,6 +933,7 @@ class Pool(Submitter, AsyncOnly):
         # Reading is harmless; everything else belongs to the loop.
         if what not in _READERS:
             engine.caller.check(what)
+            self._state.take_from_threads()  # it concerns them, too: to leave is to finish what was handed in
         return engine
 
     def __repr__(self) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # they come with whoever measures or asks
 
     from aiopool._observe.health import HealthLimits
     from aiopool._observe.metrics import MetricsRecorder
+    from aiopool._pool.thread_bridge import ThreadBridge
 
 __all__ = ["PoolState"]
 
@@ -38,6 +39,7 @@ class PoolState:
 
     __slots__ = (
         "_measures_loop",
+        "bridges",
         "close_waiters",
         "engine",
         "failure",
@@ -61,6 +63,7 @@ class PoolState:
         self.overflow = overflow
         self.status = PoolStatus.NEW
         self.engine: Engine | None = None
+        self.bridges: dict[Engine, ThreadBridge] = {}  # to the engine, when another thread wants it: one at most
         self.supervisor: Supervisor | None = None
         self.failure: BaseException | None = None
         self.hooks = HookGuard()
@@ -74,6 +77,7 @@ class PoolState:
     def opened(self, engine: Engine, supervisor: Supervisor) -> None:
         """Take jobs from now on, and tell."""
         self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
+        self.bridges = {}
         self.opened_at = engine.runtime.now()
         self.hooks.end_program = engine.end_program
         self.observers.attach(engine.runtime, engine.observe)
@@ -86,10 +90,17 @@ class PoolState:
         if self.lag is not None:
             self.lag.stop()
             self.lag = None
+        for bridge in self.bridges.values():
+            bridge.close()
         self._open_engine().reporter.close()
         self.wake_close_waiters()
         self.observers.event("PoolClosed", leaked=leaked)
         self.observers.detach()
+
+    def take_from_threads(self) -> None:
+        """Take in what other threads have handed in, and is on its way."""
+        for bridge in self.bridges.values():
+            bridge.take_all()
 
     def measure(self, meter: MetricsRecorder) -> None:
         """Count and time jobs by their names, and watch the loop; from any thread."""

@@ -42,8 +42,10 @@ from aiopool._runtime.keywords import explain_keywords
 from aiopool._runtime.runtime import shield
 from aiopool.errors import JobDroppedError, QueueFullError
 
-if TYPE_CHECKING:  # it comes with whoever asks for it
+if TYPE_CHECKING:  # they come with whoever asks for them
+    from aiopool._pool.executor import PoolExecutor
     from aiopool._pool.periodic import Periodic
+    from aiopool._pool.thread_submitter import ThreadSubmitter
 
 __all__ = ["Submitter"]
 
@@ -419,6 +421,38 @@ class Submitter:
         lane = LaneKey(LimitRule("every", Limit(max_at_once=1)), None)
         return self.with_options(key=(lane, *keys_of(keys)))
 
+    # -- for other threads -------------------------------------------------------------------------------------------
+
+    @property
+    def from_thread(self) -> ThreadSubmitter:
+        """The same pool, with the same options, for code that runs in other threads than the event loop's.
+
+        Example:
+            page = pool.from_thread.run(fetch, url)  # blocks the thread
+        """
+        from aiopool._pool.thread_submitter import ThreadSubmitter
+
+        return ThreadSubmitter(self._state, self)
+
+    def as_executor(self) -> PoolExecutor:
+        """Return an executor of `concurrent.futures` that hands its calls to this pool, with these options.
+
+        Its shutdown is not that of the pool, which may have any number of executors.
+
+        Example:
+            await loop.run_in_executor(pool.as_executor(), resize, image)
+        """
+        from aiopool._pool.executor import PoolExecutor
+
+        return PoolExecutor(self._state, self)
+
+    def _check(self, what: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse a call that is known to fail; from any thread."""
+        check_function(function)
+        if not _OPTION_NAMES.isdisjoint(kwargs):
+            _check_misplaced(function, kwargs)
+        check_call(what, function, args, kwargs)
+
     # -- options -----------------------------------------------------------------------------------------------------
 
     @explain_keywords
@@ -602,12 +636,12 @@ class Submitter:
     # -- room --------------------------------------------------------------------------------------------------------
 
     async def _submit_when_space(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, patient: bool = False
     ) -> Job[Any]:
-        """Hand in a call that found no room, as the overflow policy says."""
+        """Hand in a call that found no room, as the overflow policy says; a patient one waits, whatever it says."""
         engine, job = self._make(function, args, kwargs)
         self._state.check_accepting(job)
-        has_room = not engine.admission.is_full() or self._apply_overflow(engine, job, nowait=False)
+        has_room = not engine.admission.is_full() or (not patient and self._apply_overflow(engine, job, nowait=False))
         if self._block is not None:
             self._block.add(job)
         if has_room:

@@ -18,7 +18,8 @@ shutdown does.)
     on_done ◀── _deliver ◀── one call_soon_threadsafe ◀── _done ◀─────────┘
 
 Invariants:
-- Never more than `max_threads` threads, abandoned calls included: a thread is taken until its call returns.
+- Never more than `max_threads` threads, abandoned calls included: a thread is taken until its call returns. Those
+  whose function waits for another call of the same runner are not counted (`block_thread`).
 - A call waits only while that many threads exist and are busy, or while a thread is on its way to it.
 - A thread that has ended a call takes the next one that waits, without a word to anybody. If none waits it makes way
   for the loop, once, before it lies down: what it has just ended is often what the next call was waiting for.
@@ -43,7 +44,7 @@ from typing import Any, Generic, TypeVar, final
 
 from aiopool._runtime.faults import describe_error, drop_frame, is_kind, log_fault
 
-__all__ = ["ThreadRunner", "check_cancelled"]
+__all__ = ["ThreadRunner", "check_cancelled", "current_runner"]
 
 T = TypeVar("T")
 
@@ -82,6 +83,12 @@ def check_cancelled() -> None:
         )
     if call.cancelled:
         raise asyncio.CancelledError(*call.cancel_args)
+
+
+def current_runner() -> "ThreadRunner[Any] | None":
+    """Return the runner in whose thread this is, while it runs a call there."""
+    thread = threading.current_thread()
+    return thread.runner if isinstance(thread, _Thread) and thread.call is not None else None
 
 
 class _Call:
@@ -232,6 +239,7 @@ class ThreadRunner(Generic[T]):
     stops = False  # a thread can only be asked
     __slots__ = (
         "_arriving",
+        "_blocked",
         "_calls",
         "_closed",
         "_done",
@@ -265,7 +273,8 @@ class ThreadRunner(Generic[T]):
                 f"got {idle_seconds!r}"
             )
         self.loop = loop
-        self._max_threads = max_threads
+        self._max_threads = max_threads  # those of `_blocked` included
+        self._blocked = 0  # threads whose function waits for another call
         self.name = name
         self.idle_seconds = idle_seconds
         self._on_done = on_done
@@ -409,11 +418,22 @@ class ThreadRunner(Generic[T]):
         More: calls that wait get their threads. Fewer: idle threads end now, busy ones when their call returns;
         nothing is interrupted, and no thread beyond the limit begins another call.
         """
-        return self._max_threads
+        return self._max_threads - self._blocked
 
     @max_threads.setter
     def max_threads(self, max_threads: int) -> None:
         _check_threads(max_threads)
+        self._limit(max_threads + self._blocked)
+
+    def block_thread(self, change: int) -> None:
+        """Count a thread (1) whose function waits for another call of this runner, until it waits no more (-1).
+
+        It runs nothing meanwhile, so that another thread may.
+        """
+        self._blocked += change
+        self._limit(self._max_threads + change)
+
+    def _limit(self, max_threads: int) -> None:
         recruits: list[_Thread] = []
         with self._lock:
             self._max_threads = max_threads

@@ -167,7 +167,7 @@ def test_every_way_to_assign_it_is_seen(source):
     assert not assigned("print(job._status); job.status_ = 1", "_status")
 
 
-SUBMITTER = "every map run submit submit_nowait with_options"
+SUBMITTER = "as_executor every from_thread map run submit submit_nowait with_options"
 # What users may call or read, class by class. A new name is a promise: it comes here on purpose.
 MEMBERS = {
     "AttemptRecord": "delay ended_time error number seconds started_time to_dict",

@@ -40,6 +40,8 @@ LATE = {
     ("_jobs.records", "_jobs.json_values"): "few programs make dicts of their records",
     ("_pool.submitter", "_jobs.schedules"): "few programs submit at moments",
     ("_pool.submitter", "_pool.periodic"): "few programs submit at moments",
+    ("_pool.submitter", "_pool.executor"): "few programs hand in jobs by an executor",
+    ("_pool.submitter", "_pool.thread_submitter"): "few programs hand in jobs from other threads",
     ("_program.run", "_program.orphans"): "only process 1 of a container reaps orphans",
     ("settings._pool_settings", "_observe.logs"): "logs are off until they are asked for",
     ("services._process", "services._process_posix"): "psutil is not loaded on Linux, where it is slow",

@@ -19,9 +19,11 @@ real = pytest.mark.loops("real", long=("eager",))
 
 # Questions, and what is only noted.
 ANYWHERE = {
+    "as_executor",
     "events",
     "find",
     "finished_jobs",
+    "from_thread",
     "get_job",
     "jobs",
     "listen",
