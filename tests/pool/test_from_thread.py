@@ -433,7 +433,7 @@ async def test_a_job_in_a_thread_lends_its_slot_while_it_waits(new_pool, size):
 
         assert await pool.run(nested, 10) == 10
         await pool.join()
-        assert (pool.statistics().busy, pool._threads.max_threads) == (0, size)
+        assert (pool.statistics().busy, pool._runners["thread"].max_threads) == (0, size)
 
 
 async def test_a_job_in_a_thread_maps_in_its_own_pool(new_pool):
