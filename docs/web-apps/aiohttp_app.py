@@ -21,7 +21,8 @@ POOL = web.AppKey("POOL", Pool)
 
 
 async def open_pool(app: web.Application) -> AsyncIterator[None]:
-    async with Pool(size=20, queue_size=1000, shutdown_timeout=20) as app[POOL]:
+    pool = Pool(size=20, queue_size=1000, keep_finished=10_000, shutdown_timeout=20)
+    async with pool as app[POOL]:
         yield
 
 
@@ -36,8 +37,10 @@ async def subscribe(request: web.Request) -> web.Response:
 
 @routes.get("/jobs/{id}")
 async def status(request: web.Request) -> web.Response:
-    job = request.app[POOL].get_job(request.match_info["id"])
-    return web.json_response({"status": "ended or unknown" if job is None else job.status})
+    job = request.app[POOL].find(request.match_info["id"])
+    if job is None:
+        return web.json_response({"error": "no such job"}, status=404)
+    return web.json_response({"status": job.status})
 
 
 async def make_app(argv: list[str] | None = None) -> web.Application:

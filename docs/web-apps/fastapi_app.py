@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse, Response
 
@@ -21,7 +21,7 @@ async def send_mail(address: str) -> None:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Pool]]:
-    async with Pool(size=20, queue_size=1000, shutdown_timeout=20) as pool:
+    async with Pool(size=20, queue_size=1000, keep_finished=10_000, shutdown_timeout=20) as pool:
         yield {"pool": pool}
 
 
@@ -41,8 +41,10 @@ async def subscribe(address: str, pool: PoolDep) -> dict[str, int | str]:
 
 @app.get("/jobs/{id}")
 async def status(id: str, pool: PoolDep) -> dict[str, str]:
-    job = pool.get_job(id)
-    return {"status": "ended or unknown" if job is None else job.status}
+    job = pool.find(id)
+    if job is None:
+        raise HTTPException(404, "no such job")
+    return {"status": job.status}
 
 
 @app.exception_handler(QueueFullError)

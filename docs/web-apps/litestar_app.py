@@ -8,6 +8,7 @@ from typing import Any
 from litestar import Litestar, Request, Response, get, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
+from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
 from aiopool import Pool, QueueFullError
@@ -22,7 +23,8 @@ async def send_mail(address: str) -> None:
 
 @asynccontextmanager
 async def lifespan(app: Litestar) -> AsyncIterator[None]:
-    async with Pool(size=20, queue_size=1000, shutdown_timeout=20) as app.state.pool:
+    pool = Pool(size=20, queue_size=1000, keep_finished=10_000, shutdown_timeout=20)
+    async with pool as app.state.pool:
         yield
 
 
@@ -37,8 +39,10 @@ async def subscribe(address: FromPath[str], pool: NamedDependency[Pool]) -> dict
 
 @get("/jobs/{id:str}")
 async def status(id: FromPath[str], pool: NamedDependency[Pool]) -> dict[str, str]:
-    job = pool.get_job(id)
-    return {"status": "ended or unknown" if job is None else job.status}
+    job = pool.find(id)
+    if job is None:
+        raise NotFoundException("no such job")
+    return {"status": job.status}
 
 
 def too_many(request: Request, error: QueueFullError) -> Response:

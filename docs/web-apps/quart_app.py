@@ -18,7 +18,7 @@ async def send_mail(address: str) -> None:
     print(f"sent to {address}", flush=True)
 
 
-pool = Pool(size=20, queue_size=1000, shutdown_timeout=20)  # binds to no loop, starts nothing
+pool = Pool(size=20, queue_size=1000, keep_finished=10_000, shutdown_timeout=20)
 
 
 @app.while_serving
@@ -34,8 +34,10 @@ async def subscribe(address: str) -> ResponseReturnValue:
 
 @app.get("/jobs/<id>")
 async def status(id: str) -> ResponseReturnValue:
-    job = pool.get_job(id)
-    return {"status": "ended or unknown" if job is None else job.status}
+    job = pool.find(id)
+    if job is None:
+        return {"error": "no such job"}, 404
+    return {"status": job.status}
 
 
 @app.errorhandler(QueueFullError)

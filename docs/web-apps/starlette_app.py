@@ -21,7 +21,7 @@ async def send_mail(address: str) -> None:
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Pool]]:
-    async with Pool(size=20, queue_size=1000, shutdown_timeout=20) as pool:
+    async with Pool(size=20, queue_size=1000, keep_finished=10_000, shutdown_timeout=20) as pool:
         yield {"pool": pool}
 
 
@@ -31,8 +31,10 @@ async def subscribe(request: Request) -> Response:
 
 
 async def status(request: Request) -> Response:
-    job = request.state.pool.get_job(request.path_params["id"])
-    return JSONResponse({"status": "ended or unknown" if job is None else job.status})
+    job = request.state.pool.find(request.path_params["id"])
+    if job is None:
+        return JSONResponse({"error": "no such job"}, status_code=404)
+    return JSONResponse({"status": job.status})
 
 
 async def too_many(request: Request, error: Exception) -> Response:
