@@ -95,17 +95,23 @@ def nested_pool(**options: Any) -> Trial:
             async def parent(index: int) -> int:
                 return await pool.run(noop, index)
 
-            for index in range(jobs):
-                await pool.submit(parent, index)
+            await pool.map(parent, range(jobs), ordered=False).collect()
 
     return run
 
 
 async def nested_tasks(jobs: int) -> None:
+    """A hundred loops by hand, each with a task that awaits a task."""
+    indexes = iter(range(jobs))
+
     async def parent(index: int) -> int:
         return await asyncio.create_task(noop(index))
 
-    await asyncio.gather(*[asyncio.create_task(parent(index)) for index in range(jobs)])
+    async def loop() -> None:
+        for index in indexes:
+            await asyncio.create_task(parent(index))
+
+    await asyncio.gather(*[loop() for _ in range(100)])
 
 
 NESTED: dict[str, Trial] = {

@@ -48,6 +48,7 @@ class JobSpec:
     """
 
     __slots__ = (
+        "_limits_of",
         "group",
         "key",
         "least",
@@ -89,17 +90,29 @@ class JobSpec:
         self.key: Key | None = complete.key
         self.limits = limits.of(self.name, self.group, self.key)
         self.metadata: Mapping[str, Any] | None = complete.metadata
+        self._limits_of = limits
         self.owner = owner
         self.offload = offload
         self.least, self.most = arity
+        self._sum_up()
+
+    def _sum_up(self) -> None:
         self.plain = (
             self.group is None
             and not self.limits
-            and limits.weights is None
+            and self._limits_of.weights is None
             and self.queue_timeout is None
             and self.total_timeout is None
         )
-        self.swift = self.retry is None and offload is None and not self.limits
+        self.swift = self.retry is None and self.offload is None and not self.limits
+
+    def with_key(self, key: Key | None) -> JobSpec:
+        """Return a copy with another key."""
+        copy = self.with_priority(self.priority)
+        copy.key = key
+        copy.limits = self._limits_of.of(self.name, self.group, key)
+        copy._sum_up()
+        return copy
 
     def with_priority(self, priority: int) -> JobSpec:
         """Return a copy with another priority."""

@@ -4,7 +4,7 @@ Options and arguments never share a keyword namespace: options are bound first, 
 follows the function in `submit` is the function's own.
 
 A view is cheap: it holds its options and a `JobSpec` for each kind of function, made at first use. A view that differs
-by an `id` or a `delay` alone, and is made for one job, takes the specs of the view that it was made from.
+by an `id`, a `delay` or a `key` alone, and is made for one job, takes the specs of the view that it was made from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from aiopool._engine.engine import Engine
 from aiopool._jobs.callables import arity, check_call, check_function, function_name
 from aiopool._jobs.job import Job
-from aiopool._jobs.limits import Key, LaneKey, Limit, LimitRule, keys_of
+from aiopool._jobs.limits import Key, LaneKey, Limit, LimitRule, check_key, keys_of
 from aiopool._jobs.options import (
     UNSET,
     JobOptions,
@@ -73,6 +73,7 @@ class Submitter:
         "_delay",
         "_direct",
         "_id",
+        "_key",
         "_known",
         "_known_keywords",
         "_known_spec",
@@ -91,7 +92,8 @@ class Submitter:
         self._options = options
         self._base = base
         self._block = block  # whose jobs they are
-        self._origin: Submitter | None = None  # the view that this one differs from by an id or a delay alone
+        self._origin: Submitter | None = None  # the view that this one differs from by these alone
+        self._key: Key | Unset | None = UNSET  # of a view with an origin
         self._set_own(
             base.id if options.id is UNSET else options.id, base.delay if options.delay is UNSET else options.delay
         )
@@ -417,7 +419,7 @@ class Submitter:
         """Return a view whose jobs run one after the other, whatever other keys they have."""
         own = function_options(function)
         options = self._options if own is None else self._options.over(own)
-        keys: Any = options.over(self._base).key
+        keys: Any = options.over(self._base).key if self._key is UNSET else self._key
         lane = LaneKey(LimitRule("every", Limit(max_at_once=1)), None)
         return self.with_options(key=(lane, *keys_of(keys)))
 
@@ -501,10 +503,10 @@ class Submitter:
             job = await urgent.submit(fetch, url)
         """
         if (
-            priority is timeout is queue_timeout is total_timeout is retry is name is group is key is UNSET
+            priority is timeout is queue_timeout is total_timeout is retry is name is group is UNSET
             and metadata is run_at is UNSET
         ):
-            return self._for_one_job(id, delay)
+            return self._for_one_job(id, delay, key)
         options = object.__new__(JobOptions)
         _set_options(  # a view may be made for each job, and the names have been checked
             options,
@@ -525,11 +527,16 @@ class Submitter:
 
     def _with(self, options: JobOptions) -> Submitter:
         if self._origin is not None:
-            options = options.over(JobOptions(id=self._id, delay=self._delay))
+            options = options.over(JobOptions(id=self._id, delay=self._delay, key=self._key))
         return Submitter(self._state, options.over(self._options), self._base, self._block)
 
-    def _for_one_job(self, id: str | int | Unset | None, delay: float | datetime.datetime | Unset | None) -> Submitter:
-        """Return a view with another id or delay, and the specs of this one."""
+    def _for_one_job(
+        self,
+        id: str | int | Unset | None,
+        delay: float | datetime.datetime | Unset | None,
+        key: Key | Unset | None,
+    ) -> Submitter:
+        """Return a view with another id, delay or key, and the specs of this one."""
         if id is UNSET:
             id = self._id
         elif id is not None:
@@ -538,10 +545,15 @@ class Submitter:
             delay = self._delay
         elif delay is not None and not isinstance(delay, datetime.datetime):
             check_seconds("delay", delay)
+        if key is UNSET:
+            key = self._key
+        elif key is not None:
+            check_key(key)
         view = object.__new__(Submitter)
         view._state, view._options, view._base, view._block = self._state, self._options, self._base, self._block
         view._origin = self._origin or self
         view._known = _nothing
+        view._key = key
         view._set_own(id, delay)
         return view
 
@@ -580,7 +592,13 @@ class Submitter:
                 f"options({item!r}) returned {options!r} ({type(options).__name__}): it must return a JobOptions, such "
                 "as JobOptions(timeout=5); JobOptions() changes nothing"
             )
-        view = self._with(options)
+        if (
+            options.priority is options.timeout is options.queue_timeout is options.total_timeout is options.retry
+            and options.name is options.group is options.metadata is options.priority is UNSET
+        ):
+            view = self._for_one_job(options.id, options.delay, options.key)
+        else:
+            view = self._with(options)
         engine = self._state.engine
         assert engine is not None
         return view._look_up(function), view._id, view._delay_now(engine)
@@ -589,7 +607,13 @@ class Submitter:
         """Return the spec for a function, checked; and remember it, for the next call is likely to be for the same."""
         if self._origin is not None:
             origin = self._origin
-            return origin._known_spec if function is origin._known() else origin._look_up(function)
+            spec = origin._known_spec if function is origin._known() else origin._look_up(function)
+            if self._key is UNSET:
+                return spec
+            spec = spec.with_key(self._key)
+            if type(function) is FunctionType:
+                self._known, self._known_spec = weakref.ref(function), spec
+            return spec
         try:
             offload = None if check_function(function) else "thread"
         except TypeError:
