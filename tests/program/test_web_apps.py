@@ -22,6 +22,8 @@ from typing import Literal, NamedTuple
 import pytest
 from web_servers import GUNICORN, HYPERCORN, ROOT, UVICORN, Server, need, serving
 
+from aiopool import Pool
+
 APPS = ROOT / "docs" / "web-apps"
 AIOHTTP = "import socket; from aiohttp_app import *; web.run_app(make_app(), sock=socket.socket(fileno={fd}))"
 
@@ -222,6 +224,35 @@ def test_what_does_not_fit_is_refused_and_what_waits_is_found(name: str, monkeyp
         assert client.get(f"/jobs/{first}").json() == {"status": "running"}
         assert client.get(f"/jobs/{last}").json() == {"status": "queued"}
         client.portal.call(go.set)
+
+
+@pytest.mark.ecosystem
+def test_the_dependency_of_fastapi_serves_websockets_and_is_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page says: it asks for a connection, of which a request is one kind."""
+    need("fastapi", "httpx2")
+    from fastapi import WebSocket
+    from fastapi.testclient import TestClient
+
+    monkeypatch.syspath_prepend(APPS)
+    module = importlib.import_module("fastapi_app")
+
+    async def echo(websocket: WebSocket, pool: module.PoolDep) -> None:
+        await websocket.accept()
+        await websocket.send_text(await pool.run(asyncio.sleep, 0, "by the pool"))
+        await websocket.close()
+
+    module.app.add_api_websocket_route("/echo", echo)
+
+    async def another() -> Pool:
+        return others
+
+    others = Pool(size=1)
+    with TestClient(module.app) as client:
+        with client.websocket_connect("/echo") as websocket:
+            assert websocket.receive_text() == "by the pool"
+        monkeypatch.setitem(module.app.dependency_overrides, module.get_pool, another)
+        with pytest.raises(RuntimeError, match="which is new"):
+            client.post("/mails/ada@example.org")
 
 
 @pytest.mark.ecosystem
