@@ -1,6 +1,7 @@
 """Send mails in the background of a FastAPI app; start it with `uvicorn fastapi_app:app`."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -37,6 +38,13 @@ app = FastAPI(lifespan=lifespan)
 @app.post("/mails/{address}", status_code=202)
 async def subscribe(address: str, pool: PoolDep) -> dict[str, int | str]:
     return {"job": pool.submit_nowait(send_mail, address).id}
+
+
+@app.post("/blocking/mails/{address}", status_code=202)
+def subscribe_in_a_thread(address: str, pool: PoolDep) -> dict[str, str]:
+    id = uuid.uuid4().hex
+    pool.with_options(id=id).from_thread.submit(send_mail, address)
+    return {"job": id}
 
 
 @app.get("/jobs/{id}")

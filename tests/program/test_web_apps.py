@@ -162,7 +162,7 @@ async def test_what_the_shutdown_has_no_time_for_is_counted_in_its_report(apps: 
     assert 0 < acknowledged <= len(sent) + failures(server.text) + cancelled <= len(heard), server.text
 
 
-def found(server: Server, id: int) -> str:
+def found(server: Server, id: int | str) -> str:
     """Ask for the status of a job until the process answers that has it: of two, only one does."""
     for _ in range(1000):
         status, answer = server.ask("GET", f"/jobs/{id}")
@@ -224,6 +224,16 @@ def test_what_does_not_fit_is_refused_and_what_waits_is_found(name: str, monkeyp
         assert client.get(f"/jobs/{first}").json() == {"status": "running"}
         assert client.get(f"/jobs/{last}").json() == {"status": "queued"}
         client.portal.call(go.set)
+
+
+@pytest.mark.ecosystem
+def test_a_route_that_is_a_plain_function_submits_from_its_thread(apps: Path) -> None:
+    """FastAPI runs it in a thread; the job is found by the id that the thread has given it."""
+    with running("fastapi, uvicorn", apps) as server:
+        answers = [server.ask("POST", f"/blocking/mails/{number}@example.org") for number in range(30)]
+        assert {status for status, _ in answers} == {202}
+        server.wait_for(*[f"sent to {number}@example.org" for number in range(30)])
+        assert {found(server, answer["job"]) for _, answer in answers} == {"succeeded"}
 
 
 @pytest.mark.ecosystem
