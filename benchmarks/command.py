@@ -33,9 +33,9 @@ COROUTINE = "aiopool map, async def"
 PLAIN = "aiopool map, plain function"
 _AIOPOOL = ["-m", "aiopool", "map"]
 COMMANDS = {
-    COROUTINE: [*_AIOPOOL, "targets:coroutine", "in", "-o", "out"],
-    f"{COROUTINE}, --ordered": [*_AIOPOOL, "targets:coroutine", "in", "-o", "out", "--ordered"],
-    PLAIN: [*_AIOPOOL, "targets:plain", "in", "-o", "out"],
+    COROUTINE: [*_AIOPOOL, "targets:coroutine", "in", "-o", "out", "--overwrite"],
+    f"{COROUTINE}, --ordered": [*_AIOPOOL, "targets:coroutine", "in", "-o", "out", "--overwrite", "--ordered"],
+    PLAIN: [*_AIOPOOL, "targets:plain", "in", "-o", "out", "--overwrite"],
     "ThreadPoolExecutor.map, by hand": ["-c", BY_HAND],
 }
 

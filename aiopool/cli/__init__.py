@@ -1,13 +1,19 @@
 """The command `aiopool`; needs the extra `cli` (typer and rich).
 
     _app      the commands and their options, in typer's words
+    _complete what a shell completes
+    _settings `aiopool settings`: the effective settings, and where each comes from
     _map      `aiopool map`: from the options to an exit code
     _work     the work itself: lines in, through `pool.map`, results out
-    _target   `MODULE:FUNCTION`: import it, or say in one line why not; what it does ends its own call only
-    _source   lines of files and of standard input, read as they are needed
-    _results  results as lines of JSON, into a file or to standard output, which jobs do not get
+    _options  what was asked for, checked; _amounts reads rates, limits and arguments
+    _target   `MODULE:FUNCTION`: import it, or say in one line why not
+    _call     what it does when it is called: it ends its own call only
+    _output   the file for results: nothing in it is lost that was not given up; _past knows what it has
+    _results  the thread that writes them
+    _record   a finished line as text; _json knows what JSON has
+    _source   lines of files and of standard input, read as they are needed; _fields finds their priority and key
     _board    the live progress bar, or plain lines where there is no terminal
-    _settings `aiopool settings`: the effective settings, and where each comes from
+    _streams  standard input and output, which jobs do not get
     _words    the errors and exit codes that all of them use
 
 Nothing heavy is imported before `main()` runs: an interrupt, or a missing extra, is answered with a line, not with a

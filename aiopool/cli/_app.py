@@ -6,12 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
+from aiopool.cli._complete import complete_target
 from aiopool.cli._map import map_lines
+from aiopool.cli._options import BACKOFFS
 
 __all__ = ["app"]
 
+EXAMPLE = """Example: aiopool map check.py:check urls.txt --size 50 --timeout 10 --retries 2 --output results.jsonl
+
+To go on after a stop of any kind: the same line with --resume."""
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -39,13 +44,14 @@ def aiopool(
     """A supervised pool of coroutine workers for asyncio."""
 
 
-@app.command("map")
+@app.command("map", epilog=EXAMPLE)
 def map_command(
     target: Annotated[
         str,
         typer.Argument(
             metavar="MODULE:FUNCTION",
             show_default=False,
+            autocompletion=complete_target,
             help="An async or a plain function of one argument; MODULE may be the path of a .py file.",
         ),
     ],
@@ -53,24 +59,89 @@ def map_command(
         list[str] | None,
         typer.Argument(metavar="FILE", show_default=False, help="Files to read; - or none: standard input."),
     ] = None,
-    size: Annotated[int, typer.Option("--size", "-n", min=1, help="How many lines are worked on at once.")] = 10,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", "-t", min=0, help="Seconds for each attempt.", show_default="none")
+    size: Annotated[
+        int | None,
+        typer.Option("--size", "-n", metavar="N", min=1, help="Work on N lines at once.", show_default="10"),
     ] = None,
-    retries: Annotated[int, typer.Option("--retries", "-r", min=0, help="Further attempts after a failure.")] = 0,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", "-t", metavar="SECONDS", min=0, help="For each attempt.", show_default="none"),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option("--retries", "-r", metavar="N", min=0, help="Further attempts after a failure.")
+    ] = 0,
+    delay: Annotated[
+        float | None,
+        typer.Option("--delay", metavar="SECONDS", min=0, help="Wait before the first retry.", show_default="1"),
+    ] = None,
+    backoff: Annotated[
+        str | None,
+        typer.Option(
+            "--backoff",
+            metavar="NAME",
+            help="How that wait grows: " + ", ".join(BACKOFFS) + ".",
+            show_default="exponential",
+        ),
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", metavar="N/s", help="Start no more than that: 10/s, 100/m, 1/h.")
+    ] = None,
+    key_field: Annotated[
+        str | None,
+        typer.Option(
+            "--key-field",
+            metavar="FIELD",
+            help="The key of a line: a field of JSON objects, the number of a column, or host of a URL.",
+        ),
+    ] = None,
+    key_limit: Annotated[
+        str | None,
+        typer.Option("--key-limit", metavar="LIMIT", help="For each key: 2 at once, 10/s to start, or both: 2,10/s."),
+    ] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Option("--arg", metavar="NAME=TEXT", help="One more argument; NAME:=JSON if it is no text. Repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Each line is a JSON value, and is passed as that.")] = False,
+    null: Annotated[bool, typer.Option("--null", "-0", help="Lines end with a zero byte, as of find -print0.")] = False,
     priority_field: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The field of JSON objects with their priority: lower goes first."),
     ] = None,
-    ordered: Annotated[bool, typer.Option("--ordered", help="Write results in the order of the lines.")] = False,
+    ordered: Annotated[bool, typer.Option("--ordered", "-k", help="Write results in the order of the lines.")] = False,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write results there.", show_default="standard output"),
     ] = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip the lines that FILE has results of; write the others to it.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="As --resume, and run lines that failed again.")
+    ] = False,
+    append: Annotated[bool, typer.Option("--append", help="Add to FILE.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write what the function returns, as print would; failures are shown only.")
+    ] = False,
+    halt: Annotated[
+        str | None,
+        typer.Option("--halt", metavar="WHEN", help="Stop at fail=3 or fail=10%; soon,fail=3 finishes what runs."),
+    ] = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="The same as --halt fail=1.")] = False,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show tracebacks of failures; results have them always.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the calls that would be made, and make none.")
+    ] = False,
+    total: Annotated[
+        int | None,
+        typer.Option("--total", metavar="N", min=1, help="How many lines come, where the input cannot tell."),
+    ] = None,
     every: Annotated[
-        float, typer.Option(min=0, help="Seconds between lines of progress, where there is no terminal.")
+        float,
+        typer.Option(metavar="SECONDS", min=0, help="Between lines of progress, where there is no terminal."),
     ] = 5.0,
 ) -> None:
     """Apply a function to every line of the input, many at a time.
@@ -86,11 +157,27 @@ def map_command(
         "size": size,
         "timeout": timeout,
         "retries": retries,
+        "delay": delay,
+        "backoff": backoff,
+        "rate": rate,
+        "key_field": key_field,
+        "key_limit": key_limit,
+        "arguments": arguments or (),
         "as_json": as_json,
+        "null": null,
         "priority_field": priority_field,
         "ordered": ordered,
         "output": output,
+        "resume": resume,
+        "retry_failed": retry_failed,
+        "append": append,
+        "overwrite": overwrite,
+        "raw": raw,
+        "halt": halt,
         "fail_fast": fail_fast,
+        "show_traceback": show_traceback,
+        "dry_run": dry_run,
+        "total": total,
         "every": every,
     }
     try:

@@ -52,7 +52,7 @@ class Progress:
 
 @final
 class Rate:
-    """Counts what is finished, and knows the rate and the time that is left. `total` is bytes, or None."""
+    """Counts what is finished, and knows the rate and the time that is left. `total` is bytes, or lines, or None."""
 
     def __init__(self, total: int | None) -> None:
         self._total = total
@@ -74,8 +74,8 @@ class Rate:
         """Seconds since the beginning."""
         return time.monotonic() - self._began
 
-    def progress(self, running: int, retried: int) -> Progress:
-        """Return the numbers of now."""
+    def progress(self, running: int, retried: int, skipped: float = 0.0) -> Progress:
+        """Return the numbers of now; `skipped` is the size of what was finished before."""
         now, past = time.monotonic(), self._past
         past.append((now, self.done))
         while len(past) > 2 and past[1][0] <= now - WINDOW:
@@ -84,9 +84,9 @@ class Rate:
         rate = (self.done - done) / (now - since) if now > since else 0.0
         fraction = left = None
         if self._total:
-            fraction = min(1.0, self.size / self._total)
-            if fraction > 0:
-                left = (now - self._began) * (1 - fraction) / fraction
+            fraction = min(1.0, (self.size + skipped) / self._total)
+            if self.size > 0:
+                left = (now - self._began) * max(0.0, self._total - self.size - skipped) / self.size
         return Progress(self.done, self.failed, running, retried, rate, fraction, left)
 
 

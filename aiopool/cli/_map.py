@@ -4,86 +4,123 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from aiopool import Pool, Retry, run
+from aiopool import Pool, run
 from aiopool._runtime.signals import SignalHandler
 from aiopool.cli._board import LiveDisplay, PlainDisplay, ProgressDisplay
-from aiopool.cli._results import STDOUT_NAMES, Results, check_output, screen, take_standard_streams
-from aiopool.cli._source import Source
-from aiopool.cli._target import BadLineError, find_function
+from aiopool.cli._call import Arguments, BadLineError, contained
+from aiopool.cli._fields import LineFields
+from aiopool.cli._options import MapOptions
+from aiopool.cli._output import Output, check_output, open_output, read_output
+from aiopool.cli._past import Past
+from aiopool.cli._record import JsonRecord, RawRecord
+from aiopool.cli._results import Results
+from aiopool.cli._source import Item, Source
+from aiopool.cli._streams import screen, take_standard_streams
+from aiopool.cli._target import check_function, find_function
 from aiopool.cli._words import BROKEN_PIPE, FAILED, MISUSED, Refusal
-from aiopool.cli._work import MapOptions, MapRun
+from aiopool.cli._work import MapRun
 
 __all__ = ["map_lines"]
 
 
-def map_lines(
-    target: str,
-    files: Sequence[str],
-    *,
-    size: int,
-    timeout: float | None,
-    retries: int,
-    as_json: bool,
-    priority_field: str | None,
-    ordered: bool,
-    output: str | None,
-    fail_fast: bool,
-    every: float,
-) -> int:
-    """Apply a function to every line, and return the exit code."""
+def map_lines(target: str, files: Sequence[str], **given: Any) -> int:
+    """Apply a function to every line, and return the exit code; `given` are the options of the command."""
     live = screen(2) is not None and os.environ.get("TERM") != "dumb"
     # Results that share the terminal with the bar are printed above it.
     shared = live and screen(1) == screen(2)
-    if output in STDOUT_NAMES:
-        output = None
     try:
-        if priority_field is not None and not as_json:
-            raise Refusal("--priority-field takes the priority out of JSON objects: add --json")
+        options = MapOptions.checked(**given)
         stdin, stdout = take_standard_streams()
+        arguments = Arguments(options.arguments)
         with contextlib.redirect_stdout(sys.stderr):
             function = find_function(target)
+        check_function(target, function, arguments)
         source = Source(
             files,
             stdin=stdin,
-            as_json=as_json,
-            priority_field=priority_field,
+            as_json=options.as_json,
+            null=options.null,
+            fields=LineFields(options.priority_field, options.key_field),
+            lines=options.total,
             complain=lambda line: board.say(line),
         )
-        check_output(output, stdout, source.files)
-        results = Results(output, stdout, show=(lambda line: board.say(line)) if shared else None)
+        past = Past(only=source.only, retry_failed=options.retry_failed)
+        output = _open(options, stdout, source, past)
     except Refusal as refusal:
         print(f"aiopool: {refusal}", file=sys.stderr)
         return MISUSED
-    board: ProgressDisplay = LiveDisplay() if live and not source.from_terminal else PlainDisplay(every)
-    options = MapOptions(
-        function,
-        ordered=ordered,
-        fail_fast=fail_fast,
-        priorities=priority_field is not None,
-        # Priorities have their effect among the lines that have been read.
-        buffersize=max(1000 if priority_field is not None else 100, 2 * size),
+    if options.mode == "resume":
+        source.past = past
+    results = Results(
+        output.descriptor,
+        output.path,
+        show=(lambda line: board.say(line)) if shared else None,
+        errors="surrogateescape" if options.raw or options.dry_run else "backslashreplace",
     )
-    pool = Pool(
-        size,
-        queue_size=None,  # bounded by the buffer of `map`
-        name="map",
-        timeout=timeout,
-        retry=Retry(attempts=1 + retries, give_up_on=BadLineError) if retries else None,
-        on_error=lambda job, error: None,  # each is in the results
+    board: ProgressDisplay = LiveDisplay() if live and not source.from_terminal else PlainDisplay(options.every)
+    if output.cut:
+        board.say(f"the last line of {output.path} was torn when its run was killed: it was cut")
+    work = MapRun(
+        options,
+        functools.partial(_told, target, options.arguments) if options.dry_run else contained(function, arguments),
+        source,
+        RawRecord() if options.raw or options.dry_run else JsonRecord(several=source.several),
+        results,
+        board,
+        failed_before=past.failed,
     )
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            code = _run(MapRun(options, source, results, board), pool, source, board)
+            code = _run(work, _pool(options), source, board)
     finally:
         board.close()
         results.close()
     if results.error is not None:
         return BROKEN_PIPE if isinstance(results.error, BrokenPipeError) else FAILED
     return code
+
+
+def _open(options: MapOptions, stdout: int, source: Source, past: Past) -> Output:
+    """Open what results go to; a dry run opens no file for writing."""
+    check_output(options.output, stdout, source.files)
+    if options.output is not None and not options.dry_run:
+        return open_output(options.output, options.mode, past, raw=options.raw)
+    if options.output is not None and options.mode == "resume":
+        read_output(options.output, past)
+    return Output(stdout, None)
+
+
+def _pool(options: MapOptions) -> Pool:
+    if options.dry_run:
+        return Pool(1, queue_size=None, name="dry-run", on_error=_in_results)
+    return Pool(
+        options.size,
+        queue_size=None,  # bounded by the buffer of `map`
+        name="map",
+        timeout=options.timeout,
+        retry=options.retry,
+        limit=options.rate,
+        key_limit=options.key_limit,
+        on_error=_in_results,
+    )
+
+
+def _in_results(job: object, error: BaseException) -> None:
+    """Nothing more is to be said: each failure is in the results."""
+
+
+async def _told(target: str, arguments: Mapping[str, Any], item: Item) -> str:
+    """Return the call that a dry run leaves out."""
+    if item.problem is not None:
+        raise BadLineError(item.problem)
+    words = [repr(item.value), *(f"{name}={value!r}" for name, value in arguments.items())]
+    return f"{target}({', '.join(words)})"
 
 
 def _run(work: MapRun, pool: Pool, source: Source, board: ProgressDisplay) -> int:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from aiopool.cli._results import close_broken_output
+from aiopool.cli._streams import close_broken_output
 from aiopool.cli._words import BROKEN_PIPE, FINE, MISUSED
 from aiopool.settings import PoolSettings, SettingsError
 

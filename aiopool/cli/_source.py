@@ -14,9 +14,10 @@ import os
 import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Final, NoReturn, final
+from typing import Any, Final, NoReturn, Protocol, final
 
 from aiopool import Priority
+from aiopool.cli._fields import FieldError, LineFields
 from aiopool.cli._words import Refusal
 
 __all__ = ["STDIN_NAMES", "Item", "Source"]
@@ -40,11 +41,12 @@ class Item:
         number: the number of the line in its file, from 1.
         size: how many bytes it took, on the average of its chunk.
         priority: of its job.
+        key: what its limit goes by; None if lines have none.
         problem: why the line cannot be used; None if it can.
         is_json: whether the line itself is JSON.
     """
 
-    __slots__ = ("is_json", "name", "number", "priority", "problem", "size", "text", "value")
+    __slots__ = ("is_json", "key", "name", "number", "priority", "problem", "size", "text", "value")
 
     def __init__(self, text: str, name: str, number: int, size: float) -> None:
         self.value: Any = text
@@ -53,6 +55,7 @@ class Item:
         self.number = number
         self.size = size
         self.priority: int = Priority.NORMAL
+        self.key: str | int | None = None
         self.problem: str | None = None
         self.is_json = False
 
@@ -60,6 +63,13 @@ class Item:
     def place(self) -> str:
         """The file and the number of the line."""
         return f"{self.name}, line {self.number}"
+
+
+class Skips(Protocol):
+    """What knows the lines that have their results."""
+
+    def has(self, item: Item) -> bool | None:
+        """Return whether a line has its result; None if the result is of another text."""
 
 
 @final
@@ -70,12 +80,18 @@ class Source:
         names: paths of files; `-` is standard input; none at all is standard input too.
         stdin: the descriptor of standard input.
         as_json: each line is a JSON value; empty lines are skipped.
-        priority_field: the field of a JSON object that holds its priority.
+        null: lines end with a zero byte, and may be text of several lines.
+        fields: how the priority and the key of a line are found.
+        lines: how many lines there are, if somebody knows: then all numbers are lines, not bytes.
         complain: called with one line for each file that cannot be read to its end.
 
     Attributes:
         total: bytes in all files; None if it cannot be known.
         read: lines that were handed out.
+        past: the lines that need not be handed out, for they have results; None: all are.
+        skipped: how many were not.
+        skipped_size: their bytes.
+        changed: lines that have a result of another text, and were handed out.
         ended: whether all lines were.
         unreadable: files that failed on the way.
 
@@ -89,13 +105,16 @@ class Source:
         *,
         stdin: int,
         as_json: bool,
-        priority_field: str | None,
+        null: bool,
+        fields: LineFields,
+        lines: int | None,
         complain: Callable[[str], object],
     ) -> None:
         self._names = ["-" if name in STDIN_NAMES else name for name in names] or ["-"]
         self._stdin = stdin
         self._as_json = as_json
-        self._priority_field = priority_field
+        self._null = null
+        self._fields = fields
         self._complain = complain
         self._stopped = False
         self._chunk: asyncio.Future[bytes] | None = None  # what is waited for
@@ -104,9 +123,21 @@ class Source:
         for name in self._names:
             size = self._check(name)
             self.total = None if size is None or self.total is None else self.total + size
+        self._by_line = lines is not None
+        if lines is not None:
+            self.total = lines
         self.read = 0
+        self.past: Skips | None = None
+        self.skipped = 0
+        self.skipped_size = 0.0
+        self.changed = 0
         self.ended = False
         self.unreadable = 0
+
+    @property
+    def only(self) -> str | None:
+        """The only file, as results call it; None if there are several."""
+        return None if self.several else _shown(self._names[0])
 
     @property
     def several(self) -> bool:
@@ -125,7 +156,7 @@ class Source:
             self._chunk.set_result(b"")
 
     async def __aiter__(self) -> AsyncIterator[Item]:
-        make = self._json_item if self._as_json else Item
+        make = self._json_item if self._as_json else self._text_item if self._fields.key else Item
         for name in self._names:
             shown, number = _shown(name), 0
             try:
@@ -134,11 +165,12 @@ class Source:
                     for line in lines:
                         number += 1
                         item = make(line, shown, number, size)
-                        if item is not None:
-                            if self._stopped:
-                                return
-                            self.read += 1
-                            yield item
+                        if item is None or (self.past is not None and self._skips(item)):
+                            continue
+                        if self._stopped:
+                            return
+                        self.read += 1
+                        yield item
             except OSError as error:
                 self.unreadable += 1
                 self._complain(f"{shown} cannot be read: {error.strerror or error}")
@@ -152,10 +184,11 @@ class Source:
         item = Item(text, name, number, size)
         try:
             item.value = json.loads(text, parse_constant=_no_constant)
-            item.is_json, item.text = True, text.strip()
-            if self._priority_field is not None:
-                item.priority = _priority(item.value, self._priority_field)
-        except _PriorityError as error:
+            # Ends of lines stand between its parts, never in a text of it.
+            item.is_json, item.text = True, text.strip().replace("\n", " ").replace("\r", " ")
+            if self._fields.any:
+                item.priority, item.key = self._fields.of_value(item.value)
+        except FieldError as error:
             item.problem = f"{item.place}: {error}"
         except ValueError as error:
             item.problem = f"{item.place}: this is not JSON: {error}"
@@ -163,27 +196,46 @@ class Source:
             item.problem = f"{item.place}: this JSON is nested too deeply"
         return item
 
+    def _text_item(self, text: str, name: str, number: int, size: float) -> Item:
+        item = Item(text, name, number, size)
+        try:
+            item.key = self._fields.of_text(text)
+        except FieldError as error:
+            item.problem = f"{item.place}: {error}"
+        return item
+
+    def _skips(self, item: Item) -> bool:
+        """Return whether a line has its result already, and count it."""
+        assert self.past is not None
+        had = self.past.has(item)
+        self.changed += had is None
+        if had:
+            self.skipped += 1
+            self.skipped_size += item.size
+        return bool(had)
+
     async def _lines(self, descriptor: int) -> AsyncIterator[tuple[list[str], float]]:
         """Yield lists of lines, without their ends, and the bytes of a line. Closes the descriptor, unless it is
         standard input.
         """
+        end = b"\0" if self._null else b"\n"
         rest: list[bytes] = []  # the pieces of a line that is longer than a chunk
         first = True
         try:
             while chunk := await self._read(descriptor):
                 if first:
                     first, chunk = False, chunk.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-                head, newline, tail = chunk.rpartition(b"\n")
+                head, newline, tail = chunk.rpartition(end)
                 if not newline:
                     rest.append(tail)
                     continue
                 rest.append(head)
                 data = b"".join(rest)
                 rest = [tail]
-                lines = _decode(data)
-                yield lines, (len(data) + 1) / len(lines)
+                lines = self._decode(data)
+                yield lines, 1.0 if self._by_line else (len(data) + 1) / len(lines)
             if (last := b"".join(rest)) and not self._stopped:
-                yield _decode(last), len(last)
+                yield self._decode(last), 1.0 if self._by_line else len(last)
         finally:
             # A thread may still be reading: its descriptor must not be used again.
             if descriptor != self._stdin and self._chunk is None:
@@ -223,6 +275,14 @@ class Source:
             if not (self._stopped or future.cancelled()):
                 self._chunk = None
 
+    def _decode(self, data: bytes) -> list[str]:
+        # Names of files may be any bytes; they come out as they went in.
+        text = data.decode("utf-8", "surrogateescape")
+        if self._null:
+            return text.split("\0")
+        lines = text.split("\n")
+        return [line.rstrip("\r") for line in lines] if "\r" in text else lines
+
     def _check(self, name: str) -> int | None:
         """Return how many bytes there are to read, None if nobody knows; raise if it cannot be read."""
         try:
@@ -244,28 +304,8 @@ class Source:
         return max(0, state.st_size - os.lseek(self._stdin, 0, os.SEEK_CUR)) if name == "-" else state.st_size
 
 
-class _PriorityError(ValueError):
-    """A line has no priority that can be used."""
-
-
-def _priority(value: Any, field: str) -> int:
-    if not isinstance(value, dict):
-        raise _PriorityError(f"this is no JSON object, so it has no field {field!r}")
-    priority = value.get(field, int(Priority.NORMAL))
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise _PriorityError(f"its priority, the field {field!r}, is {priority!r}, not a whole number")
-    return priority
-
-
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value; write null, or a text")
-
-
-def _decode(data: bytes) -> list[str]:
-    # Names of files may be any bytes; they come out as they went in.
-    text = data.decode("utf-8", "surrogateescape")
-    lines = text.split("\n")
-    return [line.rstrip("\r") for line in lines] if "\r" in text else lines
 
 
 def _shown(name: str) -> str:

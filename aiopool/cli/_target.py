@@ -14,35 +14,26 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import CoroutineType, ModuleType
-from typing import Any, NoReturn, final
+from types import ModuleType
+from typing import Any, cast
 
-from aiopool._runtime.faults import describe
-from aiopool.cli._source import Item
+from aiopool.cli._call import Arguments
 from aiopool.cli._words import Refusal, one_line
 
-__all__ = ["BadLineError", "ExitedError", "find_function"]
+__all__ = ["check_function", "find_function"]
 
 
-@final
-class ExitedError(Exception):
-    """The function called `sys.exit()`: that ends its call, not the others."""
-
-
-@final
-class BadLineError(Exception):
-    """A line cannot be used: the function was not called with it."""
-
-
-def find_function(target: str) -> Callable[[Item], Any]:
-    """Return the function that `MODULE:FUNCTION` names, as one of an `Item`; it cannot end the program.
+def find_function(target: str, option: str = "") -> Callable[..., Any]:
+    """Return what `MODULE:FUNCTION` names; `option` is where that was written.
 
     Raises:
-        Refusal: there is no such thing, or it cannot be called with one argument, or would run nothing.
+        Refusal: there is no such thing, or it cannot be called.
     """
     where, colon, name = target.rpartition(":")
     if not (where and colon and name):
-        raise Refusal(f"{target!r} does not name a function: write MODULE:FUNCTION or path/to/file.py:FUNCTION")
+        raise Refusal(
+            f"{target!r} does not name a function: write {option}MODULE:FUNCTION or {option}path/to/file.py:FUNCTION"
+        )
     module = _load(where)
     found: Any = module
     for part in name.split("."):
@@ -52,9 +43,26 @@ def find_function(target: str) -> Callable[[Item], Any]:
             raise Refusal(f"{where} has no function {name!r}{_suggestion(module, name)}") from None
     if not callable(found):
         raise Refusal(f"{target} is not a function, but {type(found).__name__}")
-    _check_kind(target, found)
-    _check_argument(target, found)
-    return _contained(found)
+    return cast("Callable[..., Any]", found)
+
+
+def check_function(target: str, function: Callable[..., Any], arguments: Arguments) -> None:
+    """Check that a function can be called with a line, and would run.
+
+    Raises:
+        Refusal: it is a generator function, or takes other arguments.
+    """
+    _check_kind(target, function)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a builtin that does not tell
+    try:
+        signature.bind(None, *arguments.resource, **arguments.named)
+    except TypeError as error:
+        given = "one argument, the line" if not arguments.resource else "two arguments, the line and what --setup gives"
+        given += "".join(f", {name}" for name in arguments.named)
+        raise Refusal(f"{target}{signature} cannot be called with {given}: {error}") from None
 
 
 def _load(where: str) -> ModuleType:
@@ -105,17 +113,6 @@ def _suggestion(module: ModuleType, name: str) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _check_argument(target: str, function: Callable[..., Any]) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return  # a builtin that does not tell
-    try:
-        signature.bind(None)
-    except TypeError as error:
-        raise Refusal(f"{target}{signature} cannot be called with one argument, the line: {error}") from None
-
-
 def _check_kind(target: str, function: Callable[..., Any]) -> None:
     """Refuse a generator function: calling it runs nothing of it, and no line would fail."""
     while isinstance(function, functools.partial):
@@ -129,62 +126,3 @@ def _check_kind(target: str, function: Callable[..., Any]) -> None:
                 f"{target} is {kind} function: calling it runs nothing of it. Return a list instead of yielding: "
                 f"{start} {getattr(function, '__name__', 'function')}(line): ...; return [...]"
             )
-
-
-def _contained(function: Callable[[Any], Any]) -> Callable[[Item], Any]:
-    """Return the function as one of an item, that ends nothing but its own call.
-
-    Its `sys.exit()` is an ordinary failure: one bad line must not end the whole run. And what comes back in a child of
-    `os.fork()` goes no further: there is one run, and it is the parent's.
-    """
-    us = os.getpid()
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-
-        @functools.wraps(function)
-        async def call(item: Item) -> Any:
-            if item.problem is not None:
-                raise BadLineError(item.problem)
-            try:
-                return await function(item.value)
-            except SystemExit as error:
-                raise ExitedError(f"it called sys.exit({describe(error.code)})") from error
-            finally:
-                if os.getpid() != us:
-                    _leave_child()
-
-        return call
-
-    @functools.wraps(function)
-    def call_plain(item: Item) -> Any:
-        if item.problem is not None:
-            raise BadLineError(item.problem)
-        try:
-            result = function(item.value)
-            if type(result) is CoroutineType:
-                result.close()
-                raise TypeError("it returned a coroutine, which ran not at all: write `async def`, and await it there")
-            return result
-        except SystemExit as error:
-            raise ExitedError(f"it called sys.exit({describe(error.code)})") from error
-        finally:
-            if os.getpid() != us:
-                _leave_child()
-
-    return call_plain
-
-
-def _leave_child() -> NoReturn:
-    """End a child of `os.fork()` whose function has ended, as Python would end it."""
-    error, code = sys.exception(), 0
-    while isinstance(error, ExitedError):
-        error = error.__cause__
-    try:
-        if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        elif error is not None:
-            code = 1
-            traceback.print_exception(error)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-    finally:
-        os._exit(code & 0xFF)

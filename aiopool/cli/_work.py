@@ -1,26 +1,27 @@
 """`MapRun`: lines in, through `pool.map`, results out.
 
 It ends in one of five ways: the input is done; a signal drains it (queued lines are given back, running ones finish);
-a second signal cancels it; `fail_fast` cancels it at the first failure; the output is broken. Each of the last four
-stops the source, and then takes what `pool.map` still has: what was done is written.
+a second signal cancels it; there are too many failures, which cancels or drains it; the output is broken. Each of the
+last four stops the source, and then takes what `pool.map` still has: what was done is written.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import Awaitable, Callable
-from json.encoder import encode_basestring
+from collections.abc import Callable
 from typing import Any, Final, final
 
 from aiopool import JobCancelledError, JobOptions, JobStatus, MapResult, Pool, PoolClosedError
 from aiopool.cli._board import ProgressDisplay, Rate, duration
-from aiopool.cli._results import ResultError, Results, to_json
+from aiopool.cli._call import BadLineError
+from aiopool.cli._json import ResultError
+from aiopool.cli._options import MapOptions
+from aiopool.cli._record import Record, trace_of
+from aiopool.cli._results import Results
 from aiopool.cli._source import Item, Source
-from aiopool.cli._target import BadLineError
 from aiopool.cli._words import FAILED, FINE, one_line
 
-__all__ = ["MapOptions", "MapRun"]
+__all__ = ["MapRun"]
 
 # Seconds between two looks at the numbers: as often as eyes can follow.
 TICK: Final = 0.1
@@ -29,36 +30,29 @@ SHOWN: Final = 10
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True)
-class MapOptions:
-    """What to do with each line.
-
-    Attributes:
-        function: called with an `Item`.
-        ordered: results in the order of the lines.
-        fail_fast: stop at the first failure.
-        priorities: whether the lines have priorities.
-        buffersize: how many lines are between input and output, at most.
-    """
-
-    function: Callable[[Item], Awaitable[Any]]
-    ordered: bool
-    fail_fast: bool
-    priorities: bool
-    buffersize: int
-
-
-@final
 class MapRun:
     """One run of `aiopool map`; call it with an open pool."""
 
-    def __init__(self, options: MapOptions, source: Source, results: Results, board: ProgressDisplay) -> None:
+    def __init__(
+        self,
+        options: MapOptions,
+        function: Callable[[Item], Any],
+        source: Source,
+        record: Record,
+        results: Results,
+        board: ProgressDisplay,
+        *,
+        failed_before: int = 0,
+    ) -> None:
         self._options = options
+        self._function = function
         self._source = source
+        self._record = record
         self._results = results
         self._board = board
+        self._failed_before = failed_before
         self._meter = Rate(source.total)
-        self._stopped = False  # by a signal, by --fail-fast or by an output that is broken
+        self._stopped = False  # by a signal, by --halt or by an output that is broken
         self._interrupted = False  # by a signal
         self._pool: Pool
 
@@ -69,11 +63,11 @@ class MapRun:
         ticker = asyncio.create_task(self._tick(pool), name="aiopool-map-tick")
         options = self._options
         stream = pool.map(
-            options.function,
+            self._function,
             self._source,
             ordered=options.ordered,
             buffersize=options.buffersize,
-            options=_options_of if options.priorities else None,
+            options=_options_of if options.priority_field is not None or options.key_field is not None else None,
             errors="yield",
         )
         try:
@@ -92,7 +86,7 @@ class MapRun:
         self._sum_up(pool)
         if self._interrupted and not (self._source.ended and not self._meter.cancelled and not self._given_back):
             return None
-        return FAILED if self._meter.failed or self._source.unreadable else FINE
+        return FAILED if self._meter.failed or self._failed_before or self._source.unreadable else FINE
 
     # -- each result -------------------------------------------------------------------------------------------------
 
@@ -100,40 +94,41 @@ class MapRun:
         """Count and write a result; return whether the writing should be waited for."""
         item, error = result.input, result.error
         attempts, seconds = result.attempts, result.seconds
+        line: str | None
         if error is None:
             try:
-                outcome = '"ok": true, "result": ' + to_json(result.value)
+                line = self._record.succeeded(item, result.value, attempts, seconds)
                 self._meter.count(item.size)
             except ResultError as unsaid:
-                outcome = self._failed(item, one_line(unsaid))
+                line = self._failed(item, one_line(unsaid), None, attempts, seconds)
         elif isinstance(error, BadLineError):
-            outcome, attempts, seconds = self._failed(item, str(error), place=False), 0, 0.0
+            line = self._failed(item, str(error), None, 0, 0.0)
         elif self._stopped and isinstance(error, JobCancelledError):
             if not attempts:
                 return False  # given back before it was started
-            outcome = _error(one_line(error))
             self._meter.cancelled += 1
+            line = self._record.failed(item, one_line(error), None, attempts, seconds, cancelled=True)
         else:
-            outcome = self._failed(item, one_line(error))
-        file = f'"file": {encode_basestring(item.name)}, ' if self._source.several else ""
-        value = item.text if item.is_json else encode_basestring(item.text)
-        return self._results.add(
-            f'{{{file}"line": {item.number}, "input": {value}, {outcome}, '
-            f'"attempts": {attempts}, "seconds": {seconds:.6f}}}'
-        )
+            line = self._failed(item, one_line(error), trace_of(error), attempts, seconds)
+        return line is not None and self._results.add(line)
 
-    def _failed(self, item: Item, problem: str, *, place: bool = True) -> str:
-        """Count a failure, and show the first of them."""
-        meter = self._meter
+    def _failed(self, item: Item, problem: str, trace: str | None, attempts: int, seconds: float) -> str | None:
+        """Count a failure, and show the first of them; all, if the results do not have them."""
+        meter, options = self._meter, self._options
         meter.count(item.size, ok=False)
-        if meter.failed <= SHOWN:
-            self._board.say(f"{item.place}: {problem}" if place else problem)
+        if meter.failed <= SHOWN or options.raw:
+            self._board.say(problem if problem.startswith(item.place) else f"{item.place}: {problem}")
+            if trace is not None and options.show_traceback:
+                for line in trace.splitlines():
+                    self._board.say(f"    {line}")
         elif meter.failed == SHOWN + 1:
             self._board.say("further failures are not shown here; all of them are in the results")
-        if self._options.fail_fast and not self._stopped:
-            self._board.say("stopping at the first failure (--fail-fast)")
-            self._stop("stopped at the first failure (--fail-fast)")
-        return _error(problem)
+        halt = options.halt
+        if halt is not None and not self._stopped and halt.reached(meter.failed, meter.done):
+            running = self._stop(f"stopped by --halt {halt.text}", queued_only=halt.soon)
+            finishing = f": finishing the {running} under way" if running else ""
+            self._board.say(f"{meter.failed:,} failed of {meter.done:,} done, so --halt {halt.text} stops{finishing}")
+        return self._record.failed(item, problem, trace, attempts, seconds)
 
     # -- how it ends -------------------------------------------------------------------------------------------------
 
@@ -171,7 +166,7 @@ class MapRun:
     async def _tick(self, pool: Pool) -> None:
         while True:
             numbers = pool.statistics()
-            self._board.show(self._meter.progress(numbers.running, numbers.retries))
+            self._board.show(self._meter.progress(numbers.running, numbers.retries, self._source.skipped_size))
             await asyncio.sleep(TICK)
 
     def _sum_up(self, pool: Pool) -> None:
@@ -191,12 +186,26 @@ class MapRun:
         words += [f"{self._given_back:,} read but not started"] if self._given_back else []
         rate = f" ({meter.done / seconds:,.0f}/s)" if seconds > 0 else ""
         where = f"; results in {name}" if self._results.path is not None and broken is None else ""
+        if self._source.past is not None:
+            self._say_past()
+        if self._options.dry_run:
+            self._board.say(f"{meter.done:,} lines read: nothing was called (--dry-run)")
+            return
         self._board.say(f"{meter.done:,} done in {duration(seconds)}{rate}: {', '.join(words)}{where}")
 
-
-def _error(problem: str) -> str:
-    return f'"ok": false, "error": {encode_basestring(problem)}'
+    def _say_past(self) -> None:
+        source = self._source
+        if source.skipped:
+            failed = f", {self._failed_before:,} of them failed: --retry-failed runs these again" * bool(
+                self._failed_before
+            )
+            self._board.say(f"{source.skipped:,} had their results before{failed}")
+        if source.changed:
+            self._board.say(
+                f"{source.changed:,} have changed since, and were run: {self._results.name} has two results of each, "
+                "the later one is of the line as it is now"
+            )
 
 
 def _options_of(item: Item) -> JobOptions:
-    return JobOptions(priority=item.priority)
+    return JobOptions(priority=item.priority, key=item.key)

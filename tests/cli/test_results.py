@@ -1,6 +1,7 @@
 """`Results`: when lines are written."""
 
 import asyncio
+import os
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -22,7 +23,7 @@ async def test_a_line_that_comes_alone_is_written_at_once_and_those_that_follow_
             handed_over.append(item)
             super().put(item, block, timeout)
 
-    results = Results(str(tmp_path / "out"), 1)
+    results = Results(os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT), "out")
     results._queue = Noting()
     try:
         results.add("alone")
@@ -40,7 +41,7 @@ async def test_a_line_that_comes_alone_is_written_at_once_and_those_that_follow_
 
 async def test_lines_that_follow_are_written_when_the_pause_is_over(tmp_path: Path):
     """Nobody has to wait for them, or to add another."""
-    results = Results(str(tmp_path / "out"), 1)
+    results = Results(os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT), "out")
     try:
         for line in ("first", "second"):
             results.add(line)
