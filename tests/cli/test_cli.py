@@ -191,8 +191,8 @@ def test_what_json_does_not_have_fails_its_line(here: Path):
         "set": "the result is of type set, which JSON does not have: return a list, such as sorted(…)",
         "bytes": "the result is of type bytes, which JSON does not have: return text, such as ….decode() or "
         "base64.b64encode(…).decode()",
-        "nan": "the result is nan, which JSON does not have: return None, or text",
-        "inf": "the result['rates'][1] is inf, which JSON does not have: return None, or text",
+        "nan": "the result is nan, which JSON does not have: return None or text",
+        "inf": "the result['rates'][1] is inf, which JSON does not have: return None or text",
         "circle": "the result contains itself, or is nested too deeply: return a flat copy",
         "deep": "the result contains itself, or is nested too deeply: return a flat copy",
         "keys": "the result has a key of type tuple, and in JSON a key is text: return {str(key): value for …}",
@@ -207,7 +207,8 @@ def test_what_json_does_not_have_fails_its_line(here: Path):
     }
     done = run(here, "map", "targets:thing", stdin="\n".join(said))
     assert {row["input"]: row["error"] for row in done.rows} == {
-        name: f"ResultError: {text}" for name, text in said.items()
+        name: f"ResultError: {text}{', or write --raw' if 'JSON does not have' in text else ''}"
+        for name, text in said.items()
     }
     assert done.code == 1
     assert f"0 succeeded, {len(said)} failed" in done.lines[-1]
