@@ -8,6 +8,7 @@ General layout, from the ground up; a room imports only rooms above it in this l
     events, _observe   who is told: events, logs, metrics, health
     _engine            how jobs are queued and run: queue, slots, engine, workers, supervisor
     _pool              what users hold: pool, views, groups, maps, shutdown
+    blocking           a pool for programs without an event loop
     metrics, health    what a pool did, and how it is
     records            what is kept of jobs that have ended
     settings, services values from files and the environment; helper processes

@@ -20,6 +20,8 @@ from typing import Any, Protocol, TypeVar, final
 
 from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
+from aiopool._runtime.faults import is_kind
+from aiopool.errors import JobCancelledError
 
 __all__ = ["JobFuture"]
 
@@ -181,5 +183,7 @@ class JobFuture(Future[R]):
     def __del__(self) -> None:
         if self.__dict__.get("_heard", True) or sys.is_finalizing():
             return
-        if self.done() and not self.cancelled() and (error := super().exception(0)) is not None:
+        if not self.done() or self.cancelled() or (error := super().exception(0)) is None:
+            return
+        if not is_kind(error, JobCancelledError):  # of those nobody has to hear
             self._bridge.unheard(self._job, error)

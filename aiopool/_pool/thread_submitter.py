@@ -10,7 +10,7 @@ import queue
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import FunctionType
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, final, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from aiopool._jobs.callables import arity
 from aiopool._jobs.options import check_count
@@ -39,7 +39,6 @@ class View(BridgeView, Protocol):
     ) -> None: ...
 
 
-@final
 class ThreadSubmitter:
     """Hands jobs to a pool from other threads than that of its event loop; made by `pool.from_thread`.
 

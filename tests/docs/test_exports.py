@@ -88,7 +88,7 @@ def test_what_is_frozen_can_be_pickled_by_its_public_address():
     assert pickle.loads(pickle.dumps(aiopool.JobStatus.QUEUED)) is aiopool.JobStatus.QUEUED
 
 
-PUBLIC = "aiopool errors events from_thread health metrics records services settings testing".split()
+PUBLIC = "aiopool blocking errors events from_thread health metrics records services settings testing".split()
 PUBLIC += ["instrumentation." + name for name in "logging opentelemetry prometheus system tracing".split()]
 
 

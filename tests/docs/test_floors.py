@@ -22,8 +22,8 @@ FACE = "aiopool"
 
 # From the ground up: a room may import what stands before it, and nothing behind it.
 ROOMS = """
-    errors _runtime from_thread _jobs events _observe _engine _pool metrics health records settings services _program
-    aiopool
+    errors _runtime from_thread _jobs events _observe _engine _pool blocking metrics health records settings services
+    _program aiopool
     testing instrumentation pytest_plugin cli __main__
 """.split()
 # Rooms that stand above the face and use it as a user does.
