@@ -13,6 +13,8 @@ raises `RuntimeError` or `TypeError`, as asyncio does.
     │   ├── JobTimeoutError    which limit, how long            (also TimeoutError)
     │   ├── JobDroppedError    pushed out of a full queue by the overflow policy
     │   ├── RecordedError      stands for what a job raised, in the record of one that has ended
+    │   ├── NotPicklableError  a call or its outcome cannot go to another process and back (also TypeError)
+    │   ├── ProcessDiedError   the process that ran the job died: with which exit code
     │   └── JobPendingError    result() or exception() too early (also asyncio.InvalidStateError)
     └── SettingsError          which setting, which value, what is allowed (also ValueError)
 """
@@ -27,8 +29,10 @@ __all__ = [
     "JobError",
     "JobPendingError",
     "JobTimeoutError",
+    "NotPicklableError",
     "PoolClosedError",
     "PoolError",
+    "ProcessDiedError",
     "QueueFullError",
     "RecordedError",
     "RestartLimitError",
@@ -87,6 +91,28 @@ class JobTimeoutError(JobError, TimeoutError):
 
 class JobDroppedError(JobError):
     """The job was pushed out of a full queue by `overflow="drop_oldest"` or `"drop_lowest"`."""
+
+
+class NotPicklableError(JobError, TypeError):
+    """A function, an argument, a result or an exception cannot go to another process, or come back.
+
+    A call that cannot be sent is refused when it is submitted, before anything has run.
+    """
+
+
+class ProcessDiedError(JobError):
+    """The process that ran the job died, and nobody had asked for that: a crash in C code, `os._exit`, `kill -9`.
+
+    Attributes:
+        exitcode: that of the process; below zero it is the number of the signal that killed it, None if it is unknown.
+    """
+
+    def __init__(self, message: str, exitcode: int | None) -> None:
+        super().__init__(message)
+        self.exitcode = exitcode
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.args[0], self.exitcode)
 
 
 class JobPendingError(JobError, asyncio.InvalidStateError):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["check_count", "check_id", "check_metadata", "check_moment", "check_seconds"]
+__all__ = ["Offload", "check_count", "check_id", "check_metadata", "check_moment", "check_offload", "check_seconds"]
+
+Offload = Literal["thread", "process", "interpreter"]
+"""Where a plain function runs."""
 
 
 def check_seconds(name: str, value: object) -> float:
@@ -66,3 +70,11 @@ def check_moment(name: str, value: object) -> datetime:
             "datetime(..., tzinfo=ZoneInfo(...))"
         )
     return value
+
+
+def check_offload(offload: object) -> None:
+    """Raise if this is no place for a plain function, or this Python has none."""
+    if offload not in ("thread", "process", "interpreter"):
+        raise ValueError(f'offload={offload!r}: it must be "thread", "process" or "interpreter"')
+    if offload == "interpreter" and sys.version_info < (3, 13):
+        raise ValueError('offload="interpreter" needs Python 3.13 or newer: write offload="process"')

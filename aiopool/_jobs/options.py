@@ -16,7 +16,15 @@ from dataclasses import InitVar
 from datetime import datetime
 from typing import Any, Final, Literal, ParamSpec, TypeVar, final
 
-from aiopool._jobs.checks import check_count, check_id, check_metadata, check_moment, check_seconds
+from aiopool._jobs.checks import (
+    Offload,
+    check_count,
+    check_id,
+    check_metadata,
+    check_moment,
+    check_offload,
+    check_seconds,
+)
 from aiopool._jobs.limits import Key, check_key
 from aiopool._jobs.retry import Retry
 from aiopool._runtime.keywords import explain_keywords
@@ -26,6 +34,7 @@ __all__ = [
     "MAX_SIZE",
     "UNSET",
     "JobOptions",
+    "Offload",
     "Overflow",
     "Priority",
     "Unset",
@@ -88,6 +97,8 @@ class JobOptions:
         key: what the job has to do with, such as a tenant or a host, for limits by key; several, as a tuple.
         metadata: what you want to know of the job later (`job.metadata`): a small mapping with texts for keys. It is
             copied. The nearest place wins as a whole; mappings are not merged.
+        offload: where a plain function runs: in a `"thread"` (as with `None`); in a `"process"` that the pool keeps,
+            and kills if the job is cancelled or its time is over; in an `"interpreter"` of its own (Python 3.13).
     """
 
     priority: int | Unset = UNSET
@@ -101,6 +112,7 @@ class JobOptions:
     group: str | Unset | None = UNSET
     key: Key | Unset | None = UNSET
     metadata: Mapping[str, Any] | Unset | None = UNSET
+    offload: Offload | Unset | None = UNSET
     run_at: InitVar[datetime | Unset | None] = UNSET
 
     def __post_init__(self, run_at: datetime | Unset | None) -> None:
@@ -137,6 +149,8 @@ class JobOptions:
             check_key(self.key)
         if self.metadata is not UNSET and self.metadata is not None:
             object.__setattr__(self, "metadata", check_metadata(self.metadata))
+        if self.offload is not UNSET and self.offload is not None:
+            check_offload(self.offload)
 
     def over(self, other: JobOptions) -> JobOptions:
         """Return these options with the gaps filled from `other`."""
@@ -164,6 +178,7 @@ DEFAULTS: Final = JobOptions(
     group=None,
     key=None,
     metadata=None,
+    offload=None,
 )
 
 
@@ -207,6 +222,7 @@ def job(
     group: str | Unset | None = UNSET,
     key: Key | Unset | None = UNSET,
     metadata: Mapping[str, Any] | Unset | None = UNSET,
+    offload: Offload | Unset | None = UNSET,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Give a function its own job options; it stays the same function, called and typed as before.
 
@@ -231,6 +247,7 @@ def job(
         group=group,
         key=key,
         metadata=metadata,
+        offload=offload,
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -6,6 +6,7 @@ name and seven options. The other two, `id` and `delay`, concern one job: they a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -41,6 +42,7 @@ class JobSpec:
         offload: where a plain function runs: `"thread"`, `"process"` or `"interpreter"`; None: an `async def`.
         owner: whose jobs they are.
         limits: the lanes in which a job has to have a place to run: a rule each, and a key of it.
+        sent: it runs in another process or interpreter, so its calls are pickled.
         plain: nothing has to be arranged at submission: no group or lane, and no time limit that runs from then on.
         swift: nothing but a time limit has to be arranged at the start of an attempt: no retry, no
             limit and no thread.
@@ -62,6 +64,7 @@ class JobSpec:
         "priority",
         "queue_timeout",
         "retry",
+        "sent",
         "swift",
         "timeout",
         "total_timeout",
@@ -73,11 +76,14 @@ class JobSpec:
         function: str,
         owner: JobOwner,
         *,
-        offload: str | None,
+        offload: bool,
         arity: tuple[int, int],
         limits: PoolLimits = NO_LIMITS,
     ) -> None:
-        """`options` are complete; `function` is its name; `arity` is how many arguments it takes, at least and most."""
+        """Merge nothing: `options` are complete.
+
+        `function` is its name; `offload`: it is a plain one; `arity` is how many arguments it takes, at least and most.
+        """
         # Any: a complete set of options holds no UNSET, which the type of a field cannot say.
         complete: Any = options
         self.priority: int = int(complete.priority)
@@ -92,8 +98,10 @@ class JobSpec:
         self.metadata: Mapping[str, Any] | None = complete.metadata
         self._limits_of = limits
         self.owner = owner
-        self.offload = offload
-        self.least, self.most = arity
+        self.offload: str | None = (complete.offload or "thread") if offload else None
+        # What leaves this process is looked at, and pickled, in each call: no number of arguments is the usual.
+        self.sent = self.offload in ("process", "interpreter")
+        self.least, self.most = (sys.maxsize, 0) if self.sent else arity
         self._sum_up()
 
     def _sum_up(self) -> None:

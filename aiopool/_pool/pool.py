@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextvars import Context
@@ -26,7 +27,16 @@ from aiopool._engine.worker import Worker
 from aiopool._jobs.fair_shares import FairShares, check_weights
 from aiopool._jobs.job import Job, OnError, running_job
 from aiopool._jobs.limits import Limit, PoolLimits
-from aiopool._jobs.options import DEFAULTS, MAX_SIZE, JobOptions, Overflow, Priority, check_count, check_seconds
+from aiopool._jobs.options import (
+    DEFAULTS,
+    MAX_SIZE,
+    JobOptions,
+    Offload,
+    Overflow,
+    Priority,
+    check_count,
+    check_seconds,
+)
 from aiopool._jobs.restart import Restart
 from aiopool._jobs.retry import Retry
 from aiopool._jobs.statistics import Statistics, adds_up
@@ -53,6 +63,9 @@ if TYPE_CHECKING:  # they come with whoever listens or asks
 __all__ = ["CancelReport", "Pool"]
 
 J = TypeVar("J", bound=Job[Any])
+
+StartMethod = Literal["spawn", "forkserver", "fork"]
+"""How the processes of a pool are made."""
 
 logger = logging.getLogger("aiopool.pool")
 
@@ -126,6 +139,11 @@ class Pool(Submitter, AsyncOnly):
         on_leak: `"hold"`: a leaked job keeps its slot until it ends. `"replace"`: another job may take it.
         on_error: called as `on_error(job, error)` for a failure that nobody awaits; the log, by default.
         max_threads: how many plain functions may run in threads at once; `size` by default.
+        offload: where plain functions run that do not say so: see `with_options`; in threads, by default.
+        max_processes: how many processes (or interpreters) there may be; as many as processors, by default. They are
+            made when jobs need them, and kept until the pool closes.
+        start_method: how processes are made, as in `multiprocessing`: `"spawn"`, `"forkserver"` or `"fork"`, which is
+            not safe in a program with threads.
         restart: how often workers may crash before the pool gives up.
         handle_signals: shut down at the first SIGINT or SIGTERM, cancel at the second, exit at the third; where
             `aiopool.run` does not do so already.
@@ -156,6 +174,7 @@ class Pool(Submitter, AsyncOnly):
         "_fatal",
         "_groups",
         "_isolation",
+        "_max_processes",
         "_max_threads",
         "_on_error",
         "_on_leak",
@@ -190,6 +209,9 @@ class Pool(Submitter, AsyncOnly):
         on_leak: Literal["hold", "replace"] = "hold",
         on_error: OnError | None = None,
         max_threads: int | None = None,
+        offload: Offload = "thread",
+        max_processes: int | None = None,
+        start_method: StartMethod = "spawn",
         restart: Restart | None = None,
         handle_signals: bool = False,
         shutdown_timeout: float | None = None,
@@ -205,6 +227,8 @@ class Pool(Submitter, AsyncOnly):
             check_count("queue_size", queue_size)
         if max_threads is not None:
             check_count("max_threads", max_threads, least=1)
+        if max_processes is not None:
+            check_count("max_processes", max_processes, least=1)
         check_seconds("cancel_grace", cancel_grace)
         if shutdown_timeout is not None:
             check_seconds("shutdown_timeout", shutdown_timeout)
@@ -213,6 +237,8 @@ class Pool(Submitter, AsyncOnly):
         _check_choice("isolation", isolation, ("task", "scope"))
         _check_choice("overflow", overflow, ("wait", "reject", "drop_oldest", "drop_lowest"))
         _check_choice("on_leak", on_leak, ("hold", "replace"))
+        _check_choice("offload", offload, ("thread", "process", "interpreter"))
+        _check_choice("start_method", start_method, ("spawn", "forkserver", "fork"))
         weights = check_weights(fair_keys)
         if weights is not None and aging is not None:
             raise ValueError("aging and fair_keys are two orders among waiting jobs: choose one of them")
@@ -222,6 +248,7 @@ class Pool(Submitter, AsyncOnly):
             queue_timeout=queue_timeout,
             total_timeout=total_timeout,
             retry=retry,
+            offload=offload,
         ).over(DEFAULTS)
         super().__init__(
             PoolState(name, options, overflow, PoolLimits(limit, limits, key_limit, weights)), JobOptions(), options
@@ -238,6 +265,8 @@ class Pool(Submitter, AsyncOnly):
         self._on_leak: Literal["hold", "replace"] = on_leak
         self._on_error = on_error
         self._max_threads = max_threads
+        self._max_processes = max_processes
+        self._state.start_method = start_method
         self._restart = restart or Restart()
         self._signals = SignalHandler(self._on_signal) if handle_signals else None
         self._shutdown_timeout = shutdown_timeout
@@ -268,7 +297,13 @@ class Pool(Submitter, AsyncOnly):
                 'asyncio.run(main()), or anyio.run(main, backend="asyncio") in place of trio'
             ) from None
         runtime = Runtime(loop, self._seed)
-        self._runners = Runners({"thread": functools.partial(self._threads, loop)})
+        self._runners = Runners(
+            {
+                "thread": functools.partial(self._threads, loop),
+                "process": functools.partial(self._processes, loop),
+                "interpreter": functools.partial(self._interpreters, loop),
+            }
+        )
         # The engine is made first: the supervisor below needs it, and is needed when the first job is to start.
         engine = Engine(
             runtime,
@@ -305,6 +340,32 @@ class Pool(Submitter, AsyncOnly):
         size = self.size if self._max_threads is None else self._max_threads
         name = f"{self.name}-thread"
         return ThreadRunner(loop=loop, max_threads=max(size, 1), name=name, on_done=Worker.offload_done)
+
+    def _processes(self, loop: asyncio.AbstractEventLoop) -> Runner:
+        """Make what runs plain functions in processes."""
+        from aiopool._jobs.remote import RemoteJob
+        from aiopool._runtime.processes import ProcessRunner, usable_processors
+
+        return ProcessRunner(
+            loop=loop,
+            max_processes=self._max_processes or usable_processors(),
+            start_method=self._state.start_method,
+            name=f"{self.name}-process",
+            on_done=Worker.offload_done,
+            describe=lambda worker: RemoteJob.of(worker.job),
+            on_note=lambda worker, note: worker.job.report_progress(*note),
+        )
+
+    def _interpreters(self, loop: asyncio.AbstractEventLoop) -> Runner:
+        """Make what runs plain functions in interpreters of their own."""
+        from aiopool._runtime.interpreters import InterpreterRunner
+
+        return InterpreterRunner(
+            loop=loop,
+            max_interpreters=self._max_processes or os.cpu_count() or 1,
+            name=f"{self.name}-interpreter",
+            on_done=Worker.offload_done,
+        )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -45,6 +45,8 @@ DONE_SLICE = 4096
 # Seconds that the callbacks have beside what is left of the timeout; and those that they have if there is no timeout.
 CALLBACK_EXTRA = 1.0
 CALLBACK_TIMEOUT = 5.0
+# For processes to be gone: idle ones end by themselves or are killed after half of it.
+EXIT_SECONDS = 1.0
 
 REASON = "the pool was shut down"
 
@@ -204,6 +206,10 @@ class Shutdown:
         self._runners.close()
         engine.timers.close()
         errors = await self._call_back()
+        ends = engine.now() + EXIT_SECONDS
+        for ended in self._runners.endings():
+            while not ended.done() and engine.now() < ends:
+                await self._wait([ended], ends)
         return ShutdownReport(
             succeeded=counters.succeeded - before.succeeded,
             failed=counters.failed - before.failed,

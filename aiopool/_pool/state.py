@@ -52,6 +52,7 @@ class PoolState:
         "opened_at",
         "options",
         "overflow",
+        "start_method",
         "status",
         "supervisor",
     )
@@ -61,6 +62,7 @@ class PoolState:
         self.options = options
         self.limits = limits
         self.overflow = overflow
+        self.start_method = "spawn"  # of processes
         self.status = PoolStatus.NEW
         self.engine: Engine | None = None
         self.bridges: dict[Engine, ThreadBridge] = {}  # to the engine, when another thread wants it: one at most

@@ -25,6 +25,7 @@ from aiopool._jobs.limits import Key, LaneKey, Limit, LimitRule, check_key, keys
 from aiopool._jobs.options import (
     UNSET,
     JobOptions,
+    Offload,
     Unset,
     check_count,
     check_id,
@@ -56,7 +57,7 @@ T = TypeVar("T")
 _OPTION_NAMES = frozenset(
     (
         *("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group", "key"),
-        *("metadata", "run_at"),
+        *("metadata", "run_at", "offload"),
     )
 )
 _set_options: Any = inspect.unwrap(JobOptions.__init__)
@@ -102,7 +103,7 @@ class Submitter:
         self._known_spec: JobSpec
         self._known_keywords: tuple[Any, ...] | None = None
         # By name, kind, own options and arity; the options are kept with the spec, so that nothing else gets their id.
-        self._specs: dict[tuple[str, str | None, int, tuple[int, int]], tuple[JobOptions | None, JobSpec]] = {}
+        self._specs: dict[tuple[str, bool, int, tuple[int, int]], tuple[JobOptions | None, JobSpec]] = {}
 
     def _set_own(self, id: Any, delay: Any) -> None:
         """Note what concerns one job, and is in no spec."""
@@ -181,8 +182,13 @@ class Submitter:
             if keywords != view._known_keywords or function is not view._known():
                 view._check_keywords(what, function, args, kwargs, keywords)
             function = functools.partial(function, **kwargs)
+            if spec.sent:
+                function, args = _pickle(what, function, args)
         elif len(args) != spec.least and not spec.least <= len(args) <= spec.most:
-            check_call(what, function, args, kwargs)
+            if spec.sent:
+                function, args = _pickle(what, function, args)
+            else:
+                check_call(what, function, args, kwargs)
         engine = self._state.engine
         if engine is None:
             raise self._state.not_open(what)
@@ -473,6 +479,7 @@ class Submitter:
         key: Key | Unset | None = UNSET,
         metadata: Mapping[str, Any] | Unset | None = UNSET,
         run_at: datetime.datetime | Unset | None = UNSET,
+        offload: Offload | Unset | None = UNSET,
     ) -> Submitter:
         """Return a view of the same pool that submits with other options; cheap, and good for many jobs.
 
@@ -494,6 +501,8 @@ class Submitter:
             metadata: a small mapping that you read again as `job.metadata`, in events and in records of the job.
             run_at: the moment at which the job enters the queue, in place of `delay`: a datetime with a time zone. At
                 once, if it is over.
+            offload: where a plain function runs: in a `"thread"`; in a `"process"` that the pool keeps, and kills if
+                the job is cancelled or its time is over; in an `"interpreter"` of its own (Python 3.13).
 
         Raises:
             TypeError, ValueError: an option has a value that it cannot have.
@@ -504,7 +513,7 @@ class Submitter:
         """
         if (
             priority is timeout is queue_timeout is total_timeout is retry is name is group is UNSET
-            and metadata is run_at is UNSET
+            and metadata is run_at is offload is UNSET
         ):
             return self._for_one_job(id, delay, key)
         options = object.__new__(JobOptions)
@@ -522,6 +531,7 @@ class Submitter:
             key=key,
             metadata=metadata,
             run_at=run_at,
+            offload=offload,
         )
         return self._with(options)
 
@@ -615,7 +625,7 @@ class Submitter:
                 self._known, self._known_spec = weakref.ref(function), spec
             return spec
         try:
-            offload = None if check_function(function) else "thread"
+            offload = not check_function(function)
         except TypeError:
             if isinstance(function, CoroutineType) and function.cr_code in _OWN:
                 raise TypeError(
@@ -632,11 +642,20 @@ class Submitter:
             spec = JobSpec(
                 options.over(self._base), name, self._state, offload=offload, arity=takes, limits=self._state.limits
             )
+            if options.offload is not UNSET and options.offload is not None and not offload:
+                raise TypeError(
+                    f"{name} is an async def, which runs in the event loop, and offload={options.offload!r} is for "
+                    f"plain functions: write `def {name}(...)`, or leave the option out"
+                )
             if len(self._specs) >= MAX_SPECS:
                 self._specs.clear()
             self._specs[key] = own, spec
         else:
             spec = known[1]
+        if spec.sent:
+            from aiopool._runtime.pickled_call import check_sendable
+
+            check_sendable(function, copied=spec.offload == "process" and self._state.start_method == "fork")
         if type(function) is FunctionType:
             # Weakly: a pool keeps no function alive.
             self._known, self._known_spec, self._known_keywords = weakref.ref(function), spec, None
@@ -699,6 +718,8 @@ class Submitter:
         assert engine is not None
         if kwargs:
             function = functools.partial(function, **kwargs)  # they have been checked
+        if spec.sent:
+            function, args = _pickle("submit", function, args)
         return engine, engine.make(spec, function, args, self._block, self._id, self._delay_now(engine))
 
     def _apply_overflow(self, engine: Engine, job: Job[Any], *, nowait: bool) -> bool:
@@ -722,6 +743,16 @@ class Submitter:
 
 # What gives a coroutine that a newcomer might submit.
 _OWN = (Submitter.submit.__code__, Submitter.run.__code__)
+
+
+def _pickle(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[()]]:
+    """Return a call that goes to another process or interpreter."""
+    from aiopool._runtime.pickled_call import pickle_call  # few pools need it
+
+    least, most = arity(function)
+    if not least <= len(args) <= most:
+        check_call(what, function, args, {})
+    return pickle_call(function, args), ()
 
 
 def _nothing() -> object:

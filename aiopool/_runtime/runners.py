@@ -9,6 +9,7 @@ Always true: a runner that nobody has asked for does not exist, and costs nothin
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, final
@@ -17,13 +18,15 @@ __all__ = ["Runner", "Runners"]
 
 
 class Runner(Protocol):
-    """Runs plain functions, and brings their outcomes back to the loop; all methods belong to the loop's thread.
+    """Runs plain functions, and brings their outcomes back to the loop; all methods belong to the loop's thread."""
 
-    Attributes:
-        stops: `cancel` ends the call, and soon; else it is only asked, and may run on.
-    """
+    @property
+    def stops(self) -> bool:
+        """Whether `cancel` ends the call, and soon; else it is only asked, and may run on."""
 
-    stops: bool
+    @property
+    def ended(self) -> asyncio.Future[None] | None:
+        """Of a runner that was closed: done when nothing is left that has to be waited for; None: nothing is."""
 
     def start(
         self, token: Any, context: contextvars.Context, fn: Callable[..., object], args: tuple[Any, ...] = ()
@@ -60,3 +63,7 @@ class Runners(dict[str | None, Any]):
         """Let no runner take calls any more."""
         for runner in self.values():
             runner.close()
+
+    def endings(self) -> list[asyncio.Future[None]]:
+        """Return what has to be waited for after `close`; each ends soon, if the system lets it."""
+        return [runner.ended for runner in self.values() if runner.ended is not None]

@@ -237,6 +237,7 @@ class ThreadRunner(Generic[T]):
     # stampede, and a thread that comes free on the way takes the call without any.
 
     stops = False  # a thread can only be asked
+    ended = None
     __slots__ = (
         "_arriving",
         "_blocked",

@@ -14,9 +14,9 @@ General layout, from the ground up; each file uses only what lies below it:
 `import aiopool` does not load this package.
 """
 
+from aiopool._runtime.die_with_parent import die_with_parent
 from aiopool._runtime.public import publish as _publish
 from aiopool.services._command import Command
-from aiopool.services._die_with_parent import die_with_parent
 from aiopool.services._registry import ServiceRegistry
 from aiopool.services._status import RegistryStatus, ServiceStatus, StopReport, TypeReport
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, final
 
+from aiopool._runtime import die_with_parent as _die_with_parent
 from aiopool._runtime.faults import type_name
-from aiopool.services import _die_with_parent
 from aiopool.services._families import MARK
 
 __all__ = ["Command", "launch"]

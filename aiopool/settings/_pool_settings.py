@@ -25,7 +25,7 @@ from pydantic import PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aiopool._jobs.job import OnError
-from aiopool._jobs.options import MAX_SIZE, Overflow, Priority
+from aiopool._jobs.options import MAX_SIZE, Offload, Overflow, Priority
 from aiopool._jobs.restart import Restart
 from aiopool._jobs.retry import Retry
 from aiopool._observe.health import HealthLimits
@@ -83,6 +83,11 @@ class PoolSettings(BaseSettings):
     on_leak: Annotated[Literal["hold", "replace"], kinds.choice("hold", "replace")] = "hold"
     on_error: Annotated[OnError | None, kinds.function()] = None
     max_threads: Annotated[int | None, kinds.count(least=1, none=True)] = None
+    offload: Annotated[Offload, kinds.choice("thread", "process", "interpreter")] = "thread"
+    max_processes: Annotated[int | None, kinds.count(least=1, none=True)] = None
+    start_method: Annotated[Literal["spawn", "forkserver", "fork"], kinds.choice("spawn", "forkserver", "fork")] = (
+        "spawn"
+    )
     restart: Annotated[Restart | None, kinds.restart()] = None
     handle_signals: Annotated[bool, kinds.flag()] = False
     shutdown_timeout: Annotated[float | None, kinds.seconds(none=True)] = None

@@ -52,6 +52,7 @@ _ELSEWHERE: Final = {
     "base_delay": "retry.delay",
     "grace": "cancel_grace",
     "threads": "max_threads",
+    "processes": "max_processes",
 }
 _CHOOSERS: Final = {
     "pool": f'a pool is chosen by PoolSettings.load(pool="mail") or {PREFIX}POOL=mail',

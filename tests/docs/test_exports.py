@@ -179,7 +179,9 @@ MEMBERS = {
         name outcome parent pool_name priority progress remove_done_callback report_progress result set_timeout stack
         started_at started_time status submitted_at submitted_time wait waiting_for worker_id
     """,
-    "JobOptions": "delay group id key metadata name over priority queue_timeout retry run_at timeout total_timeout",
+    "JobOptions": """
+        delay group id key metadata name offload over priority queue_timeout retry run_at timeout total_timeout
+    """,
     "JobOutcome": """
         attempts error finished_time group history id leaked metadata name ok parent priority reason seconds
         started_time status submitted_time to_dict value waited

@@ -404,7 +404,7 @@ def test_a_child_that_is_done_ends_before_its_parent(parent, method) -> None:
 
 def test_a_parent_that_died_first_takes_the_child_along() -> None:
     """The wish comes too late if the parent is gone already; the wrapper looks after it has asked."""
-    from aiopool.services import _die_with_parent
+    from aiopool._runtime import die_with_parent as _die_with_parent
 
     gone = subprocess.Popen(["true"])
     gone.wait()

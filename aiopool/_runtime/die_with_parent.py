@@ -98,7 +98,7 @@ def _watch(parent: "BaseProcess", signum: int) -> bool:
 
 
 def _main(arguments: list[str]) -> None:
-    """`_die_with_parent.py PARENT PROGRAM ARGUMENT…`: ask, then become the program."""
+    """`die_with_parent.py PARENT PROGRAM ARGUMENT…`: ask, then become the program."""
     parent, *argv = arguments
     die_with_parent(parent=int(parent))
     try:
