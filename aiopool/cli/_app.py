@@ -102,6 +102,15 @@ def map_command(
         list[str] | None,
         typer.Option("--arg", metavar="NAME=TEXT", help="One more argument; NAME:=JSON if it is no text. Repeatable."),
     ] = None,
+    setup: Annotated[
+        str | None,
+        typer.Option(
+            "--setup",
+            metavar="MODULE:FUNCTION",
+            autocompletion=complete_target,
+            help="Returns a context manager: opened once, and given to each call as second argument.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Each line is a JSON value, and is passed as that.")] = False,
     null: Annotated[bool, typer.Option("--null", "-0", help="Lines end with a zero byte, as of find -print0.")] = False,
     priority_field: Annotated[
@@ -163,6 +172,7 @@ def map_command(
         "key_field": key_field,
         "key_limit": key_limit,
         "arguments": arguments or (),
+        "setup": setup,
         "as_json": as_json,
         "null": null,
         "priority_field": priority_field,
@@ -193,6 +203,15 @@ def settings_command(
     ] = None,
     pool: Annotated[
         str | None, typer.Option("--pool", "-p", metavar="NAME", help="One pool of it.", show_default="AIOPOOL_POOL")
+    ] = None,
+    setup: Annotated[
+        str | None,
+        typer.Option(
+            "--setup",
+            metavar="MODULE:FUNCTION",
+            autocompletion=complete_target,
+            help="Returns a context manager: opened once, and given to each call as second argument.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each pool.")] = False,
 ) -> None:

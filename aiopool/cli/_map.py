@@ -20,10 +20,11 @@ from aiopool.cli._output import Output, check_output, open_output, read_output
 from aiopool.cli._past import Past
 from aiopool.cli._record import JsonRecord, RawRecord
 from aiopool.cli._results import Results
+from aiopool.cli._setup import Setup
 from aiopool.cli._source import Item, Source
 from aiopool.cli._streams import screen, take_standard_streams
 from aiopool.cli._target import check_function, find_function
-from aiopool.cli._words import BROKEN_PIPE, FAILED, MISUSED, Refusal
+from aiopool.cli._words import BROKEN_PIPE, FAILED, MISUSED, Refusal, one_line
 from aiopool.cli._work import MapRun
 
 __all__ = ["map_lines"]
@@ -37,9 +38,10 @@ def map_lines(target: str, files: Sequence[str], **given: Any) -> int:
     try:
         options = MapOptions.checked(**given)
         stdin, stdout = take_standard_streams()
-        arguments = Arguments(options.arguments)
+        arguments = Arguments(options.arguments, (None,) if options.setup is not None else ())
         with contextlib.redirect_stdout(sys.stderr):
             function = find_function(target)
+            setup = None if options.setup is None else Setup(options.setup)
         check_function(target, function, arguments)
         source = Source(
             files,
@@ -77,7 +79,10 @@ def map_lines(target: str, files: Sequence[str], **given: Any) -> int:
     )
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            code = _run(work, _pool(options), source, board)
+            code = _run(work, _pool(options), source, board, None if options.dry_run else setup, arguments)
+    except Refusal as refusal:
+        board.say(f"aiopool: {refusal}")
+        return MISUSED
     finally:
         board.close()
         results.close()
@@ -123,19 +128,38 @@ async def _told(target: str, arguments: Mapping[str, Any], item: Item) -> str:
     return f"{target}({', '.join(words)})"
 
 
-def _run(work: MapRun, pool: Pool, source: Source, board: ProgressDisplay) -> int:
+def _run(
+    work: MapRun, pool: Pool, source: Source, board: ProgressDisplay, setup: Setup | None, arguments: Arguments
+) -> int:
     last: list[int] = []
+    failed: list[Exception] = []
 
     async def main(pool: Pool) -> int:
+        work.pool = pool
         watch = SignalHandler(work.on_signal)
         watch.install(asyncio.get_running_loop())
         if source.from_terminal:
             board.say("reading from the terminal; end with Ctrl-D")
+        stack = contextlib.AsyncExitStack()
         try:
-            code = await work(pool)
+            if setup is not None:
+                arguments.resource = (await setup.open(stack),)
+            code = await work()
         finally:
+            try:
+                await stack.aclose()
+            except Exception as error:
+                failed.append(error)
             last.append(watch.last or 0)
             watch.restore()
+        if failed:
+            board.say(f"what --setup opened could not be closed: {one_line(failed[0])}")
+            code = code or FAILED
         return 128 + last[0] if code is None else code
 
-    return int(run(main, pool=pool, timeout=None))
+    try:
+        return int(run(main, pool=pool, timeout=None))
+    except SystemExit as end:
+        if not end.code and last and last[0]:  # it was cancelled before there was anything to finish
+            return 128 + last[0]
+        raise

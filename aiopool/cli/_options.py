@@ -33,6 +33,7 @@ class MapOptions:
         as_json: each line is a JSON value.
         null: lines end with a zero byte.
         arguments: further arguments of the function.
+        setup: what is opened once, for all calls, as MODULE:FUNCTION; None: nothing.
         priority_field: the field with the priority; None: it has none.
         ordered: results in the order of the lines.
         output: the file for results; None: standard output.
@@ -55,6 +56,7 @@ class MapOptions:
     as_json: bool
     null: bool
     arguments: Mapping[str, Any]
+    setup: str | None
     priority_field: str | None
     ordered: bool
     output: str | None

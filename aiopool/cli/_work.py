@@ -31,7 +31,7 @@ SHOWN: Final = 10
 
 @final
 class MapRun:
-    """One run of `aiopool map`; call it with an open pool."""
+    """One run of `aiopool map`; give it an open pool, `pool`, and call it."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class MapRun:
         self._meter = Rate(source.total)
         self._stopped = False  # by a signal, by --halt or by an output that is broken
         self._interrupted = False  # by a signal
-        self._pool: Pool
+        self.pool: Pool
 
-    async def __call__(self, pool: Pool) -> int | None:
+    async def __call__(self) -> int | None:
         """Do it, and return the exit code; None if a signal cut it short."""
-        self._pool = pool
+        pool = self.pool
         self._results.on_broken = lambda: self._stop("the results cannot be written")
         ticker = asyncio.create_task(self._tick(pool), name="aiopool-map-tick")
         options = self._options
@@ -149,7 +149,7 @@ class MapRun:
         self._source.stop()
         self._results.release()
         going_on = 0
-        for job in self._pool.jobs():
+        for job in self.pool.jobs():
             if queued_only and not (job.status is JobStatus.QUEUED and job.attempt == 0):
                 going_on += 1
             else:

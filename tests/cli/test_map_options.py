@@ -31,6 +31,7 @@ OPTIONS = {
     "key_field": None,
     "key_limit": None,
     "arguments": (),
+    "setup": None,
     "as_json": False,
     "null": False,
     "priority_field": None,
