@@ -22,7 +22,7 @@ How it measures, and why:
 Each contender does the same work, keeps all its handles until the end, and returns every result; the
 results are checked. Where a library offers several ways, its fastest one is written here.
 
-Layout: `workloads` (what a job does), `contenders` with `requests`, `steady` and `threads` (how each library
+Layout: `workloads` (what a job does), `contenders` with `requests`, `steady`, `threads` and `callers` (how each library
 runs it), `servers` (what the requests talk to), `probes` (what is not a ratio of CPU time: memory, latency, gaps)
 with `prices` (what an option adds) and `watching` (what events, metrics, logs and traces add), `child` (one
 measurement in its own process), `measure` (rounds and medians), `scenarios` (which probes, for whom), `plan`

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import contenders, probes, requests, steady, threads  # noqa: F401 - the last two register themselves
+from benchmarks import callers, contenders, probes, requests, steady, threads  # noqa: F401 - those without a use register themselves
 from benchmarks.workloads import WORKLOADS, Function
 
 WARM_UP = 500

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contenders, requests, servers, steady, threads  # noqa: F401 - the last two register themselves
+from benchmarks import callers, contenders, requests, servers, steady, threads  # noqa: F401 - those without a use register themselves
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD_TIMEOUT = 100.0

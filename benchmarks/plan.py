@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import requests
+from benchmarks.callers import AN_EXECUTOR, FROM_THREADS
 from benchmarks.contenders import EXECUTOR, GATHER, HAND, SCOPE, TASK
 from benchmarks.measure import Cell
 from benchmarks.threads import ONE_BY_ONE
@@ -25,6 +26,9 @@ def all_cells() -> list[Cell]:
         *(Cell("steady", workload, 100, count) for workload, count in COUNTS.items()),
         Cell("threads", BLOCKING, THREADS, 5_000),
         Cell(ONE_BY_ONE, BLOCKING, 1, 2_000),
+        Cell(FROM_THREADS, "no-op", 100, 20_000),
+        Cell(FROM_THREADS, "sleep(1 ms)", 100, 10_000),
+        Cell(AN_EXECUTOR, BLOCKING, THREADS, 5_000),
         Cell("burst", "no-op", 100, 1_000),
         Cell("burst", "no-op", 100, 10_000),
         Cell("burst", "no-op", 100, 1_000_000, at_a_million),
@@ -56,4 +60,6 @@ def quick_cells() -> list[Cell]:
         Cell("steady", "no-op", 10, 200),
         Cell("threads", BLOCKING, 4, 50),
         Cell(ONE_BY_ONE, BLOCKING, 1, 50),
+        Cell(FROM_THREADS, "no-op", 10, 50),
+        Cell(AN_EXECUTOR, BLOCKING, 4, 50),
     ]

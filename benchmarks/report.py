@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from benchmarks.callers import AN_EXECUTOR, CALLERS, FROM_THREADS, THREAD_POOL, THREADSAFE
 from benchmarks.contenders import EXECUTOR, GATHER
 from benchmarks.growth import HUGE, LARGE, MOST_GAP, MOST_GROWTH, SMALL
 from benchmarks.measure import CellResult, Spread
@@ -18,6 +19,7 @@ from benchmarks.targets import Verdict
 from benchmarks.threads import ONE_BY_ONE
 
 BASELINES = {"requests": GATHER, "burst": GATHER, "steady": GATHER, "threads": EXECUTOR, ONE_BY_ONE: EXECUTOR}
+BASELINES |= {FROM_THREADS: THREADSAFE, AN_EXECUTOR: THREAD_POOL}
 _UNITS = {"count": "jobs"}
 COMPARED = (
     "aiohttp",
@@ -83,6 +85,10 @@ def _subtitle(suite: str, concurrency: int, count: int | None) -> str:
         what = f"Requests to a server on this machine, {concurrency} at once"
     elif suite == ONE_BY_ONE:
         what = "Blocking functions in threads, one at a time"
+    elif suite == FROM_THREADS:
+        what = f"Submitted by {CALLERS} threads, at most {concurrency} at a time"
+    elif suite == AN_EXECUTOR:
+        what = f"Blocking functions by an executor, {concurrency} at a time"
     elif suite == "threads":
         what = f"Blocking functions in threads, {concurrency} in flight"
     else:
