@@ -203,12 +203,11 @@ class Admission:
         self._on_refused()
         return True
 
-    def cancel_all(self, group: str | None = None, reason: str | None = None) -> Iterator[bool]:
-        """Return the steps of a chore that cancels all jobs that wait, or those of a group; each tells whether it did.
+    def cancel_all(self, which: Callable[[Job[Any]], bool], reason: str | None = None) -> Iterator[bool]:
+        """Return the steps of a chore that cancels jobs that wait; each tells whether it did.
 
         Until it is done no job is admitted.
         """
-        which = None if group is None else lambda job: bool(job.group == group)
         return self._refuse_each(which, lambda job: _cancelled(job, reason))
 
     def _refuse_each(

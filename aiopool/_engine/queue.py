@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
+import sys
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol, final
@@ -258,13 +260,14 @@ class JobQueue(asyncio.PriorityQueue[Any]):
             return row[2]
         return fifo[0] if fifo else None
 
-    def _drop_stale(self, key: Any, fifo: deque[Any]) -> None:
-        """Drop the stale entries at the head of a FIFO."""
+    def _drop_stale(self, key: Any, fifo: deque[Any], most: int = sys.maxsize) -> int:
+        """Drop the stale entries at the head of a FIFO, or some of them; return how many."""
         count = 0
-        while fifo and fifo[0]._location is not fifo:
+        while fifo and fifo[0]._location is not fifo and count < most:
             fifo.popleft()
             count += 1
         self._skip(key, count)
+        return count
 
     def discard(self, entry: Any) -> None:
         """Take an entry out, wherever it stands; it leaves the count at once."""
@@ -283,6 +286,10 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         """Forget the stale entries in a slice of a FIFO."""
         key = max(self._gone, key=self._gone.__getitem__)
         fifo = self._fifos[key]
+        if self._drop_stale(key, fifo, SWEEP // 4) >= SWEEP // 8:  # jobs are mostly cancelled oldest first
+            self._swept = 0
+            self._sweep_above = self._next_sweep()
+            return
         start = self._swept if self._swept < len(fifo) else 0
         count = min(SWEEP, len(fifo) - start)
         fifo.rotate(-start)
@@ -291,8 +298,11 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         fifo.rotate(start)
         self._swept = start + len(kept)
         self._skip(key, count - len(kept))
-        # The next slice comes with more of them: a long line is not swept in one turn.
-        self._sweep_above = self._stale + SWEEP // 4 if self._stale > self.live else 0
+        self._sweep_above = self._next_sweep()
+
+    def _next_sweep(self) -> int:
+        """Return above how many stale entries the next slice is due: a long line is not swept in one turn."""
+        return self._stale + SWEEP // 8 if self._stale > self.live else 0
 
     def _skip(self, key: Any, count: int) -> None:
         """Stale entries have left their FIFO."""
@@ -301,6 +311,19 @@ class JobQueue(asyncio.PriorityQueue[Any]):
             self._gone[key] -= count
             if not self._gone[key]:
                 del self._gone[key]
+
+    def head(self, count: int) -> list[Any]:
+        """Return the first entries, best first; the line is not copied for it."""
+        rows = heapq.merge(self._rows, self._in_fifos(), key=lambda row: row[:2])
+        return [row[2] for row in itertools.islice(rows, count)]
+
+    def _in_fifos(self) -> Iterator[_Row]:
+        for key in sorted(self._fifos):
+            fifo = self._fifos[key]
+            self._drop_stale(key, fifo)
+            for entry in fifo:
+                if entry._location is fifo:
+                    yield key, entry._sequence, entry
 
     def jobs(self) -> Iterator[Any]:
         """Iterate over the waiting entries, best first; a copy of the line is made for it."""

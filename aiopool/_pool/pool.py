@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, final
 from aiopool._engine.engine import Engine
 from aiopool._engine.error_reporter import ErrorReporter
 from aiopool._engine.supervisor import Supervisor
+from aiopool._engine.walk import walk
 from aiopool._engine.worker import Worker
 from aiopool._jobs.fair_shares import FairShares, check_weights
 from aiopool._jobs.job import Job, OnError, running_job
@@ -41,8 +42,10 @@ from aiopool._jobs.restart import Restart
 from aiopool._jobs.retry import Retry
 from aiopool._jobs.statistics import Statistics, adds_up
 from aiopool._jobs.status import JobStatus, PoolStatus
+from aiopool._pool.bulk_cancel import cancel_jobs
 from aiopool._pool.completed import CompletedJobs
 from aiopool._pool.group import Group
+from aiopool._pool.job_scan import JobScan
 from aiopool._pool.lanes import Lanes
 from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._pool.state import PoolState
@@ -546,8 +549,7 @@ class Pool(Submitter, AsyncOnly):
 
         # First: the shutdown would cancel them, with another reason.
         def evict_each() -> Iterator[None]:
-            for number in list(engine.jobs):
-                job = engine.jobs.get(number)
+            for job in walk(engine.jobs):
                 if job is not None and job._status is not JobStatus.RUNNING:
                     error = RestartLimitError(f"{text}: {job!r} was given up")
                     error.__cause__ = fault
@@ -642,49 +644,39 @@ class Pool(Submitter, AsyncOnly):
         del engine
         return CancelReport(id, was, job.status, job.leaked)
 
-    async def cancel_all(self, reason: str | None = None, *, group: str | None = None) -> int:
-        """Cancel all jobs, or those of a group, and return when they have ended, or leaked; the pool stays open.
+    async def cancel_all(
+        self,
+        reason: str | None = None,
+        *,
+        group: str | None = None,
+        where: Callable[[Job[Any]], object] | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> int:
+        """Cancel all jobs, or some of them, and return when they have ended, or leaked; the pool stays open.
 
-        Those that wait for room are refused.
+        Those that wait for room are refused. Jobs that are submitted meanwhile are spared. Many are cancelled in slices
+        of the event loop's time; until the last one no job starts.
 
         Args:
             reason: for the log, and for whoever awaits the jobs.
             group: the name of a group; None: the whole pool.
+            where: called as `where(job)`; a job for which it returns something false is spared. It must be quick.
+            on_progress: called as `on_progress(done, total)`, in jobs that were looked at: once in a thousand, and at
+                the end.
 
         Returns:
             How many jobs were cancelled.
+
+        Raises:
+            BaseException: what `where` or `on_progress` raised; from then on nothing more was cancelled.
 
         If the caller is cancelled, the cancel of the jobs goes on.
 
         Example:
             await pool.cancel_all("wrong text", group="newsletter")
+            await pool.cancel_all(where=lambda job: job.metadata.get("tenant") == 7)
         """
-        engine = self._engine("cancel_all")
-        own, count = running_job.get(), 0
-        state = None if group is None else engine.groups.get(group)
-        jobs = list(engine.jobs.values() if group is None else () if state is None else state.members)
-        jobs.reverse()
-        refuse_each = engine.admission.cancel_all(group, reason)  # last: from here on nobody is admitted
-        running: list[Job[Any]] = []
-
-        def cancel_each() -> Iterator[None]:
-            nonlocal count
-            for refused in refuse_each:  # first: the others make room
-                count += refused
-                yield
-            while jobs:  # emptied on the way: to let go of many jobs takes time, too
-                job = jobs.pop()
-                if job is not own and job.cancel(reason):
-                    if job._extra is not None and job._extra.stop is not None:
-                        running.append(job)
-                    else:
-                        count += job.cancelled()
-                yield
-
-        await engine.chores.worked_off(cancel_each())
-        for job in running:
-            await self._state.stop(job, reason)
-        return count + sum(job.cancelled() for job in running)
+        return await cancel_jobs(self._state, self._engine("cancel_all"), reason, group, where, on_progress)
 
     def resize(self, size: int) -> None:
         """Change how many jobs may run at once. 0 holds the pool.
@@ -941,16 +933,78 @@ class Pool(Submitter, AsyncOnly):
         engine, finished = self._engine("finished_jobs"), self._state.observers.finished
         return [] if finished is None else engine.runtime.read(lambda: finished.newest(limit))
 
+    def running_jobs(self) -> list[Job[Any]]:
+        """Return the jobs that run, in the order in which they began; from any thread.
+
+        It is read off the workers: however many jobs wait, it costs what the running ones do.
+        """
+        engine, supervisor = self._engine("running_jobs"), self._state.supervisor
+        assert supervisor is not None
+        rows = engine.runtime.read(lambda: [(worker, worker.job) for worker in supervisor.living()])
+        found = [
+            job
+            for worker, job in rows
+            if job is not None and job._location is worker and job._status is JobStatus.RUNNING
+        ]
+        return sorted(found, key=lambda job: (job._started_at, job._sequence))
+
+    def next_jobs(self, limit: int = 50) -> list[Job[Any]]:
+        """Return the first jobs of the queue, in the order in which they are to start; from any thread.
+
+        A job whose group is paused, or whose limit has no place, is passed over when its turn comes, and then waits
+        beside the queue. Until then it is in the list; `job.waiting_for` tells.
+
+        Args:
+            limit: so many at most. However long the queue is, it costs what these do.
+
+        Example:
+            for place, job in enumerate(pool.next_jobs(10), 1):
+                print(place, job.id, job.name)
+        """
+        check_count("limit", limit)
+        engine = self._engine("next_jobs")
+        return engine.runtime.read(lambda: engine.queue.head(limit))
+
+    def scan(
+        self,
+        status: JobStatus | str | None = None,
+        *,
+        name: str | None = None,
+        group: str | None = None,
+        cursor: int | None = None,
+        newest_first: bool = False,
+    ) -> JobScan:
+        """Return the live jobs one after the other, for `async for`, the oldest first, while the event loop goes on.
+
+        It takes a millisecond of each turn of the loop. A job is returned once, if it is there when the scan begins and
+        matches when it comes by; it may end before that.
+
+        Args:
+            status, name, group: only jobs with these.
+            cursor: that of another scan (`scan.cursor`), to go on behind the job that came last there.
+            newest_first: begin with the job that was submitted last.
+
+        Example:
+            async for job in pool.scan("queued", name="send"):
+                print(job.id, job.submitted_time)
+        """
+        wanted = None if status is None else JobStatus(status)
+        if cursor is not None:
+            check_count("cursor", cursor)
+        return JobScan(self._engine("scan"), wanted, name, group, cursor, newest_first)
+
     def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
         """Return the live jobs, the oldest first; each says in `job.waiting_for` why it does not run.
 
-        A copy of all of them is made: 3 ms for 100,000 live jobs, in which the event loop does nothing else.
-        `statistics()` counts them at no such price.
+        A copy of all of them is made: 3 ms for 100,000 live jobs, in which the event loop does nothing else. At no such
+        price `statistics()` counts them, `running_jobs()` and `next_jobs()` list some, and `scan()` goes through all.
 
         Args:
-            status: only those with this status.
+            status: only those with this status. `"running"` costs no copy.
         """
         wanted = None if status is None else JobStatus(status)
+        if wanted is JobStatus.RUNNING:
+            return sorted(self.running_jobs(), key=lambda job: job._sequence)
         engine = self._engine("jobs")
         live = engine.runtime.read(lambda: list(engine.jobs.values()))
         return [job for job in live if wanted is None or job.status is wanted]
@@ -1016,7 +1070,7 @@ class Pool(Submitter, AsyncOnly):
 
 
 # What may be asked from any thread.
-_READERS = frozenset(("find", "finished_jobs", "get_job", "jobs", "statistics"))
+_READERS = frozenset(("find", "finished_jobs", "get_job", "jobs", "next_jobs", "running_jobs", "statistics"))
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

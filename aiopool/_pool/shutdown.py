@@ -26,6 +26,7 @@ from typing import Any, final
 
 from aiopool._engine.engine import Engine
 from aiopool._engine.supervisor import Supervisor
+from aiopool._engine.walk import walk
 from aiopool._engine.worker import OFFLOADED, Worker
 from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
@@ -229,8 +230,7 @@ class Shutdown:
         engine.admission.close()
 
         def cancel_each() -> Iterator[None]:
-            for number in list(engine.jobs):  # not the jobs: to let go of many takes time, too
-                job = engine.jobs.get(number)
+            for job in walk(engine.jobs):
                 if job is not None and job._status is not JobStatus.RUNNING:
                     self._cancel(job)
                     self._never_started += job._attempt == 0
