@@ -52,6 +52,8 @@ def run_calls(connection: socket.socket) -> None:
             del call
     except (EOFError, ConnectionError):
         return  # nobody is there any more
+    finally:
+        connection.close()
 
 
 def _ignore(number: int, frame: object) -> None:

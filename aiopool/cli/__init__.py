@@ -8,6 +8,7 @@
     _options  what was asked for, checked; _amounts reads rates, limits and arguments
     _target   `MODULE:FUNCTION`: import it, or say in one line why not
     _call     what it does when it is called: it ends its own call only
+    _process  the same in another process
     _setup    what is opened once for all calls
     _output   the file for results: nothing in it is lost that was not given up; _past knows what it has
     _results  the thread that writes them

@@ -63,6 +63,9 @@ def map_command(
         int | None,
         typer.Option("--size", "-n", metavar="N", min=1, help="Work on N lines at once.", show_default="10"),
     ] = None,
+    processes: Annotated[
+        bool, typer.Option("--processes", "-p", help="Run a plain function on all processors, in N processes.")
+    ] = False,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", "-t", metavar="SECONDS", min=0, help="For each attempt.", show_default="none"),
@@ -164,6 +167,7 @@ def map_command(
     """
     options: dict[str, Any] = {
         "size": size,
+        "processes": processes,
         "timeout": timeout,
         "retries": retries,
         "delay": delay,

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiopool import Pool, run
@@ -18,6 +18,7 @@ from aiopool.cli._fields import LineFields
 from aiopool.cli._options import MapOptions
 from aiopool.cli._output import Output, check_output, open_output, read_output
 from aiopool.cli._past import Past
+from aiopool.cli._process import ProcessTarget, check_plain
 from aiopool.cli._record import JsonRecord, RawRecord
 from aiopool.cli._results import Results
 from aiopool.cli._setup import Setup
@@ -42,7 +43,11 @@ def map_lines(target: str, files: Sequence[str], **given: Any) -> int:
         with contextlib.redirect_stdout(sys.stderr):
             function = find_function(target)
             setup = None if options.setup is None else Setup(options.setup)
+            if options.dry_run or options.processes:  # it is there, and is not opened here
+                setup = None
         check_function(target, function, arguments)
+        if options.processes:
+            check_plain(target, function)
         source = Source(
             files,
             stdin=stdin,
@@ -70,7 +75,7 @@ def map_lines(target: str, files: Sequence[str], **given: Any) -> int:
         board.say(f"the last line of {output.path} was torn when its run was killed: it was cut")
     work = MapRun(
         options,
-        functools.partial(_told, target, options.arguments) if options.dry_run else contained(function, arguments),
+        _call(options, target, function, arguments),
         source,
         RawRecord() if options.raw or options.dry_run else JsonRecord(several=source.several),
         results,
@@ -79,7 +84,7 @@ def map_lines(target: str, files: Sequence[str], **given: Any) -> int:
     )
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            code = _run(work, _pool(options), source, board, None if options.dry_run else setup, arguments)
+            code = _run(work, _pool(options), source, board, setup, arguments)
     except Refusal as refusal:
         board.say(f"aiopool: {refusal}")
         return MISUSED
@@ -108,12 +113,25 @@ def _pool(options: MapOptions) -> Pool:
         options.size,
         queue_size=None,  # bounded by the buffer of `map`
         name="map",
+        offload="process" if options.processes else "thread",
+        max_processes=options.size if options.processes else None,
         timeout=options.timeout,
         retry=options.retry,
         limit=options.rate,
         key_limit=options.key_limit,
         on_error=_in_results,
     )
+
+
+def _call(
+    options: MapOptions, target: str, function: Callable[..., Any], arguments: Arguments
+) -> Callable[[Item], Any]:
+    """Return what is called with each line."""
+    if options.dry_run:
+        return functools.partial(_told, target, options.arguments)
+    if options.processes:
+        return ProcessTarget(target, options.arguments, options.setup)
+    return contained(function, arguments)
 
 
 def _in_results(job: object, error: BaseException) -> None:

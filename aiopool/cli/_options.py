@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast, final
 
@@ -25,6 +26,7 @@ class MapOptions:
 
     Attributes:
         size: how many lines are worked on at once.
+        processes: run a plain function in as many processes.
         timeout: seconds for each attempt; None: no limit.
         retry: after a failure; None: never.
         rate: how often jobs may start; None: any time.
@@ -48,6 +50,7 @@ class MapOptions:
     """
 
     size: int
+    processes: bool
     timeout: float | None
     retry: Retry | None
     rate: Limit | None
@@ -119,7 +122,7 @@ class MapOptions:
         if mode == "resume" and plain["raw"]:
             raise Refusal("--raw writes no line numbers, so it cannot be resumed: leave out --raw")
         return cls(
-            size=10 if size is None else size,
+            size=size or (_processors() if plain["processes"] else 10),
             retry=_retry(retries, delay, backoff),
             rate=None if rate is None else parse_rate(rate),
             key_field=key_field,
@@ -131,6 +134,11 @@ class MapOptions:
             halt=None if halt is None else parse_halt(halt),
             **plain,
         )
+
+
+def _processors() -> int:
+    """Return how many processors this program may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_plain_key(field: str) -> bool:

@@ -88,7 +88,7 @@ def trace_of(error: BaseException) -> str | None:
     frames: TracebackType | None = start
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(PACKAGE):
         frames = frames.tb_next
-    if start is None:
+    if start is None and not hasattr(error, "__notes__"):  # a note has the traceback of another process
         return None
     try:
         return "".join(traceback.format_exception(type(error), error, frames or start)).rstrip("\n")

@@ -43,6 +43,23 @@ class Setup:
         except Exception as error:
             raise Refusal(f"--setup {self.target} failed, and nothing was run: {one_line(error)}") from None
 
+    def open_plain(self, stack: contextlib.ExitStack) -> Any:
+        """Do the same where there is no event loop.
+
+        Raises:
+            Refusal: it cannot be opened, or only in an event loop.
+        """
+        manager = self._made()
+        if not hasattr(type(manager), "__enter__"):
+            raise Refusal(
+                f"--setup {self.target} is async, and functions in processes have no event loop: write "
+                "@contextlib.contextmanager and def, or leave out --processes"
+            )
+        try:
+            return stack.enter_context(manager)
+        except Exception as error:
+            raise Refusal(f"--setup {self.target} failed: {one_line(error)}") from None
+
     def _made(self) -> Any:
         try:
             manager = self._make()

@@ -23,6 +23,7 @@ from aiopool.testing import run_virtual
 
 OPTIONS = {
     "size": None,
+    "processes": False,
     "timeout": None,
     "retries": 0,
     "delay": None,
