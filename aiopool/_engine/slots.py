@@ -32,11 +32,13 @@ class Slots:
         held: no job starts until a chore of the engine is done.
         uncontended: a worker that ends a job may take the next one of the queue: nothing else has to be asked.
         reclaims: the futures of the jobs that want a slot back, in the order in which they asked.
+        fit_waiters: futures that are set when no more slots are taken than the size allows.
     """
 
     __slots__ = (
         "_wake_workers",
         "active",
+        "fit_waiters",
         "held",
         "lent",
         "limit",
@@ -55,6 +57,7 @@ class Slots:
         self.active = self.lent = self.replaced = 0
         self.uncontended = True
         self.reclaims: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+        self.fit_waiters: dict[asyncio.Future[None], None] = {}
 
     def set_size(self, size: int, *, paused: bool) -> None:
         """Change how many jobs may run; those that run go on."""
@@ -69,6 +72,11 @@ class Slots:
 
     def _update(self) -> None:
         self.uncontended = self.active <= self.limit and not self.reclaims and not self.held
+        if self.fit_waiters and self.active <= self.size:
+            for future in self.fit_waiters:
+                if not future.done():
+                    future.set_result(None)
+            self.fit_waiters.clear()
 
     # -- a worker's slot -------------------------------------------------------------------------------------------
 
@@ -138,4 +146,5 @@ class Slots:
     def return_grant(self) -> None:
         """Free a slot that was granted to a job which has no use for it any more."""
         self.active -= 1
+        self._update()
         self._wake_workers()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, final
 
 from aiopool._engine.engine import Engine
 from aiopool._engine.error_reporter import ErrorReporter
+from aiopool._engine.resizing import Resizing
 from aiopool._engine.supervisor import Supervisor
 from aiopool._engine.walk import walk
 from aiopool._engine.worker import Worker
@@ -183,6 +184,7 @@ class Pool(Submitter, AsyncOnly):
         "_on_leak",
         "_queue_size",
         "_report",
+        "_resizing",
         "_restart",
         "_roster",
         "_runners",
@@ -277,6 +279,7 @@ class Pool(Submitter, AsyncOnly):
         self._callbacks: list[OnShutdown] = []
         self._groups = 0
         self._runners: Runners | None = None
+        self._resizing: Resizing | None = None
         self._roster: OpenPools | None = None
         self._shutdown: Shutdown | None = None
         self._closing: asyncio.Task[ShutdownReport] | None = None
@@ -329,6 +332,7 @@ class Pool(Submitter, AsyncOnly):
             name=state.name,
             on_give_up=self._give_up,
         )
+        self._resizing = Resizing(engine, supervisor, self._runners, own_threads=self._max_threads is not None)
         self._closing = self._shutdown = self._report = self._fatal = None
         if state.overflow == "drop_oldest":
             engine.queue.oldest()  # asked for the first time it looks at all jobs: there are none
@@ -678,13 +682,17 @@ class Pool(Submitter, AsyncOnly):
         """
         return await cancel_jobs(self._state, self._engine("cancel_all"), reason, group, where, on_progress)
 
-    def resize(self, size: int) -> None:
+    def resize(self, size: int, *, cancel_excess: bool = False) -> None:
         """Change how many jobs may run at once. 0 holds the pool.
 
-        More: from the next turn of the loop on. Fewer: as running jobs end; none is stopped.
+        It is a request, and returns at once. More: from the next turn of the loop on. Fewer: as running jobs end; none
+        is stopped, unless you ask for it. `await pool.resized()` waits until no more run.
 
         Args:
             size: the new size.
+            cancel_excess: cancel the running jobs that are too many: those that were started last. A job that calls
+                this is not among them, nor is one that waits for another job of the pool. A job that does not end
+                within its grace keeps its slot, as after any cancel.
 
         Raises:
             TypeError, ValueError: it is no number of jobs, or more than 10 million, for which no machine has room.
@@ -693,13 +701,27 @@ class Pool(Submitter, AsyncOnly):
             pool.resize(pool.size * 2)
         """
         check_count("size", size, most=MAX_SIZE)
-        engine = self._engine("resize")
-        engine.set_slots(size)
-        assert self._state.supervisor is not None
-        self._state.supervisor.retire_excess()
-        assert self._runners is not None
-        if self._max_threads is None:
-            self._runners["thread"].max_threads = max(size, 1)
+        self._engine("resize")
+        assert self._resizing is not None
+        self._resizing.resize(size)
+        if cancel_excess:
+            self._resizing.cancel_excess()
+
+    async def resized(self) -> None:
+        """Wait until no more jobs run than the size allows: after a `resize` to fewer, as those too many have ended.
+
+        It returns at once if that is so, and when the pool has closed. A leaked job counts as long as it holds a slot.
+        A job that calls this lends its slot meanwhile.
+
+        If the caller is cancelled, nothing happens to the pool.
+
+        Example:
+            pool.resize(2)
+            await pool.resized()  # from here on two jobs run, or fewer
+        """
+        self._engine("resized")
+        assert self._resizing is not None
+        await self._resizing.settled(self._state.close_waiters)
 
     def reprioritize(self, id: int | str, priority: int) -> bool:
         """Give a waiting job another priority. Among jobs of equal priority, older ones go first.

@@ -192,8 +192,8 @@ MEMBERS = {
     "Limit": "burst cooldown max_at_once max_per_second window",
     "Pool": f"""
         {SUBMITTER} as_completed cancel cancel_all events find finished_jobs get_job group jobs join lanes listen name
-        next_jobs on_shutdown pause paused reprioritize resize resume running_jobs scan serve set_limit shutdown size
-        statistics status wait_closed
+        next_jobs on_shutdown pause paused reprioritize resize resized resume running_jobs scan serve set_limit shutdown
+        size statistics status wait_closed
     """,
     "Restart": "delay max_delay max_restarts next_delay within",
     "Retry": "attempts backoff budget delay delays factor give_up_on jitter max_delay max_elapsed next_delay on",

@@ -7,12 +7,12 @@ import threading
 import pytest
 from helpers import assert_counters_balance, balanced, echo, nap, now, stubborn, virtual
 
-from aiopool import Pool
+from aiopool import Pool, Retry
 from aiopool._runtime.runtime import Runtime
 from aiopool.errors import SettingsError
 from aiopool.events import PoolPaused, PoolResized, PoolResumed
 from aiopool.settings import PoolSettings
-from aiopool.testing import advance, settle, wait_until
+from aiopool.testing import advance, explore, settle, wait_until
 
 
 class Gauge:
@@ -440,3 +440,135 @@ async def test_a_worker_that_was_called_to_work_and_comes_too_late_ends(isolatio
         await pool.join()
         await settle()
         assert workers(pool) == pool.size
+
+
+@virtual
+async def test_cancelling_the_excess_takes_the_youngest(isolation):
+    """`cancel_excess` cancels just as many as are too many, those that were started last; the others go on."""
+    async with Pool(6, isolation=isolation) as pool:
+        jobs = []
+        for _ in range(6):
+            jobs.append(await pool.submit(nap, 10))
+            await asyncio.sleep(1)
+        waiting = await pool.submit(nap, 1)
+        jobs[5].cancel()  # on its way out: no other has to go for it
+        pool.resize(2, cancel_excess=True)
+        pool.resize(2, cancel_excess=True)
+        await pool.resized()
+        assert [job.done() for job in jobs] == [False, False, True, True, True, True]
+        assert all(job.cancelled() for job in jobs[2:])
+        assert (pool.statistics().busy, waiting.status, now()) == (2, "queued", 6)
+        await pool.join()
+        assert [job.status for job in (*jobs[:2], waiting)] == ["succeeded"] * 3
+
+
+@virtual
+async def test_cancelling_the_excess_spares_the_caller_and_those_that_wait(isolation):
+    """A job that makes its own pool smaller goes on, and so does one that has lent its slot."""
+    async with Pool(4, isolation=isolation) as pool:
+
+        async def parent():
+            return await (await pool.submit(nap, 5, "child"))
+
+        async def shrink():
+            await asyncio.sleep(1)
+            pool.resize(1, cancel_excess=True)
+            await pool.resized()
+            return pool.statistics().busy
+
+        outer = await pool.submit(parent)
+        again = await pool.with_options(retry=Retry(attempts=3, on=Exception)).submit(nap, 50)
+        await asyncio.sleep(0.5)
+        inner = next(job for job in pool.jobs() if job.parent == outer.id)
+        own = await pool.submit(shrink)
+        assert await own <= 1
+        assert again.cancelled()
+        await outer.wait()
+        # The child was younger than the other one, and both were too many.
+        assert (inner.status, outer.status) == ("cancelled", "failed")
+
+
+@virtual
+async def test_resizing_without_cancelling_tells_when_it_has_come_down(isolation):
+    """`resized()` returns at the very moment at which no more run than the size, for all who wait; each may leave."""
+    async with Pool(4, None, isolation=isolation) as pool:
+        for seconds in (1, 2, 3, 4, 1, 1, 1):
+            await pool.submit(nap, seconds)
+        await settle()
+        await pool.resized()
+        assert now() == 0
+        pool.resize(2)
+        left = asyncio.create_task(pool.resized())
+        others = [asyncio.create_task(pool.resized()) for _ in range(3)]
+        await asyncio.sleep(1)
+        left.cancel()
+        await asyncio.gather(*others)
+        assert (now(), pool.statistics().busy, left.cancelled()) == (2, 2, True)
+        pool.resize(1)
+        growing = asyncio.create_task(pool.resized())
+        await settle()
+        assert not growing.done()
+        pool.resize(8)  # what is asked for has changed
+        await growing
+        assert now() == 2
+
+
+@virtual
+async def test_waiting_for_the_size_ends_with_the_pool(isolation):
+    """A job that leaks keeps its slot, and whoever waits for it is let go when the pool has closed."""
+    async with Pool(2, isolation=isolation, cancel_grace=0.5) as pool:
+        for _ in range(2):
+            await pool.submit(stubborn)
+        await settle()
+        pool.resize(1, cancel_excess=True)
+        waiting = asyncio.create_task(pool.resized())
+        await advance(5)
+        assert (waiting.done(), pool.statistics().leaked) == (False, 1)
+        await pool.shutdown(timeout=0)
+        await waiting
+    await asyncio.sleep(4000)
+
+
+@pytest.mark.loops("real")
+async def test_cancelling_the_excess_of_threads(new_pool):
+    """A thread cannot be stopped: its job ends at once, and its slot is free when its function has ended."""
+    release = threading.Event()
+    async with new_pool(size=2) as pool:
+        jobs = [await pool.submit(release.wait, 30) for _ in range(2)]
+        await wait_until(lambda: pool.statistics().threads_busy == 2)
+        pool.resize(1, cancel_excess=True)
+        await jobs[1].wait()
+        assert (jobs[1].cancelled(), jobs[0].done(), pool.statistics().busy) == (True, False, 2)
+        pool.resize(1, cancel_excess=True)
+        await asyncio.sleep(0)
+        assert not jobs[0].done()
+        release.set()
+        await pool.resized()
+        assert pool.statistics().busy <= 1
+        assert await jobs[0]
+
+
+def test_cancelling_the_excess_under_many_schedules(isolation):
+    """Whatever else happens, just the excess is cancelled, and nothing starts while as many run as the size allows."""
+
+    async def scenario(chance):
+        gauge, ended = Gauge(), []
+        async with Pool(6, None, isolation=isolation) as pool:
+            jobs = [pool.submit_nowait(gauge.run, chance.choice([0.25, 0.5, 1, 2])) for _ in range(30)]
+            while pool.jobs():
+                await asyncio.sleep(chance.choice([0, 0.25, 0.5]))
+                size = chance.randrange(7)
+                pool.resize(size, cancel_excess=chance.random() < 0.5)
+                if chance.random() < 0.5:
+                    await pool.resized()
+                    assert pool.statistics().busy <= size
+                    assert gauge.inside <= size
+                    gauge.most = gauge.inside
+                    await asyncio.sleep(chance.choice([0, 0.25]))
+                    assert gauge.most <= size
+                pool.resize(max(1, size))
+                assert_counters_balance(pool)
+            ended = [job.status for job in jobs]
+        assert set(ended) <= {"succeeded", "cancelled"}
+
+    explore(scenario, seeds=range(60))
