@@ -68,6 +68,7 @@ def calls_of(pool):
         "scan": pool.scan,
         "reprioritize": lambda: pool.reprioritize(1, 3),
         "resize": lambda: pool.resize(3),
+        "resized": pool.resized,
         "every": lambda: pool.every(60, double, 1),
         "set_limit": lambda: pool.set_limit("double", Limit(max_at_once=2)),
         "as_completed": as_completed,
