@@ -1,7 +1,7 @@
-"""A plain, blocking function for `aiopool map`: hash and parse a Python file, in a thread.
+"""A plain function for `aiopool map`: hash and parse a Python file. It computes, so it is run in processes.
 
 python examples/stdlib.py > modules.txt
-aiopool map examples/checksums.py:checksum modules.txt --output results.jsonl
+aiopool map examples/checksums.py:checksum modules.txt --processes --output results.jsonl
 """
 
 import ast
