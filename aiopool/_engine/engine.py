@@ -469,10 +469,13 @@ class Engine:
 
     def _may_start(self, job: Job[Any]) -> bool:
         """Whether a job that came out of the queue may start; else its group or a lane has parked it."""
-        if self.groups.park(job) or (job._spec.limits and not self.lanes.enter(job)):
-            return False
         extra = job._extra
-        if self.shares is not None and extra is not None and extra.share is not None:
+        assert extra is not None
+        if extra.group is not None and self.groups.park(job):
+            return False
+        if job._spec.limits and not self.lanes.enter(job):
+            return False
+        if self.shares is not None and extra.share is not None:
             self.shares.start(extra.share, extra.share_tag)
             extra.share = None
         return True
@@ -551,8 +554,7 @@ class Engine:
         elif (job._extra is None or job._extra.stop is None) and job._finished_at is None:
             self.endings.finish(job, SUCCEEDED, value, now)
             if job._extra is not None and job._extra.places:
-                self.lanes.succeeded(job._extra)
-                self.lanes.leave(job._extra)
+                self.lanes.leave(job._extra, succeeded=True)
         else:
             self.attempt_ended(job, value, None, now)
 

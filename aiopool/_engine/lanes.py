@@ -13,14 +13,15 @@ back, one after the other in the order in which the lanes were made, before a pa
 Invariant: while a lane has parked jobs, as many have returned, and not been looked at since, as there are places that
 are not reserved.
 
-A lane is there as long as it holds something: jobs, or the moment of its last start while that still counts.
+A lane of a key is there as long as it holds something: jobs, or the moment of its last start while that still counts.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, final
 
 from aiopool._engine.queue import JobQueue
@@ -29,6 +30,9 @@ from aiopool._jobs.limits import LimitRule, Rate
 from aiopool._runtime.timers import Timer, TimerQueue
 
 __all__ = ["Lane", "LaneTable"]
+
+# So many parked jobs return to the queue in one turn of the loop.
+MAX_RETURNED = 64
 
 
 @final
@@ -42,16 +46,21 @@ class Lane:
         line: the jobs that are parked; None: there were none yet.
         returned: how many jobs went back to the queue, and no worker has looked at them since.
         reserved: how many jobs that are parked in another lane keep their place here: it runs one job at a time.
+        most: how many may run at once.
+        timed: time may forbid a start, by a rate or a cooldown.
         held_until: no job starts before this moment, by a cooldown.
+        behind: more parked jobs have a place than could return in one turn of the loop.
     """
 
     __slots__ = (
         "_held_since",
-        "_row",
+        "behind",
+        "failures",
         "held_until",
         "key",
         "lent",
         "line",
+        "most",
         "number",
         "rate",
         "reclaims",
@@ -59,6 +68,7 @@ class Lane:
         "returned",
         "rule",
         "running",
+        "timed",
         "timer",
     )
 
@@ -73,25 +83,25 @@ class Lane:
         self.reserved = 0
         self.rate: Rate | None = None
         self.held_until = self._held_since = -1.0
-        self._row = 0  # failures in a row that held it
+        self.failures = 0  # failures in a row that held it
         self.reclaims: OrderedDict[JobExtra, None] = OrderedDict()  # who want their places back
         self.timer: Timer | None = None
+        self.behind = False
+        self.refresh()
 
-    def has_room(self) -> bool:
-        """Whether fewer jobs run than may run at once."""
-        most = self.rule.limit.max_at_once
-        return most is None or self.running < most
+    def refresh(self) -> None:
+        """Look at the limit anew."""
+        limit = self.rule.limit
+        self.most = sys.maxsize if limit.max_at_once is None else limit.max_at_once
+        self.timed = limit.max_per_second is not None or limit.cooldown is not None
 
-    def is_open(self, now: float, ahead: int = 0) -> bool:
-        """Whether a job may start now, after `ahead` others that may."""
-        return self.has_places(ahead) and self.opens_at(now, ahead) <= now
+    def is_open(self, now: float, ahead: int) -> bool:
+        """Whether a job may start now, after `ahead` others that may, and those that want their places back."""
+        return self.running + len(self.reclaims) + ahead < self.most and (
+            not self.timed or self.opens_at(now, ahead) <= now
+        )
 
-    def has_places(self, ahead: int) -> bool:
-        """Whether fewer run, with `ahead` others, and with those that want their places back, than may at once."""
-        most = self.rule.limit.max_at_once
-        return most is None or self.running + len(self.reclaims) + ahead < most
-
-    def opens_at(self, now: float, ahead: int = 0) -> float:
+    def opens_at(self, now: float, ahead: int) -> float:
         """Return the moment from which on time does not forbid a start; infinity: that depends on those ahead."""
         limit = self.rule.limit
         if limit.max_per_second is None:
@@ -101,9 +111,8 @@ class Lane:
         waited = self.line is not None or self.returned > 0
         return max(self.held_until, self.rate.next_at(limit, now, ahead, waited=waited))
 
-    def take(self, now: float, *, waited: bool) -> None:
+    def count_start(self, now: float, *, waited: bool) -> None:
         """A job starts; `waited`: it was parked here."""
-        self.running += 1
         limit = self.rule.limit
         if limit.max_per_second is not None:
             if self.rate is None:
@@ -115,25 +124,21 @@ class Lane:
         cooldown = self.rule.limit.cooldown
         # Jobs that ran together have met the same overload: they make the row no longer.
         together = started <= self._held_since
-        seconds = None if cooldown is None else cooldown.hold(error, max(0, self._row - together))
+        seconds = None if cooldown is None else cooldown.hold(error, max(0, self.failures - together))
         if seconds is not None:
             if not together:
-                self._row += 1
+                self.failures += 1
                 self._held_since = now
             self.held_until = max(self.held_until, now + seconds)
 
-    def succeeded(self) -> None:
-        """A job succeeded: the row of failures has ended."""
-        self._row = 0
+    @property
+    def empty(self) -> bool:
+        """Whether it has no jobs, running, parked or on their way."""
+        return self.line is None and not (self.running or self.lent or self.returned or self.reserved or self.reclaims)
 
-    def rests(self, now: float) -> bool:
-        """Whether it holds nothing that anybody would miss."""
-        return (
-            not (self.running or self.lent or self.returned or self.reserved or self.reclaims)
-            and self.line is None
-            and self.held_until <= now
-            and (self.rate is None or self.rate.rested_at(self.rule.limit) <= now)
-        )
+    def rested_at(self) -> float:
+        """Return the moment from which on nothing of the past counts."""
+        return self.held_until if self.rate is None else max(self.held_until, self.rate.rested_at(self.rule.limit))
 
 
 @final
@@ -169,53 +174,56 @@ class LaneTable:
         """Return how many lanes of a rule hold something."""
         return sum(lane.rule is rule for lane in self)
 
-    def _lane(self, at: tuple[LimitRule, Hashable]) -> Lane:
-        lane = self._lanes.get(at)
-        if lane is None:
-            self._count += 1
-            lane = self._lanes[at] = Lane(*at, self._count)
+    def _make(self, at: tuple[LimitRule, Hashable]) -> Lane:
+        self._count += 1
+        lane = self._lanes[at] = Lane(*at, self._count)
         return lane
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
     def enter(self, job: Job[Any]) -> bool:
         """Let a job that came out of the queue take its places, or park it; whether it may start."""
-        extra = job._ensure_extra()
-        now = self._now()
-        came_from, extra.returned = extra.returned, None
+        extra, now = job._ensure_extra(), self._now()
+        came_from = extra.returned
         if came_from is not None:
+            extra.returned = None
             came_from.returned -= 1
-        limits, mine = job._spec.limits, extra.reserved
-        serial: list[tuple[LimitRule, Hashable]] = []
-        for at in limits:
-            lane = self._lanes.get(at)  # one that is not there has all of its places
-            if lane is not None and not lane.is_open(now, lane.reserved - (lane in mine)):
-                self._park(job, extra, lane, serial)
+        mine = extra.reserved
+        places: list[Lane] = []
+        for at in job._spec.limits:
+            lane = self._lanes.get(at) or self._make(at)
+            ahead = lane.reserved
+            if mine and lane in mine:
+                ahead -= 1
+            if not lane.is_open(now, ahead) or (lane.behind and lane is not came_from):
+                self._park(job, extra, lane, places)
                 if came_from is not None and came_from is not lane:
                     self._settle(came_from)  # another may have its place there
                 return False
-            if at[0].limit.max_at_once == 1:
-                serial.append(at)
-        for lane in mine:
-            lane.reserved -= 1
-        extra.reserved = ()
+            places.append(lane)
+        if mine:
+            extra.reserved = ()
+            for lane in mine:
+                lane.reserved -= 1
         extra.entered_at = now
-        extra.places = tuple(map(self._lane, limits))
-        for lane in extra.places:
-            lane.take(now, waited=lane is came_from)
+        extra.places = places
+        for lane in places:
+            lane.running += 1
+            if lane.timed:
+                lane.count_start(now, waited=lane is came_from)
             if lane.line is not None and lane.timer is None:
                 self._settle(lane)
         return True
 
-    def _park(self, job: Job[Any], extra: JobExtra, lane: Lane, serial: Iterable[tuple[LimitRule, Hashable]]) -> None:
+    def _park(self, job: Job[Any], extra: JobExtra, lane: Lane, others: list[Lane]) -> None:
         """Park a job in a lane without a place; of the lanes before it, it keeps those that run one job at a time."""
-        before, extra.reserved = extra.reserved, tuple(map(self._lane, serial))
+        before, extra.reserved = extra.reserved, tuple(one for one in others if one.most == 1)
         for one in extra.reserved:
             one.reserved += 1
         for one in before:
             one.reserved -= 1
-            if one not in extra.reserved:
-                self._settle(one)
+        for one in {*before, *others}:
+            self._settle(one)
         if lane.line is None:
             lane.line = self._queue.another()
         lane.line.push_in_order(job)
@@ -223,24 +231,22 @@ class LaneTable:
         self.parked += 1
         self._settle(lane)
 
-    def leave(self, extra: JobExtra) -> None:
+    def leave(self, extra: JobExtra, *, succeeded: bool = False) -> None:
         """Take back the places of a job: no line of its attempt will run any more, or it leaked and is replaced."""
         if extra.missing:
             self.end_loan(extra)
         places, extra.places = extra.places, ()
         for lane in places:
+            if succeeded:
+                lane.failures = 0
             lane.running -= 1
-            self._settle(lane)
+            if lane.line is not None or not lane.running or lane.reclaims:
+                self._settle(lane)
 
     def failed(self, extra: JobExtra, error: BaseException, started: float, now: float) -> None:
         """An attempt failed: hold those of its lanes that have a cooldown for that."""
         for lane in extra.places:
             lane.failed(error, started, now)
-
-    def succeeded(self, extra: JobExtra) -> None:
-        """An attempt succeeded."""
-        for lane in extra.places:
-            lane.succeeded()
 
     def discard(self, job: Job[Any]) -> None:
         """Forget a job that ends in the queue, or parked, in place of starting."""
@@ -263,42 +269,57 @@ class LaneTable:
         """The limit of a rule is another one now."""
         for lane in self:
             if lane.rule is rule:
+                lane.refresh()
                 self._settle(lane)
 
     def _settle(self, lane: Lane) -> None:
         """Give free places to those who want theirs back, then to parked jobs; else be called again in time."""
-        while lane.reclaims and lane.has_room():
+        while lane.reclaims and lane.running < lane.most:
             extra, _ = lane.reclaims.popitem(last=False)
             lane.running += 1
             self._reclaim_next(extra)
-        line = lane.line
-        now = self._now()
-        if line is not None:
-            while lane.is_open(now, lane.returned + lane.reserved) and (job := line.pop()) is not None:
-                self.parked -= 1
-                extra = job._extra
-                extra.parked, extra.returned = None, lane
-                lane.returned += 1
-                self._queue.push_in_order(job)
-                self._came_back()
-        if line is not None and not line.live:
-            line = lane.line = None
-        if line is not None:
-            self._call_at(lane, lane.opens_at(now, lane.returned + lane.reserved), now)
-        elif lane.rests(now):
-            self._lanes.pop((lane.rule, lane.key), None)
-            if lane.timer is not None:
-                self._timers.cancel(lane.timer)
-                lane.timer = None
-        elif not (lane.running or lane.lent or lane.returned or lane.reserved):
-            # Nobody is there who would come by: it is looked at once more, to go.
-            rested = lane.held_until if lane.rate is None else lane.rate.rested_at(lane.rule.limit)
-            self._call_at(lane, max(rested, lane.held_until), now)
+        if lane.line is not None:
+            now = self._now()
+            self._bring_back(lane, lane.line, now)
+            if lane.behind:
+                self._call_at(lane, now)
+            elif lane.line is not None:
+                opens_at = lane.opens_at(now, lane.returned + lane.reserved)
+                if opens_at > now:  # else it is full, and the end of a job does it
+                    self._call_at(lane, opens_at)
+        if lane.key is not None and lane.empty:
+            # Nobody is there who would come by: if its past still counts, it is looked at once more, to go.
+            rested, now = lane.rested_at(), self._now()
+            if rested > now:
+                self._call_at(lane, rested)
+            else:
+                self._lanes.pop((lane.rule, lane.key), None)
+                if lane.timer is not None:
+                    self._timers.cancel(lane.timer)
+                    lane.timer = None
 
-    def _call_at(self, lane: Lane, when: float, now: float) -> None:
-        """Settle a lane at a moment to come, or earlier; not, if that is over: then the end of a job does it."""
+    def _bring_back(self, lane: Lane, line: JobQueue, now: float) -> None:
+        """Let parked jobs return that have a place; some of them now, if they are many."""
+        for _ in range(MAX_RETURNED):
+            if not lane.is_open(now, lane.returned + lane.reserved):
+                lane.behind = False
+                return
+            job = line.pop()
+            if job is None:
+                lane.behind, lane.line = False, None
+                return
+            self.parked -= 1
+            extra = job._extra
+            extra.parked, extra.returned = None, lane
+            lane.returned += 1
+            self._queue.push_in_order(job)
+            self._came_back()
+        lane.behind = True
+
+    def _call_at(self, lane: Lane, when: float) -> None:
+        """Settle a lane at a moment, or earlier. Infinity: somebody else will."""
         timer = lane.timer
-        if now < when < math.inf and (timer is None or when < timer.when):
+        if when < math.inf and (timer is None or when < timer.when):
             lane.timer = self._timers.add(when, self._due, lane)
             if timer is not None:
                 self._timers.cancel(timer)
@@ -328,7 +349,7 @@ class LaneTable:
             missing.pop().lent -= 1
         while missing:
             lane = missing[-1]
-            if lane.reclaims or not lane.has_room():
+            if lane.reclaims or lane.running >= lane.most:
                 lane.reclaims[extra] = None
                 return
             lane.running += 1

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import copy_context
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
@@ -69,7 +69,7 @@ class JobExtra:
     share: Share | None = None  # of its key, until it starts
     share_tag = 0.0
     reserved: tuple[Any, ...] = ()  # lanes that are kept for it while it is parked in another
-    places: tuple[Any, ...] = ()  # the lanes in which the running attempt has a place
+    places: Sequence[Any] = ()  # the lanes in which the running attempt has a place
     entered_at = 0.0  # when it took them
     missing: Any = ()  # of these, a list of those that are lent
     on_ready: Callable[[], object] | None = None  # called when it has them back

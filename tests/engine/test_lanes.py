@@ -38,6 +38,11 @@ class Gauge:
             self.now[name] -= 1
 
 
+def left(pool):
+    """The lanes that are not empty, and those of keys, which should be gone."""
+    return [lane for lane in pool._state.engine.lanes if not lane.empty or lane.key is not None]
+
+
 @virtual
 async def test_heavy_2_light_10_in_one_pool(isolation):
     """Never more than two heavy jobs at once, while ten light ones run beside them."""
@@ -261,7 +266,7 @@ async def test_nested_jobs_of_one_limit_do_not_deadlock(isolation, size):
         view = pool.with_options(group="one")
         assert await view.run(down, 60) == 61
         assert await asyncio.gather(*(view.run(down, 5) for _ in range(4))) == [6] * 4
-        assert (pool.statistics().busy, len(pool._state.engine.lanes._lanes)) == (0, 0)
+        assert (pool.statistics().busy, left(pool)) == (0, [])
 
 
 @virtual
@@ -276,7 +281,7 @@ async def test_jobs_that_lend_places_in_two_lanes_do_not_wait_in_a_circle(isolat
         jobs = [await pool.with_options(key=("a", "b") if n % 3 else ("b", "a")).submit(parent, n) for n in range(12)]
         assert [await job for job in jobs] == list(range(12))
         await settle()
-        assert len(pool._state.engine.lanes._lanes) == 0
+        assert left(pool) == []
 
 
 @virtual
@@ -332,7 +337,7 @@ async def test_a_leaked_job_keeps_its_place_unless_it_is_replaced(isolation, on_
         await second
         assert now() >= (100 if on_leak == "hold" else 10)
         await advance(max(0, end + 1 - now()))
-    assert len(pool._state.engine.lanes._lanes) == 0
+    assert left(pool) == []
 
 
 @virtual
@@ -361,7 +366,7 @@ async def test_parked_jobs_are_cancelled_time_out_and_are_counted(isolation):
         assert await pool.cancel_all(group="g") == 2
         assert last.cancelled()
         assert running.cancelled()
-        assert len(pool._state.engine.lanes._lanes) == pool._state.engine.lanes.parked == 0
+        assert (left(pool), pool._state.engine.lanes.parked) == ([], 0)
 
 
 @virtual
@@ -448,6 +453,30 @@ async def test_shutdown_finishes_parked_jobs_and_a_time_limit_cancels_them(isola
         report = await pool.shutdown(timeout=1)
     assert (report.never_started, len(done), now()) == (4, 6, 3)
     assert len(pool._state.engine.timers) == 0
+
+
+@virtual
+async def test_a_limit_that_is_lifted_with_many_parked_jobs(isolation):
+    """They return in slices, and in their order all the same: a job that comes meanwhile does not overtake them."""
+    order = []
+
+    async def work(n):
+        order.append(n)
+
+    async with Pool(5, None, isolation=isolation, limits={"g": Limit(max_at_once=1)}) as pool:
+        view = pool.with_options(group="g")
+        first = await view.submit(nap, 1)
+        for n in range(1000):
+            await view.submit(work, n)
+        await settle()
+        assert pool._state.engine.lanes.parked == 1000
+        pool.set_limit("g", Limit(max_at_once=1000))
+        for n in range(1000, 1010):
+            await view.submit(work, n)
+        await pool.join()
+        assert first.done()
+        assert order == list(range(1010))
+        assert left(pool) == []
 
 
 @virtual
@@ -555,7 +584,7 @@ async def test_a_broken_predicate_of_a_cooldown_is_how_the_job_fails(isolation):
         with pytest.raises(ValueError, match=r"Cooldown: the function given as on=.*ZeroDivisionError"):
             await pool.run(fail)
         assert await pool.run(echo, 1) == 1
-        assert len(pool._state.engine.lanes._lanes) == 0
+        assert left(pool) == []
 
 
 # -- all of it together ------------------------------------------------------------------------------------------------
@@ -623,7 +652,7 @@ def world(isolation):
                 assert numbers_of_key == sorted(numbers_of_key)
             await asyncio.sleep(2)
             lanes = pool._state.engine.lanes
-            assert (lanes.parked, len(lanes._lanes), pool.statistics().busy) == (0, 0, 0)
+            assert (lanes.parked, left(pool), pool.statistics().busy) == (0, [], 0)
             assert_counters_balance(pool)
 
     run.__name__ = run.__qualname__ = f"limits[{isolation}]"
