@@ -100,6 +100,8 @@ def _snapshot(state: PoolState, engine: Engine, statistics: Statistics) -> Metri
         leaked_total=engine.counters.leaked_total,
         loop_lag=0.0 if lag is None else lag.worst(),
         jobs={} if recorder is None else recorder.jobs(),
+        longest_wait=0.0 if recorder is None else recorder.longest_wait,
+        longest_queue=0 if recorder is None else recorder.longest_queue,
     )
 
 

@@ -105,6 +105,11 @@ class Endings:
             setattr(counters, name, getattr(counters, name) + 1)
         extra = job._extra
         if extra is not None:
+            if extra.history is not None:
+                if status is SUCCEEDED:
+                    counters.recovered += 1
+                else:
+                    counters.not_recovered += 1
             if extra.id is not None:
                 self._ids.release(job)
             if extra.group is not None:

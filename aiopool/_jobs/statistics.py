@@ -18,8 +18,11 @@ class Counters:
 
     __slots__ = (
         "cancelled",
+        "dropped",
         "failed",
         "leaked_total",
+        "not_recovered",
+        "recovered",
         "rejected",
         "restarts",
         "retries",
@@ -41,6 +44,9 @@ class Counters:
     retries: int
     restarts: int
     leaked_total: int
+    dropped: int
+    recovered: int
+    not_recovered: int
 
 
 @final
@@ -69,6 +75,11 @@ class Statistics:
         restarts: workers that were replaced after a crash.
         threads_busy: threads that run a plain function.
         threads_abandoned: those of them whose job has ended.
+        dropped: jobs that were pushed out of a full queue, by `overflow`; they are among the cancelled ones.
+        recovered: jobs that succeeded after an attempt that had failed: retries that helped.
+        not_recovered: jobs that were tried again, and ended in another way: retries that did not help.
+        uptime: seconds since the pool was opened; once it is closed: that it was open. It does not count when two
+            snapshots are compared.
     """
 
     submitted: int
@@ -89,6 +100,10 @@ class Statistics:
     restarts: int
     threads_busy: int
     threads_abandoned: int
+    dropped: int
+    recovered: int
+    not_recovered: int
+    uptime: float = dataclasses.field(compare=False)
 
 
 def adds_up(found: Statistics) -> bool:

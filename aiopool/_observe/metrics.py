@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextvars import Context
 from itertools import accumulate, pairwise
 from typing import Any, final
@@ -98,6 +98,10 @@ class Metrics:
         leaked_total: jobs that have leaked so far.
         loop_lag: by how many seconds the event loop was late at worst, in the last 15 seconds.
         jobs: what happened by name of job, as it may stand in a label; the rest under `"other"`.
+        longest_wait: the longest that a job could have started and did not, in seconds, of those that have started.
+        longest_queue: the most jobs that waited for a worker, as it was at each submission.
+
+    The last two are since the opening of the pool, or since metrics were switched on.
     """
 
     pool: str
@@ -110,6 +114,8 @@ class Metrics:
     leaked_total: int
     loop_lag: float
     jobs: Mapping[str, JobMetrics]
+    longest_wait: float
+    longest_queue: int
 
 
 @final
@@ -131,9 +137,15 @@ class _Row:
 
 @final
 class MetricsRecorder(Observer):
-    """Counts and durations by name of job."""
+    """Counts and durations by name of job.
 
-    __slots__ = ("_max_names", "_run_bounds", "_wait_bounds", "rows")
+    Attributes:
+        rows: the counts by the names of jobs.
+        longest_wait, longest_queue: as in `Metrics`.
+        queue: all live jobs of the pool, and a count of those that wait; None before it was opened.
+    """
+
+    __slots__ = ("_max_names", "_run_bounds", "_wait_bounds", "longest_queue", "longest_wait", "queue", "rows")
 
     def __init__(
         self,
@@ -145,6 +157,14 @@ class MetricsRecorder(Observer):
         self._run_bounds = check_buckets("run_buckets", run_buckets)
         self._max_names = max_names
         self.rows: dict[str, _Row] = {}
+        self.longest_wait = 0.0
+        self.longest_queue = 0
+        self.queue: tuple[Sized, Callable[[], int]] | None = None
+
+    def begin(self, queue: tuple[Sized, Callable[[], int]]) -> None:
+        """Begin anew, with a pool that opens."""
+        self.rows.clear()
+        self.longest_wait, self.longest_queue, self.queue = 0.0, 0, queue
 
     @classmethod
     def like(cls, present: MetricsRecorder | None, **changes: Any) -> MetricsRecorder:
@@ -165,6 +185,12 @@ class MetricsRecorder(Observer):
 
     # Called for every attempt, so in one piece each.
 
+    def submitted(self, job: Job[Any], *, inside: bool) -> None:
+        """A job was taken in."""
+        # To count those that wait takes longer, and they are some of those that live.
+        if self.queue is not None and len(self.queue[0]) > self.longest_queue:
+            self.longest_queue = max(self.longest_queue, self.queue[1]())
+
     def started(self, job: Job[Any], worker: int, context: Context | None, *, inside: bool) -> None:
         """An attempt begins."""
         if job._attempt == 1:
@@ -174,6 +200,8 @@ class MetricsRecorder(Observer):
                 waited = max(waited - job._extra.delay, 0.0)
             row.wait[bisect_left(self._wait_bounds, waited)] += 1
             row.wait_sum += waited
+            if waited > self.longest_wait:
+                self.longest_wait = waited
 
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool) -> None:
         """A job is done; if a worker ran it, an attempt ended with it."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from aiopool._jobs.job import Job
@@ -87,6 +87,7 @@ class Observers:
         "_hooks",
         "_listeners",
         "_observers",
+        "_queue",
         "_runtime",
         "_set_observers",
         "_tracers",
@@ -107,6 +108,7 @@ class Observers:
         # While the pool is open: how it learns whether it is observed.
         self._set_observers: Callable[[Observers | None], object] | None = None
         self._runtime: Runtime | None = None
+        self._queue: tuple[Sized, Callable[[], int]] | None = None  # all live jobs, and a count of those that wait
 
     # -- who observes ------------------------------------------------------------------------------------------------
 
@@ -163,13 +165,23 @@ class Observers:
     def measure(self, recorder: MetricsRecorder) -> None:
         """Count and time jobs from now on."""
         self.recorder = recorder
+        recorder.queue = self._queue
         self._changed()
 
-    def attach(self, runtime: Runtime, set_observers: Callable[[Observers | None], object]) -> None:
-        """Observe a pool that opens; `set_observers` gets the hub, or None while there is no observer."""
-        self._runtime, self._set_observers = runtime, set_observers
+    def attach(
+        self,
+        runtime: Runtime,
+        set_observers: Callable[[Observers | None], object],
+        live: Sized,
+        queued: Callable[[], int],
+    ) -> None:
+        """Observe a pool that opens, with its live jobs and a count of those that wait for a worker.
+
+        `set_observers` gets the hub, or None while there is no observer.
+        """
+        self._runtime, self._set_observers, self._queue = runtime, set_observers, (live, queued)
         if self.recorder is not None:
-            self.recorder.rows.clear()  # as the pool's own counters: they begin at its opening
+            self.recorder.begin(self._queue)  # as the pool's own counters: they begin at its opening
         if self.finished is not None:
             self.finished.begin(runtime)
         if self._emitter is not None:

@@ -1061,6 +1061,10 @@ class Pool(Submitter, AsyncOnly):
             restarts=counters.restarts,
             threads_busy=threads.busy,
             threads_abandoned=threads.abandoned,
+            dropped=counters.dropped,
+            recovered=counters.recovered,
+            not_recovered=counters.not_recovered,
+            uptime=self._state.uptime(),
         )
 
     def _engine(self, what: str) -> Engine:

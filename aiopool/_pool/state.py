@@ -41,6 +41,7 @@ class PoolState:
         "_measures_loop",
         "bridges",
         "close_waiters",
+        "closed_at",
         "engine",
         "failure",
         "health_limits",
@@ -73,6 +74,7 @@ class PoolState:
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open
         self._measures_loop = False
         self.opened_at = 0.0
+        self.closed_at: float | None = None
         self.health_limits: HealthLimits | None = None  # what the settings say: the default of a `HealthMonitor`
         self.close_waiters: dict[asyncio.Future[None], None] = {}  # who waits for the end of the pool
 
@@ -80,15 +82,21 @@ class PoolState:
         """Take jobs from now on, and tell."""
         self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
         self.bridges = {}
-        self.opened_at = engine.runtime.now()
+        self.opened_at, self.closed_at = engine.runtime.now(), None
         self.hooks.end_program = engine.end_program
-        self.observers.attach(engine.runtime, engine.observe)
+        self.observers.attach(engine.runtime, engine.observe, engine.jobs, engine.queued)
         self._start_lag()
         self.observers.event("PoolOpened", size=engine.slots.size)
+
+    def uptime(self) -> float:
+        """Return for how many seconds the pool has been open, or was."""
+        until = self._open_engine().runtime.now() if self.closed_at is None else self.closed_at
+        return until - self.opened_at
 
     def closed(self, leaked: int) -> None:
         """Be closed, and tell."""
         self.status = PoolStatus.CLOSED
+        self.closed_at = self._open_engine().runtime.now()
         if self.lag is not None:
             self.lag.stop()
             self.lag = None

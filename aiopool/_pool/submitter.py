@@ -728,6 +728,7 @@ class Submitter:
         if policy == "drop_oldest" or policy == "drop_lowest":
             victim = engine.queue.oldest() if policy == "drop_oldest" else engine.queue.last()
             if victim is not None and (policy == "drop_oldest" or victim.priority > job.priority):
+                engine.counters.dropped += 1
                 engine.evict(victim, JobDroppedError(f"{victim!r} was dropped for {job!r}: overflow={policy!r}"))
                 return True
         elif policy == "wait" and not nowait:

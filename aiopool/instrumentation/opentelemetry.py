@@ -41,7 +41,15 @@ _OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled", "rejected")
 # (name, unit, field of Statistics, help)
 _COUNTERS = (
     ("aiopool.jobs.submitted", "{job}", "submitted", "Jobs handed in, the rejected ones included."),
+    (
+        "aiopool.jobs.dropped",
+        "{job}",
+        "dropped",
+        "Jobs that were pushed out of a full queue; also cancelled ones.",
+    ),
     ("aiopool.retries", "{attempt}", "retries", "Attempts after a first one."),
+    ("aiopool.jobs.recovered", "{job}", "recovered", "Jobs that succeeded after a failed attempt."),
+    ("aiopool.jobs.not_recovered", "{job}", "not_recovered", "Jobs that were tried again, and ended in another way."),
     ("aiopool.worker.restarts", "{worker}", "restarts", "Workers that were replaced after a crash."),
 )
 _GAUGES = (
@@ -49,6 +57,7 @@ _GAUGES = (
     ("aiopool.jobs.queued", "{job}", "queued", "Jobs that wait for a worker."),
     ("aiopool.jobs.scheduled", "{job}", "scheduled", "Jobs that wait for a moment."),
     ("aiopool.jobs.leaked", "{job}", "leaked", "Calls that go on although their job has ended."),
+    ("aiopool.uptime", "s", "uptime", "For how long the pool has been open, or was."),
     ("aiopool.size", "{slot}", "size", "How many jobs may run at once."),
     ("aiopool.slots.busy", "{slot}", "busy", "Slots taken, by running and by leaked jobs."),
     ("aiopool.threads.busy", "{thread}", "threads_busy", "Threads that run a plain function."),

@@ -34,7 +34,10 @@ MAX_PRIORITIES = 20
 # Read off the statistics of a pool: name, field, help.
 _COUNTERS = (
     ("jobs_submitted", "submitted", "Jobs handed in, the rejected ones included."),
+    ("jobs_dropped", "dropped", "Jobs that were pushed out of a full queue; among the cancelled ones."),
     ("retries", "retries", "Attempts after a first one."),
+    ("jobs_recovered", "recovered", "Jobs that succeeded after a failed attempt."),
+    ("jobs_not_recovered", "not_recovered", "Jobs that were tried again, and ended in another way."),
     ("worker_restarts", "restarts", "Workers that were replaced after a crash."),
 )
 _GAUGES = (
@@ -45,6 +48,7 @@ _GAUGES = (
     ("submitters_waiting", "waiting", "Callers that wait in submit for room in the queue."),
     ("size", "size", "How many jobs may run at once."),
     ("slots_busy", "busy", "Slots taken, by running and by leaked jobs."),
+    ("uptime_seconds", "uptime", "For how long the pool has been open, or was."),
     ("threads_busy", "threads_busy", "Threads that run a plain function."),
     ("threads_abandoned", "threads_abandoned", "Threads that still run although their job has ended."),
 )
@@ -148,6 +152,8 @@ class _Families:
         self._paused = self._gauge("paused", "1 while no job may start.")
         self._workers = self._gauge("workers", "Workers by what they do.", "status")
         self._wait = self._gauge("oldest_wait_seconds", "For how long the oldest job in the queue has been waiting.")
+        self._longest_wait = self._gauge("longest_wait_seconds", "For how long a job waited at most, until it started.")
+        self._longest_queue = self._gauge("longest_queue", "How many jobs waited at most, as seen at submissions.")
         self._lag = self._gauge("event_loop_lag_seconds", "By how much the loop was late, at worst of the last 15 s.")
         self._by_name = self._counter("job_outcomes", "Jobs that have ended, by name and outcome.", "name", "outcome")
         self._retries = self._counter("job_retries", "Attempts after a first one, by name.", "name")
@@ -187,6 +193,8 @@ class _Families:
         for status, count in metrics.workers.items():
             self._workers.add_metric([pool, status], count)
         self._wait.add_metric([pool], metrics.oldest_wait)
+        self._longest_wait.add_metric([pool], metrics.longest_wait)
+        self._longest_queue.add_metric([pool], metrics.longest_queue)
         self._lag.add_metric([pool], metrics.loop_lag)
         for job, counts in metrics.jobs.items():
             for outcome in _OUTCOMES:

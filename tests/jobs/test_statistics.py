@@ -7,12 +7,12 @@ import threading
 import pytest
 from helpers import assert_counters_balance, balanced, echo, fail, nap, now, stubborn, virtual
 
-from aiopool import Pool, QueueFullError, Retry, Statistics
+from aiopool import Pool, QueueFullError, Retry, Statistics, current_job
 from aiopool.testing import advance, settle
 
 FIELDS = (
     "submitted succeeded failed timed_out cancelled rejected queued scheduled running waiting leaked size busy idle "
-    "retries restarts threads_busy threads_abandoned"
+    "retries restarts threads_busy threads_abandoned dropped recovered not_recovered uptime"
 ).split()
 
 
@@ -55,10 +55,63 @@ async def test_every_outcome_is_counted_once(isolation):
             "restarts": 0,
             "threads_busy": 0,
             "threads_abandoned": 0,
+            "dropped": 0,
+            "recovered": 0,
+            "not_recovered": 0,
+            "uptime": 0.5,
         }
         assert {name: getattr(numbers, name) for name in FIELDS} == expected
         assert_counters_balance(numbers)
         await waiting
+
+
+@virtual
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_lowest"])
+async def test_dropped_jobs_are_counted(isolation, overflow):
+    """Also among the cancelled; those that are cancelled in another way are not among the dropped."""
+    async with Pool(1, 2, overflow=overflow, isolation=isolation, on_error=lambda job, error: None) as pool:
+        pool.pause()
+        low = [await pool.with_options(priority=9).submit(echo) for _ in range(2)]
+        for _ in range(2):
+            await pool.submit(echo)
+        assert [job.status for job in low] == ["cancelled"] * 2
+        await pool.cancel_all()
+        found = pool.statistics()
+        assert (found.dropped, found.cancelled) == (2, 4)
+
+
+@virtual
+async def test_retries_are_told_by_whether_they_helped(isolation):
+    """Jobs that succeeded after a failed attempt, and those that ended otherwise; not jobs of one attempt."""
+
+    async def flaky():
+        if current_job().attempt < 2:
+            raise ValueError
+
+    async with Pool(2, isolation=isolation, on_error=lambda job, error: None) as pool:
+        view = pool.with_options(retry=Retry(attempts=2, delay=1, jitter=0))
+        for function in (flaky, flaky, fail, echo):
+            await view.submit(function)
+        await pool.submit(fail)
+        gone = await view.submit(fail)
+        await settle()
+        gone.cancel()
+        await pool.join()
+        found = pool.statistics()
+        assert (found.recovered, found.not_recovered, found.retries) == (2, 2, 4)
+
+
+@virtual
+async def test_the_uptime_ends_with_the_pool(isolation):
+    """It runs from the opening to the end, and begins anew."""
+    pool = Pool(isolation=isolation)
+    async with pool:
+        await advance(5)
+        assert pool.statistics().uptime == 5
+    await advance(5)
+    assert pool.statistics().uptime == 5
+    async with pool:
+        assert pool.statistics().uptime == 0
 
 
 def test_the_fields_are_frozen():

@@ -33,7 +33,7 @@ from aiopool import Pool, Restart, Retry, events
 from aiopool._observe.metrics import MAX_LABEL, OTHER, label_text
 from aiopool.instrumentation.prometheus import PoolCollector, SystemCollector
 from aiopool.metrics import Metrics, observe
-from aiopool.testing import run_virtual
+from aiopool.testing import run_virtual, settle
 
 PROMTOOL = shutil.which("promtool")
 
@@ -854,3 +854,23 @@ def test_importing_aiopool_imports_no_tool():
     loaded = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout.split()
     for name in ("prometheus_client", "psutil", "structlog", "opentelemetry", "pydantic"):
         assert name not in loaded
+
+
+@virtual
+async def test_the_longest_wait_and_the_longest_queue_stay_known(isolation):
+    """When the wait is over and the queue is empty; a delay is no wait; with the next opening they begin anew."""
+    pool = Pool(1, isolation=isolation)
+    metrics = observe(pool)
+    async with pool:
+        await pool.submit(nap, 5)
+        await settle()
+        for _ in range(3):
+            await pool.submit(nap, 1)
+        await pool.with_options(delay=100).submit(nap, 1)
+        await pool.join()
+        await pool.run(nap, 1)
+        found = metrics.snapshot()
+        assert (found.longest_wait, found.longest_queue, found.oldest_wait) == (7, 3, 0)
+    async with pool:
+        found = metrics.snapshot()
+        assert (found.longest_wait, found.longest_queue) == (0, 0)
