@@ -926,3 +926,13 @@ def test_the_benchmark_of_the_command_runs():
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 5
+
+
+@pytest.mark.long
+def test_the_benchmark_of_the_tools_runs():
+    """Rows of tools that are not installed are left out, with a word."""
+    arguments = ["-m", "benchmarks.command_tools", "--lines", "20", "--rounds", "1"]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("aiopool map") == 6
+    assert ("GNU parallel" in done.stdout) != ("parallel is not installed" in done.stdout)
