@@ -11,6 +11,7 @@ General layout, from the ground up; a room imports only rooms above it in this l
     blocking           a pool for programs without an event loop
     metrics, health    what a pool did, and how it is
     records            what is kept of jobs that have ended
+    workers            what a worker is about, and what it holds
     settings, services values from files and the environment; helper processes
     _program           a whole program: `run`
     aiopool            this face, which only re-exports
@@ -22,6 +23,7 @@ Read `_jobs/job.py`, `_engine/queue.py`, `_engine/engine.py`, `_engine/worker.py
 
 from aiopool import events as events
 from aiopool import from_thread as from_thread
+from aiopool._engine.current_worker import current_worker
 from aiopool._jobs.job import Job, current_job
 from aiopool._jobs.limits import Cooldown, Limit
 from aiopool._jobs.options import JobOptions, Priority, job
@@ -77,6 +79,7 @@ __all__ = [
     "Statistics",
     "Submitter",
     "current_job",
+    "current_worker",
     "job",
     "run",
 ]

@@ -64,6 +64,13 @@ def scope_state(task: asyncio.Task[Any]) -> Any:
     )
 
 
+def _scope_of(task: asyncio.Task[Any]) -> Any:
+    """Return the anyio scope in which a task is, or None; see `scope_state`."""
+    with anyio.CancelScope():  # noqa: ASYNC100 - it is left at once
+        state = scope_state(task)
+    return state.cancel_scope
+
+
 # What a runner yields when its job has ended.
 _ENDED = object()
 
@@ -204,7 +211,7 @@ class ScopeWorker(Worker):
     def start(self, name: str) -> asyncio.Task[None]:
         """Make the task in which it lives; its first step, to its rest, is taken now if no task factory prevents it."""
         runtime = self.engine.runtime
-        if has_factory(runtime.loop):
+        if self.resource is not None or has_factory(runtime.loop):
             return super().start(name)
         return runtime.start_task(self.run(), name=name, context=Context())
 
@@ -214,6 +221,7 @@ class ScopeWorker(Worker):
         if self._called:
             self._on_idle(self)
             self.engine.wake_workers()
+        outer = None if self.resource is None else _scope_of(self._task)  # a resource may be a task group
         try:
             while not self.stopped.done():
                 try:
@@ -228,7 +236,7 @@ class ScopeWorker(Worker):
                         raise
                     # anyio refuses to leave our scope before the one that a job left open: known, and the reason
                     # why this worker ends.
-                if self.tainted or self._task.cancelling() > 0 or self._state.cancel_scope is not None:
+                if self.tainted or self._task.cancelling() > 0 or self._state.cancel_scope is not outer:
                     self.tainted = True
                     return
             await self.stopped

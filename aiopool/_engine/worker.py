@@ -24,16 +24,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextvars import Context, Token
 from types import CoroutineType, GeneratorType
-from typing import Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job, running_job
-from aiopool._jobs.status import JobStatus
+from aiopool._jobs.status import JobStatus, WorkerState
 from aiopool._jobs.stop import StopCause, StopRequest, coroutine_frames
 from aiopool._runtime.eager import has_factory
 from aiopool._runtime.faults import drop_frame, is_kind, type_name
 from aiopool._runtime.runners import Runners
 from aiopool._runtime.timers import Timer
+
+if TYPE_CHECKING:  # few workers have one
+    from aiopool._engine.resource import Resource
 
 __all__ = ["TaskWorker", "Worker", "is_in_attempt"]
 
@@ -63,8 +66,10 @@ class Worker(ABC):
         "id",
         "job",
         "outer",
+        "resource",
         "retiring",
         "runners",
+        "started_at",
         "stopped",
         "tainted",
     )
@@ -75,6 +80,8 @@ class Worker(ABC):
         self.runners = runners
         self._on_idle: Callable[[Any], object] = on_idle
         self.id = engine.runtime.next_worker()
+        self.started_at = engine.now()
+        self.resource: Resource | None = None  # set before it starts, and never after
         self.job: Job[Any] | None = None
         # Made when the running job became the current one: it knows which one was before.
         self.outer: Token[Job[Any] | None] | None = None
@@ -113,8 +120,17 @@ class Worker(ABC):
         return found if isinstance(found, Job) else None
 
     def start(self, name: str) -> asyncio.Task[None]:
-        """Make the task in which it lives."""
-        return self.engine.runtime.task(self.run(), name)
+        """Make the task in which it lives; with a resource, it opens that first, and is idle then."""
+        resource = self.resource
+        if resource is None:
+            return self.engine.runtime.task(self.run(), name)
+        resource.task = self.engine.runtime.task(resource.hold(self.run, self.stopped, self._opened), name)
+        return resource.task
+
+    def _opened(self) -> None:
+        if not self.retiring:
+            self._on_idle(self)
+            self.engine.wake_workers()
 
     def wake(self) -> bool:
         """Acquire a slot and run jobs; whether another worker may be woken in the same turn of the loop."""
@@ -159,6 +175,9 @@ class Worker(ABC):
     def retire(self) -> None:
         """End when the present job ends; at once if there is none."""
         self.retiring = True
+        if self.resource is not None and self.resource.state is WorkerState.OPENING:
+            self.tainted = True  # it ends as cancelled, and that is no crash
+            self.resource.give_up()
         if not self.busy and not self.stopped.done():
             self.stopped.set_result(None)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["FINAL", "TRANSITIONS", "JobStatus", "PoolStatus", "mermaid"]
+__all__ = ["FINAL", "TRANSITIONS", "JobStatus", "PoolStatus", "WorkerState", "mermaid"]
 
 
 class JobStatus(enum.StrEnum):
@@ -32,6 +32,19 @@ class JobStatus(enum.StrEnum):
     """One of its time limits ran out."""
     CANCELLED = "cancelled"
     """Somebody cancelled it, or it was dropped from a full queue."""
+
+
+class WorkerState(enum.StrEnum):
+    """What a worker is about."""
+
+    OPENING = "opening"
+    """It opens its resource, and takes no job yet."""
+    IDLE = "idle"
+    """It waits for a job."""
+    BUSY = "busy"
+    """It runs a job."""
+    STOPPING = "stopping"
+    """It ends, and takes no more jobs: its present one runs to its end, or its resource is being closed."""
 
 
 class PoolStatus(enum.StrEnum):

@@ -83,6 +83,7 @@ class Observers:
 
     __slots__ = (
         "__weakref__",
+        "_counts",
         "_emitter",
         "_hooks",
         "_listeners",
@@ -99,6 +100,7 @@ class Observers:
     def __init__(self, pool: str, hooks: HookGuard) -> None:
         self.pool = pool
         self._hooks = hooks
+        self._counts: Observer | None = None
         self.recorder: MetricsRecorder | None = None
         self.finished: FinishedJobs | None = None
         self._tracers: tuple[Tracer, ...] = ()
@@ -146,7 +148,7 @@ class Observers:
         if self._emitter is None and listeners:
             self._emitter = _emitter_class()(self.pool, self._hooks)
             self._emitter.attach(self._runtime)
-        observers: list[Observer] = [one for one in (self.finished, self.recorder) if one is not None]
+        observers: list[Observer] = [one for one in (self._counts, self.finished, self.recorder) if one is not None]
         if self._tracers:
             observers.append(_Tracing(self._tracers, self._tracer_failed))
         if self._emitter is not None:
@@ -156,6 +158,10 @@ class Observers:
         self._observers = tuple(observers)
         if self._set_observers is not None:
             self._set_observers(self if observers else None)
+
+    def count(self, counts: Observer | None) -> None:
+        """Have the attempts of each worker counted, from the next opening on; None: they are not."""
+        self._counts = counts
 
     def keep(self, finished: FinishedJobs) -> None:
         """Remember the jobs that end from now on."""

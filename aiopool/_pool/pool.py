@@ -60,6 +60,8 @@ from aiopool._runtime.threads import ThreadRunner
 from aiopool.errors import PoolClosedError, RestartLimitError
 
 if TYPE_CHECKING:  # they come with whoever listens or asks
+    from aiopool._engine.resource import WorkerContext
+    from aiopool._engine.worker_info import WorkerInfo
     from aiopool._jobs.keep_finished import KeepFinished
     from aiopool._jobs.records import JobOutcome
     from aiopool.events import EventStream, Listener, PoolEvent
@@ -162,6 +164,10 @@ class Pool(Submitter, AsyncOnly):
             `aiopool.records.KeepFinished` says more. None: none, and nothing is built.
         fair_keys: among jobs of equal priority the keys take turns, so that one that floods the pool delays its own
             jobs only. A mapping gives some keys another weight than 1: with 3, three jobs for each of another's.
+        worker_context: called for each worker; the context manager that it returns is open while the worker lives, and
+            gives `aiopool.current_worker().resource` to its jobs. One that cannot be opened is a crash, see `restart`.
+        recycle_after: so many attempts a worker runs; then it ends, and another takes its place. None: any number.
+        count_by_worker: count what each worker does, for `workers()`.
 
     Example:
         async with Pool(size=8) as pool:
@@ -175,6 +181,7 @@ class Pool(Submitter, AsyncOnly):
         "_callbacks",
         "_cancel_grace",
         "_closing",
+        "_count_by_worker",
         "_fatal",
         "_groups",
         "_isolation",
@@ -183,6 +190,7 @@ class Pool(Submitter, AsyncOnly):
         "_on_error",
         "_on_leak",
         "_queue_size",
+        "_recycle_after",
         "_report",
         "_resizing",
         "_restart",
@@ -193,6 +201,7 @@ class Pool(Submitter, AsyncOnly):
         "_shutdown_timeout",
         "_signals",
         "_size",
+        "_worker_context",
     )
 
     def __init__(
@@ -226,6 +235,9 @@ class Pool(Submitter, AsyncOnly):
         key_limit: Limit | None = None,
         fair_keys: bool | Mapping[str | int, float] = False,
         keep_finished: int | KeepFinished | None = None,
+        worker_context: WorkerContext | None = None,
+        recycle_after: int | None = None,
+        count_by_worker: bool = False,
     ) -> None:
         check_count("size", size, least=1, most=MAX_SIZE)
         if queue_size is not None:
@@ -234,6 +246,12 @@ class Pool(Submitter, AsyncOnly):
             check_count("max_threads", max_threads, least=1)
         if max_processes is not None:
             check_count("max_processes", max_processes, least=1)
+        if recycle_after is not None:
+            check_count("recycle_after", recycle_after, least=1)
+        if worker_context is not None:
+            from aiopool._engine.resource import check_worker_context
+
+            check_worker_context(worker_context)
         check_seconds("cancel_grace", cancel_grace)
         if shutdown_timeout is not None:
             check_seconds("shutdown_timeout", shutdown_timeout)
@@ -276,6 +294,9 @@ class Pool(Submitter, AsyncOnly):
         self._signals = SignalHandler(self._on_signal) if handle_signals else None
         self._shutdown_timeout = shutdown_timeout
         self._seed = seed
+        self._worker_context = worker_context
+        self._recycle_after = recycle_after
+        self._count_by_worker = count_by_worker
         self._callbacks: list[OnShutdown] = []
         self._groups = 0
         self._runners: Runners | None = None
@@ -324,12 +345,20 @@ class Pool(Submitter, AsyncOnly):
             wake_worker=lambda: supervisor.wake_worker(),
             on_fatal=self._on_fatal,
         )
+        counts = None
+        if self._count_by_worker or self._recycle_after is not None:
+            from aiopool._engine.worker_info import WorkerCounts
+
+            counts = WorkerCounts(self._recycle_after)
+        state.observers.count(counts)
         supervisor = Supervisor(
             engine,
             self._runners,
             isolation=self._isolation,
             restart=self._restart,
             name=state.name,
+            worker_context=self._worker_context,
+            counts=counts,
             on_give_up=self._give_up,
         )
         self._resizing = Resizing(engine, supervisor, self._runners, own_threads=self._max_threads is not None)
@@ -682,6 +711,69 @@ class Pool(Submitter, AsyncOnly):
         """
         return await cancel_jobs(self._state, self._engine("cancel_all"), reason, group, where, on_progress)
 
+    async def stop_worker(self, id: int, *, graceful: bool = True) -> bool:
+        """End a worker, close its resource, and make the pool smaller by one: fewer jobs run at once from now on.
+
+        If it was the last one, the pool is held, as by `resize(0)`. A second call for the same worker makes nothing
+        smaller: it can cancel the job that a first one has waited for.
+
+        Args:
+            id: of the worker, as in `pool.workers()`.
+            graceful: let its job end first, however long that takes. False: cancel its job.
+
+        Returns:
+            Whether the worker has ended; False if there is no such worker, or its job leaked: then it ends after it.
+            From inside of its own job: True at once, and it ends with that job.
+
+        If the caller is cancelled, the worker ends all the same.
+
+        Example:
+            await pool.stop_worker(pool.workers()[0].id)
+        """
+        from aiopool._pool.workers import end_worker
+
+        worker = self._worker("stop_worker", id)
+        if worker is None:
+            return False
+        supervisor = self._state.supervisor
+        assert supervisor is not None
+        if worker not in supervisor.removed:
+            supervisor.removed.add(worker)
+            self.resize(max(self.size - 1, 0))
+        return await end_worker(self._state, worker, graceful=graceful, reason="its worker was stopped")
+
+    async def restart_worker(self, id: int, *, graceful: bool = True) -> bool:
+        """End a worker, and close its resource; another is made, with a resource of its own, when a job needs one.
+
+        The size of the pool stays.
+
+        Args:
+            id: of the worker, as in `pool.workers()`.
+            graceful: let its job end first, however long that takes. False: cancel its job.
+
+        Returns:
+            As `stop_worker`.
+
+        If the caller is cancelled, the worker ends all the same.
+
+        Example:
+            for worker in pool.workers():
+                await pool.restart_worker(worker.id)
+        """
+        from aiopool._pool.workers import end_worker
+
+        worker = self._worker("restart_worker", id)
+        if worker is None:
+            return False
+        return await end_worker(self._state, worker, graceful=graceful, reason="its worker was restarted")
+
+    def _worker(self, what: str, id: int) -> Worker | None:
+        if isinstance(id, bool) or not isinstance(id, int):
+            raise TypeError(f"{what}() takes the number of a worker, as in pool.workers(), got {id!r}")
+        self._engine(what)
+        assert self._state.supervisor is not None
+        return self._state.supervisor.worker(id)
+
     def resize(self, size: int, *, cancel_excess: bool = False) -> None:
         """Change how many jobs may run at once. 0 holds the pool.
 
@@ -1031,6 +1123,21 @@ class Pool(Submitter, AsyncOnly):
         live = engine.runtime.read(lambda: list(engine.jobs.values()))
         return [job for job in live if wanted is None or job.status is wanted]
 
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return the workers of now, the oldest first: what each is about, and with `count_by_worker` what it has done.
+
+        A worker is made when a job needs one, so there may be fewer than `size`; and more while jobs wait for others of
+        the pool, or have leaked. From any thread, as `statistics()`.
+
+        Example:
+            busy = [worker.job for worker in pool.workers() if worker.state == "busy"]
+        """
+        from aiopool._pool.workers import worker_infos
+
+        runtime, supervisor = self._engine("workers").runtime, self._state.supervisor
+        assert supervisor is not None
+        return runtime.read(lambda: worker_infos(supervisor))
+
     def statistics(self) -> Statistics:
         """Return the pool in numbers, of one moment, as a frozen snapshot; from any state after the first opening.
 
@@ -1096,7 +1203,7 @@ class Pool(Submitter, AsyncOnly):
 
 
 # What may be asked from any thread.
-_READERS = frozenset(("find", "finished_jobs", "get_job", "jobs", "next_jobs", "running_jobs", "statistics"))
+_READERS = frozenset(("find", "finished_jobs", "get_job", "jobs", "next_jobs", "running_jobs", "statistics", "workers"))
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

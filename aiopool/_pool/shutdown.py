@@ -270,6 +270,8 @@ class Shutdown:
                 yield
 
         await self._work_off(cancel_each())
+        if self._supervisor.holds_resources:  # to close them takes time, which they have now, and not after the grace
+            await self._work_off(self._supervisor.retire_all())
         await self._yield_until(ends)
         while ends and self._grace_ends > engine.now():
             await self._wait([ends[-1]], self._grace_ends)
@@ -319,7 +321,11 @@ class Shutdown:
     # -- workers and callbacks ---------------------------------------------------------------------------------------
 
     async def _stop_workers(self) -> None:
-        """End the workers that have no job. It takes a turn of the loop; one that cannot end is left behind."""
+        """End the workers that have no job. It takes a turn of the loop; one that cannot end is left behind.
+
+        Those that hold a resource have what is left of the grace to close it.
+        """
+        engine = self._engine
         tasks: list[asyncio.Task[None]] = []
         for count, task in enumerate(self._supervisor.stop(), 1):
             if task is not None:
@@ -327,6 +333,10 @@ class Shutdown:
             if not count % STOP_SLICE:
                 await self._yield()
         await self._yield_until(tasks)
+        assert self._grace_ends is not None
+        while self._supervisor.holds_resources and tasks and self._grace_ends > engine.now():
+            await self._wait([tasks[-1]], self._grace_ends)
+            await self._drop_done(tasks)
         for task in tasks:
             task.cancel()
         await self._yield_until(tasks)

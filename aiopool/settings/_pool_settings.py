@@ -99,6 +99,8 @@ class PoolSettings(BaseSettings):
     health: Annotated[HealthLimits | None, kinds.health()] = None
     seed: Annotated[int | None, kinds.count(least=None, none=True)] = None
     keep_finished: Annotated[int | None, kinds.count(none=True)] = None
+    recycle_after: Annotated[int | None, kinds.count(least=1, none=True)] = None
+    count_by_worker: Annotated[bool, kinds.flag()] = False
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _schema: ClassVar[Schema]

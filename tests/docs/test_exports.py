@@ -88,7 +88,7 @@ def test_what_is_frozen_can_be_pickled_by_its_public_address():
     assert pickle.loads(pickle.dumps(aiopool.JobStatus.QUEUED)) is aiopool.JobStatus.QUEUED
 
 
-PUBLIC = "aiopool blocking errors events from_thread health metrics records services settings testing".split()
+PUBLIC = "aiopool blocking errors events from_thread health metrics records services settings testing workers".split()
 PUBLIC += ["instrumentation." + name for name in "logging opentelemetry prometheus system tracing".split()]
 
 
@@ -192,8 +192,8 @@ MEMBERS = {
     "Limit": "burst cooldown max_at_once max_per_second window",
     "Pool": f"""
         {SUBMITTER} as_completed cancel cancel_all events find finished_jobs get_job group jobs join lanes listen name
-        next_jobs on_shutdown pause paused reprioritize resize resized resume running_jobs scan serve set_limit shutdown
-        size statistics status wait_closed
+        next_jobs on_shutdown pause paused reprioritize resize resized restart_worker resume running_jobs scan serve
+        set_limit shutdown size statistics status stop_worker wait_closed workers
     """,
     "Restart": "delay max_delay max_restarts next_delay within",
     "Retry": "attempts backoff budget delay delays factor give_up_on jitter max_delay max_elapsed next_delay on",

@@ -22,8 +22,8 @@ FACE = "aiopool"
 
 # From the ground up: a room may import what stands before it, and nothing behind it.
 ROOMS = """
-    errors _runtime from_thread _jobs events _observe _engine _pool blocking metrics health records settings services
-    _program aiopool
+    errors _runtime from_thread _jobs events _observe _engine _pool blocking metrics health records workers settings
+    services _program aiopool
     testing instrumentation pytest_plugin cli __main__
 """.split()
 # Rooms that stand above the face and use it as a user does.
@@ -37,6 +37,10 @@ LATE = {
         "_observe.emitter",
     ): "the classes of events take long to make, and most programs have no listener",
     ("_pool.pool", "_observe.finished_jobs"): "most programs do not ask for jobs that have ended",
+    ("_engine.supervisor", "_engine.resource"): "few pools have workers that hold a resource",
+    ("_pool.pool", "_engine.resource"): "the same",
+    ("_pool.pool", "_engine.worker_info"): "few programs count what each worker does",
+    ("_pool.pool", "_pool.workers"): "few programs look at workers, and stop one by hand",
     ("_jobs.records", "_jobs.json_values"): "few programs make dicts of their records",
     ("_pool.submitter", "_jobs.schedules"): "few programs submit at moments",
     ("_pool.submitter", "_pool.periodic"): "few programs submit at moments",
@@ -181,7 +185,8 @@ def test_every_way_to_write_an_import_is_seen(source, package, found):
 # What `import aiopool` loads of ours: what a pool needs to run jobs, and nothing that only some programs use. A module
 # that is added here costs every program its time, and start-up is promised to be short (docs: what a job costs).
 LOADED = """
-    _engine _engine.admission _engine.caller _engine.chores _engine.deadlines _engine.endings _engine.engine
+    _engine _engine.admission _engine.caller _engine.chores _engine.current_worker _engine.deadlines
+    _engine.endings _engine.engine
     _engine.error_reporter _engine.groups _engine.job_ids _engine.join_waiters _engine.lanes _engine.lending
     _engine.queue _engine.resizing _engine.slots _engine.supervisor _engine.walk _engine.worker _jobs _jobs.callables
     _jobs.checks _jobs.fair_shares _jobs.job _jobs.limits _jobs.match _jobs.options _jobs.outcome _jobs.records

@@ -33,6 +33,7 @@ ANYWHERE = {
     "size",
     "statistics",
     "status",
+    "workers",
 }
 ANYWHERE |= {"lanes", "on_shutdown"}
 
@@ -69,6 +70,8 @@ def calls_of(pool):
         "reprioritize": lambda: pool.reprioritize(1, 3),
         "resize": lambda: pool.resize(3),
         "resized": pool.resized,
+        "stop_worker": lambda: pool.stop_worker(1),
+        "restart_worker": lambda: pool.restart_worker(1),
         "every": lambda: pool.every(60, double, 1),
         "set_limit": lambda: pool.set_limit("double", Limit(max_at_once=2)),
         "as_completed": as_completed,

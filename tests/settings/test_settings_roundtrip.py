@@ -98,6 +98,8 @@ VALUES = {
     "health": st.none() | healths,
     "seed": st.none() | st.integers(),
     "keep_finished": st.none() | st.integers(0, 10**9),
+    "recycle_after": st.none() | st.integers(1, 10**9),
+    "count_by_worker": st.booleans(),
 }
 
 

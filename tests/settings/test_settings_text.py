@@ -182,6 +182,7 @@ BOUNDS = {
     "max_threads": (1, 0),
     "keep_finished": (0, -1),
     "max_processes": (1, 0),
+    "recycle_after": (1, 0),
     "restart.max_restarts": (0, -1),
     "health.window": (0.001, 0),
     "health.max_error_ratio": (1, 1.001),
