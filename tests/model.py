@@ -62,6 +62,14 @@ class Record:
         return f"<{self.kind} {self.number} {self.seconds:g}s of {self.job!r}>"
 
 
+ENDS = {
+    "Succeeded": JobStatus.SUCCEEDED,
+    "Failed": JobStatus.FAILED,
+    "TimedOut": JobStatus.TIMED_OUT,
+    "Cancelled": JobStatus.CANCELLED,
+}
+
+
 class World:
     """See the module. Faults that are met inside jobs are collected, and raised by `check`."""
 
@@ -72,6 +80,8 @@ class World:
         self.waiting = 0
         options.setdefault("on_error", lambda job, error: None)
         options.setdefault("cancel_grace", 0.5)
+        if listen:
+            options.setdefault("keep_finished", 100_000)
         self.pool = Pool(**options)
         # Who pushes another job out takes its place, ahead of the streams, which wait for room even then.
         self.drops = str(options.get("overflow", "")).startswith("drop")
@@ -364,6 +374,12 @@ class World:
         free = 0 if self.paused else numbers.size - numbers.busy
         if free > 0 and numbers.queued:
             self.faults.append(f"a free slot and a queued job: {numbers}")
+        running = {job for job in self.pool.jobs() if job.status is JobStatus.RUNNING}
+        if set(found := self.pool.running_jobs()) != running or len(found) != len(running):
+            self.faults.append(f"{running} run, and running_jobs() are {found}")
+        line = self.pool.next_jobs(1000)
+        if self.pool._aging is None and line != sorted(line, key=_location):
+            self.faults.append(f"next_jobs() are not in order: {line}")
         limit = self.pool._queue_size
         if numbers.waiting and limit is not None and numbers.queued < limit + max(0, free):
             self.faults.append(f"room and a blocked submitter: {numbers}")
@@ -400,9 +416,12 @@ class World:
         numbers = self.pool.statistics()
         if numbers.queued or numbers.running or numbers.scheduled or numbers.busy or numbers.leaked:
             self.faults.append(f"something is left: {numbers}")
-        for story in self.stories.values():
-            if len({"Succeeded", "Failed", "TimedOut", "Cancelled"} & set(story)) != 1:
+        for id, story in self.stories.items():
+            ends = ENDS.keys() & set(story)
+            if len(ends) != 1:
                 self.faults.append(f"a story without one end: {story}")
+            elif (kept := self.pool.find(id)) is None or kept.status is not ENDS[ends.pop()]:
+                self.faults.append(f"{story}, and what is remembered of it is {kept!r}")
         self.check()
 
     def _check_outcome(self, record: Record, job: Job[Any]) -> None:

@@ -351,7 +351,7 @@ def hostile_run(text):
 
     async def main():
         async with Pool(1, name=text, cancel_grace=0) as pool:
-            view = pool.with_options(name=text, id=text, group=text)
+            view = pool.with_options(name=text, id=text, group=text, metadata={text: [text]})
             await (await view.submit(speak_and_raise, text)).wait()
             await view.submit(speak_and_raise, text)
             await pool.join()

@@ -198,6 +198,12 @@ async def steering(pool: Pool) -> None:
     assert_type(pool.statistics(), Statistics)
     assert_type(pool.get_job(3), Job[Any] | None)
     assert_type(pool.jobs("running"), list[Job[Any]])
+    assert_type(pool.running_jobs(), list[Job[Any]])
+    assert_type(pool.next_jobs(3), list[Job[Any]])
+    assert_type(pool.find("a"), Job[Any] | JobOutcome[Any] | None)
+    assert_type(pool.finished_jobs(3), list[JobOutcome[Any]])
+    assert_type([job async for job in pool.scan("queued", name="a")], list[Job[Any]])
+    assert_type(await pool.cancel_all(where=lambda job: job.metadata, on_progress=print), int)
     assert_type(pool.status, PoolStatus)
     assert_type(await pool.join(), None)
     async with pool.paused() as held:
