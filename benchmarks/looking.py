@@ -142,12 +142,12 @@ async def gaps(count: int, only: str) -> None:
         await pool.cancel_all()
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.looking", description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1_000_000, help="jobs in the queue (default 1,000,000)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only questions with TEXT in them, or `record`")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.only in "record":
         print(f"a record of a job that has ended: {asyncio.run(bytes_per_record()):.0f} bytes")
     if options.only != "record":

@@ -26,6 +26,7 @@ from benchmarks import (  # noqa: E402
     chart,
     contenders,
     growth,
+    looking,
     measure,
     page,
     plan,
@@ -50,6 +51,17 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=170,
     )
+
+
+@pytest.mark.parametrize("only", ["record", "next_jobs", ""])
+def test_looking_is_measured(only: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m benchmarks.looking` asks each question, or those that are chosen, and prints a number for each."""
+    monkeypatch.setattr(looking, "RECORDS", 2_000)
+    looking.main(["--count", "200", "--only", only])
+    printed = capsys.readouterr().out
+    asked = [name for name in looking.QUESTIONS if name in printed]
+    assert asked == [name for name in looking.QUESTIONS if only in name]
+    assert ("bytes" in printed) == (only != "next_jobs")
 
 
 def result_of(**samples: list[float]) -> CellResult:

@@ -151,6 +151,17 @@ async def test_an_id_that_is_used_again_finds_the_last(isolation):
 
 
 @virtual
+async def test_a_number_and_an_own_id_of_the_same_text_find_the_last(isolation):
+    """A job may have the number that an earlier one had for its own id, and the other way round."""
+    async with Pool(1, isolation=isolation, keep_finished=10) as pool:
+        await pool.with_options(id="2", metadata={"n": 1}).run(nap)
+        await pool.with_options(metadata={"n": 2}).run(nap)
+        assert pool.find(2).metadata == {"n": 2}
+        await pool.with_options(id=2, metadata={"n": 3}).run(nap)
+        assert pool.find("2").metadata == {"n": 3}
+
+
+@virtual
 async def test_records_grow_old(isolation):
     """After `seconds` a record is found no more, and is let go of with the next end."""
     async with Pool(1, isolation=isolation, keep_finished=KeepFinished(seconds=10)) as pool:

@@ -114,6 +114,12 @@ def test_a_walk_meets_each_once_in_order(live):
         assert numbers(jobs, after=after, newest_first=True) == [n for n in live[::-1] if n < after]
 
 
+def test_a_walk_takes_no_step_for_each_number_that_is_gone():
+    """Few jobs far apart, or many: the steps are about as many as the jobs."""
+    for live in ([1, 10**9], [1, *range(10**9, 10**9 + COPIED + 9)]):
+        assert len(list(walk(dict.fromkeys(live, True)))) <= len(live) + 1
+
+
 @pytest.mark.parametrize("count", [1000, COPIED + 1000])
 def test_a_walk_bears_any_change(count):
     """What leaves before it is met is not met, what comes meanwhile is not, and the others are."""
