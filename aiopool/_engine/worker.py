@@ -45,7 +45,7 @@ INF = math.inf
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict, set})
 # A leaked job is told again this often, in seconds, or once a grace if that is longer.
 RECANCEL_INTERVAL = 1.0
-# In place of the stack of a job outside of the loop.
+# Above the stack of a job outside of the loop, or in place of it.
 OFFLOADED = {"thread": "  (in a thread)", "process": "  (in a process)", "interpreter": "  (in an interpreter)"}
 
 
@@ -336,9 +336,21 @@ class Worker(ABC):
     def stack(self) -> str:
         """Say where the running job is, as lines of a traceback."""
         job = self.job
-        if job is not None and job._spec.offload:
-            return OFFLOADED[job._spec.offload]
-        return "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in self.frames())))
+        kind = None if job is None else job._spec.offload
+        frames = self.call_frames()
+        lines = traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in frames))
+        if kind is not None:
+            lines.insert(0, OFFLOADED[kind] + "\n" * bool(lines))
+        return "".join(lines)
+
+    def call_frames(self) -> list[Any]:
+        """Return the frames of the running job, wherever it runs; none if that is another process."""
+        job = self.job
+        kind = None if job is None else job._spec.offload
+        if kind is None:
+            return self.frames()
+        found: list[Any] = self.runners[kind].frames(self) if kind == "thread" else []
+        return found
 
 
 def is_in_attempt(job: Job[Any]) -> bool:

@@ -267,15 +267,15 @@ class Job(Generic[T]):
         return self._spec.owner.waiting_for(self)
 
     def stack(self) -> traceback.StackSummary:
-        """Return where the running job is suspended: its calls, the outermost first, as in a traceback.
+        """Return where the running job is suspended, or what its thread does now: its calls, the outermost first.
 
-        Empty if it does not run, or runs in a thread. Costs some microseconds; the lines are read from their files
+        Empty if it does not run, or runs in a process. Costs some microseconds; the lines are read from their files
         when they are printed.
 
         Example:
             print("".join(job.stack().format()))
         """
-        frames = self._location.frames() if self._status is RUNNING else ()
+        frames = self._location.call_frames() if self._status is RUNNING else ()
         rows = ((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) for frame in frames)
         return traceback.StackSummary.from_list(
             [traceback.FrameSummary(file, line, name, lookup_line=False) for file, line, name in rows]

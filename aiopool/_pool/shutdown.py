@@ -110,7 +110,8 @@ class ShutdownReport:
             text += f"\n{len(self.callback_errors)} callbacks failed: {', '.join(map(describe, self.callback_errors))}"
         for job in self.leaked:
             # Not those outside of the loop: asyncio does not know them.
-            hint = "" if job.stack in OFFLOADED.values() else "; asyncio.run() will wait for it: aiopool.run() does not"
+            outside = job.stack.startswith(tuple(OFFLOADED.values()))
+            hint = "" if outside else "; asyncio.run() will wait for it: aiopool.run() does not"
             text += f"\njob {job.name} (id {job.id!r}) did not end{hint}"
         return text
 

@@ -40,6 +40,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Generic, TypeVar, final
 
 from aiopool._runtime.faults import describe_error, drop_frame, is_kind, log_fault
@@ -384,6 +385,22 @@ class ThreadRunner(Generic[T]):
             return False
         call.abandoned = True
         return True
+
+    def frames(self, token: T) -> list[FrameType]:
+        """Return where the function of a call is in its thread: its frames, the outermost first; none if it waits.
+
+        It goes on meanwhile: they are those of one moment.
+        """
+        for thread in tuple(self._threads):
+            call, number = thread.call, thread.ident
+            if call is not None and call.key is token and number is not None:
+                found: list[FrameType] = []
+                frame = sys._current_frames().get(number)
+                while frame is not None and frame.f_code is not _Thread.run.__code__:
+                    found.append(frame)
+                    frame = frame.f_back
+                return found[::-1] if thread.call is call else []
+        return []
 
     def close(self, wait: float = 0.0) -> int:
         """Take no new calls, and let the threads end: idle ones now, the others when their function returns.

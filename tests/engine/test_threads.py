@@ -616,3 +616,48 @@ def test_a_cancel_from_a_thread_after_the_end_of_the_loop():
     thread.start()
     thread.join(30)
     assert answer == [False]
+
+
+# -- where it is -------------------------------------------------------------------------------------------------------
+
+
+@real
+async def test_the_stack_of_a_thread_is_told(new_pool, caplog):
+    """By the job while it runs, in the log when it leaks, and in the report: the line that holds it up."""
+    gate = threading.Event()
+
+    def stuck_here():
+        gate.wait()
+
+    try:
+        pool = await new_pool(1, cancel_grace=0.01, max_threads=1).__aenter__()
+        job = await pool.submit(stuck_here)
+        await wait_until(lambda: list(job.stack()))
+        assert job.stack()[0].name == "stuck_here"
+        assert "gate.wait()" in "".join(job.stack().format())
+        waits = await pool.submit(stuck_here)
+        assert list(waits.stack()) == []
+        report = await pool.shutdown(timeout=0)
+        [leak] = report.leaked
+        for text in (leak.stack, caplog.text):
+            assert text.count("(in a thread)") == 1
+            assert "in stuck_here" in text
+            assert "_runtime/threads.py" not in text
+        assert "asyncio.run() will wait" not in str(report)
+    finally:
+        gate.set()
+
+
+@real
+async def test_a_call_that_no_thread_has_begun_has_no_stack(new_pool):
+    """It waits for a thread; the marker stands alone."""
+    gate = threading.Event()
+    try:
+        async with new_pool(2, max_threads=1) as pool:
+            first = await pool.submit(gate.wait)
+            second = await pool.submit(gate.wait)
+            await wait_until(lambda: list(first.stack()))
+            assert list(second.stack()) == []
+            gate.set()
+    finally:
+        gate.set()
