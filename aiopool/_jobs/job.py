@@ -39,6 +39,7 @@ __all__ = [
     "OnError",
     "current_job",
     "make_job",
+    "remote_job",
     "running_job",
 ]
 
@@ -51,6 +52,8 @@ RUNNING = JobStatus.RUNNING
 SUCCEEDED = JobStatus.SUCCEEDED
 
 running_job: contextvars.ContextVar[Job[Any] | None] = contextvars.ContextVar("aiopool_running_job", default=None)
+# In a process of a pool: what stands for the job there (`RemoteJob`). It is no job of any pool in this process.
+remote_job: contextvars.ContextVar[Any] = contextvars.ContextVar("aiopool_remote_job", default=None)
 
 
 _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -550,12 +553,16 @@ OnError = Callable[[Job[Any], BaseException], object]
 
 
 def current_job() -> Job[Any]:
-    """Return the job in which the caller runs, in its own task, a task it made, or its thread.
+    """Return the job in which the caller runs, in its own task, a task it made, its thread or its process.
+
+    In a process it has only `id`, `name`, `attempt` and `report_progress`.
 
     Raises:
         RuntimeError: the caller is in no job.
     """
     job = running_job.get()
+    if job is None:
+        job = remote_job.get()
     if job is None:
         raise RuntimeError(
             "current_job() was called outside of any job. Call it in a function that a pool runs: "

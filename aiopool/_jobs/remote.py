@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
-from aiopool._jobs.job import Job, running_job
+from aiopool._jobs.job import Job, remote_job
 
 __all__ = ["RemoteJob"]
 
@@ -45,8 +45,7 @@ class RemoteJob:
     def begin(self, note: Callable[[object], object]) -> None:
         """Become the current job; called in the process. `note(x)` sends `x` home."""
         self._note = note
-        job: Any = self
-        running_job.set(job)
+        remote_job.set(self)
 
     def report_progress(self, fraction: float, message: str = "") -> None:
         """Tell the pool how far the job is; at most fifty times a second it is sent, and the last one always."""

@@ -655,7 +655,8 @@ class Submitter:
         if spec.sent:
             from aiopool._runtime.pickled_call import check_sendable
 
-            check_sendable(function, copied=spec.offload == "process" and self._state.start_method == "fork")
+            copied = spec.offload == "process" and self._state.start_method == "fork"
+            check_sendable(function, spec.offload or "", copied=copied)
         if type(function) is FunctionType:
             # Weakly: a pool keeps no function alive.
             self._known, self._known_spec, self._known_keywords = weakref.ref(function), spec, None

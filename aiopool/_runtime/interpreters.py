@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, final
@@ -106,7 +107,7 @@ class InterpreterRunner:
 
     async def _run(self, call: PickledCall) -> tuple[bool, Any]:
         try:
-            return True, await to_interpreter.run_sync(call, limiter=self._limiter)
+            return True, await to_interpreter.run_sync(_call, sys.path, call, limiter=self._limiter)
         except BaseException as error:
             return False, error
 
@@ -115,3 +116,9 @@ class InterpreterRunner:
         ok, value = (False, asyncio.CancelledError()) if task.cancelled() else task.result()
         self._on_done(token, ok, value)
         self._serve()
+
+
+def _call(path: list[str], call: PickledCall) -> Any:
+    """Run a call, in an interpreter; one that is new does not know where the program looks for its modules."""
+    sys.path[:] = path
+    return call()

@@ -6,9 +6,10 @@ What is known to fail is refused in the process where the line to change is, bef
 from __future__ import annotations
 
 import functools
+import os
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any, final
 
@@ -25,7 +26,7 @@ class PickledCall:
     """A function and its arguments, as bytes; called without arguments, where it has arrived.
 
     Attributes:
-        payload: the pickle of (function, args, keywords).
+        payload: the pickle of (function, args).
         name: of the function, for messages.
     """
 
@@ -40,20 +41,18 @@ class PickledCall:
 
     def __call__(self) -> Any:
         try:
-            function, args, keywords = pickle.loads(self.payload)  # noqa: S301 - from our own process
+            function, args = pickle.loads(self.payload)  # noqa: S301 - from our own process
         except Exception as error:
             raise NotPicklableError(
-                f"{self.name}: the call did not arrive in its process: {describe_error(error)}. What it needs must be "
-                "importable there: define functions and classes at the top of a module, not under "
+                f"{self.name}: the call did not arrive where it is to run: {describe_error(error)}. What it needs must "
+                "be importable there: define functions and classes at the top of a module, not under "
                 '`if __name__ == "__main__"`'
             ) from error
-        return function(*args, **keywords)
+        return function(*args)
 
 
-def pickle_call(
-    function: Callable[..., object], args: tuple[Any, ...], keywords: Mapping[str, Any] | None = None
-) -> PickledCall:
-    """Return a call as bytes.
+def pickle_call(function: Callable[..., object], args: tuple[Any, ...]) -> PickledCall:
+    """Return a call as bytes; keyword arguments are in a `functools.partial`.
 
     Raises:
         NotPicklableError: the function or an argument does not pickle; the text says which, and what to write.
@@ -61,11 +60,14 @@ def pickle_call(
     if type(function) is PickledCall:
         return function
     try:
-        return PickledCall(pickle.dumps((function, args, keywords or {}), PROTOCOL), _name(function))
+        return PickledCall(pickle.dumps((function, args), PROTOCOL), _name(function))
     except Exception as error:
-        check_sendable(function)
+        keywords: dict[str, Any] = {}
+        while isinstance(function, functools.partial):
+            args, keywords, function = (*function.args, *args), {**function.keywords, **keywords}, function.func
+        check_sendable(function, "process", copied=True)
         named = [(f"argument {place}", value) for place, value in enumerate(args, 1)]
-        named += [(f"argument {name!r}", value) for name, value in (keywords or {}).items()]
+        named += [(f"argument {name!r}", value) for name, value in keywords.items()]
         where = next((f"{what} ({type_name(value)})" for what, value in named if not _pickles(value)), "an argument")
         raise NotPicklableError(
             f"{_name(function)}: {where} cannot be sent to another process: {describe_error(error)}. Send what it is "
@@ -73,11 +75,12 @@ def pickle_call(
         ) from error
 
 
-def check_sendable(function: Callable[..., object], *, copied: bool = False) -> None:
+def check_sendable(function: Callable[..., object], offload: str, *, copied: bool = False) -> None:
     """Raise if another process or interpreter would not find this function.
 
     Args:
         function: any callable.
+        offload: where it is to run.
         copied: the process will be a copy of this one (a fork), and has what this one has.
 
     Raises:
@@ -91,7 +94,7 @@ def check_sendable(function: Callable[..., object], *, copied: bool = False) -> 
     inner = inner.__func__ if type(inner) is MethodType else inner
     name = _name(function)
     try:
-        pickle.dumps(function, PROTOCOL)
+        pickle.dumps(inner, PROTOCOL)
     except Exception as error:
         if type(inner) is FunctionType and (inner.__name__ == "<lambda>" or "<locals>" in inner.__qualname__):
             kind = "a lambda" if inner.__name__ == "<lambda>" else "defined inside of another function"
@@ -99,7 +102,14 @@ def check_sendable(function: Callable[..., object], *, copied: bool = False) -> 
         else:
             advice = f"cannot be sent to another process: {describe_error(error)}"
         raise NotPicklableError(f'{name} {advice}; or run it in a thread: offload="thread"') from error
-    if not copied and getattr(inner, "__module__", None) == "__main__" and _is_interactive():
+    if copied or getattr(inner, "__module__", None) != "__main__":
+        return
+    if offload == "interpreter":
+        raise NotPicklableError(
+            f"{name} is in the main file of the program, which an interpreter does not import: move it to a module "
+            'of its own; or run it in a process: offload="process"'
+        )
+    if _is_interactive():
         raise NotPicklableError(
             f"{name} was defined in an interactive session, which another process cannot import: write it into a file, "
             f'work.py, and `from work import {name}`; or run it in a thread: offload="thread"'
@@ -118,9 +128,10 @@ def _check_not_starting() -> None:
 
 
 def _is_interactive() -> bool:
-    """Whether `__main__` is no file: a prompt, a notebook, `python -c`."""
+    """Whether `__main__` is no file: a prompt, a notebook, `python -c`, the standard input."""
     main = sys.modules["__main__"]
-    return getattr(main, "__file__", None) is None and getattr(main, "__spec__", None) is None
+    file = getattr(main, "__file__", None)
+    return (file is None or not os.path.exists(file)) and getattr(main, "__spec__", None) is None
 
 
 def _name(function: object) -> str:

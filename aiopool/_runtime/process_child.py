@@ -44,16 +44,13 @@ def run_calls(connection: socket.socket) -> None:
         signal.signal(number, _ignore)  # no SIG_IGN: what a call starts would inherit that
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
-    line = _Line(connection)
-    try:
+    # When nobody is there any more, there is nothing to do.
+    with connection, contextlib.suppress(EOFError, ConnectionError):
+        line = _Line(connection)
         line.send(READY)
         while (call := line.next_call()) is not None:
             _run(call, line)
             del call
-    except (EOFError, ConnectionError):
-        return  # nobody is there any more
-    finally:
-        connection.close()
 
 
 def _ignore(number: int, frame: object) -> None:
@@ -108,7 +105,8 @@ def _run(parts: list[Buffer], line: _Line) -> None:
         # A context of its own: what it sets there is not for the next call.
         value = contextvars.Context().run(_call, about, call, line.note)
     except BaseException as error:
-        outcome = _failed(call.name, drop_frame(error))
+        # Without our own three frames, which tell the reader nothing.
+        outcome = _failed(call.name, drop_frame(drop_frame(drop_frame(error))))
     else:
         outcome = _returned(call.name, value)
         del value

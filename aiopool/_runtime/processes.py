@@ -28,8 +28,10 @@ import contextvars
 import itertools
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import pickle
+import select
 import signal
 import socket
 import threading
@@ -72,7 +74,7 @@ class _Call:
 class _Process:
     """One process, from this side."""
 
-    __slots__ = ("call", "connection", "dying", "gone", "handle", "late", "outgoing", "pidfd", "reader", "ready")
+    __slots__ = ("call", "connection", "cut", "dying", "gone", "handle", "late", "outgoing", "pidfd", "reader", "ready")
 
     def __init__(self, handle: Any, connection: socket.socket) -> None:
         self.handle = handle
@@ -82,6 +84,7 @@ class _Process:
         self.pidfd: int | None = None
         self.call: _Call | None = None
         self.ready = False  # it has imported what it needs
+        self.cut = False  # it has closed its end of the connection
         self.dying = False  # it gets no more calls
         self.gone = False  # it has ended, and its number may be that of another process
         self.late = 0  # how often its exit code was not there yet
@@ -91,6 +94,12 @@ class _Process:
         """What tells its end."""
         descriptor: int = self.handle.sentinel if self.pidfd is None else self.pidfd
         return descriptor
+
+    def has_ended(self) -> bool:
+        """Ask the system, for the loop may not have heard of it yet."""
+        poll = select.poll()
+        poll.register(self.watched, select.POLLIN)
+        return bool(poll.poll(0))
 
     def kill(self) -> None:
         """End it now, and what its call has started with it."""
@@ -276,7 +285,11 @@ class ProcessRunner:
     def _serve(self) -> None:
         """Give waiting calls to idle processes, and make more if there are too few."""
         while self._waiting and self._idle:
-            self._hand_over(self._idle.pop(), self._waiting.popitem(last=False)[1])
+            process = self._idle.pop()
+            if process.has_ended():  # while it was idle; `_bury` is on its way
+                process.dying = True
+            else:
+                self._hand_over(process, self._waiting.popitem(last=False)[1])
         while len(self._waiting) > self._starting and len(self._processes) < self._max_processes and not self._closed:
             if not self._make():
                 return
@@ -380,9 +393,13 @@ class ProcessRunner:
         """Read what has come, a slice at most: other things happen in this loop."""
         if not self._take_in(process, _READ_AT_ONCE):
             self.loop.remove_reader(process.connection.fileno())
-            # It has closed its end. If it does not die of itself it is of no more use.
             process.dying = True
-            self.loop.call_later(_EXIT_SECONDS, process.kill)
+            self.loop.call_later(_EXIT_SECONDS, self._cut_off, process)
+
+    def _cut_off(self, process: _Process) -> None:
+        """A process that has closed its end, and does not die of itself, is of no more use."""
+        process.cut = not process.gone
+        process.kill()
 
     def _take_in(self, process: _Process, most: float) -> bool:
         """Read and act on it; whether more may come."""
@@ -451,7 +468,8 @@ class ProcessRunner:
         call = process.call
         if call is not None:
             process.call = None
-            error: BaseException = asyncio.CancelledError() if call.stopped else _died(self._describe(call.token), code)
+            name = self._describe(call.token).name
+            error = asyncio.CancelledError() if call.stopped else _died(name, code, cut=process.cut)
             self.loop.call_soon(self._deliver, call, False, error)
         if not process.ready:
             self._starting -= 1
@@ -495,9 +513,11 @@ def _outcome(kind: int, parts: list[Buffer]) -> tuple[bool, Any]:
     return kind == RETURNED, value
 
 
-def _died(about: Any, code: int | None) -> ProcessDiedError:
-    hint = ". Nobody asked for that here: perhaps the system was out of memory" if code == -signal.SIGKILL else ""
-    return ProcessDiedError(f"the process that ran {about.name} died: {_describe_code(code)}{hint}", code)
+def _died(name: str, code: int | None, *, cut: bool) -> ProcessDiedError:
+    hint = ""
+    if code == -signal.SIGKILL:
+        hint = ". It had closed its connection to the pool" if cut else ". It was not the pool: perhaps memory ran out"
+    return ProcessDiedError(f"the process that ran {name} died: {_describe_code(code)}{hint}", code)
 
 
 def _no_process(what: str, code: int | None) -> ProcessDiedError:
@@ -536,4 +556,4 @@ def _at_exit() -> None:
             runner.kill_all()
 
 
-atexit.register(_at_exit)  # after that of `multiprocessing`, so it is called before it
+atexit.register(_at_exit)  # after `multiprocessing.util` has registered its own, so it is called before that
