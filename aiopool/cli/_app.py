@@ -134,7 +134,7 @@ def map_command(
     append: Annotated[bool, typer.Option("--append", help="Add to FILE.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Write what the function returns, as print would; failures are shown only.")
+        bool, typer.Option("--raw", help="Write what the function returns, as text; failures are shown only.")
     ] = False,
     halt: Annotated[
         str | None,

@@ -90,7 +90,10 @@ def map_lines(target: str, files: Sequence[str], **given: Any) -> int:
         return MISUSED
     finally:
         board.close()
+        written = results.error is None
         results.close()
+        if written and results.error is not None:
+            board.say(f"{results.name} may not be on the disk: {results.error.strerror}")
     if results.error is not None:
         return BROKEN_PIPE if isinstance(results.error, BrokenPipeError) else FAILED
     return code

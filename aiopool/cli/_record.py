@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import traceback
 from json.encoder import encode_basestring
-from types import TracebackType
 from typing import Any, Final, Protocol, final
 
 from aiopool._runtime.faults import describe_error
@@ -60,21 +59,22 @@ class JsonRecord:
 
 @final
 class RawRecord:
-    """The value alone, as `print` would write it; bytes as they are, and nothing for None or a failure."""
+    """The value alone, as text; nothing for None or a failure. A last line end is not doubled."""
 
     def succeeded(self, item: Item, value: Any, attempts: int, seconds: float) -> str | None:
         if value is None:
             return None
         try:
             if isinstance(value, (bytes, bytearray, memoryview)):
-                return bytes(value).decode("utf-8", "surrogateescape")
-            text = str(value)
-            text.encode("utf-8", "surrogateescape")
+                text = bytes(value).decode("utf-8", "surrogateescape")
+            else:
+                text = str(value)
+                text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
             raise ResultError("the result is text that UTF-8 does not have: return bytes") from None
         except Exception as error:
             raise ResultError(f"the result cannot be written as text: {describe_error(error)}") from None
-        return text
+        return text.removesuffix("\n")
 
     def failed(
         self, item: Item, problem: str, trace: str | None, attempts: int, seconds: float, *, cancelled: bool = False
@@ -83,14 +83,21 @@ class RawRecord:
 
 
 def trace_of(error: BaseException) -> str | None:
-    """Return the traceback of a failure, from the function on; None if it has none, or it cannot be printed."""
-    start = error.__traceback__
-    frames: TracebackType | None = start
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(PACKAGE):
-        frames = frames.tb_next
-    if start is None and not hasattr(error, "__notes__"):  # a note has the traceback of another process
+    """Return the traceback of a failure, without our own frames; None if it has none, or it cannot be printed."""
+    if error.__traceback__ is None and not hasattr(error, "__notes__"):  # a note has that of another process
         return None
     try:
-        return "".join(traceback.format_exception(type(error), error, frames or start)).rstrip("\n")
+        trace = traceback.TracebackException(type(error), error, error.__traceback__, lookup_lines=False)
+        _without_ours(trace)
+        return "".join(trace.format()).rstrip("\n")
     except BaseException:
         return None
+
+
+def _without_ours(trace: traceback.TracebackException) -> None:
+    theirs = [frame for frame in trace.stack if not frame.filename.startswith(PACKAGE)]
+    if theirs:
+        trace.stack[:] = theirs
+    for other in (trace.__cause__, trace.__context__):
+        if other is not None:
+            _without_ours(other)

@@ -153,7 +153,7 @@ def test_fail_fast(here: Path):
     assert re.search(r"\d+ succeeded, 1 failed, \d cancelled", done.lines[-1]), "a line that was stopped has not failed"
 
 
-@pytest.mark.parametrize("output", [[], ["-o", "out"]])
+@pytest.mark.parametrize("output", [[], ["-o", "out"], ["-o", "/dev/null"], ["--raw"]])
 def test_failures_are_shown_wherever_the_results_go(here: Path, output: list[str]):
     done = run(here, "map", "targets:odd", *output, stdin="1\n2\n")
     assert "standard input, line 2: ValueError: 2 is even" in done.lines

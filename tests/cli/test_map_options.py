@@ -218,8 +218,11 @@ def test_arguments(here: Path):
     assert "cannot be called with one argument, the line, dept: " in done.lines[0]
 
 
-def test_raw_results_are_what_print_would_write(here: Path):
-    """Bytes are written as they are, None and failures not at all; each failure is shown, for it is nowhere else."""
+def test_raw_results_are_the_values_as_text(here: Path):
+    """Bytes are written as they are, None and failures not at all; each failure is shown, for it is nowhere else.
+
+    A line end is added where there is none: what a program has written has one.
+    """
     (here / "mine.py").write_text(
         "VALUES = {'text': 'ä\\n', 'bytes': b'\\xff\\x00', 'none': None, 'set': {1}, 'nan': float('nan'),\n"
         "          'list': [1, 'a'], 'surrogate': '\\ud800', 'name': 'a\\udcff'}\n"
@@ -227,7 +230,7 @@ def test_raw_results_are_what_print_would_write(here: Path):
     )
     lines = "text\nbytes\nnone\nset\nnan\nlist\nname\nsurrogate\n" + "x\n" * 20
     done = run(here, "map", "mine:f", "--raw", "-k", stdin=lines)
-    assert done.out == "ä\n\n".encode() + b"\xff\x00\n{1}\nnan\n[1, 'a']\na\xff\n"
+    assert done.out == "ä\n".encode() + b"\xff\x00\n{1}\nnan\n[1, 'a']\na\xff\n"
     assert done.code == 1
     assert sum("KeyError: 'x'" in line for line in done.lines) == 20
     assert any("line 8: ResultError: the result is text that UTF-8 does not have" in line for line in done.lines)
@@ -255,6 +258,10 @@ def test_tracebacks_are_in_the_results_and_shown_if_asked_for(here: Path):
     assert "in odd\n" in trace
     assert "ValueError: 2 is even" in trace
     assert f"aiopool{os.sep}cli" not in trace
+    late = run(here, "map", "targets:slow", "--timeout", "0.1", stdin="3600\n").rows[0]["traceback"]
+    assert "in slow\n" in late
+    assert "JobTimeoutError" in late
+    assert f"aiopool{os.sep}cli" not in late
     assert not any("in odd" in line for line in done.lines)
     shown = subprocess.run(
         command("map", "targets:odd", "--traceback", "-o", "out"),

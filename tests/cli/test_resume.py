@@ -260,6 +260,19 @@ def test_a_dry_run_shows_the_rest_and_touches_nothing(here: Path):
     assert not (here / "other").exists()
 
 
+def test_a_disk_that_fails_at_the_end_is_said(here: Path):
+    probe = (
+        "import os, sys\n"
+        "def fsync(fd): raise OSError(5, 'Input/output error')\n"
+        "os.fsync = fsync; sys.argv = ['aiopool', 'map', 'targets:same', 'in', '-o', 'out']\n"
+        "from aiopool.cli import main; main()"
+    )
+    (here / "in").write_text("a\n")
+    done = subprocess.run([sys.executable, "-c", probe], cwd=here, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "out may not be on the disk: Input/output error"
+
+
 def test_results_are_on_the_disk_when_the_exit_code_says_so(here: Path):
     """The file is flushed once, after the last line."""
     probe = (
