@@ -8,6 +8,7 @@ Always true: a reader takes no more from its socket than the message at hand, so
 
 from __future__ import annotations
 
+import mmap
 import socket
 import struct
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ CALL, QUIT, READY, NOTE, RETURNED, FAILED = range(1, 7)
 
 _HEADER = struct.Struct("!BIQ")  # the kind, how many parts, the size of the first
 _SIZE = struct.Struct("!Q")
+_PAGES = 1 << 20
 _JOINED = 65536  # parts of so many bytes are cheaper to copy than to send one by one
 
 Buffer = bytes | bytearray | memoryview
@@ -53,7 +55,8 @@ class MessageReader:
         self._expect(_HEADER.size)
 
     def _expect(self, size: int) -> None:
-        self._target = memoryview(bytearray(size))
+        # A `bytearray` is filled with zeros at once, which takes long if it is large; pages are when they are used.
+        self._target = memoryview(bytearray(size) if size < _PAGES else mmap.mmap(-1, size))
         self._filled = 0
 
     def read(self) -> Message | int:
