@@ -286,9 +286,9 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         """Forget the stale entries in a slice of a FIFO."""
         key = max(self._gone, key=self._gone.__getitem__)
         fifo = self._fifos[key]
-        if self._drop_stale(key, fifo, SWEEP // 4) >= SWEEP // 8:  # jobs are mostly cancelled oldest first
+        if self._drop_stale(key, fifo, SWEEP // 8) >= SWEEP // 16:  # jobs are mostly cancelled oldest first
             self._swept = 0
-            self._sweep_above = self._next_sweep()
+            self._sweep_above = self._next_sweep(SWEEP // 16)
             return
         start = self._swept if self._swept < len(fifo) else 0
         count = min(SWEEP, len(fifo) - start)
@@ -298,11 +298,11 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         fifo.rotate(start)
         self._swept = start + len(kept)
         self._skip(key, count - len(kept))
-        self._sweep_above = self._next_sweep()
+        self._sweep_above = self._next_sweep(SWEEP // 8)
 
-    def _next_sweep(self) -> int:
+    def _next_sweep(self, more: int) -> int:
         """Return above how many stale entries the next slice is due: a long line is not swept in one turn."""
-        return self._stale + SWEEP // 8 if self._stale > self.live else 0
+        return self._stale + more if self._stale > self.live else 0
 
     def _skip(self, key: Any, count: int) -> None:
         """Stale entries have left their FIFO."""
