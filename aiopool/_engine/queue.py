@@ -12,7 +12,7 @@ them.
 
 Invariants: the `_location` of an entry is what it was put in: a FIFO, or its row. A row that is discarded is gone. In a
 FIFO the entry left behind is stale: it is skipped on the way out, and stale entries are swept, a slice at a time, when
-they outnumber the live ones. A FIFO is in the order of numbers.
+there is one for each sixteen live ones. A FIFO is in the order of numbers.
 
 The queue knows no limits, no pause and no worker.
 """
@@ -35,6 +35,8 @@ __all__ = ["Entry", "JobQueue"]
 MAX_FIFOS = 64
 # Sweeping fewer stale entries than this is not worth the call.
 MIN_STALE = 64
+# They are swept when there is one for so many live ones: more would hold up whoever finds them at the head.
+STALE_SHARE = 16
 # So many entries of a FIFO are looked at in one sweep.
 SWEEP = 4096
 
@@ -279,7 +281,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
         key = entry._spec.priority
         self._stale += 1
         self._gone[key] = self._gone.get(key, 0) + 1
-        if self._stale > max(MIN_STALE, self._sweep_above) and self._stale > self.live:
+        if self._stale > max(MIN_STALE, self._sweep_above) and self._stale > self.live // STALE_SHARE:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -302,7 +304,7 @@ class JobQueue(asyncio.PriorityQueue[Any]):
 
     def _next_sweep(self, more: int) -> int:
         """Return above how many stale entries the next slice is due: a long line is not swept in one turn."""
-        return self._stale + more if self._stale > self.live else 0
+        return self._stale + more if self._stale > self.live // STALE_SHARE else 0
 
     def _skip(self, key: Any, count: int) -> None:
         """Stale entries have left their FIFO."""

@@ -178,6 +178,23 @@ def test_discarded_jobs_leave_no_litter(aging):
     assert queue._rows.count + sum(map(len, queue._fifos.values())) <= MIN_STALE + 1
 
 
+@pytest.mark.parametrize("order", ["front", "middle", "back", "anywhere"])
+def test_whoever_takes_the_best_job_finds_few_discarded_ones_before_it(order):
+    """However many leave the line, and from where: never are all of them in the way of a pop, or a look at the head."""
+    queue, jobs = JobQueue(), [new_job(n) for n in range(60_000)]
+    for job in jobs:
+        queue.push(job)
+    gone = {"front": jobs[1:25_000], "middle": jobs[20_000:45_000], "back": jobs[:34_000:-1]}.get(order, jobs[1::2])
+    if order == "anywhere":
+        random.Random(4).shuffle(gone)
+    for number, job in enumerate(gone):
+        queue.discard(job)
+        assert number % 100 or queue._stale <= queue.live // 4 + MIN_STALE
+    left = set(gone)
+    assert queue.head(100) == [job for job in jobs if job not in left][:100]
+    assert drain(queue) == [job for job in jobs if job not in left]
+
+
 def test_rows_take_what_has_no_fifo():
     """With more priorities than FIFOs are worth, the order stays the same."""
     queue, chance = JobQueue(), random.Random(3)
