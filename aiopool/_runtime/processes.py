@@ -181,7 +181,7 @@ class ProcessRunner:
         self._numbers = itertools.count(1)
         self._closed = False
         self.ended: asyncio.Future[None] | None = None  # once closed: done when the last process is gone
-        _open.add(self)
+        open_runners.add(self)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -265,14 +265,14 @@ class ProcessRunner:
             process.kill()
 
     def _end(self) -> None:
-        _open.discard(self)
+        open_runners.discard(self)
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
 
     @property
-    def busy(self) -> int:
-        """How many calls have no outcome yet."""
-        return len(self._calls)
+    def at_work(self) -> bool:
+        """Whether something is to come from a process: an outcome, or its end after `close`."""
+        return bool(self._calls) or (self.ended is not None and not self.ended.done())
 
     def __repr__(self) -> str:
         return (
@@ -333,8 +333,10 @@ class ProcessRunner:
             with contextlib.suppress(RuntimeError):  # the loop is closed: `kill_all` at exit
                 self.loop.call_soon_threadsafe(self._started, process, theirs, error)
 
-        threading.Thread(target=start, name=f"{handle.name}-start", daemon=True).start()
-        return True
+        thread = threading.Thread(target=start, name=f"{handle.name}-start", daemon=True)
+        if _try(thread.start) is None:
+            return True
+        return self._started(process, theirs, _try(handle.start))  # no thread is left: the loop waits
 
     def _started(self, process: _Process, theirs: socket.socket, error: BaseException | None) -> bool:
         theirs.close()
@@ -342,7 +344,7 @@ class ProcessRunner:
             self._starting -= 1
             self._processes.discard(process)
             process.connection.close()
-            log_fault(logger, "%r could not start a process", self, error=error)
+            log_fault(logger, "%s could not be started", process.handle.name, error=error)
             self._not_started(lambda: _no_process(f"it could not be started: {describe_error(error)}", None))
             return False
         with contextlib.suppress(OSError, AttributeError):  # an old kernel, or another system
@@ -447,7 +449,8 @@ class ProcessRunner:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 self.loop.call_soon_threadsafe(self._deliver, call, *outcome)
 
-        threading.Thread(target=unpickle, name=f"{self.name}-unpickle", daemon=True).start()
+        if _try(threading.Thread(target=unpickle, name=f"{self.name}-unpickle", daemon=True).start) is not None:
+            unpickle()  # the system has no thread left: then it takes the time of the loop
 
     # -- the end of a process ----------------------------------------------------------------------------------------
 
@@ -521,12 +524,13 @@ def _died(name: str, code: int | None, *, cut: bool) -> ProcessDiedError:
 
 
 def _no_process(what: str, code: int | None) -> ProcessDiedError:
-    end = "" if code is None else f" ({_describe_code(code)}; its standard error tells why)"
-    return ProcessDiedError(
-        f"there is no process to run the job: {what}{end}. Each process imports the file of the program: the lines "
-        'that start it belong under `if __name__ == "__main__":`',
-        code,
-    )
+    text = f"there is no process to run the job: {what}"
+    if code is not None:
+        text += (
+            f" ({_describe_code(code)}; its standard error tells why). Each process imports the file of the program: the "
+            'lines that start it belong under `if __name__ == "__main__":`'
+        )
+    return ProcessDiedError(text, code)
 
 
 def _describe_code(code: int | None) -> str:
@@ -546,13 +550,13 @@ def usable_processors() -> int:
 
 
 # What is open when the interpreter ends: `multiprocessing`, which waits for each child, would wait for ever.
-_open: weakref.WeakSet[ProcessRunner] = weakref.WeakSet()
+open_runners: weakref.WeakSet[ProcessRunner] = weakref.WeakSet()
 _owner = os.getpid()
 
 
 def _at_exit() -> None:
     if os.getpid() == _owner:
-        for runner in tuple(_open):
+        for runner in tuple(open_runners):
             runner.kill_all()
 
 

@@ -40,7 +40,7 @@ from typing import Any, Literal, TypedDict
 from ._parts import DeadlockError, Events, Hold, NumberedTask, Seam, SpinError, Watch
 from ._report import deadlock_text, describe_callback, held_text, spin_text, task_title
 from ._schedule import Mode, Ready, owner, ready_queue
-from ._threads import busy_for, idle
+from ._threads import busy_for, idle, processes_of
 
 __all__ = ["LoopOptions", "VirtualLoop"]
 
@@ -268,7 +268,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _holding(self) -> list[Hold]:
         if self._offload == "leap":
             return self._holds
-        return self._holds + [Hold(f"a call in thread {name!r}") for name in busy_for(self)]
+        threads = [Hold(f"a call in thread {name!r}") for name in busy_for(self)]
+        return self._holds + threads + [Hold(f"a call in a process of {name!r}") for name in processes_of(self)]
 
     def _outside(self) -> list[str]:
         """Name what might wake the loop although no timer is armed."""

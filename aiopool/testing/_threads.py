@@ -1,4 +1,4 @@
-"""Which threads are at work, and which only wait for some.
+"""Which threads and processes are at work, and which only wait for some.
 
 asyncio's default executor, anyio and a pool all keep their threads for the next call. Such a thread is
 neither a
@@ -13,10 +13,11 @@ import sys
 import threading
 from typing import Any
 
-__all__ = ["busy_for", "idle"]
+__all__ = ["busy_for", "idle", "processes_of"]
 
 _ANYIO = "anyio._backends._asyncio"
 _THREADS = "aiopool._runtime.threads"
+_PROCESSES = "aiopool._runtime.processes"
 
 
 def idle(thread: threading.Thread) -> bool:
@@ -46,6 +47,14 @@ def busy_for(loop: asyncio.AbstractEventLoop) -> list[str]:
     if threading.active_count() == 1:
         return []
     return [thread.name for thread in threading.enumerate() if _works_for(thread, loop)]
+
+
+def processes_of(loop: asyncio.AbstractEventLoop) -> list[str]:
+    """Name the processes of pools from which an outcome for `loop` is to come, or their end."""
+    module: Any = sys.modules.get(_PROCESSES)
+    if module is None:
+        return []
+    return [runner.name for runner in tuple(module.open_runners) if runner.loop is loop and runner.at_work]
 
 
 def _works_for(thread: threading.Thread, loop: asyncio.AbstractEventLoop) -> bool:

@@ -18,7 +18,7 @@ from helpers import echo
 
 from aiopool import JobCancelledError, JobOptions, JobStatus, JobTimeoutError, Pool, Retry, current_job
 from aiopool.errors import NotPicklableError, ProcessDiedError
-from aiopool.testing import wait_until
+from aiopool.testing import FailingCall, wait_until
 
 real = pytest.mark.loops("real", long=("eager", "uvloop"))
 both = pytest.mark.both_isolations
@@ -326,7 +326,16 @@ async def test_a_system_without_processes_fails_the_jobs(process_pool, monkeypat
                 with pytest.raises(ProcessDiedError, match="could not be started: BlockingIOError"):
                     await job
         assert await pool.run(jobs.square, 3) == 9
-    assert "could not start a process" in caplog.text
+    assert "could not be started" in caplog.text
+
+
+@real
+async def test_without_threads_it_goes_on(process_pool):
+    """A fork server is started, and a large result put together, on the time of the loop."""
+    async with process_pool(max_processes=1) as pool:
+        with FailingCall("Thread.start", error=RuntimeError, lasting=True):
+            assert await pool.run(jobs.large, 1_000_000) == b"x" * 1_000_000
+            assert (await pool.run(jobs.large_object)).thread == threading.current_thread().name
 
 
 # -- what cannot be sent ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import functools
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,7 +17,9 @@ import pytest
 from helpers import now
 from testing.support import MODES, Gate, wait_for_each_other
 
+from aiopool import Pool
 from aiopool._runtime.threads import ThreadRunner
+from aiopool.errors import ProcessDiedError
 from aiopool.testing import (
     DeadlockError,
     SpinError,
@@ -351,6 +354,27 @@ def test_a_call_that_a_pool_abandoned_holds_nothing():
         return now()
 
     assert run_virtual(main) == 60
+
+
+def test_a_working_process_holds_the_clock():
+    """Virtual time does not pass while a job runs in a process, nor while the processes end."""
+
+    async def main():
+        began = now()
+        timer = asyncio.create_task(asyncio.sleep(3600))
+        async with Pool(offload="process", max_processes=1) as pool:
+            assert await pool.run(os.getpid) != os.getpid()
+            assert now() == began
+            await asyncio.sleep(1)  # the process is idle now, and holds nothing
+            assert now() == began + 1
+            with pytest.raises(ProcessDiedError, match="exit code 3"):
+                await pool.run(os._exit, 3)
+            await pool.run(os.getpid)
+        assert now() == began + 1
+        assert not multiprocessing.active_children()
+        timer.cancel()
+
+    run_virtual(main)
 
 
 def test_a_thread_of_ones_own_wakes_the_loop():
