@@ -527,8 +527,8 @@ def _no_process(what: str, code: int | None) -> ProcessDiedError:
     text = f"there is no process to run the job: {what}"
     if code is not None:
         text += (
-            f" ({_describe_code(code)}; its standard error tells why). Each process imports the file of the program: the "
-            'lines that start it belong under `if __name__ == "__main__":`'
+            f" ({_describe_code(code)}; its standard error tells why). Each process imports the file of the program: "
+            'the lines that start it belong under `if __name__ == "__main__":`'
         )
     return ProcessDiedError(text, code)
 
