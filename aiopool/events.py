@@ -15,6 +15,7 @@
     │   ├── WorkerCrashed
     │   └── WorkerStopped
     ├── PoolOpened, PoolResized, PoolPaused, PoolResumed, PoolClosing, PoolClosed
+    ├── LoopBlocked           told afterwards, by a pool with a watchdog
     └── EventsDropped         in `pool.events()`: the reader was too slow
 
 Events carry plain values and keep no job alive. Moments are seconds on the loop's clock, as `job.started_at` is.
@@ -47,6 +48,7 @@ __all__ = [
     "JobSucceeded",
     "JobTimedOut",
     "Listener",
+    "LoopBlocked",
     "PoolClosed",
     "PoolClosing",
     "PoolEvent",
@@ -328,6 +330,24 @@ class PoolClosed(PoolEvent):
     """
 
     leaked: int
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class LoopBlocked(PoolEvent):
+    """Something has held up the event loop for longer than `Pool(watchdog=…)` allows; told when the loop goes on.
+
+    Attributes:
+        job_id: the job that did; None: code that is no job of this pool.
+        job_name: the job's name, or None.
+        seconds: how long the loop was blocked.
+        stack: where it was, as lines of a traceback.
+    """
+
+    job_id: int | str | None
+    job_name: str | None
+    seconds: float
+    stack: str
 
 
 @final

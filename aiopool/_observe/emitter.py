@@ -40,6 +40,7 @@ from aiopool.events import (
     JobSucceeded,
     JobTimedOut,
     Listener,
+    LoopBlocked,
     PoolClosed,
     PoolClosing,
     PoolEvent,
@@ -267,6 +268,7 @@ _NOT_AWAITED = (
 _BY_NAME: dict[str, type[PoolEvent]] = {
     kind.__name__: kind
     for kind in (
+        LoopBlocked,
         PoolClosed,
         PoolClosing,
         PoolOpened,

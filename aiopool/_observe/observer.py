@@ -10,6 +10,7 @@ from aiopool._jobs.job import Job
 __all__ = ["EventName", "Observer"]
 
 EventName = Literal[
+    "LoopBlocked",
     "PoolClosed",
     "PoolClosing",
     "PoolOpened",

@@ -61,6 +61,7 @@ from aiopool.errors import PoolClosedError, RestartLimitError
 
 if TYPE_CHECKING:  # they come with whoever listens or asks
     from aiopool._engine.resource import WorkerContext
+    from aiopool._engine.watchdog import BlockWatch
     from aiopool._engine.worker_info import WorkerInfo
     from aiopool._jobs.keep_finished import KeepFinished
     from aiopool._jobs.records import JobOutcome
@@ -168,6 +169,8 @@ class Pool(Submitter, AsyncOnly):
             gives `aiopool.current_worker().resource` to its jobs. One that cannot be opened is a crash, see `restart`.
         recycle_after: so many attempts a worker runs; then it ends, and another takes its place. None: any number.
         count_by_worker: count what each worker does, for `workers()`.
+        watchdog: seconds for which a job may hold up the event loop before a thread says so in the log: which job it
+            is, and where, while it does. None: nobody looks.
 
     Example:
         async with Pool(size=8) as pool:
@@ -201,6 +204,8 @@ class Pool(Submitter, AsyncOnly):
         "_shutdown_timeout",
         "_signals",
         "_size",
+        "_watch",
+        "_watchdog",
         "_worker_context",
     )
 
@@ -238,6 +243,7 @@ class Pool(Submitter, AsyncOnly):
         worker_context: WorkerContext | None = None,
         recycle_after: int | None = None,
         count_by_worker: bool = False,
+        watchdog: float | None = None,
     ) -> None:
         check_count("size", size, least=1, most=MAX_SIZE)
         if queue_size is not None:
@@ -248,6 +254,8 @@ class Pool(Submitter, AsyncOnly):
             check_count("max_processes", max_processes, least=1)
         if recycle_after is not None:
             check_count("recycle_after", recycle_after, least=1)
+        if watchdog is not None and check_seconds("watchdog", watchdog) == 0:
+            raise ValueError("watchdog=0: every job holds up the event loop for some time; write None for no watchdog")
         if worker_context is not None:
             from aiopool._engine.resource import check_worker_context
 
@@ -297,6 +305,8 @@ class Pool(Submitter, AsyncOnly):
         self._worker_context = worker_context
         self._recycle_after = recycle_after
         self._count_by_worker = count_by_worker
+        self._watchdog = watchdog
+        self._watch: BlockWatch | None = None
         self._callbacks: list[OnShutdown] = []
         self._groups = 0
         self._runners: Runners | None = None
@@ -342,7 +352,7 @@ class Pool(Submitter, AsyncOnly):
             on_leak=self._on_leak,
             owner=state,
             errors=ErrorReporter(state.name, runtime, self._on_error, state.hooks),
-            wake_worker=lambda: supervisor.wake_worker(),
+            wake_worker=lambda: wake_worker(),
             on_fatal=self._on_fatal,
         )
         counts = None
@@ -362,6 +372,9 @@ class Pool(Submitter, AsyncOnly):
             on_give_up=self._give_up,
         )
         self._resizing = Resizing(engine, supervisor, self._runners, own_threads=self._max_threads is not None)
+        wake_worker = supervisor.wake_worker
+        if self._watchdog is not None and not runtime.virtual:  # in virtual time nothing takes any
+            wake_worker = self._watched(engine, self._watchdog, wake_worker)
         self._closing = self._shutdown = self._report = self._fatal = None
         if state.overflow == "drop_oldest":
             engine.queue.oldest()  # asked for the first time it looks at all jobs: there are none
@@ -402,6 +415,18 @@ class Pool(Submitter, AsyncOnly):
             name=f"{self.name}-interpreter",
             on_done=Worker.offload_done,
         )
+
+    def _watched(self, engine: Engine, limit: float, wake_worker: Callable[[], bool]) -> Callable[[], bool]:
+        """Return a `wake_worker` that has the loop watched from then on: an idle pool is not."""
+        from aiopool._engine.watchdog import BlockWatch
+
+        watch = self._watch = BlockWatch(engine, limit, self.name)
+
+        def watched() -> bool:
+            watch.arm()
+            return wake_worker()
+
+        return watched
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -549,6 +574,9 @@ class Pool(Submitter, AsyncOnly):
             self._report = await shutdown.run()
             return self._report
         finally:
+            if self._watch is not None:
+                self._watch.stop()
+                self._watch = None
             if self._signals is not None:
                 self._signals.restore()
             if self._roster is not None and self._report is not None:

@@ -101,6 +101,7 @@ class PoolSettings(BaseSettings):
     keep_finished: Annotated[int | None, kinds.count(none=True)] = None
     recycle_after: Annotated[int | None, kinds.count(least=1, none=True)] = None
     count_by_worker: Annotated[bool, kinds.flag()] = False
+    watchdog: Annotated[float | None, kinds.seconds(none=True, above_zero=True)] = None
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _schema: ClassVar[Schema]

@@ -39,6 +39,7 @@ LATE = {
     ("_pool.pool", "_observe.finished_jobs"): "most programs do not ask for jobs that have ended",
     ("_engine.supervisor", "_engine.resource"): "few pools have workers that hold a resource",
     ("_pool.pool", "_engine.resource"): "the same",
+    ("_pool.pool", "_engine.watchdog"): "few pools have one",
     ("_pool.pool", "_engine.worker_info"): "few programs count what each worker does",
     ("_pool.pool", "_pool.workers"): "few programs look at workers, and stop one by hand",
     ("_jobs.records", "_jobs.json_values"): "few programs make dicts of their records",

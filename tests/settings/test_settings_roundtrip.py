@@ -100,6 +100,7 @@ VALUES = {
     "keep_finished": st.none() | st.integers(0, 10**9),
     "recycle_after": st.none() | st.integers(1, 10**9),
     "count_by_worker": st.booleans(),
+    "watchdog": st.none() | st.floats(0.001, 1e9),
 }
 
 

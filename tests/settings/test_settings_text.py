@@ -183,6 +183,7 @@ BOUNDS = {
     "keep_finished": (0, -1),
     "max_processes": (1, 0),
     "recycle_after": (1, 0),
+    "watchdog": (0.001, 0),
     "restart.max_restarts": (0, -1),
     "health.window": (0.001, 0),
     "health.max_error_ratio": (1, 1.001),
