@@ -23,7 +23,8 @@ from aiopool import (
     QueueFullError,
     current_job,
 )
-from aiopool.testing import wait_until
+from aiopool.events import JobSubmitted
+from aiopool.testing import FailingCall, wait_until
 
 pytestmark = [pytest.mark.loops("real", long=("eager",)), pytest.mark.both_isolations]
 
@@ -236,6 +237,43 @@ async def test_a_future_cancels_its_job(new_pool, where):
         job = await in_thread(body)
         await job.wait()
         assert job.status is JobStatus.CANCELLED
+
+
+async def test_a_future_that_is_cancelled_while_its_job_is_taken_in(new_pool):
+    """In that very step: the job is cancelled, too."""
+    futures = []
+    async with new_pool() as pool:
+        pool.listen(lambda event: futures[0].cancel(), JobSubmitted)
+
+        def body():
+            # The loop stands still until the future is in the list.
+            held = threading.Event()
+            asyncio_loop.call_soon_threadsafe(held.wait, SECONDS)
+            futures.append(pool.from_thread.submit(forever))
+            held.set()
+
+        asyncio_loop = asyncio.get_running_loop()
+        await in_thread(body)
+        await asyncio.wait_for(pool.join(), SECONDS)
+        assert futures[0].cancelled()
+        assert pool.statistics().cancelled == 1
+
+
+async def test_a_call_that_could_not_be_handed_in_is_no_job(new_pool):
+    """The loop could not be woken: the thread gets the error, and the pool no job, also not later."""
+    async with new_pool() as pool:
+        if type(asyncio.get_running_loop()).__module__.startswith("uvloop"):
+            pytest.skip("its methods cannot be replaced")
+
+        def body():
+            with pytest.raises(MemoryError):
+                pool.from_thread.submit(double, 1)
+            return None
+
+        with FailingCall("call_soon_threadsafe", 1, MemoryError):
+            await in_thread(body)
+        assert await in_thread(pool.from_thread.run, double, 2) == 4
+        assert pool.statistics().submitted == 1
 
 
 async def test_a_job_that_is_cancelled_elsewhere_says_so(new_pool):

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, assert_type
 
 import aiopool
@@ -26,6 +26,7 @@ from aiopool import (
     Submitter,
     current_job,
 )
+from aiopool.blocking import BlockingPool, JobFuture, ThreadSubmitter
 
 
 async def fetch(url: str, *, depth: int = 1) -> bytes:
@@ -231,3 +232,28 @@ def decorators() -> None:
     check_plain: Callable[[int], str] = decorated_plain
     assert_type(decorated_plain(1), str)
     del check, check_plain
+
+
+def from_a_thread(pool: Pool) -> None:
+    caller = pool.with_options(timeout=3).from_thread
+    assert_type(caller, ThreadSubmitter)
+    assert_type(caller.submit(fetch, "a", depth=2), JobFuture[bytes])
+    assert_type(caller.submit(fetch, "a").result(), bytes)
+    assert_type(caller.submit(plain, 1).job, Job[float] | None)
+    assert_type(caller.run(plain, 1), float)
+    assert_type(caller.map(fetch, ["a"]), Iterator[bytes])
+    assert_type(caller.map(plain, [1], errors="yield"), Iterator[MapResult[int, float]])
+    caller.run(fetch, b"a")  # type: ignore[call-overload]  # pyright: ignore
+    with pool.as_executor() as executor:
+        assert_type(executor.submit(plain, 1), JobFuture[float])
+
+
+def without_a_loop() -> None:
+    with BlockingPool(8, queue_size=None, retry=Retry(attempts=3)) as pool:
+        assert_type(pool.run(fetch, "a"), bytes)
+        assert_type(pool.submit(plain, 1), JobFuture[float])
+        assert_type(pool.with_options(priority=Priority.HIGH), ThreadSubmitter)
+        assert_type(pool.shutdown(timeout=3), ShutdownReport)
+        assert_type(pool.cancel(1), CancelReport)
+        pool.with_options(prority=3)  # type: ignore[call-arg]  # pyright: ignore
+    BlockingPool(max_workers=8)  # type: ignore[call-arg]  # pyright: ignore
