@@ -230,8 +230,6 @@ class BlockingPool(ThreadSubmitter):
             if not opened.done():
                 opened.set_exception(error)
         finally:
-            for bridge in self._pool._state.bridges.values():
-                bridge.fail_all()
             while self._calls:
                 call = self._calls.pop()
                 if not call.done():
@@ -307,6 +305,8 @@ class BlockingPool(ThreadSubmitter):
         finally:
             self._calls.discard(future)
             future.cancel()
+            if self._ended.is_set() and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()  # the loop closed before it came to it
 
     # -- steering ----------------------------------------------------------------------------------------------------
 

@@ -172,6 +172,7 @@ class JobFuture(Future[R]):
                 with self._bridge.blocked_thread():
                     while not arrival.wait(POLL):
                         self._bridge.check_lender()
+                    self._bridge.check_lender()  # a job that was told to stop is not kept waiting for its slot
         if self._job is None:
             self._heard = True
             super().result(0)

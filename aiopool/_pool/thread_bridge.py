@@ -72,7 +72,7 @@ class ThreadBridge:
         checked: the function that was checked last, and how many arguments it takes.
     """
 
-    __slots__ = ("_inbox", "_loop_thread", "_lost", "_name", "_watched", "checked", "engine", "pending")
+    __slots__ = ("_closed", "_inbox", "_loop_thread", "_lost", "_name", "_watched", "checked", "engine", "pending")
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine = engine
@@ -85,6 +85,7 @@ class ThreadBridge:
         self._loop_thread = next((thread for thread in threading.enumerate() if thread.ident == number), None)
         self._watched = False
         self._lost = False  # the loop is dead
+        self._closed = False  # the pool is
 
     # -- in a thread -------------------------------------------------------------------------------------------------
 
@@ -231,6 +232,10 @@ class ThreadBridge:
         """Whether a thread may be waiting."""
         return bool(self.pending)
 
+    def is_over(self) -> bool:
+        """Whether nobody will wait any more."""
+        return self._closed and not self.pending
+
     def look(self) -> None:
         """Release who waits, if the loop is dead; and tell a loop that could not be told."""
         if self._is_dead():
@@ -268,8 +273,11 @@ class ThreadBridge:
     def close(self) -> None:
         """The pool has closed: what is still on its way is refused."""
         self._inbox.take_all()
+        self._closed = True
         if self._watched:
-            WATCH.discard(self)
+            self._watched = False
+            if not self.pending:  # else somebody has come in this moment, and is still to be told
+                WATCH.discard(self)
 
     def take(self, call: _Call) -> None:
         """Make a job of a call, or have a task wait for room, or refuse it."""

@@ -32,6 +32,10 @@ class Watched(Protocol):
         """Release who waits, if the loop is dead; from any thread."""
         ...
 
+    def is_over(self) -> bool:
+        """Whether nobody will wait any more."""
+        ...
+
 
 @final
 class LoopWatch:
@@ -82,14 +86,17 @@ class LoopWatch:
                 if not watched:
                     self._thread = None
                     return
-            waited_for = [one for one in watched if one.waits()]
-            for one in waited_for:
-                one.look()
+            waited_for = any(one.waits() for one in watched)
+            for one in watched:
+                if one.waits():
+                    one.look()
+                elif one.is_over():
+                    self.discard(one)
             quiet = 0 if waited_for else quiet + 1
             self.asleep = quiet >= PATIENCE
             # Whoever begins to wait says so first and looks second, so one of us two sees the other.
             sleeps = self.asleep and not any(one.waits() for one in watched)
-            del watched, waited_for
+            del watched, one
             self._wake.wait(None if sleeps else TICK)
             self.asleep = False
 

@@ -301,6 +301,37 @@ def test_a_thread_that_waits_is_released_by_the_end(blocking):
     assert seen.count("nothing") <= 1  # `join` may have seen the last job end
 
 
+def test_a_call_that_comes_as_the_loop_closes_is_answered(blocking):
+    """Nobody runs it any more: `PoolClosedError`."""
+    pool = blocking(1)
+    closing = threading.Event()
+
+    class Loop(asyncio.SelectorEventLoop):
+        def close(self):
+            closing.set()
+            until = time.monotonic() + SECONDS
+            while not pool._calls and not self.is_closed() and time.monotonic() < until:
+                time.sleep(0.001)
+            super().close()
+
+    pool.loop_factory = Loop
+    seen = []
+
+    def late():
+        closing.wait(SECONDS)
+        try:
+            pool.join()
+        except PoolClosedError:
+            seen.append("closed")
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    with pool:
+        pass
+    thread.join(SECONDS)
+    assert seen == ["closed"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_leaves_the_block(blocking):

@@ -530,6 +530,27 @@ async def test_a_cancelled_job_stops_waiting_in_its_thread(new_pool):
         inner[0].cancel()
 
 
+async def test_a_cancelled_job_stops_waiting_for_room_in_its_thread(new_pool):
+    """`submit` raises `CancelledError` in it, and what it would have handed in is withdrawn."""
+    seen = []
+    async with new_pool(1, queue_size=1) as pool:
+
+        def outer():
+            pool.from_thread.submit(forever)
+            try:
+                pool.from_thread.submit(forever)  # it lends its slot to the first, and waits to have it back
+            except asyncio.CancelledError:
+                seen.append("told")
+                raise
+
+        job = await pool.submit(outer)
+        await wait_until(lambda: pool.statistics().running == 2)
+        assert await pool.cancel(job.id)
+        await wait_until(lambda: seen == ["told"])
+        await wait_until(lambda: pool.statistics().queued == 0)
+        assert await pool.cancel_all() == 1
+
+
 async def test_a_job_that_waits_for_itself_is_told(new_pool):
     """As by `await`: it would wait for ever."""
     futures = []
@@ -705,6 +726,35 @@ def test_a_loop_that_dies_leaves_no_thread_hanging(isolation, leave_open, how):
         main.pool.from_thread.submit(forever).result(SECONDS)
     del main.pool
     gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_call_that_comes_as_the_pool_closes_is_answered(isolation):
+    """The loop has closed before it came to the call: the watch, which had let go of the pool, has it again."""
+    loop = asyncio.new_event_loop()
+    pool = loop.run_until_complete(Pool(1, isolation=isolation).__aenter__())
+    futures = []
+
+    def hand_in():
+        futures.append(pool.from_thread.submit(double, 1))
+        bridge = pool._state.bridges[pool._state.engine]
+        loop.call_soon_threadsafe(step.set)
+        closed.wait(SECONDS)
+        # As if it had looked at the pool before it closed.
+        futures.append(bridge.hand_in(pool, double, (2,), {}))
+
+    closed, step = threading.Event(), asyncio.Event()
+    thread = threading.Thread(target=hand_in)
+    thread.start()
+    loop.run_until_complete(step.wait())
+    loop.run_until_complete(pool.shutdown())
+    closed.set()
+    thread.join()
+    loop.close()
+    assert concurrent.futures.wait(futures, timeout=SECONDS).not_done == set()
+    assert futures[0].result() == 2
+    with pytest.raises(PoolClosedError):
+        futures[1].result()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -94,11 +94,14 @@ class Looked:
     """Something that is watched."""
 
     def __init__(self, *, waited_for):
-        self.waited_for = waited_for
+        self.waited_for, self.over = waited_for, False
         self.looks = threading.Semaphore(0)
 
     def waits(self):
         return self.waited_for
+
+    def is_over(self):
+        return self.over
 
     def look(self):
         self.looks.release()
@@ -132,6 +135,20 @@ def test_the_watch_looks_while_somebody_waits(monkeypatch):
     del one
     gc.collect()
     assert gone() is None
+
+
+def test_the_watch_lets_go_of_what_is_over(monkeypatch):
+    """Nobody has to take it off: it ends by itself."""
+    monkeypatch.setattr("aiopool._runtime.loop_watch.TICK", 0.001)
+    watch, one = LoopWatch(), Looked(waited_for=True)
+    watch.add(one)
+    thread = watch._thread
+    one.over = True
+    assert one.looks.acquire(timeout=30)
+    assert thread.is_alive()
+    one.waited_for = False
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 async def test_without_a_thread_there_is_no_net():
