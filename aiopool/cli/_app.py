@@ -114,6 +114,9 @@ def map_command(
             help="Returns a context manager: opened once, and given to each call as second argument.",
         ),
     ] = None,
+    setup_per_worker: Annotated[
+        bool, typer.Option("--setup-per-worker", help="Each of the N workers opens its own, for one call at a time.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Each line is a JSON value, and is passed as that.")] = False,
     null: Annotated[bool, typer.Option("--null", "-0", help="Lines end with a zero byte, as of find -print0.")] = False,
     priority_field: Annotated[
@@ -177,6 +180,7 @@ def map_command(
         "key_limit": key_limit,
         "arguments": arguments or (),
         "setup": setup,
+        "setup_per_worker": setup_per_worker,
         "as_json": as_json,
         "null": null,
         "priority_field": priority_field,
@@ -217,6 +221,9 @@ def settings_command(
             help="Returns a context manager: opened once, and given to each call as second argument.",
         ),
     ] = None,
+    setup_per_worker: Annotated[
+        bool, typer.Option("--setup-per-worker", help="Each of the N workers opens its own, for one call at a time.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each pool.")] = False,
 ) -> None:
     """Print the settings that a pool would get here and now, and where each of them comes from.

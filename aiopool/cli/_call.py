@@ -12,15 +12,21 @@ from collections.abc import Callable, Mapping
 from types import CoroutineType
 from typing import Any, NoReturn, final
 
+from aiopool import current_worker
 from aiopool._runtime.faults import describe
 from aiopool.cli._source import Item
 
-__all__ = ["Arguments", "BadLineError", "ExitedError", "contained"]
+__all__ = ["Arguments", "BadLineError", "ExitedError", "SetupError", "contained"]
 
 
 @final
 class ExitedError(Exception):
     """The function called `sys.exit()`: that ends its call, not the others."""
+
+
+@final
+class SetupError(Exception):
+    """What a call needs, as `--setup` says, cannot be had."""
 
 
 @final
@@ -36,10 +42,27 @@ class Arguments:
     Attributes:
         named: keyword arguments.
         resource: what `--setup` gives, as one more argument; empty if there is none. A placeholder until it is open.
+        per_worker: whether the worker that runs the call has it.
     """
 
     named: Mapping[str, Any]
     resource: tuple[Any, ...] = ()
+    per_worker: bool = False
+
+    @property
+    def positional(self) -> tuple[Any, ...]:
+        """What comes after the line, in the call that asks.
+
+        Raises:
+            SetupError: its worker has nothing; there will be another attempt to open it.
+        """
+        if not self.per_worker:
+            return self.resource
+        worker = current_worker()
+        if isinstance(worker.resource, SetupError):
+            worker.recycle()
+            raise SetupError(*worker.resource.args)
+        return (worker.resource,)
 
 
 def contained(function: Callable[..., Any], arguments: Arguments) -> Callable[[Item], Any]:
@@ -56,7 +79,7 @@ def contained(function: Callable[..., Any], arguments: Arguments) -> Callable[[I
             if item.problem is not None:
                 raise BadLineError(item.problem)
             try:
-                return await function(item.value, *arguments.resource, **arguments.named)
+                return await function(item.value, *arguments.positional, **arguments.named)
             except SystemExit as error:
                 raise ExitedError(f"it called sys.exit({describe(error.code)})") from error
             finally:
@@ -70,7 +93,7 @@ def contained(function: Callable[..., Any], arguments: Arguments) -> Callable[[I
         if item.problem is not None:
             raise BadLineError(item.problem)
         try:
-            result = function(item.value, *arguments.resource, **arguments.named)
+            result = function(item.value, *arguments.positional, **arguments.named)
             if type(result) is CoroutineType:
                 result.close()
                 raise TypeError("it returned a coroutine, which ran not at all: write `async def`, and await it there")

@@ -13,7 +13,7 @@ from typing import Any
 from aiopool import Pool, run
 from aiopool._runtime.signals import SignalHandler
 from aiopool.cli._board import LiveDisplay, PlainDisplay, ProgressDisplay
-from aiopool.cli._call import Arguments, BadLineError, contained
+from aiopool.cli._call import Arguments, BadLineError, SetupError, contained
 from aiopool.cli._fields import LineFields
 from aiopool.cli._options import MapOptions
 from aiopool.cli._output import Output, check_output, open_output, read_output
@@ -39,7 +39,9 @@ def map_lines(target: str, files: Sequence[str], **given: Any) -> int:
     try:
         options = MapOptions.checked(**given)
         stdin, stdout = take_standard_streams()
-        arguments = Arguments(options.arguments, (None,) if options.setup is not None else ())
+        arguments = Arguments(
+            options.arguments, (None,) if options.setup is not None else (), per_worker=options.setup_per_worker
+        )
         with contextlib.redirect_stdout(sys.stderr):
             function = find_function(target)
             setup = None if options.setup is None else Setup(options.setup)
@@ -84,9 +86,10 @@ def map_lines(target: str, files: Sequence[str], **given: Any) -> int:
     )
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            code = _run(work, _pool(options), source, board, setup, arguments)
-    except Refusal as refusal:
-        board.say(f"aiopool: {refusal}")
+            pool = _pool(options, setup if options.setup_per_worker else None)
+            code = _run(work, pool, source, board, None if options.setup_per_worker else setup, arguments)
+    except SetupError as error:
+        board.say(f"aiopool: {error}: nothing was run")
         return MISUSED
     finally:
         board.close()
@@ -109,7 +112,7 @@ def _open(options: MapOptions, stdout: int, source: Source, past: Past) -> Outpu
     return Output(stdout, None)
 
 
-def _pool(options: MapOptions) -> Pool:
+def _pool(options: MapOptions, setup: Setup | None = None) -> Pool:
     if options.dry_run:
         return Pool(1, queue_size=None, name="dry-run", on_error=_in_results)
     return Pool(
@@ -123,6 +126,7 @@ def _pool(options: MapOptions) -> Pool:
         limit=options.rate,
         key_limit=options.key_limit,
         on_error=_in_results,
+        worker_context=None if setup is None else setup.open_each,
     )
 
 

@@ -36,6 +36,7 @@ class MapOptions:
         null: lines end with a zero byte.
         arguments: further arguments of the function.
         setup: what is opened once, for all calls, as MODULE:FUNCTION; None: nothing.
+        setup_per_worker: each worker opens its own, which no two calls have at once.
         priority_field: the field with the priority; None: it has none.
         ordered: results in the order of the lines.
         output: the file for results; None: standard output.
@@ -60,6 +61,7 @@ class MapOptions:
     null: bool
     arguments: Mapping[str, Any]
     setup: str | None
+    setup_per_worker: bool
     priority_field: str | None
     ordered: bool
     output: str | None
@@ -114,6 +116,10 @@ class MapOptions:
                 f"--key-field {key_field} is the name of a field of JSON objects: add --json; without it write the "
                 "number of a column, from 1, or host for lines that are URLs"
             )
+        if plain["setup_per_worker"] and plain["setup"] is None:
+            raise Refusal("--setup-per-worker says how often --setup is done: add --setup MODULE:FUNCTION")
+        if plain["setup_per_worker"] and plain["processes"]:
+            raise Refusal("with --processes each process does its own --setup: leave out --setup-per-worker")
         if fail_fast and halt is not None:
             raise Refusal("--fail-fast is --halt fail=1: write one of them")
         halt = "fail=1" if fail_fast else halt

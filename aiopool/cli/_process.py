@@ -11,18 +11,13 @@ from collections.abc import Callable, Mapping
 from multiprocessing.util import Finalize
 from typing import Any, final
 
-from aiopool.cli._call import Arguments, contained
+from aiopool.cli._call import Arguments, SetupError, contained
 from aiopool.cli._setup import Setup
 from aiopool.cli._source import Item
 from aiopool.cli._target import find_function
 from aiopool.cli._words import Refusal
 
-__all__ = ["ProcessTarget", "SetupError", "check_plain"]
-
-
-@final
-class SetupError(Exception):
-    """What a process needs for its calls cannot be had."""
+__all__ = ["ProcessTarget", "check_plain"]
 
 
 @final

@@ -32,6 +32,31 @@ def broken():
     raise OSError("no server there")
     yield
 
+openings = iter([True, False, True])
+
+@contextlib.asynccontextmanager
+async def at_times():
+    if not next(openings):
+        raise OSError("not now")
+    yield {"n": 0}
+
+@contextlib.asynccontextmanager
+async def numbered(numbers=iter(range(1, 100))):
+    number = next(numbers)
+    yield {"n": number}
+    note(f"closed {number}")
+
+async def which(line, client):
+    await asyncio.sleep(0.01)
+    return client["n"]
+
+def which_in_thread(line, client):
+    return client["n"]
+
+async def breaks(line, client):
+    import aiopool
+    aiopool.current_worker().recycle()
+
 @contextlib.contextmanager
 def sticky():
     yield 1
@@ -97,7 +122,7 @@ def test_functions_in_threads_get_it_too(setups: Path):
         (["setups:use", "--setup", "setups:undecorated"], "returns generator, which is no context manager: write @c"),
         (["setups:use", "--setup", "setups:async_undecorated"], "write @contextlib.asynccontextmanager above it"),
         (["setups:use", "--setup", "setups:coroutine"], "write @contextlib.asynccontextmanager above it"),
-        (["setups:use", "--setup", "setups:broken"], "failed, and nothing was run: OSError: no server there"),
+        (["setups:use", "--setup", "setups:broken"], "failed: OSError: no server there: nothing was run"),
     ],
 )
 def test_what_cannot_be_opened_is_one_clear_line(setups: Path, arguments: list[str], said: str):
@@ -133,3 +158,27 @@ def test_it_is_closed_after_an_interrupt(setups: Path):
         done = finish(process)
     assert done.code == 130
     assert "closed" in done.lines
+
+
+@pytest.mark.parametrize("name", ["which", "which_in_thread"])
+def test_each_worker_opens_its_own(setups: Path, name: str):
+    """As many as there are workers, each for one call at a time, and all are closed."""
+    lines = "x\n" * 20
+    done = run(
+        setups, "map", f"setups:{name}", "--setup", "setups:numbered", "--setup-per-worker", "-n", "3", stdin=lines
+    )
+    assert done.code == 0
+    opened = set(done.results)
+    assert opened <= {1, 2, 3}
+    assert sorted(line for line in done.lines if line.startswith("closed")) == [f"closed {n}" for n in sorted(opened)]
+
+
+def test_a_worker_that_cannot_open_it_fails_its_call_and_tries_again(setups: Path):
+    """Each line that would need it fails, in one line each; the next ones go on."""
+    arguments = ["--setup", "setups:at_times", "--setup-per-worker", "-n", "1", "-k"]
+    done = run(setups, "map", "setups:breaks", *arguments, stdin="a\nb\nc\n")
+    assert [row["ok"] for row in done.rows] == [True, False, True]
+    assert done.rows[1]["error"] == "SetupError: --setup setups:at_times failed: OSError: not now"
+    assert len(done.lines) == 2
+    done = run(setups, "map", "setups:breaks", *arguments, "--retries", "1", "--delay", "0", stdin="a\nb\nc\n")
+    assert [row["attempts"] for row in done.rows][:2] == [1, 2]
