@@ -16,6 +16,7 @@ in the next turn of the loop. After a suspension a worker always may take one mo
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections import deque
@@ -40,6 +41,7 @@ from aiopool._engine.queue import JobQueue
 from aiopool._engine.slots import Slots
 from aiopool._jobs.fair_shares import FairShares
 from aiopool._jobs.job import Job, JobExtra, make_job
+from aiopool._jobs.layered import layered
 from aiopool._jobs.outcome import failure_of, next_delay, timeout_error
 from aiopool._jobs.records import AttemptRecord
 from aiopool._jobs.spec import JobOwner, JobSpec
@@ -355,6 +357,9 @@ class Engine:
 
     def _arrange(self, job: Job[Any], spec: JobSpec) -> None:
         """Note what a job has beside a priority: an id, a group, a delay, limits that run from now."""
+        if spec.layers:
+            run = functools.partial(self.owner.run_inside_layers, job)
+            job._function = layered(job, spec.layers, run)
         extra = job._extra
         if spec.total_timeout is not None:
             self.total_limits.add(spec.total_timeout, job)

@@ -38,7 +38,7 @@ from aiopool._runtime.timers import Timer
 if TYPE_CHECKING:  # few workers have one
     from aiopool._engine.resource import Resource
 
-__all__ = ["TaskWorker", "Worker", "is_in_attempt"]
+__all__ = ["TaskWorker", "Worker", "is_in_attempt", "refuse_awaitable"]
 
 INF = math.inf
 # What functions mostly return, and what is quickly seen to be no awaitable: to ask `isawaitable` costs five times more.
@@ -225,7 +225,7 @@ class Worker(ABC):
             if not ok:
                 engine.attempt_ended(job, None, outcome, now)
             elif type(outcome) not in _PLAIN and _is_awaitable(outcome):
-                engine.attempt_ended(job, None, _refuse_awaitable(job, outcome), now)
+                engine.attempt_ended(job, None, _awaitable_refused(job, outcome), now)
             elif job._finished_at is not None:
                 engine.attempt_ended(job, outcome, None, now)
             else:
@@ -364,7 +364,18 @@ def _is_awaitable(outcome: object) -> bool:
     return issubclass(kind, Awaitable) or (issubclass(kind, GeneratorType) and inspect.isawaitable(outcome))
 
 
-def _refuse_awaitable(job: Job[Any], outcome: Any) -> TypeError:
+def refuse_awaitable(job: Job[Any], outcome: Any) -> Any:
+    """Return what a plain function returned.
+
+    Raises:
+        TypeError: it is an awaitable: the function is no plain one.
+    """
+    if type(outcome) not in _PLAIN and _is_awaitable(outcome):
+        raise _awaitable_refused(job, outcome)
+    return outcome
+
+
+def _awaitable_refused(job: Job[Any], outcome: Any) -> TypeError:
     if type(outcome) is CoroutineType:
         outcome.close()
     kind, name = type_name(outcome), job._spec.name

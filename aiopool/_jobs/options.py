@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import InitVar
 from datetime import datetime
 from typing import Any, Final, Literal, ParamSpec, TypeVar, final
@@ -25,6 +25,7 @@ from aiopool._jobs.checks import (
     check_offload,
     check_seconds,
 )
+from aiopool._jobs.layered import Layer, check_layers
 from aiopool._jobs.limits import Key, check_key
 from aiopool._jobs.retry import Retry
 from aiopool._runtime.keywords import explain_keywords
@@ -44,6 +45,7 @@ __all__ = [
     "function_options",
     "id_key",
     "id_number",
+    "is_for_one_job",
     "job",
 ]
 
@@ -99,6 +101,8 @@ class JobOptions:
             copied. The nearest place wins as a whole; mappings are not merged.
         offload: where a plain function runs: in a `"thread"` (as with `None`); in a `"process"` that the pool keeps,
             and kills if the job is cancelled or its time is over; in an `"interpreter"` of its own (Python 3.13).
+        layers: what is done around each attempt: `async def layer(job, call)`, the outermost first. Those of the pool,
+            the group, the function and the view add up; None: none at all.
     """
 
     priority: int | Unset = UNSET
@@ -113,6 +117,7 @@ class JobOptions:
     key: Key | Unset | None = UNSET
     metadata: Mapping[str, Any] | Unset | None = UNSET
     offload: Offload | Unset | None = UNSET
+    layers: Iterable[Layer] | Unset | None = UNSET
     run_at: InitVar[datetime | Unset | None] = UNSET
 
     def __post_init__(self, run_at: datetime | Unset | None) -> None:
@@ -151,6 +156,8 @@ class JobOptions:
             object.__setattr__(self, "metadata", check_metadata(self.metadata))
         if self.offload is not UNSET and self.offload is not None:
             check_offload(self.offload)
+        if self.layers is not UNSET and self.layers is not None:
+            object.__setattr__(self, "layers", check_layers(self.layers))
 
     def over(self, other: JobOptions) -> JobOptions:
         """Return these options with the gaps filled from `other`."""
@@ -158,13 +165,35 @@ class JobOptions:
         for read, write in _FIELDS:
             mine = read(self)
             write(merged, mine if mine is not UNSET else read(other))
+        object.__setattr__(merged, "layers", _added_up(other.layers, self.layers))
         return merged
+
+
+def _added_up(outer: Any, inner: Any) -> Any:
+    """Return the layers of two places. `None` in front of some: none of those further out count."""
+    if inner is UNSET:
+        return outer
+    if inner is None or outer is UNSET or inner[:1] == (None,):
+        return inner
+    return (*((None,) if outer is None else outer), *inner)
 
 
 # How each field is read and written: by the slots themselves, for the class is frozen.
 _FIELDS: Final = tuple(
     (slot.__get__, slot.__set__) for field in dataclasses.fields(JobOptions) for slot in [vars(JobOptions)[field.name]]
 )
+
+_SHARED: Final = tuple(
+    vars(JobOptions)[field.name].__get__
+    for field in dataclasses.fields(JobOptions)
+    if field.name not in ("id", "delay", "key")
+)
+
+
+def is_for_one_job(options: JobOptions) -> bool:
+    """Return whether nothing is said but what mostly differs from job to job: an id, a delay, a key."""
+    return all(read(options) is UNSET for read in _SHARED)
+
 
 DEFAULTS: Final = JobOptions(
     priority=Priority.NORMAL.value,
@@ -179,6 +208,7 @@ DEFAULTS: Final = JobOptions(
     key=None,
     metadata=None,
     offload=None,
+    layers=None,
 )
 
 
@@ -223,6 +253,7 @@ def job(
     key: Key | Unset | None = UNSET,
     metadata: Mapping[str, Any] | Unset | None = UNSET,
     offload: Offload | Unset | None = UNSET,
+    layers: Iterable[Layer] | Unset | None = UNSET,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Give a function its own job options; it stays the same function, called and typed as before.
 
@@ -248,6 +279,7 @@ def job(
         key=key,
         metadata=metadata,
         offload=offload,
+        layers=layers,
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -7,9 +7,10 @@ name and seven options. The other two, `id` and `delay`, concern one job: they a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+from aiopool._jobs.layered import Layer
 from aiopool._jobs.limits import NO_LIMITS, Key, PoolLimits
 from aiopool._jobs.options import JobOptions
 from aiopool._jobs.retry import Retry
@@ -30,6 +31,7 @@ class JobOwner(Protocol):
     def call_back(self, job: Any, callback: Callable[[Any], object]) -> None: ...
     def waiting_for(self, job: Any) -> str | None: ...
     def wait(self, job: Any, waiter: Any) -> Iterable[Any]: ...
+    def run_inside_layers(self, job: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> Awaitable[Any]: ...
     def wall_time(self, at: float) -> datetime.datetime: ...
 
 
@@ -39,7 +41,9 @@ class JobSpec:
 
     Attributes:
         name: what the job is called: the option, or the function's name.
-        offload: where a plain function runs: `"thread"`, `"process"` or `"interpreter"`; None: an `async def`.
+        runner: where a plain function runs: `"thread"`, `"process"` or `"interpreter"`; None: an `async def`.
+        layers: what is around each attempt, the outermost first.
+        offload: the same as `runner`, if the worker starts the function; with layers a coroutine does.
         owner: whose jobs they are.
         limits: the lanes in which a job has to have a place to run: a rule each, and a key of it.
         sent: it runs in another process or interpreter, so its calls are pickled.
@@ -53,6 +57,7 @@ class JobSpec:
         "_limits_of",
         "group",
         "key",
+        "layers",
         "least",
         "limits",
         "metadata",
@@ -64,6 +69,7 @@ class JobSpec:
         "priority",
         "queue_timeout",
         "retry",
+        "runner",
         "sent",
         "swift",
         "timeout",
@@ -98,9 +104,11 @@ class JobSpec:
         self.metadata: Mapping[str, Any] | None = complete.metadata
         self._limits_of = limits
         self.owner = owner
-        self.offload: str | None = (complete.offload or "thread") if offload else None
+        self.runner: str | None = (complete.offload or "thread") if offload else None
+        self.layers: tuple[Layer, ...] = tuple(layer for layer in complete.layers or () if layer is not None)
+        self.offload = None if self.layers else self.runner
         # What leaves this process is looked at, and pickled, in each call: no number of arguments is the usual.
-        self.sent = self.offload in ("process", "interpreter")
+        self.sent = self.runner in ("process", "interpreter")
         self.least, self.most = (sys.maxsize, 0) if self.sent else arity
         self._sum_up()
 
@@ -111,6 +119,7 @@ class JobSpec:
             and self._limits_of.weights is None
             and self.queue_timeout is None
             and self.total_timeout is None
+            and not self.layers
         )
         self.swift = self.retry is None and self.offload is None and not self.limits
 

@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, final
 
 from aiopool._engine.engine import Engine
 from aiopool._engine.error_reporter import ErrorReporter
+from aiopool._engine.outside import deliver
 from aiopool._engine.resizing import Resizing
 from aiopool._engine.supervisor import Supervisor
 from aiopool._engine.walk import walk
 from aiopool._engine.worker import Worker
 from aiopool._jobs.fair_shares import FairShares, check_weights
 from aiopool._jobs.job import Job, OnError, running_job
+from aiopool._jobs.layered import Layer
 from aiopool._jobs.limits import Limit, PoolLimits
 from aiopool._jobs.options import (
     DEFAULTS,
@@ -163,6 +165,7 @@ class Pool(Submitter, AsyncOnly):
         key_limit: a `Limit` of each key (see `with_options`) that has none of its own in `limits`.
         keep_finished: so many jobs that have ended are remembered, for `find`, `finished_jobs` and what `cancel` says;
             `aiopool.records.KeepFinished` says more. None: none, and nothing is built.
+        layers: what is done around each attempt of all jobs: `async def layer(job, call)`, the outermost first.
         fair_keys: among jobs of equal priority the keys take turns, so that one that floods the pool delays its own
             jobs only. A mapping gives some keys another weight than 1: with 3, three jobs for each of another's.
         worker_context: called for each worker; the context manager that it returns is open while the worker lives, and
@@ -239,6 +242,7 @@ class Pool(Submitter, AsyncOnly):
         limits: Mapping[str, Limit] | None = None,
         key_limit: Limit | None = None,
         fair_keys: bool | Mapping[str | int, float] = False,
+        layers: Iterable[Layer] | None = None,
         keep_finished: int | KeepFinished | None = None,
         worker_context: WorkerContext | None = None,
         recycle_after: int | None = None,
@@ -280,6 +284,7 @@ class Pool(Submitter, AsyncOnly):
             total_timeout=total_timeout,
             retry=retry,
             offload=offload,
+            layers=layers,
         ).over(DEFAULTS)
         super().__init__(
             PoolState(name, options, overflow, PoolLimits(limit, limits, key_limit, weights)), JobOptions(), options
@@ -378,7 +383,7 @@ class Pool(Submitter, AsyncOnly):
         self._closing = self._shutdown = self._report = self._fatal = None
         if state.overflow == "drop_oldest":
             engine.queue.oldest()  # asked for the first time it looks at all jobs: there are none
-        state.opened(engine, supervisor)
+        state.opened(engine, supervisor, self._runners)
         self._roster = register_open_pool(runtime.loop, self)
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
             self._signals.install(runtime.loop)
@@ -388,7 +393,7 @@ class Pool(Submitter, AsyncOnly):
         """Make what runs plain functions in threads; it is made when it is needed first."""
         size = self.size if self._max_threads is None else self._max_threads
         name = f"{self.name}-thread"
-        return ThreadRunner(loop=loop, max_threads=max(size, 1), name=name, on_done=Worker.offload_done)
+        return ThreadRunner(loop=loop, max_threads=max(size, 1), name=name, on_done=deliver)
 
     def _processes(self, loop: asyncio.AbstractEventLoop) -> Runner:
         """Make what runs plain functions in processes."""
@@ -400,7 +405,7 @@ class Pool(Submitter, AsyncOnly):
             max_processes=self._max_processes or usable_processors(),
             start_method=self._state.start_method,
             name=f"{self.name}-process",
-            on_done=Worker.offload_done,
+            on_done=deliver,
             describe=lambda worker: RemoteJob.of(worker.job),
             on_note=lambda worker, note: worker.job.report_progress(*note),
         )
@@ -413,7 +418,7 @@ class Pool(Submitter, AsyncOnly):
             loop=loop,
             max_interpreters=self._max_processes or os.cpu_count() or 1,
             name=f"{self.name}-interpreter",
-            on_done=Worker.offload_done,
+            on_done=deliver,
         )
 
     def _watched(self, engine: Engine, limit: float, wake_worker: Callable[[], bool]) -> Callable[[], bool]:

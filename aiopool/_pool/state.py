@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, final
 
 from aiopool._engine.engine import Engine
+from aiopool._engine.outside import run_outside
 from aiopool._engine.supervisor import Supervisor
 from aiopool._jobs.job import Job, running_job
 from aiopool._jobs.limits import PoolLimits
@@ -21,6 +22,7 @@ from aiopool._jobs.status import PoolStatus
 from aiopool._observe.observers import Observers
 from aiopool._runtime.hooks import HookGuard
 from aiopool._runtime.loop_lag import LoopLag
+from aiopool._runtime.runners import Runners
 from aiopool.errors import PoolClosedError
 
 if TYPE_CHECKING:  # they come with whoever measures or asks
@@ -44,6 +46,7 @@ class PoolState:
         "closed_at",
         "engine",
         "failure",
+        "flights",
         "health_limits",
         "hooks",
         "lag",
@@ -53,6 +56,7 @@ class PoolState:
         "opened_at",
         "options",
         "overflow",
+        "runners",
         "start_method",
         "status",
         "supervisor",
@@ -68,7 +72,9 @@ class PoolState:
         self.engine: Engine | None = None
         self.bridges: dict[Engine, ThreadBridge] = {}  # to the engine, when another thread wants it: one at most
         self.supervisor: Supervisor | None = None
+        self.runners: Runners | None = None
         self.failure: BaseException | None = None
+        self.flights: dict[Hashable, Any] = {}  # of `once`, by their keys
         self.hooks = HookGuard()
         self.observers = Observers(name, self.hooks)
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open
@@ -78,8 +84,10 @@ class PoolState:
         self.health_limits: HealthLimits | None = None  # what the settings say: the default of a `HealthMonitor`
         self.close_waiters: dict[asyncio.Future[None], None] = {}  # who waits for the end of the pool
 
-    def opened(self, engine: Engine, supervisor: Supervisor) -> None:
+    def opened(self, engine: Engine, supervisor: Supervisor, runners: Runners) -> None:
         """Take jobs from now on, and tell."""
+        self.runners = runners
+        self.flights = {}
         self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
         self.bridges = {}
         self.opened_at, self.closed_at = engine.runtime.now(), None
@@ -174,6 +182,15 @@ class PoolState:
     def call_back(self, job: Job[Any], callback: Callable[[Any], object]) -> None:
         """See `Job.add_done_callback`."""
         self._open_engine().reporter.call_hook(copy_context(), callback, job)
+
+    def run_inside_layers(self, job: Job[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> Awaitable[Any]:
+        """Run the function of a job that has layers around it."""
+        kind = job._spec.runner
+        if kind is None:
+            result: Awaitable[Any] = function(*args)
+            return result
+        assert self.runners is not None
+        return run_outside(self.runners[kind], job, function, args)
 
     def set_timeout(self, job: Job[Any], seconds: float | None) -> None:
         """See `Job.set_timeout`."""

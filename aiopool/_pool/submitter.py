@@ -14,13 +14,14 @@ import datetime
 import functools
 import inspect
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Mapping
 from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from aiopool._engine.engine import Engine
 from aiopool._jobs.callables import arity, check_call, check_function, function_name
 from aiopool._jobs.job import Job
+from aiopool._jobs.layered import Layer
 from aiopool._jobs.limits import Key, LaneKey, Limit, LimitRule, check_key, keys_of
 from aiopool._jobs.options import (
     UNSET,
@@ -31,6 +32,7 @@ from aiopool._jobs.options import (
     check_id,
     check_seconds,
     function_options,
+    is_for_one_job,
 )
 from aiopool._jobs.retry import Retry
 from aiopool._jobs.spec import JobSpec
@@ -45,6 +47,7 @@ from aiopool.errors import JobDroppedError, QueueFullError
 
 if TYPE_CHECKING:  # they come with whoever asks for them
     from aiopool._pool.executor import PoolExecutor
+    from aiopool._pool.once import Once
     from aiopool._pool.periodic import Periodic
     from aiopool._pool.thread_submitter import ThreadSubmitter
 
@@ -57,7 +60,7 @@ T = TypeVar("T")
 _OPTION_NAMES = frozenset(
     (
         *("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group", "key"),
-        *("metadata", "run_at", "offload"),
+        *("metadata", "run_at", "offload", "layers"),
     )
 )
 _set_options: Any = inspect.unwrap(JobOptions.__init__)
@@ -417,6 +420,25 @@ class Submitter:
             skips=skips,
         )
 
+    def once(self, key: Hashable, *, keep: float = 0.0) -> Once:
+        """Return a handle for one call at a time: all who ask for the same key share one job, and its result.
+
+        Of three who wait with `run`, one may be cancelled, and the others get their result; when all are, the job is
+        cancelled. All get the same object, also if it is an error.
+
+        Args:
+            key: of all who want the same; anything hashable. The function and its arguments are those of the first who
+                asks.
+            keep: seconds for which a result is kept after the end, and given to whoever asks; an error is not kept.
+
+        Example:
+            rates = await pool.once("rates", keep=60).run(fetch_rates)
+        """
+        from aiopool._pool.once import Once  # few programs need it
+
+        hash(key)
+        return Once(self._state, self.submit, key, check_seconds("keep", keep))
+
     def _takes_jobs(self) -> bool:
         """Whether the pool is open, and the group of this view has not been left."""
         return self._state.status is PoolStatus.OPEN and (self._block is None or self._block.takes_jobs)
@@ -480,6 +502,7 @@ class Submitter:
         metadata: Mapping[str, Any] | Unset | None = UNSET,
         run_at: datetime.datetime | Unset | None = UNSET,
         offload: Offload | Unset | None = UNSET,
+        layers: Iterable[Layer] | Unset | None = UNSET,
     ) -> Submitter:
         """Return a view of the same pool that submits with other options; cheap, and good for many jobs.
 
@@ -503,6 +526,8 @@ class Submitter:
                 once, if it is over.
             offload: where a plain function runs: in a `"thread"`; in a `"process"` that the pool keeps, and kills if
                 the job is cancelled or its time is over; in an `"interpreter"` of its own (Python 3.13).
+            layers: what is done around each attempt: `async def layer(job, call)`, the outermost first; inside of those
+                of the pool, the group and the function. None: none at all.
 
         Raises:
             TypeError, ValueError: an option has a value that it cannot have.
@@ -513,7 +538,7 @@ class Submitter:
         """
         if (
             priority is timeout is queue_timeout is total_timeout is retry is name is group is UNSET
-            and metadata is run_at is offload is UNSET
+            and metadata is run_at is offload is layers is UNSET
         ):
             return self._for_one_job(id, delay, key)
         options = object.__new__(JobOptions)
@@ -532,6 +557,7 @@ class Submitter:
             metadata=metadata,
             run_at=run_at,
             offload=offload,
+            layers=layers,
         )
         return self._with(options)
 
@@ -602,10 +628,7 @@ class Submitter:
                 f"options({item!r}) returned {options!r} ({type(options).__name__}): it must return a JobOptions, such "
                 "as JobOptions(timeout=5); JobOptions() changes nothing"
             )
-        if (
-            options.priority is options.timeout is options.queue_timeout is options.total_timeout is options.retry
-            and options.name is options.group is options.metadata is options.priority is UNSET
-        ):
+        if is_for_one_job(options):
             view = self._for_one_job(options.id, options.delay, options.key)
         else:
             view = self._with(options)
@@ -655,8 +678,8 @@ class Submitter:
         if spec.sent:
             from aiopool._runtime.pickled_call import check_sendable
 
-            copied = spec.offload == "process" and self._state.start_method == "fork"
-            check_sendable(function, spec.offload or "", copied=copied)
+            copied = spec.runner == "process" and self._state.start_method == "fork"
+            check_sendable(function, spec.runner or "", copied=copied)
         if type(function) is FunctionType:
             # Weakly: a pool keeps no function alive.
             self._known, self._known_spec, self._known_keywords = weakref.ref(function), spec, None

@@ -39,9 +39,14 @@ class PickledCall:
     def __reduce__(self) -> tuple[object, ...]:
         return PickledCall, (self.payload, self.name)
 
+    def parts(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return the function and its arguments."""
+        parts: tuple[Callable[..., Any], tuple[Any, ...]] = pickle.loads(self.payload)  # noqa: S301 - from our own process
+        return parts
+
     def __call__(self) -> Any:
         try:
-            function, args = pickle.loads(self.payload)  # noqa: S301 - from our own process
+            function, args = self.parts()
         except Exception as error:
             raise NotPicklableError(
                 f"{self.name}: the call did not arrive where it is to run: {describe_error(error)}. What it needs must "

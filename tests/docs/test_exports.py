@@ -88,7 +88,8 @@ def test_what_is_frozen_can_be_pickled_by_its_public_address():
     assert pickle.loads(pickle.dumps(aiopool.JobStatus.QUEUED)) is aiopool.JobStatus.QUEUED
 
 
-PUBLIC = "aiopool blocking errors events from_thread health metrics records services settings testing workers".split()
+PUBLIC = "aiopool blocking errors events from_thread health layers metrics records services settings testing".split()
+PUBLIC += ["workers"]
 PUBLIC += ["instrumentation." + name for name in "logging opentelemetry prometheus system tracing".split()]
 
 
@@ -167,7 +168,7 @@ def test_every_way_to_assign_it_is_seen(source):
     assert not assigned("print(job._status); job.status_ = 1", "_status")
 
 
-SUBMITTER = "as_executor every from_thread map run submit submit_nowait with_options"
+SUBMITTER = "as_executor every from_thread map once run submit submit_nowait with_options"
 # What users may call or read, class by class. A new name is a promise: it comes here on purpose.
 MEMBERS = {
     "AttemptRecord": "delay ended_time error number seconds started_time to_dict",
@@ -180,7 +181,7 @@ MEMBERS = {
         started_at started_time status submitted_at submitted_time wait waiting_for worker_id
     """,
     "JobOptions": """
-        delay group id key metadata name offload over priority queue_timeout retry run_at timeout total_timeout
+        delay group id key layers metadata name offload over priority queue_timeout retry run_at timeout total_timeout
     """,
     "JobOutcome": """
         attempts error finished_time group history id leaked metadata name ok parent priority reason seconds

@@ -22,8 +22,8 @@ FACE = "aiopool"
 
 # From the ground up: a room may import what stands before it, and nothing behind it.
 ROOMS = """
-    errors _runtime from_thread _jobs events _observe _engine _pool blocking metrics health records workers settings
-    services _program aiopool
+    errors _runtime from_thread _jobs layers events _observe _engine _pool blocking metrics health records workers
+    settings services _program aiopool
     testing instrumentation pytest_plugin cli __main__
 """.split()
 # Rooms that stand above the face and use it as a user does.
@@ -44,6 +44,7 @@ LATE = {
     ("_pool.pool", "_pool.workers"): "few programs look at workers, and stop one by hand",
     ("_jobs.records", "_jobs.json_values"): "few programs make dicts of their records",
     ("_pool.submitter", "_jobs.schedules"): "few programs submit at moments",
+    ("_pool.submitter", "_pool.once"): "few programs share calls",
     ("_pool.submitter", "_pool.periodic"): "few programs submit at moments",
     ("_pool.submitter", "_pool.executor"): "few programs hand in jobs by an executor",
     ("_pool.submitter", "_pool.thread_submitter"): "few programs hand in jobs from other threads",
@@ -189,15 +190,15 @@ LOADED = """
     _engine _engine.admission _engine.caller _engine.chores _engine.current_worker _engine.deadlines
     _engine.endings _engine.engine
     _engine.error_reporter _engine.groups _engine.job_ids _engine.join_waiters _engine.lanes _engine.lending
-    _engine.queue _engine.resizing _engine.slots _engine.supervisor _engine.walk _engine.worker _jobs _jobs.callables
-    _jobs.checks _jobs.fair_shares _jobs.job _jobs.limits _jobs.match _jobs.options _jobs.outcome _jobs.records
-    _jobs.restart _jobs.retry _jobs.retry_budget _jobs.spec _jobs.statistics _jobs.status _jobs.stop _jobs.waiters
-    _observe _observe.observer _observe.observers _pool _pool.block _pool.bulk_cancel _pool.completed _pool.group
-    _pool.job_scan _pool.lanes _pool.map _pool.map_feed _pool.pool _pool.shutdown _pool.state _pool.submitter _program
-    _program.run _program.service_sequence _program.systemd _runtime _runtime.eager _runtime.faults _runtime.hooks
-    _runtime.keywords _runtime.loop_lag _runtime.public _runtime.registration _runtime.runners _runtime.runtime
-    _runtime.signals _runtime.sorted_rows _runtime.threads _runtime.timers _runtime.validation errors events
-    from_thread
+    _engine.outside _engine.queue _engine.resizing _engine.slots _engine.supervisor _engine.walk _engine.worker _jobs
+    _jobs.callables _jobs.checks _jobs.fair_shares _jobs.job _jobs.layered _jobs.limits _jobs.match _jobs.options
+    _jobs.outcome _jobs.records _jobs.restart _jobs.retry _jobs.retry_budget _jobs.spec _jobs.statistics _jobs.status
+    _jobs.stop _jobs.waiters _observe _observe.observer _observe.observers _pool _pool.block _pool.bulk_cancel
+    _pool.completed _pool.group _pool.job_scan _pool.lanes _pool.map _pool.map_feed _pool.pool _pool.shutdown
+    _pool.state _pool.submitter _program _program.run _program.service_sequence _program.systemd _runtime
+    _runtime.eager _runtime.faults _runtime.hooks _runtime.keywords _runtime.loop_lag _runtime.public
+    _runtime.registration _runtime.runners _runtime.runtime _runtime.signals _runtime.sorted_rows _runtime.threads
+    _runtime.timers _runtime.validation errors events from_thread
 """
 
 

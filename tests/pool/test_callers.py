@@ -35,7 +35,7 @@ ANYWHERE = {
     "status",
     "workers",
 }
-ANYWHERE |= {"lanes", "on_shutdown"}
+ANYWHERE |= {"once", "lanes", "on_shutdown"}
 
 
 def calls_of(pool):

@@ -20,7 +20,7 @@ from aiopool.settings._kinds import Kind, Nested
 
 
 # What only a program can say: objects with functions in them, and names of its own.
-IN_CODE = {"limit", "limits", "key_limit", "fair_keys", "worker_context"}
+IN_CODE = {"limit", "limits", "key_limit", "fair_keys", "layers", "worker_context"}
 
 
 def plain_parameters():
