@@ -102,6 +102,7 @@ class BlockingPool(ThreadSubmitter):
                 "another. Leave it out: Ctrl-C in the `with` block cancels the jobs"
             )
         super().__init__(self._pool._state, self._pool)
+        self._state.opened_by = "with BlockingPool"
         self.loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -181,6 +181,7 @@ class Pool(Submitter, AsyncOnly):
             page = await job
     """
 
+    _instead = "; a program without an event loop takes `with aiopool.blocking.BlockingPool(...) as pool:`"
     __slots__ = (
         "__weakref__",
         "_aging",

@@ -54,6 +54,7 @@ class PoolState:
         "name",
         "observers",
         "opened_at",
+        "opened_by",
         "options",
         "overflow",
         "runners",
@@ -80,6 +81,7 @@ class PoolState:
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open
         self._measures_loop = False
         self.opened_at = 0.0
+        self.opened_by = "async with Pool"  # for errors
         self.closed_at: float | None = None
         self.health_limits: HealthLimits | None = None  # what the settings say: the default of a `HealthMonitor`
         self.close_waiters: dict[asyncio.Future[None], None] = {}  # who waits for the end of the pool
@@ -155,7 +157,7 @@ class PoolState:
     def not_open(self, what: str) -> RuntimeError:
         """Return the error for a call that needs an open pool."""
         return RuntimeError(
-            f"{what}() on pool {self.name!r}, which is {self.status}: write `async with Pool(...) as pool:` around it"
+            f"{what}() on pool {self.name!r}, which is {self.status}: write `{self.opened_by}(...) as pool:` around it"
         )
 
     def check_accepting(self, job: Job[Any] | None = None) -> None:
@@ -165,8 +167,9 @@ class PoolState:
         ):
             return
         what = "" if job is None else f"job {job.name!r} id {job.id!r} was refused: "
+        block = self.opened_by.rpartition(" ")[0]
         raise PoolClosedError(
-            f"{what}pool {self.name!r} is {self.status}. Submit before the `async with` block ends"
+            f"{what}pool {self.name!r} is {self.status}. Submit before the `{self.opened_by.rpartition(' ')[0]}` block ends"
         ) from self.failure
 
     # -- what a job asks of its owner ----------------------------------------------------------------------------

@@ -278,7 +278,7 @@ def prepare(
     """
     engine = state.engine
     if engine is None:
-        raise state.not_open(f"from_thread.{what}")
+        raise state.not_open(what)
     # Not `get`, then a store: of the threads that come at once, one makes the bridge for all.
     bridge = state.bridges.get(engine) or state.bridges.setdefault(engine, ThreadBridge(engine, state.name))
     bridge.check_thread(what, in_loop=in_loop)

@@ -70,12 +70,14 @@ class AsyncOnly:
     """A base of what is used with `async with`: plain `with` says so."""
 
     __slots__ = ()
+    _instead = ""  # what else there is, as the end of the sentence
 
     if not TYPE_CHECKING:  # type checkers say it by themselves
 
         def __enter__(self) -> NoReturn:
             raise TypeError(
                 f"a {type(self).__name__} waits when it is left: write `async with` in place of `with`, in a coroutine"
+                f"{self._instead}"
             )
 
         def __exit__(self, *error: object) -> None: ...  # without it Python does not ask for `__enter__`

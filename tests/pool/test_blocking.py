@@ -170,7 +170,7 @@ def test_a_shutdown_is_reported(blocking):
             with pytest.raises(JobCancelledError):
                 future.result()
         for call in (lambda: pool.submit(double, 1), lambda: pool.resize(3), pool.join):
-            with pytest.raises(PoolClosedError):
+            with pytest.raises(PoolClosedError, match="before the `with` block ends"):
                 call()
         with pytest.raises(ValueError, match="timeout"):
             pool.shutdown(timeout=-1)
@@ -180,7 +180,7 @@ def test_it_may_be_opened_again(blocking):
     """But not twice at a time; and not be used before."""
     pool = blocking(1)
     for call in (lambda: pool.submit(double, 1), pool.join, pool.shutdown):
-        with pytest.raises(RuntimeError, match="which is new"):
+        with pytest.raises(RuntimeError, match=r"which is new: write `with BlockingPool\(...\) as pool:`"):
             call()
     for n in range(3):
         with pool:
