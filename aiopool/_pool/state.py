@@ -169,7 +169,7 @@ class PoolState:
         what = "" if job is None else f"job {job.name!r} id {job.id!r} was refused: "
         block = self.opened_by.rpartition(" ")[0]
         raise PoolClosedError(
-            f"{what}pool {self.name!r} is {self.status}. Submit before the `{self.opened_by.rpartition(' ')[0]}` block ends"
+            f"{what}pool {self.name!r} is {self.status}. Submit before the `{block}` block ends"
         ) from self.failure
 
     # -- what a job asks of its owner ----------------------------------------------------------------------------
