@@ -228,6 +228,20 @@ def test_a_job_that_exits_ends_the_block(isolation):
     assert caught.value.code == 3
 
 
+def test_a_callback_that_exits_ends_the_block(isolation):
+    """`SystemExit` out of a callback of a future, as out of a job."""
+
+    def leave(future):
+        sys.exit(4)
+
+    with pytest.raises(SystemExit) as caught, BlockingPool(2, isolation=isolation) as pool:
+        other = pool.submit(forever)
+        pool.submit(asyncio.sleep, 0.01).add_done_callback(leave)
+        with pytest.raises((JobCancelledError, PoolClosedError)):
+            other.result()
+    assert caught.value.code == 4
+
+
 def test_a_job_that_ignores_its_cancel_holds_up_nobody(isolation, caplog):
     """It is reported as leaked; the thread ends without it."""
     with BlockingPool(1, isolation=isolation, cancel_grace=0.01) as pool:

@@ -14,6 +14,10 @@ from aiopool.testing import wait_until
 pytestmark = [pytest.mark.loops("real", long=("eager",)), pytest.mark.both_isolations]
 
 
+async def pow_of_two():
+    return 2
+
+
 async def test_the_loop_runs_functions_in_it(new_pool):
     """`run_in_executor` of the pool's own loop, and of another one; with the options of the view."""
     async with new_pool() as pool:
@@ -39,6 +43,19 @@ async def test_it_never_blocks_a_loop(new_pool):
         futures = [executor.submit(started.append, n) for n in range(20)]
         await asyncio.gather(*map(asyncio.wrap_future, futures))
         assert started == list(range(20))
+
+
+async def test_a_call_that_waits_for_room_can_be_cancelled(new_pool):
+    """It is withdrawn, and the next one gets the room."""
+    async with new_pool(1, queue_size=0) as pool:
+        executor = pool.as_executor()
+        running, waiting, last = [executor.submit(function) for function in (forever, forever, pow_of_two)]
+        await wait_until(lambda: pool.statistics().waiting == 2)
+        assert waiting.cancel()
+        await wait_until(lambda: pool.statistics().waiting == 1)
+        running.cancel()
+        assert await asyncio.wrap_future(last) == 2
+        assert pool.statistics().submitted == 2
 
 
 async def test_a_cancelled_task_cancels_its_call(new_pool):

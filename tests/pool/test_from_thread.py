@@ -474,6 +474,32 @@ async def test_a_job_in_a_thread_lends_its_slot_while_it_waits(new_pool, size):
         assert (pool.statistics().busy, pool._runners["thread"].max_threads) == (0, size)
 
 
+@pytest.mark.parametrize("queue_size", [0, 1, None])
+async def test_run_in_a_job_in_a_thread_lends_its_slot(new_pool, queue_size):
+    """Also while its own job waits for room; and in a thread that a coroutine of a job has started."""
+    async with new_pool(1, queue_size=queue_size) as pool:
+        assert await pool.run(lambda: pool.from_thread.run(plus, 1)) == 2
+        assert await pool.run(lambda: pool.from_thread.run(double, 1)) == 2
+
+        async def by_a_thread():
+            return await in_thread(contextvars.copy_context().run, pool.from_thread.run, double, 4)
+
+        assert await pool.run(by_a_thread) == 8
+        assert pool.statistics().busy == 0
+
+
+async def test_a_job_that_ends_while_it_is_taken_in(new_pool):
+    """Its future has its end all the same."""
+    async with new_pool() as pool:
+        pool.listen(lambda event: pool.get_job(event.job_id).cancel("at once"), JobSubmitted)
+
+        def body():
+            with pytest.raises(JobCancelledError, match="at once"):
+                pool.from_thread.run(double, 1)
+
+        await in_thread(body)
+
+
 async def test_a_job_in_a_thread_maps_in_its_own_pool(new_pool):
     """Ordered or not, with a queue that is full: no deadlock at size 1."""
     async with new_pool(1, queue_size=1) as pool:
