@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import aiopool
@@ -174,6 +175,14 @@ class OneWay(Exception):
 
     def __init__(self, first, second):
         super().__init__(f"{first} and {second}")
+
+
+def make_foreign():
+    """Return an object whose class is in no module of the other process."""
+    module = types.ModuleType("only_here")
+    sys.modules["only_here"] = module
+    module.Foreign = type("Foreign", (), {"__module__": "only_here"})
+    return module.Foreign()
 
 
 def raise_unsendable():

@@ -31,21 +31,19 @@ import multiprocessing
 import multiprocessing.util
 import os
 import pickle
-import select
-import signal
 import socket
 import threading
 import weakref
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, final
 
 from aiopool._runtime.faults import describe_error, log_fault
-from aiopool._runtime.messages import CALL, FAILED, NOTE, QUIT, READY, RETURNED, Buffer, MessageReader, encode
+from aiopool._runtime.messages import CALL, FAILED, NOTE, QUIT, READY, RETURNED, Buffer
 from aiopool._runtime.pickled_call import PROTOCOL, PickledCall, pickle_call
 from aiopool._runtime.process_child import run_calls
-from aiopool._runtime.sliced import load_in_slices
-from aiopool.errors import ProcessDiedError
+from aiopool._runtime.process_handle import Process
+from aiopool._runtime.process_outcomes import died, no_process, read_outcome
 
 __all__ = ["ProcessRunner", "usable_processors"]
 
@@ -61,59 +59,14 @@ _BURIAL = 0.002, 500  # seconds between two looks for an exit code that is late,
 class _Call:
     """One call: what to run, and in which process it is."""
 
-    __slots__ = ("payload", "process", "stopped", "token")
+    __slots__ = ("name", "payload", "process", "stopped", "token")
 
     def __init__(self, token: Any, payload: PickledCall) -> None:
         self.token = token
+        self.name = payload.name
         self.payload: PickledCall | None = payload
-        self.process: _Process | None = None
+        self.process: Process | None = None
         self.stopped = False
-
-
-@final
-class _Process:
-    """One process, from this side."""
-
-    __slots__ = ("call", "connection", "cut", "dying", "gone", "handle", "late", "outgoing", "pidfd", "reader", "ready")
-
-    def __init__(self, handle: Any, connection: socket.socket) -> None:
-        self.handle = handle
-        self.connection = connection
-        self.reader = MessageReader(connection)
-        self.outgoing: deque[memoryview] = deque()
-        self.pidfd: int | None = None
-        self.call: _Call | None = None
-        self.ready = False  # it has imported what it needs
-        self.cut = False  # it has closed its end of the connection
-        self.dying = False  # it gets no more calls
-        self.gone = False  # it has ended, and its number may be that of another process
-        self.late = 0  # how often its exit code was not there yet
-
-    @property
-    def watched(self) -> int:
-        """What tells its end."""
-        descriptor: int = self.handle.sentinel if self.pidfd is None else self.pidfd
-        return descriptor
-
-    def has_ended(self) -> bool:
-        """Ask the system, for the loop may not have heard of it yet."""
-        poll = select.poll()
-        poll.register(self.watched, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def kill(self) -> None:
-        """End it now, and what its call has started with it."""
-        self.dying = True
-        if self.gone or self.handle.pid is None:
-            return  # it is being started, and `_started` looks; or it has ended
-        if self.ready:
-            with contextlib.suppress(OSError):
-                os.killpg(self.handle.pid, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            if self.pidfd is None:
-                self.handle.kill()
-            else:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
 
 @final
@@ -175,8 +128,8 @@ class ProcessRunner:
         self._on_note = on_note
         self._calls: dict[int, _Call] = {}
         self._waiting: OrderedDict[int, _Call] = OrderedDict()
-        self._processes: set[_Process] = set()
-        self._idle: list[_Process] = []
+        self._processes: set[Process] = set()
+        self._idle: list[Process] = []
         self._starting = 0
         self._numbers = itertools.count(1)
         self._closed = False
@@ -294,7 +247,7 @@ class ProcessRunner:
             if not self._make():
                 return
 
-    def _hand_over(self, process: _Process, call: _Call) -> None:
+    def _hand_over(self, process: Process, call: _Call) -> None:
         process.call, call.process = call, process
         payload = call.payload
         assert payload is not None
@@ -320,7 +273,7 @@ class ProcessRunner:
         handle = self._context.Process(
             target=run_calls, args=(theirs,), name=f"{self.name}-{next(self._numbers)}", daemon=False
         )
-        process = _Process(handle, ours)
+        process = Process(handle, ours)
         self._processes.add(process)
         self._starting += 1
         if self._context.get_start_method() != "forkserver":
@@ -338,14 +291,14 @@ class ProcessRunner:
             return True
         return self._started(process, theirs, _try(handle.start))  # no thread is left: the loop waits
 
-    def _started(self, process: _Process, theirs: socket.socket, error: BaseException | None) -> bool:
+    def _started(self, process: Process, theirs: socket.socket, error: BaseException | None) -> bool:
         theirs.close()
         if error is not None:
             self._starting -= 1
             self._processes.discard(process)
             process.connection.close()
             log_fault(logger, "%s could not be started", process.handle.name, error=error)
-            self._not_started(lambda: _no_process(f"it could not be started: {describe_error(error)}", None))
+            self._not_started(lambda: no_process(f"it could not be started: {describe_error(error)}", None))
             return False
         with contextlib.suppress(OSError, AttributeError):  # an old kernel, or another system
             process.pidfd = os.pidfd_open(process.handle.pid)
@@ -364,46 +317,27 @@ class ProcessRunner:
 
     # -- the connection ----------------------------------------------------------------------------------------------
 
-    def _send(self, process: _Process, kind: int, parts: list[Buffer] | None = None) -> None:
-        had_more = bool(process.outgoing)
-        process.outgoing += map(memoryview, encode(kind, parts or []))
-        if not had_more and not self._write(process):
+    def _send(self, process: Process, kind: int, parts: list[Buffer] | None = None) -> None:
+        if process.send(kind, parts):
             self.loop.add_writer(process.connection.fileno(), self._write_on, process)
 
-    def _write_on(self, process: _Process) -> None:
-        if self._write(process):
+    def _write_on(self, process: Process) -> None:
+        if process.write():
             self.loop.remove_writer(process.connection.fileno())
 
-    def _write(self, process: _Process) -> bool:
-        """Send what the connection takes; whether that is all."""
-        outgoing = process.outgoing
-        while outgoing:
-            try:
-                sent = process.connection.send(outgoing[0])
-            except BlockingIOError:
-                return False
-            except OSError:  # it dies, and that is told elsewhere
-                outgoing.clear()
-                return True
-            if sent == len(outgoing[0]):
-                outgoing.popleft()
-            else:
-                outgoing[0] = outgoing[0][sent:]
-        return True
-
-    def _read(self, process: _Process) -> None:
+    def _read(self, process: Process) -> None:
         """Read what has come, a slice at most: other things happen in this loop."""
         if not self._take_in(process, _READ_AT_ONCE):
             self.loop.remove_reader(process.connection.fileno())
             process.dying = True
             self.loop.call_later(_EXIT_SECONDS, self._cut_off, process)
 
-    def _cut_off(self, process: _Process) -> None:
+    def _cut_off(self, process: Process) -> None:
         """A process that has closed its end, and does not die of itself, is of no more use."""
         process.cut = not process.gone
         process.kill()
 
-    def _take_in(self, process: _Process, most: float) -> bool:
+    def _take_in(self, process: Process, most: float) -> bool:
         """Read and act on it; whether more may come."""
         while most > 0:
             try:
@@ -419,7 +353,7 @@ class ProcessRunner:
                 self._on_message(process, *got)
         return True
 
-    def _on_message(self, process: _Process, kind: int, parts: list[Buffer]) -> None:
+    def _on_message(self, process: Process, kind: int, parts: list[Buffer]) -> None:
         call = process.call
         if kind == READY:
             process.ready = True
@@ -430,12 +364,12 @@ class ProcessRunner:
         elif call is not None and kind in (RETURNED, FAILED):
             process.call = call.process = None
             if len(parts[0]) < _LARGE:
-                self.loop.call_soon(self._deliver, call, *_outcome(kind, parts))
+                self.loop.call_soon(self._deliver, call, *read_outcome(call.name, kind, parts))
             else:
                 self._unpickle_aside(call, kind, parts)
             self._free(process)
 
-    def _free(self, process: _Process) -> None:
+    def _free(self, process: Process) -> None:
         """A process can take a call."""
         if not process.dying:
             self._idle.append(process)
@@ -445,7 +379,7 @@ class ProcessRunner:
         """Unpickle a large outcome in a thread of its own."""
 
         def unpickle() -> None:
-            outcome = _outcome(kind, parts)
+            outcome = read_outcome(call.name, kind, parts)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 self.loop.call_soon_threadsafe(self._deliver, call, *outcome)
 
@@ -454,7 +388,7 @@ class ProcessRunner:
 
     # -- the end of a process ----------------------------------------------------------------------------------------
 
-    def _bury(self, process: _Process) -> None:
+    def _bury(self, process: Process) -> None:
         """A process has ended: tell the outcome of its call, and forget it."""
         if process not in self._processes:
             return
@@ -472,16 +406,16 @@ class ProcessRunner:
         if call is not None:
             process.call = None
             name = self._describe(call.token).name
-            error = asyncio.CancelledError() if call.stopped else _died(name, code, cut=process.cut)
+            error = asyncio.CancelledError() if call.stopped else died(name, code, cut=process.cut)
             self.loop.call_soon(self._deliver, call, False, error)
         if not process.ready:
             self._starting -= 1
-            self._not_started(lambda: _no_process("it ended before it could run anything", code))
+            self._not_started(lambda: no_process("it ended before it could run anything", code))
         if self._closed and not self._processes:
             self._end()
         self._serve()
 
-    def _forget(self, process: _Process) -> None:
+    def _forget(self, process: Process) -> None:
         process.gone = True
         self._processes.discard(process)
         if process in self._idle:
@@ -502,44 +436,6 @@ def _try(function: Callable[[], object]) -> BaseException | None:
     except Exception as error:
         return error
     return None
-
-
-def _outcome(kind: int, parts: list[Buffer]) -> tuple[bool, Any]:
-    """Return whether a call succeeded, and its value or error."""
-    try:
-        value = load_in_slices(parts[0], parts[1:] if kind == RETURNED else ())
-    except BaseException as error:
-        error.add_note("(this is what came of reading the outcome of a job that ran in a process)")
-        return False, error
-    if kind == FAILED:
-        value.add_note("In its process:\n" + bytes(parts[1]).decode().rstrip())
-    return kind == RETURNED, value
-
-
-def _died(name: str, code: int | None, *, cut: bool) -> ProcessDiedError:
-    hint = ""
-    if code == -signal.SIGKILL:
-        hint = ". It had closed its connection to the pool" if cut else ". It was not the pool: perhaps memory ran out"
-    return ProcessDiedError(f"the process that ran {name} died: {_describe_code(code)}{hint}", code)
-
-
-def _no_process(what: str, code: int | None) -> ProcessDiedError:
-    text = f"there is no process to run the job: {what}"
-    if code is not None:
-        text += (
-            f" ({_describe_code(code)}; its standard error tells why). Each process imports the file of the program: "
-            'the lines that start it belong under `if __name__ == "__main__":`'
-        )
-    return ProcessDiedError(text, code)
-
-
-def _describe_code(code: int | None) -> str:
-    if code is None:
-        return "its exit code is unknown"
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-code).name}, exit code {code}"
-    return f"exit code {code}"
 
 
 def usable_processors() -> int:

@@ -338,6 +338,38 @@ async def test_without_threads_it_goes_on(process_pool):
             assert (await pool.run(jobs.large_object)).thread == threading.current_thread().name
 
 
+@real
+async def test_an_exit_code_that_somebody_else_has_taken(process_pool):
+    """Another `waitpid` in the program was quicker: the job fails all the same, and says that the code is unknown."""
+    async with process_pool(start_method="spawn", max_processes=1) as pool:
+        job = await pool.submit(jobs.hang)
+        pid = await begun(job)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with pytest.raises(ProcessDiedError, match="its exit code is unknown") as caught:
+            await job
+        assert caught.value.exitcode is None
+        assert await pool.run(jobs.square, 3) == 9
+
+
+@real
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+async def test_a_kernel_without_pidfds(process_pool, monkeypatch, method):
+    """A pipe of `multiprocessing` tells the end: a cancel, and a death."""
+
+    def none(pid, flags=0):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", none)
+    async with process_pool(start_method=method, max_processes=1, cancel_grace=HOUR) as pool:
+        job = await pool.submit(jobs.hang)
+        pid = await begun(job)
+        assert await pool.cancel(job.id)
+        assert not alive(pid)
+        with pytest.raises(ProcessDiedError, match="exit code 3"):
+            await pool.run(jobs.die, 3)
+
+
 # -- what cannot be sent ---------------------------------------------------------------------------------------------
 
 
@@ -396,6 +428,7 @@ async def test_an_item_of_a_map_that_cannot_be_sent_fails_its_job(process_pool):
     ("function", "text"),
     [
         (jobs.make_lambda, r"make_lambda returned a value \(function\) that cannot be sent back"),
+        (jobs.make_foreign, "make_foreign has ended in its process, but what it returned .* cannot be read here: Mod"),
         (jobs.raise_unsendable, "raise_unsendable raised Unsendable: with a lock, and that exception cannot be sent"),
         (jobs.raise_one_way, r"raise_one_way raised OneWay: one and two, .*Give OneWay a __reduce__"),
     ],
@@ -406,7 +439,7 @@ async def test_an_outcome_that_cannot_be_sent_back(process_pool, function, text)
         before = await pool.run(jobs.pid)
         with pytest.raises(NotPicklableError, match=text) as caught:
             await pool.run(function)
-        assert any(function.__name__ in note for note in caught.value.__notes__)
+        assert function is jobs.make_foreign or any(function.__name__ in note for note in caught.value.__notes__)
         assert await pool.run(jobs.pid) == before
 
 
