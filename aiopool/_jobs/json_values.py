@@ -26,7 +26,7 @@ def json_value(value: Any, depth: int = 0) -> Any:
     kind = type(value)
     if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
         return value
-    if isinstance(value, datetime.datetime) and kind is datetime.datetime:
+    if kind is datetime.datetime:
         return value.isoformat()
     if depth < MAX_DEPTH:
         if kind in (list, tuple):

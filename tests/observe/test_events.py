@@ -70,7 +70,8 @@ async def test_the_life_of_a_job_and_of_a_pool(isolation):
     pool.listen(heard.append)
     async with pool:
         await settle()
-        urgent = pool.with_options(priority=Priority.HIGH, id="invoice-17", group="mail", name="send")
+        view = pool.with_options(id="invoice-17", group="mail", name="send", metadata={"a": 1})
+        urgent = view.with_options(priority=Priority.HIGH)
         job = await urgent.submit(nap, 2)
         await job
     assert kinds(heard) == [
@@ -84,6 +85,7 @@ async def test_the_life_of_a_job_and_of_a_pool(isolation):
         "PoolClosed",
     ]
     about = {"pool": "shop", "job_id": "invoice-17", "name": "send", "priority": 3, "group": "mail"}
+    about["metadata"] = {"a": 1}
     assert dataclasses.asdict(of(heard, JobSubmitted)) == {**about, "at": 0, "attempt": 0, "delay": 0}
     assert dataclasses.asdict(of(heard, JobStarted)) == {**about, "at": 0, "attempt": 1, "worker": 1, "waited": 0}
     assert dataclasses.asdict(of(heard, JobSucceeded)) == {**about, "at": 2, "attempt": 1, "worker": 1, "seconds": 2}
