@@ -66,6 +66,7 @@ def scope_state(task: asyncio.Task[Any]) -> Any:
 
 def _scope_of(task: asyncio.Task[Any]) -> Any:
     """Return the anyio scope in which a task is, or None; see `scope_state`."""
+    state: Any = None
     with anyio.CancelScope():  # noqa: ASYNC100 - it is left at once
         state = scope_state(task)
     return state.cancel_scope

@@ -23,11 +23,12 @@ MAX_DEPTH = 20
 
 def json_value(value: Any, depth: int = 0) -> Any:
     """Return what `json.dumps` takes in place of a value: itself, if it is one of JSON's own."""
-    kind = type(value)
+    kind: type[Any] = type(value)
     if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
         return value
     if kind is datetime.datetime:
-        return value.isoformat()
+        moment: datetime.datetime = value
+        return moment.isoformat()
     if depth < MAX_DEPTH:
         if kind in (list, tuple):
             return [json_value(item, depth + 1) for item in value]

@@ -20,9 +20,11 @@ class Schedule(Protocol):
 
     def next_after(self, now: float, wall: Callable[[float], datetime.datetime]) -> float:
         """Return the first moment after `now`; `wall` tells the time on the wall of a moment."""
+        ...
 
     def count_between(self, after: float, now: float, wall: Callable[[float], datetime.datetime]) -> int:
         """Return how many moments there are after one and up to another."""
+        ...
 
 
 @final

@@ -87,6 +87,7 @@ class LoopWatch:
                     self._thread = None
                     return
             waited_for = any(one.waits() for one in watched)
+            one = None
             for one in watched:
                 if one.waits():
                     one.look()

@@ -62,7 +62,7 @@ def pickle_call(function: Callable[..., object], args: tuple[Any, ...]) -> Pickl
     Raises:
         NotPicklableError: the function or an argument does not pickle; the text says which, and what to write.
     """
-    if type(function) is PickledCall:
+    if isinstance(function, PickledCall):
         return function
     try:
         return PickledCall(pickle.dumps((function, args), PROTOCOL), _name(function))
@@ -93,7 +93,7 @@ def check_sendable(function: Callable[..., object], offload: str, *, copied: boo
         RuntimeError: this process is itself one that only imports the file of a program.
     """
     _check_not_starting()
-    inner = function
+    inner: Any = function
     while isinstance(inner, functools.partial):
         inner = inner.func
     inner = inner.__func__ if type(inner) is MethodType else inner

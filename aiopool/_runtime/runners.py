@@ -23,6 +23,7 @@ class Runner(Protocol):
     @property
     def stops(self) -> bool:
         """Whether `cancel` ends the call, and soon; else it is only asked, and may run on."""
+        ...
 
     @property
     def ended(self) -> asyncio.Future[None] | None:
@@ -35,15 +36,19 @@ class Runner(Protocol):
 
     def withdraw(self, token: Any) -> bool:
         """Take back a call that has not begun; whether it was."""
+        ...
 
     def cancel(self, token: Any, reason: str | None = None) -> bool:
         """Stop a call that runs, or ask it to stop; whether there is one."""
+        ...
 
     def abandon(self, token: Any) -> bool:
         """Say that nobody waits for a running call any more; its end is told all the same."""
+        ...
 
     def close(self, wait: float = 0.0) -> int:
         """Take no more calls; how many run still."""
+        ...
 
 
 @final
