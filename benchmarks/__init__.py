@@ -24,7 +24,8 @@ results are checked. Where a library offers several ways, its fastest one is wri
 
 Layout: `workloads` (what a job does), `contenders` with `requests`, `steady`, `threads` and `callers` (how each library
 runs it), `servers` (what the requests talk to), `probes` (what is not a ratio of CPU time: memory, latency, gaps)
-with `prices` (what an option adds) and `watching` (what events, metrics, logs and traces add), `child` (one
+with `prices` (what an option adds), `watching` (what events, metrics, logs and traces add) and `workers` (what a
+resource of the worker, counts and a watchdog add), `child` (one
 measurement in its own process), `measure` (rounds and medians), `scenarios` (which probes, for whom), `plan`
 (which cells), `targets` (the promises), `report` and `chart` (tables, JSON, SVG), `page` (the same into the
 documentation).

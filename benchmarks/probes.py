@@ -28,6 +28,7 @@ from benchmarks.contenders import CREATE_TASK, SCOPE, Isolation
 from benchmarks.growth import measure
 from benchmarks.prices import prices
 from benchmarks.watching import ask, compare, ways_to_log, ways_to_trace, ways_to_watch
+from benchmarks.workers import ways_to_work
 from benchmarks.workloads import noop, spin_5_microseconds
 
 Numbers = dict[str, float]
@@ -229,6 +230,11 @@ async def tracing(contender: str, count: int, repeats: int) -> Numbers:
     return await compare(ways_to_trace(), isolation_of(contender), count, repeats)
 
 
+async def workers(contender: str, count: int, repeats: int) -> Numbers:
+    """The same for workers that hold a resource, are counted, renewed or watched."""
+    return await compare(ways_to_work(), isolation_of(contender), count, repeats)
+
+
 async def asking(contender: str, count: int) -> Numbers:
     """Ask a pool with a backlog how it is; µs of CPU for each question."""
     return await ask(isolation_of(contender), count)
@@ -274,6 +280,7 @@ PROBES: dict[str, Callable[..., Coroutine[Any, Any, Numbers]]] = {
     "watching": watching,
     "logging": logging,
     "tracing": tracing,
+    "workers": workers,
     "asking": asking,
     "growth": growth,
 }

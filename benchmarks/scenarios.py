@@ -24,6 +24,7 @@ TITLES = {
     "watching": "What watching adds to a no-op job",
     "logging": "What logs add to a no-op job",
     "tracing": "What OpenTelemetry adds to a no-op job",
+    "workers": "What a resource of the worker, counts and a watchdog add to a no-op job",
     "growth": "What grows: each verb for many jobs, and for sixteen times as many",
     "asking": "What a question costs, with a backlog, and a hundred names of jobs",
 }
@@ -160,6 +161,7 @@ def all_scenarios() -> list[Scenario]:
         *(Scenario("watching", name, {"count": 4_000, "repeats": 18}) for name in (TASK, SCOPE)),
         *(Scenario("logging", name, {"count": 1_000, "repeats": 12}) for name in (TASK, SCOPE)),
         *(Scenario("tracing", name, {"count": 2_000, "repeats": 14}) for name in (TASK, SCOPE)),
+        *(Scenario("workers", name, {"count": 4_000, "repeats": 14}) for name in (TASK, SCOPE)),
         *(Scenario("asking", name, {"count": 10_000}) for name in (TASK, SCOPE)),
         *growth_scenarios(),
     ]
@@ -196,6 +198,7 @@ def quick_scenarios() -> list[Scenario]:
         Scenario("watching", TASK, {"count": 100, "repeats": 1}),
         Scenario("logging", TASK, {"count": 100, "repeats": 1}),
         Scenario("tracing", SCOPE, {"count": 100, "repeats": 1}),
+        Scenario("workers", TASK, {"count": 100, "repeats": 1}),
         Scenario("asking", TASK, {"count": 100}),
         Scenario("growth", TASK, {"verb": "cancel_all, queued", "count": 50}),
         Scenario("growth", SCOPE, {"verb": "retries due together", "count": 50, "gaps": True}),
