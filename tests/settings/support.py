@@ -136,8 +136,8 @@ TABLE = {
     "seed": Row(("-1", "0", "none", "42"), (-1, 0, None, 42)),
     "keep_finished": Row(("0", "1000", "none", "2"), (0, 1000, None, 2)),
     "recycle_after": Row(("1", "1000", "none", "2"), (1, 1000, None, 2)),
-    "watchdog": Row(("1", "none", "100ms", "3s"), (1.0, None, 0.1, 3.0)),
     "count_by_worker": Row(("true", "no", "on", "0"), (True, False, True, False)),
+    "watchdog": Row(("1", "none", "100ms", "3s"), (1.0, None, 0.1, 3.0)),
 }
 
 
