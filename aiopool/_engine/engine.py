@@ -216,6 +216,8 @@ class Engine:
         """A job is in the queue again. Within the end of another one there is no free slot: its worker takes it."""
         if self.slots.active < self.slots.limit:
             self.wake_workers()
+        elif self.observers:
+            self.observers.waits()
 
     def _work_off(self, steps: Iterator[object]) -> None:
         self.chores.work_off(steps)
@@ -340,6 +342,8 @@ class Engine:
         admission = self.admission
         future = admission.wait(job)
         self.ids.take(job)
+        if self.observers:
+            self.observers.waits()
         try:
             await self.lending.wait_for(future)
             if job._location is admission:  # it was not cancelled meanwhile
@@ -545,6 +549,8 @@ class Engine:
         steps = self.groups.resume(name)
         if steps is not None:
             self.chores.work_off(steps)
+            if self.observers:
+                self.observers.waits()
 
     # -- ending --------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,7 @@ class SlotLending:
     def _lend(self, extra: JobExtra) -> None:
         extra.lent += 1
         if extra.lent == 1:
+            extra.has_lent = True
             self._slots.lend()
             if extra.places:
                 self._lanes.lend(extra)

@@ -1,5 +1,7 @@
 """`Resizing`: changes the size of an open pool with all that hangs on it, and waits until it has come down to it.
 
+By hand, or by a rule: a *steerer* observes the pool then, and sets the size. A size set by hand is the end of that.
+
 The engine starts no job while as many run as the size allows (`slots.py`). What else follows the size is set here:
 idle workers that are too many end, and so many plain functions run in threads, unless that limit is one of its own.
 
@@ -10,12 +12,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from aiopool._engine.engine import Engine
 from aiopool._engine.supervisor import Supervisor
 from aiopool._jobs.job import Job, running_job
+from aiopool._jobs.size_rule import SizeRule
+from aiopool._observe.observers import Observers
 from aiopool._runtime.runners import Runners
+
+if TYPE_CHECKING:  # they come with a rule
+    from aiopool._engine.adapter import Adapter
+    from aiopool._engine.autoscaler import Autoscaler
 
 __all__ = ["Resizing"]
 
@@ -26,17 +34,45 @@ REASON = "the pool was made smaller"
 class Resizing:
     """The size of one open pool."""
 
-    __slots__ = ("_engine", "_own_threads", "_runners", "_supervisor")
+    __slots__ = ("_engine", "_observers", "_own_threads", "_runners", "_steerer", "_supervisor")
 
-    def __init__(self, engine: Engine, supervisor: Supervisor, runners: Runners, *, own_threads: bool) -> None:
+    def __init__(
+        self, engine: Engine, supervisor: Supervisor, runners: Runners, observers: Observers, *, own_threads: bool
+    ) -> None:
         """`own_threads`: how many threads there may be was set apart from the size."""
         self._engine = engine
         self._supervisor = supervisor
         self._runners = runners
+        self._observers = observers
         self._own_threads = own_threads
+        self._steerer: Adapter | Autoscaler | None = None
 
-    def resize(self, size: int) -> None:
-        """Let `size` jobs run at once; those that run go on."""
+    def resize(self, size: int | SizeRule) -> None:
+        """Let `size` jobs run at once, or as many as a rule says; those that run go on."""
+        if self._steerer is not None:
+            self._steerer.stop()
+            self._steerer = None
+            self._observers.steer(None)
+        if isinstance(size, SizeRule):
+            self._follow(size)
+        else:
+            self._set(size)
+
+    def _follow(self, rule: SizeRule) -> None:
+        from aiopool._engine.adapter import Adapter
+        from aiopool._engine.autoscaler import Autoscaler
+        from aiopool._jobs.adaptive import Adaptive
+        from aiopool._jobs.autoscale import Autoscale
+
+        if isinstance(rule, Autoscale):
+            self._steerer = Autoscaler(rule, self._engine, self._set)
+        else:
+            assert isinstance(rule, Adaptive)
+            self._steerer = Adapter(rule, self._engine, self._observers.hooks, self._set)
+        self._observers.steer(self._steerer)
+        self._steerer.begin()
+
+    def _set(self, size: int) -> None:
         self._engine.set_slots(size)
         self._supervisor.retire_excess()
         if not self._own_threads and "thread" in self._runners:  # else it is made for the size of that moment

@@ -79,6 +79,7 @@ class JobExtra:
     due_at: float | None = None  # when a scheduled job enters the queue
     history: list[AttemptRecord] | None = None
     awaiters = 0  # of a job that has failed: who will be told, and has not been cancelled since
+    has_lent = False  # it has waited for another job of the pool
     lent = 0  # how many of its tasks wait for another job of the pool
     away = 0.0  # seconds since submission that it did not wait in line, by its delays and attempts
     reclaim_waiter: asyncio.Future[bool] | None = None  # the one of them that wants a slot back

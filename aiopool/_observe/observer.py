@@ -36,6 +36,9 @@ class Observer:
     def submitted(self, job: Job[Any], *, inside: bool) -> None:
         """A job was taken in."""
 
+    def waits(self) -> None:
+        """A job that was not submitted just now is in line, or waits for room."""
+
     def started(self, job: Job[Any], worker: int, context: contextvars.Context | None, *, inside: bool) -> None:
         """An attempt begins, before its first line; `context` is the one it runs in."""
 

@@ -85,24 +85,26 @@ class Observers:
         "__weakref__",
         "_counts",
         "_emitter",
-        "_hooks",
         "_listeners",
         "_observers",
         "_queue",
         "_runtime",
         "_set_observers",
+        "_steerer",
         "_tracers",
         "finished",
+        "hooks",
         "pool",
         "recorder",
     )
 
     def __init__(self, pool: str, hooks: HookGuard) -> None:
         self.pool = pool
-        self._hooks = hooks
+        self.hooks = hooks
         self._counts: Observer | None = None
         self.recorder: MetricsRecorder | None = None
         self.finished: FinishedJobs | None = None
+        self._steerer: Observer | None = None
         self._tracers: tuple[Tracer, ...] = ()
         self._listeners: tuple[Listener, ...] = ()
         self._emitter: EventEmitter | None = None  # from the first listener on
@@ -146,9 +148,10 @@ class Observers:
     def _changed(self) -> None:
         listeners = (*self._listeners, *_global_listeners)
         if self._emitter is None and listeners:
-            self._emitter = _emitter_class()(self.pool, self._hooks)
+            self._emitter = _emitter_class()(self.pool, self.hooks)
             self._emitter.attach(self._runtime)
-        observers: list[Observer] = [one for one in (self._counts, self.finished, self.recorder) if one is not None]
+        first = (self._steerer, self._counts, self.finished, self.recorder)
+        observers: list[Observer] = [one for one in first if one is not None]
         if self._tracers:
             observers.append(_Tracing(self._tracers, self._tracer_failed))
         if self._emitter is not None:
@@ -172,6 +175,11 @@ class Observers:
         """Count and time jobs from now on."""
         self.recorder = recorder
         recorder.queue = self._queue
+        self._changed()
+
+    def steer(self, steerer: Observer | None) -> None:
+        """Have what sets the size of an open pool observe it, before all others; None: nothing does."""
+        self._steerer = steerer
         self._changed()
 
     def attach(
@@ -200,13 +208,14 @@ class Observers:
         if self._set_observers is not None:
             self._set_observers(None)
         _open_hubs.discard(self)
+        self._steerer = None
         self._runtime = self._set_observers = None
         if self._emitter is not None:
             self._emitter.attach(None)
 
     def _tracer_failed(self, tracer: Tracer, error: BaseException) -> None:
         self.remove_tracer(tracer)
-        self._hooks.caught(error, logger, "%s of pool %.200r failed, and records no more", tracer, self.pool)
+        self.hooks.caught(error, logger, "%s of pool %.200r failed, and records no more", tracer, self.pool)
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -214,6 +223,11 @@ class Observers:
         """See `Observer`."""
         for observer in self._observers:
             observer.submitted(job, inside=inside)
+
+    def waits(self) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.waits()
 
     def started(self, job: Job[Any], worker: int, context: contextvars.Context | None, *, inside: bool = False) -> None:
         """See `Observer`."""

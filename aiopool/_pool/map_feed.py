@@ -60,6 +60,7 @@ class MapFeed(JobObserver):
         "_block",
         "_buffersize",
         "_feeder",
+        "_follows_size",
         "_function",
         "_held",
         "_items",
@@ -112,6 +113,7 @@ class MapFeed(JobObserver):
         self._held: list[Any] = []  # an item that was read, and did not get in
         self._ordered = ordered
         self._buffersize = buffersize
+        self._follows_size = buffersize is None
         self._low = 0  # the source is read again when so few jobs are left
         self._unordered: dict[Job[Any], None] = {}  # all that were not taken, if not ordered
         # Keeps a job until it is taken; a method in C, for it is called for every job.
@@ -197,12 +199,17 @@ class MapFeed(JobObserver):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _open(self, engine: Engine) -> Iterator[Any] | AsyncIterator[Any]:
-        if self._buffersize is None:
-            self._buffersize = 2 * engine.slots.size or 2
-        self._low = self._buffersize * 3 // 4
+        self._measure(engine)
         items, self._items = self._items, ()
         self._source = aiter(items) if isinstance(items, AsyncIterable) else iter(items)
         return self._source
+
+    def _measure(self, engine: Engine) -> None:
+        """Take a buffer of twice the size of the pool, which may change, where none was asked for."""
+        if self._follows_size:
+            self._buffersize = 2 * engine.slots.size or 2
+        assert self._buffersize is not None
+        self._low = self._buffersize * 3 // 4
 
     def _read(self) -> None:
         """Read a plain source as far as there is place for its jobs; let the feeder read an asynchronous one."""
@@ -218,6 +225,8 @@ class MapFeed(JobObserver):
             # In the consumer's context: the source is his.
             self._feeder = engine.runtime.task(self._feed(engine, source), name, copy_context())
             return
+        if self._follows_size:
+            self._measure(engine)
         assert self._buffersize is not None
         room, held, spec, function = engine.admission, self._held, self._spec, self._function
         place = self._buffersize - (self.submitted - self.taken)
@@ -280,6 +289,7 @@ class MapFeed(JobObserver):
         try:
             while True:
                 while self.submitted - self.taken >= self._buffersize:
+                    self._measure(engine)
                     self._location = loop.create_future()
                     try:
                         await self._location

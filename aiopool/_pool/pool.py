@@ -43,6 +43,7 @@ from aiopool._jobs.options import (
 )
 from aiopool._jobs.restart import Restart
 from aiopool._jobs.retry import Retry
+from aiopool._jobs.size_rule import SizeRule
 from aiopool._jobs.statistics import Statistics, adds_up
 from aiopool._jobs.status import JobStatus, PoolStatus
 from aiopool._pool.bulk_cancel import cancel_jobs
@@ -131,7 +132,8 @@ class Pool(Submitter, AsyncOnly):
     one task and closed in another, and opened again after it was closed, in the same loop or another.
 
     Args:
-        size: how many jobs may run at once. Any size costs the same to open: a worker is made when a job needs it.
+        size: how many jobs may run at once. Any size costs the same to open: a worker is made when a job needs it. Or a
+            rule by which the size changes: an `Autoscale` or an `Adaptive` of `aiopool.sizing`.
         queue_size: how many more may wait; None: any number; 0: none, a job is handed to a free worker or waits
             outside. A job that comes back for another attempt, or after its delay, needs no room.
         name: what the pool is called in logs.
@@ -215,7 +217,7 @@ class Pool(Submitter, AsyncOnly):
 
     def __init__(
         self,
-        size: int = 10,
+        size: int | SizeRule = 10,
         queue_size: int | None = 1000,
         *,
         name: str = "pool",
@@ -250,7 +252,8 @@ class Pool(Submitter, AsyncOnly):
         count_by_worker: bool = False,
         watchdog: float | None = None,
     ) -> None:
-        check_count("size", size, least=1, most=MAX_SIZE)
+        if not isinstance(size, SizeRule):
+            check_count("size", size, least=1, most=MAX_SIZE)
         if queue_size is not None:
             check_count("queue_size", queue_size)
         if max_threads is not None:
@@ -350,7 +353,7 @@ class Pool(Submitter, AsyncOnly):
         # The engine is made first: the supervisor below needs it, and is needed when the first job is to start.
         engine = Engine(
             runtime,
-            size=self._size,
+            size=self._first_size,
             queue_size=self._queue_size,
             aging=self._aging,
             shares=None if state.limits.weights is None else FairShares(state.limits.weights),
@@ -377,7 +380,9 @@ class Pool(Submitter, AsyncOnly):
             counts=counts,
             on_give_up=self._give_up,
         )
-        self._resizing = Resizing(engine, supervisor, self._runners, own_threads=self._max_threads is not None)
+        self._resizing = Resizing(
+            engine, supervisor, self._runners, state.observers, own_threads=self._max_threads is not None
+        )
         wake_worker = supervisor.wake_worker
         if self._watchdog is not None and not runtime.virtual:  # in virtual time nothing takes any
             wake_worker = self._watched(engine, self._watchdog, wake_worker)
@@ -385,6 +390,8 @@ class Pool(Submitter, AsyncOnly):
         if state.overflow == "drop_oldest":
             engine.queue.oldest()  # asked for the first time it looks at all jobs: there are none
         state.opened(engine, supervisor, self._runners)
+        if isinstance(self._size, SizeRule):
+            self._resizing.resize(self._size)
         self._roster = register_open_pool(runtime.loop, self)
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
             self._signals.install(runtime.loop)
@@ -808,14 +815,14 @@ class Pool(Submitter, AsyncOnly):
         assert self._state.supervisor is not None
         return self._state.supervisor.worker(id)
 
-    def resize(self, size: int, *, cancel_excess: bool = False) -> None:
+    def resize(self, size: int | SizeRule, *, cancel_excess: bool = False) -> None:
         """Change how many jobs may run at once. 0 holds the pool.
 
         It is a request, and returns at once. More: from the next turn of the loop on. Fewer: as running jobs end; none
         is stopped, unless you ask for it. `await pool.resized()` waits until no more run.
 
         Args:
-            size: the new size.
+            size: the new size; it ends the rule of a pool that has one. Or a rule, from now on.
             cancel_excess: cancel the running jobs that are too many: those that were started last. A job that calls
                 this is not among them, nor is one that waits for another job of the pool. A job that does not end
                 within its grace keeps its slot, as after any cancel.
@@ -826,7 +833,8 @@ class Pool(Submitter, AsyncOnly):
         Example:
             pool.resize(pool.size * 2)
         """
-        check_count("size", size, most=MAX_SIZE)
+        if not isinstance(size, SizeRule):
+            check_count("size", size, most=MAX_SIZE)
         self._engine("resize")
         assert self._resizing is not None
         self._resizing.resize(size)
@@ -1032,7 +1040,13 @@ class Pool(Submitter, AsyncOnly):
     @property
     def size(self) -> int:
         """How many jobs may run at once."""
-        return self._size if self._state.engine is None else self._state.engine.slots.size
+        if self._state.engine is not None:
+            return self._state.engine.slots.size
+        return self._first_size
+
+    @property
+    def _first_size(self) -> int:
+        return self._size.min_size if isinstance(self._size, SizeRule) else self._size
 
     @property
     def status(self) -> PoolStatus:

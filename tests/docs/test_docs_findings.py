@@ -47,6 +47,7 @@ PUBLIC = [
     "aiopool.pytest_plugin",
     "aiopool.services",
     "aiopool.settings",
+    "aiopool.sizing",
     "aiopool.testing",
 ]
 

@@ -89,7 +89,7 @@ def test_what_is_frozen_can_be_pickled_by_its_public_address():
 
 
 PUBLIC = "aiopool blocking errors events from_thread health layers metrics records services settings testing".split()
-PUBLIC += ["workers"]
+PUBLIC += ["sizing", "workers"]
 PUBLIC += ["instrumentation." + name for name in "logging opentelemetry prometheus system tracing".split()]
 
 
