@@ -32,6 +32,8 @@ logger = logging.getLogger("aiopool.periodic")
 LONGEST_WAIT = 60.0
 # So many seconds a moment may be late before that is told.
 TOLD_LATE = 1.0
+# And so many seconds pass before it is told again.
+TOLD_EVERY = 60.0
 
 
 @final
@@ -58,6 +60,7 @@ class Periodic:
         "_state",
         "_submitted",
         "_timer",
+        "_told_at",
         "job",
         "late",
         "missed",
@@ -98,6 +101,7 @@ class Periodic:
         self.job: Job[Any] | None = None
         self.runs = self.skipped = self.missed = 0
         self.late = 0.0
+        self._told_at = -math.inf
         engine = self._engine()
         self._plan(schedule.next_after(engine.now(), engine.runtime.wall_time))
 
@@ -156,8 +160,9 @@ class Periodic:
         missed = self._schedule.count_between(self._due, now, wall)
         self.late = now - self._planned
         self.missed += missed
-        if missed or self.late > TOLD_LATE:
-            self._log("%s: %s is %.1f s late, and has missed %s moments", self.late, missed)
+        if (missed or self.late > TOLD_LATE) and now >= self._told_at + TOLD_EVERY:
+            self._told_at = now
+            self._log("%s: %s is %.3g s late, and has missed %s moments so far", self.late, self.missed)
         self._submit()
         self._plan(self._schedule.next_after(now, wall))
 

@@ -372,7 +372,7 @@ class Submitter:
         """Submit a call again and again, until the pool, or the group, is left.
 
         The moments do not drift: each is counted from the first, whatever became of the one before. One that comes
-        more than a second late, and those that were missed, are told in the log, and counted.
+        more than a second late, and those that were missed, are counted, and told in the log once a minute.
 
         Args:
             when: seconds, or a timedelta, from one moment to the next; the first is one interval from now. Or a cron
