@@ -413,3 +413,27 @@ def test_each_version_is_judged_by_its_own_limit() -> None:
         ["1.10", "1.00", "not measured"],
         ["0.60", "**1.00, missed**", "not measured"],
     ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("limits", ["--jobs", "200", "--rounds", "1", "--seconds", "0.2"], ["by hand", "burst  10", "fair_keys=True"]),
+        ("periodic", ["--rounds", "1", "--seconds", "0.2"], ["by hand", "pool.every"]),
+        ("sizing", ["--seconds", "1"], ["at once", "capacity 10", "Adaptive"]),
+    ],
+)
+def test_the_benchmarks_that_stand_alone_print_their_tables(
+    module: str, arguments: list[str], words: list[str]
+) -> None:
+    """Each is a command of its own: it runs, and prints each of its rows."""
+    run = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert run.returncode == 0, run.stderr
+    assert all(word in run.stdout for word in words), run.stdout
