@@ -32,6 +32,7 @@ WORDS = {
     "metrics": "what a pool did, by name",
     "health": "how a pool is",
     "records": "what is kept of jobs",
+    "sizing": "sizes that change",
     "workers": "who runs the jobs",
     "services": "helper processes",
     "settings": "values from files and environment",

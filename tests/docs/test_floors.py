@@ -263,3 +263,9 @@ print(*(m for m in sys.modules if m.startswith("aiopool.")))
 def test_the_life_of_a_pool_loads_nothing_more():
     """Where nobody listens, measures or asks, a pool needs no more from its opening to its end than the import gave."""
     assert {short(module) for module in run_alone(WHOLE_LIFE)} == set(LOADED.split())
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by their names alone: of two, one would not be collected."""
+    names = [path.name for path in (PACKAGE.parent / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
