@@ -23,6 +23,8 @@ from aiopool._jobs.checks import check_count, check_seconds
 from aiopool._jobs.job import Job
 from aiopool._jobs.layered import Call, Layer
 from aiopool._jobs.match import Match, check_match, verdict
+from aiopool._jobs.outcome import timeout_error
+from aiopool._jobs.stop import StopCause
 from aiopool._runtime.public import publish as _publish
 from aiopool._runtime.runtime import shield
 from aiopool.errors import JobError
@@ -89,8 +91,9 @@ class CircuitBreaker:
     `recovery` seconds it is *half-open*: `probes` attempts at a time go through to try. The first that succeeds
     closes it, and one that fails opens it again. (M. Nygard, "Release It!", 2007.)
 
-    A cancelled attempt says nothing about the server, and counts neither way. Nor does the outcome of an attempt that
-    began before the breaker opened, once it has.
+    An attempt that runs into its `timeout` counts as a failure by `JobTimeoutError`. One that is cancelled otherwise says
+    nothing about the server, and counts neither way. Nor does the outcome of an attempt that began before the breaker
+    opened, once it has.
 
     Args:
         failures: how many in a row open it.
@@ -171,11 +174,10 @@ class CircuitBreaker:
         self._trying += probes
         try:
             value = await call()
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
-            if opened == self._opened:
-                self._count(failed=verdict("CircuitBreaker", "on", self._on, error) is not False)
+            failure = _failure(job, error)
+            if failure is not None and opened == self._opened:
+                self._count(failed=verdict("CircuitBreaker", "on", self._on, failure) is not False)
             raise
         else:
             if opened == self._opened:
@@ -192,6 +194,14 @@ class CircuitBreaker:
         if self._since is not None or self._row >= self._failures:
             self._since = _now()
             self._opened += 1
+
+
+def _failure(job: Job[Any], error: BaseException) -> BaseException | None:
+    """Return what an attempt failed with, as the awaiter of its job sees it; None: it was cancelled."""
+    if not isinstance(error, asyncio.CancelledError):
+        return error
+    stop = None if job._extra is None else job._extra.stop
+    return timeout_error(job, stop.cause) if stop is not None and stop.cause is StopCause.TIMEOUT else None
 
 
 # -- hedging -----------------------------------------------------------------------------------------------------------

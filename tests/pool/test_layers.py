@@ -245,6 +245,24 @@ async def test_half_open_lets_one_through_and_a_cancelled_probe_makes_way(isolat
 
 
 @virtual
+async def test_a_server_that_hangs_opens_the_breaker(isolation):
+    """The time limit of an attempt is a failure, a probe's too; a cancel and the total time limit are none."""
+    breaker = CircuitBreaker(failures=2, recovery=10, on=TimeoutError)
+    async with Pool(isolation=isolation, layers=[breaker], on_error=lambda *_: None) as pool:
+        limited, overall = pool.with_options(timeout=1), pool.with_options(total_timeout=1)
+        for view, failures in ((limited, 1), (overall, 1), (limited, 2)):
+            await (await view.submit(nap, 60)).wait()
+            assert breaker.statistics().failures == failures
+        assert breaker.state == "open"
+        with pytest.raises(CircuitOpenError):
+            await pool.run(echo)
+        await asyncio.sleep(10)
+        with pytest.raises(JobTimeoutError):
+            await pool.with_options(timeout=1).run(nap, 60)
+        assert (breaker.state, breaker.statistics().opened) == ("open", 2)
+
+
+@virtual
 async def test_other_errors_and_late_outcomes_do_not_count(isolation):
     """What `on` does not mean shows that somebody answered; and what began before it opened says nothing any more."""
     breaker = CircuitBreaker(failures=2, recovery=10, on=OSError)
