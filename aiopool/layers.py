@@ -25,6 +25,7 @@ from aiopool._jobs.layered import Call, Layer
 from aiopool._jobs.match import Match, check_match, verdict
 from aiopool._jobs.outcome import timeout_error
 from aiopool._jobs.stop import StopCause
+from aiopool._runtime.faults import log_fault
 from aiopool._runtime.public import publish as _publish
 from aiopool._runtime.runtime import shield
 from aiopool.errors import JobError
@@ -40,6 +41,12 @@ __all__ = [
     "log_calls",
     "validate_arguments",
 ]
+
+
+logger = logging.getLogger("aiopool.layers")
+
+# Seconds after which one that was refused by a half-open breaker may come back.
+WHILE_OTHERS_TRY = 1.0
 
 
 def _now() -> float:
@@ -91,9 +98,9 @@ class CircuitBreaker:
     `recovery` seconds it is *half-open*: `probes` attempts at a time go through to try. The first that succeeds
     closes it, and one that fails opens it again. (M. Nygard, "Release It!", 2007.)
 
-    An attempt that runs into its `timeout` counts as a failure by `JobTimeoutError`. One that is cancelled otherwise says
-    nothing about the server, and counts neither way. Nor does the outcome of an attempt that began before the breaker
-    opened, once it has.
+    An attempt that runs into its `timeout` counts as a failure by `JobTimeoutError`. One that is cancelled otherwise
+    says nothing about the server, and counts neither way. Nor does the outcome of an attempt that began before the
+    breaker opened, once it has.
 
     Args:
         failures: how many in a row open it.
@@ -164,7 +171,8 @@ class CircuitBreaker:
         if state == "open" or (state == "half_open" and self._trying >= self._probes):
             self._refused += 1
             assert self._since is not None
-            after = max(0.0, self._since + self.recovery - _now())
+            # While others try, nobody knows when they end: a retry should not use up its attempts meanwhile.
+            after = self._since + self.recovery - _now() if state == "open" else min(self.recovery, WHILE_OTHERS_TRY)
             raise CircuitOpenError(
                 f"{self.name} is {state.replace('_', '-')} after {self._row} failures in a row: {job.name!r} was not "
                 f"called. It lets one through in {after:.3g} s",
@@ -213,7 +221,7 @@ class Hedge:
 
     For calls that may run twice, against a few slow answers among many quick ones. (J. Dean, L. A. Barroso, "The Tail
     at Scale", CACM 56(2), 2013.) The others are cancelled, and have ended when the job ends. If all fail, the first
-    error is raised.
+    error is raised; the other errors are logged as warnings.
 
     All calls of a job run in its one slot: with a `Hedge`, `most` times the size of the pool may run at once.
 
@@ -238,6 +246,7 @@ class Hedge:
         """Call, and call again."""
         tasks: list[asyncio.Task[Any]] = []
         first: BaseException | None = None
+        raised: BaseException | None = None
         try:
             while True:
                 if len(tasks) < self.most:
@@ -252,18 +261,19 @@ class Hedge:
                     first = first or error
                 if len(tasks) == self.most and all(task.done() for task in tasks):
                     assert first is not None
-                    raise first
+                    raised = first
+                    raise raised
         finally:
-            first = None
-            await _ended(tasks)
+            await _ended(tasks, job, raised)
+            del first, raised  # this frame is in the traceback of its error: no cycle through it
 
 
 async def _awaited(call: Call) -> Any:
     return await call()
 
 
-async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
-    """Cancel what runs, and wait for its end, whoever is cancelled meanwhile."""
+async def _ended(tasks: list[asyncio.Task[Any]], job: Job[Any], raised: BaseException | None) -> None:
+    """Cancel what runs, and wait for its end, whoever is cancelled meanwhile; tell what else has failed."""
     running = [task for task in tasks if not task.done()]
     for task in running:
         task.cancel()
@@ -276,8 +286,10 @@ async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
                 cancelled = error
             running = [task for task in running if not task.done()]
     for task in tasks:
-        if not task.cancelled():
-            task.exception()  # taken: who lost is nobody's failure
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None and failure is not raised:
+            text = "a call of job %.200r failed, beside the one that decided"
+            log_fault(logger, text, job, error=failure, level=logging.WARNING)
     if cancelled is not None:
         raise cancelled
 
@@ -411,9 +423,15 @@ def validate_arguments() -> Layer:
     validators = weakref.WeakKeyDictionary()
 
     async def validate(job: Job[Any], call: Call) -> Any:
-        validator = validators.get(call.function)
+        function = getattr(call.function, "__func__", call.function)  # of all methods that are bound, the same
+        try:
+            validator = validators.get(function)
+        except TypeError:  # it has no hash, or no weak reference
+            validator, function = None, None
         if validator is None:
-            validator = validators[call.function] = validate_call(_recorder(call.function))
+            validator = validate_call(_recorder(call.function))
+            if function is not None:
+                validators[function] = validator
         args, keywords = validator(*call.args, **call.keywords)
         return await call.with_arguments(*args, **keywords)()
 

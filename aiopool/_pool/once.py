@@ -15,6 +15,7 @@ from typing import Any, final
 
 from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
+from aiopool._jobs.stop import StopCause
 from aiopool._pool.state import PoolState
 from aiopool._runtime.runtime import shield
 
@@ -94,6 +95,9 @@ class Once:
             flight: Flight | None = flights.get(self._key)
             if flight is None:
                 return await self._lead(function, args, kwargs)
+            if flight.job is not None and _told_to_stop(flight.job):
+                self._forget(flight)  # nobody wants its result any more
+                continue
             if flight.job is None:
                 engine = self._state.engine
                 assert engine is not None  # somebody hands in a job
@@ -125,3 +129,8 @@ class Once:
     def _forget(self, flight: Flight) -> None:
         if self._state.flights.get(self._key) is flight:
             del self._state.flights[self._key]
+
+
+def _told_to_stop(job: Job[Any]) -> bool:
+    stop = None if job.done() or job._extra is None else job._extra.stop
+    return stop is not None and stop.cause is StopCause.CANCEL

@@ -437,7 +437,8 @@ class Submitter:
         from aiopool._pool.once import Once  # few programs need it
 
         hash(key)
-        return Once(self._state, self.submit, key, check_seconds("keep", keep))
+        # A group waits for its own jobs, and cancels them: nobody else shares them.
+        return Once(self._state, self.submit, (self._block, key), check_seconds("keep", keep))
 
     def _takes_jobs(self) -> bool:
         """Whether the pool is open, and the group of this view has not been left."""

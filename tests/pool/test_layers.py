@@ -235,8 +235,9 @@ async def test_half_open_lets_one_through_and_a_cancelled_probe_makes_way(isolat
         probe = await pool.submit(nap, 5)
         await settle()
         for _ in range(3):
-            with pytest.raises(CircuitOpenError, match="half-open"):
+            with pytest.raises(CircuitOpenError, match="half-open") as met:
                 await pool.run(echo)
+            assert met.value.retry_after == 1
         probe.cancel()
         await probe.wait()
         assert breaker.state == "half_open"
@@ -359,6 +360,30 @@ async def test_hedging_when_calls_fail(isolation):
         with pytest.raises(OSError, match="1"):
             await pool.run(request, [(OSError("1"), 1), (OSError("2"), 1), (OSError("3"), 1)])
         assert_counters_balance(pool)
+
+
+@virtual
+async def test_what_else_has_failed_is_told(isolation, caplog):
+    """The error of a call that did not decide is logged, once: before the winner, or in the clean-up of a loser."""
+    calls = []
+
+    async def request():
+        calls.append(now())
+        if len(calls) == 1:
+            raise OSError("first")
+        if len(calls) == 2:
+            try:
+                await asyncio.sleep(10)
+            finally:
+                raise KeyError("clean-up")
+        return "ok"
+
+    async with Pool(isolation=isolation, layers=[Hedge(after=1, most=3)]) as pool:
+        with caplog.at_level(logging.WARNING, "aiopool.layers"):
+            assert await pool.run(request) == "ok"
+    assert caplog.text.count("beside the one that decided") == 2
+    assert "OSError: first" in caplog.text
+    assert "KeyError: 'clean-up'" in caplog.text
 
 
 @virtual
@@ -560,6 +585,39 @@ async def test_who_holds_the_job_keeps_it_alive(isolation):
         other.cancel()
         with pytest.raises(JobCancelledError):
             await task
+
+
+@virtual
+async def test_nobody_joins_a_job_that_was_told_to_stop(isolation):
+    """Who asks while a cancelled job cleans up gets a job of its own."""
+    source = Source()
+
+    async def slow_to_end():
+        try:
+            return await source.fetch(5)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0.5)
+
+    async with Pool(isolation=isolation) as pool:
+        first = await pool.once("k").submit(slow_to_end)
+        await advance(1)
+        first.cancel()
+        assert await pool.once("k").run(source.fetch) is not None
+        assert first.cancelled()
+        assert pool._state.flights == {}
+
+
+@virtual
+async def test_a_group_shares_with_itself_only(isolation):
+    """A group waits for its own jobs, and cancels them: the key of somebody else is another one."""
+    source = Source()
+    async with Pool(isolation=isolation) as pool, pool.group() as group:
+        inner, outer = await group.once("k").submit(source.fetch), await pool.once("k").submit(source.fetch)
+        assert inner is not outer
+        assert await group.once("k").submit(source.fetch) is inner
+        group.cancel()
+        assert await outer is not None
 
 
 @virtual
