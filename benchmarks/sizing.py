@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import random
 import socket
 import statistics
@@ -180,6 +181,9 @@ def main() -> None:
     for at, capacity, rate, seconds in changing():
         print(f"  {at:2} s: capacity {capacity}, {rate / (capacity / 0.1):4.0%} of its calls, {seconds:.3f} s a call")
     if options.no_server:
+        return
+    if importlib.util.find_spec("httpx") is None or importlib.util.find_spec("uvicorn") is None:
+        print("a real server: left out, for httpx and uvicorn are not both installed")
         return
     print("uvicorn with a pool of 8 behind it, 50 ms a call: calls a second, s a call, size at the end")
     with uvicorn() as address:

@@ -422,7 +422,7 @@ def test_each_version_is_judged_by_its_own_limit() -> None:
     [
         ("limits", ["--jobs", "200", "--rounds", "1", "--seconds", "0.2"], ["by hand", "burst  10", "fair_keys=True"]),
         ("periodic", ["--rounds", "1", "--seconds", "0.2"], ["by hand", "pool.every"]),
-        ("sizing", ["--seconds", "1"], ["at once", "capacity 10", "Adaptive"]),
+        ("sizing", ["--seconds", "1"], ["at once", "capacity 10", "server"]),
     ],
 )
 def test_the_benchmarks_that_stand_alone_print_their_tables(
