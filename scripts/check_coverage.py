@@ -18,8 +18,9 @@ import coverage
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ("_runtime", "_jobs", "_engine", "_pool")
 # Percent. They were 99.6 and 98.6 until the core grew by half: processes, callers from threads, limits. What runs in a
-# process that is killed writes no measurement. They have to be measured anew, and go up again.
-LINES, BRANCHES = 96.0, 93.0
+# process that is killed writes no measurement. A part of the tests, on one Python, reached 98.16 and 96.05: all of them
+# have to be measured, and these go up again.
+LINES, BRANCHES = 97.5, 95.0
 
 
 def judge(directory: Path, *, gate: bool) -> list[str]:
