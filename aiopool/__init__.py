@@ -33,9 +33,10 @@ from aiopool._jobs.retry import Retry, RetryAfter
 from aiopool._jobs.retry_budget import RetryBudget
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import JobStatus, PoolStatus
+from aiopool._pool.cancel_report import CancelReport
 from aiopool._pool.group import Group
 from aiopool._pool.map import MapResult, MapStream
-from aiopool._pool.pool import CancelReport, Pool
+from aiopool._pool.pool import Pool
 from aiopool._pool.shutdown import LeakedJob, ShutdownReport
 from aiopool._pool.submitter import Submitter
 from aiopool._program.run import run

@@ -27,9 +27,10 @@ from aiopool._jobs.job import Job
 from aiopool._jobs.options import check_seconds
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import JobStatus, PoolStatus
+from aiopool._pool.cancel_report import CancelReport
 from aiopool._pool.executor import PoolExecutor
 from aiopool._pool.job_future import JobFuture
-from aiopool._pool.pool import CancelReport, Pool
+from aiopool._pool.pool import Pool
 from aiopool._pool.shutdown import ShutdownReport, only
 from aiopool._pool.submitter import Submitter
 from aiopool._pool.thread_submitter import ThreadSubmitter

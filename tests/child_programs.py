@@ -7,6 +7,7 @@ import textwrap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 PREFACE = """
 import asyncio, multiprocessing, os, signal, sys, threading, time
@@ -36,13 +37,20 @@ def program(
         text=True,
         env={**os.environ, **(environment or {})},
     ) as process:
-        watchdog = threading.Timer(60, process.kill)
-        watchdog.start()
-        try:
+        with watched(process):
             yield process
-        finally:
-            watchdog.cancel()
-            process.kill()
+
+
+@contextmanager
+def watched(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Kill a process in the end, or after a minute."""
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+        process.kill()
 
 
 def wait_for(process: subprocess.Popen[str], line: str) -> list[str]:

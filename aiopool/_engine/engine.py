@@ -42,6 +42,7 @@ from aiopool._engine.slots import Slots
 from aiopool._jobs.fair_shares import FairShares
 from aiopool._jobs.job import Job, JobExtra, make_job
 from aiopool._jobs.layered import layered
+from aiopool._jobs.limits import share_key
 from aiopool._jobs.outcome import failure_of, next_delay, timeout_error
 from aiopool._jobs.records import AttemptRecord
 from aiopool._jobs.spec import JobOwner, JobSpec
@@ -492,8 +493,8 @@ class Engine:
     def _share(self, job: Job[Any]) -> None:
         """Give a job its place among those of its priority."""
         assert self.shares is not None
-        extra, key = job._ensure_extra(), job._spec.key
-        extra.share, extra.share_tag = self.shares.enter(key[0] if isinstance(key, tuple) else key, job.priority)
+        extra = job._ensure_extra()
+        extra.share, extra.share_tag = self.shares.enter(share_key(job._spec.key), job.priority)
 
     def _leave_share(self, job: Job[Any]) -> None:
         assert self.shares is not None
@@ -683,6 +684,11 @@ class Engine:
             job._ensure_extra().awaiters = awaiters
         else:
             self.reporter.report(job, error)
+
+    def droppable(self, *, oldest: bool) -> Job[Any] | None:
+        """Return the job that a full queue drops: the oldest, or the last in line. If limits hold all, one of these."""
+        job: Job[Any] | None = self.queue.oldest() if oldest else self.queue.last()
+        return job if job is not None else self.lanes.droppable(oldest=oldest)
 
     def dequeue(self, job: Job[Any]) -> None:
         """Take a queued, parked or scheduled job out of its place."""

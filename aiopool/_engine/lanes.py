@@ -43,7 +43,7 @@ class Lane:
         rule, key: the limit, and which key of it; the key is None if the limit has one lane.
         number: the lanes in the order in which they were made.
         running: how many places are taken.
-        line: the jobs that are parked; None: there were none yet.
+        line: the jobs that are parked; None: there are none.
         returned: how many jobs went back to the queue, and no worker has looked at them since.
         reserved: how many jobs that are parked in another lane keep their place here: it runs one job at a time.
         most: how many may run at once.
@@ -149,7 +149,7 @@ class LaneTable:
         parked: how many jobs are parked, in all lanes.
     """
 
-    __slots__ = ("_came_back", "_count", "_lanes", "_now", "_queue", "_timers", "parked")
+    __slots__ = ("_came_back", "_count", "_lanes", "_lined", "_now", "_queue", "_timers", "parked")
 
     def __init__(
         self,
@@ -164,6 +164,7 @@ class LaneTable:
         self._now = now
         self._came_back = came_back
         self._lanes: dict[tuple[LimitRule, Hashable], Lane] = {}
+        self._lined: dict[Lane, None] = {}  # those that have a line
         self._count = 0
         self.parked = 0
 
@@ -226,6 +227,7 @@ class LaneTable:
             self._settle(one)
         if lane.line is None:
             lane.line = self._queue.another()
+            self._lined[lane] = None
         lane.line.push_in_order(job)
         extra.parked = lane
         self.parked += 1
@@ -256,6 +258,8 @@ class LaneTable:
             lane, extra.parked = extra.parked, None
             lane.line.discard(job)
             self.parked -= 1
+            if not lane.line.live:
+                self._end_line(lane)
         else:
             lane, extra.returned = extra.returned, None
             lane.returned -= 1
@@ -264,6 +268,11 @@ class LaneTable:
         for lane in reserved:
             lane.reserved -= 1
             self._settle(lane)
+
+    def droppable(self, *, oldest: bool) -> Any:
+        """Return a parked job that may be dropped for another: of one lane the oldest, or the last in line; or None."""
+        line = next(iter(self._lined)).line if self._lined else None
+        return None if line is None else line.oldest() if oldest else line.last()
 
     def change(self, rule: LimitRule) -> None:
         """The limit of a rule is another one now."""
@@ -306,7 +315,7 @@ class LaneTable:
                 return
             job = line.pop()
             if job is None:
-                lane.behind, lane.line = False, None
+                self._end_line(lane)
                 return
             self.parked -= 1
             extra = job._extra
@@ -315,6 +324,10 @@ class LaneTable:
             self._queue.push_in_order(job)
             self._came_back()
         lane.behind = True
+
+    def _end_line(self, lane: Lane) -> None:
+        lane.behind, lane.line = False, None
+        del self._lined[lane]
 
     def _call_at(self, lane: Lane, when: float) -> None:
         """Settle a lane at a moment, or earlier. Infinity: somebody else will."""

@@ -105,4 +105,4 @@ def check_weights(weights: object) -> Mapping[Hashable, float] | None:
     for key, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
             raise ValueError(f"fair_keys: the weight of {key!r} is {weight!r}: it must be a number above 0, such as 2")
-    return dict(weights)
+    return {key if not isinstance(key, int) else str(key): weight for key, weight in weights.items()}

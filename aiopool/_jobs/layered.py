@@ -13,7 +13,7 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias, final
 
-from aiopool._jobs.callables import is_asynchronous
+from aiopool._jobs.callables import function_name, is_asynchronous
 
 __all__ = ["Call", "Layer", "check_layers", "layered"]
 
@@ -68,7 +68,7 @@ class Call:
         return Call(self.job, self._layers, self._index + 1, self._run, self.function, args, keywords)
 
     def __repr__(self) -> str:
-        return f"<Call of {getattr(self.function, '__qualname__', self.function)!s}, {self._index} layers inside>"
+        return f"<Call of {function_name(self.function)}, {len(self._layers) - self._index} layers inside>"
 
 
 Layer: TypeAlias = Callable[[Any, Call], Awaitable[Any]]

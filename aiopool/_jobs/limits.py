@@ -40,6 +40,7 @@ __all__ = [
     "check_limit",
     "is_overload",
     "keys_of",
+    "share_key",
 ]
 
 # The pace catches up on so many seconds by which a start was late.
@@ -230,14 +231,14 @@ class LaneKey:
     """A key of one `Lanes`, for `with_options(key=…)`; made by `lanes[key]`."""
 
     rule: LimitRule
-    key: Hashable
+    key: str
 
     def __repr__(self) -> str:
         return f"{self.rule.name}[{self.key!r}]"
 
 
 Key: TypeAlias = str | int | LaneKey | tuple[str | int | LaneKey, ...]
-"""What a job has to do with: a tenant, a host; or several, as a tuple."""
+"""What a job has to do with: a tenant, a host; or several, as a tuple. As with ids, `7` and `"7"` are one key."""
 
 
 @final
@@ -301,7 +302,7 @@ class PoolLimits:
             elif str(key_of) in self.named:
                 found[self.named[str(key_of)], None] = None
             elif self.each_key is not None:
-                found[self.each_key, key_of] = None
+                found[self.each_key, str(key_of)] = None
         # A function inside of another is called `main.<locals>.fetch`; whoever limits it writes "fetch".
         for one in (name, name.rpartition("<locals>.")[2], group):
             if one is not None and one in self.named:
@@ -323,6 +324,12 @@ def _lane_order(lane: tuple[LimitRule, Hashable]) -> tuple[bool, int, str]:
     """Lanes of keys come first: the others have more jobs, and are taken for the shortest time."""
     rule, key = lane
     return key is None, -rule.number, repr(key)
+
+
+def share_key(key: Key | None) -> Hashable:
+    """Return the key of whose share a job is: of several, the first."""
+    first = next(iter(keys_of(key)), None)
+    return first if first is None or isinstance(first, LaneKey) else str(first)
 
 
 def check_key(key: object) -> None:

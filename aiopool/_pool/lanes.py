@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from aiopool._jobs.limits import LaneKey, Limit, LimitRule, check_limit
+from aiopool._jobs.options import id_key
 from aiopool._pool.state import PoolState
 
 __all__ = ["Lanes"]
@@ -27,8 +28,12 @@ class Lanes:
         return self._rule.limit
 
     def __getitem__(self, key: str | int) -> LaneKey:
-        """Return a key for `with_options(key=…)`."""
-        return LaneKey(self._rule, key)
+        """Return a key for `with_options(key=…)`; as with ids, `7` and `"7"` are one key.
+
+        Raises:
+            TypeError: it is neither a text nor a number.
+        """
+        return LaneKey(self._rule, id_key(key))
 
     def __len__(self) -> int:
         """Return how many lanes there are now: of keys that have jobs, or whose last start still counts."""

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 from typing import Any, final
 
+from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job
 from aiopool._jobs.schedules import Cron, Schedule
 from aiopool._pool.state import PoolState
@@ -32,7 +33,7 @@ logger = logging.getLogger("aiopool.periodic")
 LONGEST_WAIT = 60.0
 # So many seconds a moment may be late before that is told.
 TOLD_LATE = 1.0
-# And so many seconds pass before it is told again.
+# So many seconds pass before the same is told again.
 TOLD_EVERY = 60.0
 
 
@@ -60,7 +61,7 @@ class Periodic:
         "_state",
         "_submitted",
         "_timer",
-        "_told_at",
+        "_told",
         "job",
         "late",
         "missed",
@@ -101,7 +102,7 @@ class Periodic:
         self.job: Job[Any] | None = None
         self.runs = self.skipped = self.missed = 0
         self.late = 0.0
-        self._told_at = -math.inf
+        self._told: dict[str, float] = {}  # when it was logged last, by the text
         engine = self._engine()
         self._plan(schedule.next_after(engine.now(), engine.runtime.wall_time))
 
@@ -126,8 +127,10 @@ class Periodic:
         if timer is not None:
             self._engine().timers.cancel(timer)
 
-    def _engine(self) -> Any:
-        return self._state.engine
+    def _engine(self) -> Engine:
+        engine = self._state.engine
+        assert engine is not None  # the pool was open
+        return engine
 
     def _plan(self, due: float) -> None:
         engine = self._engine()
@@ -160,8 +163,7 @@ class Periodic:
         missed = self._schedule.count_between(self._due, now, wall)
         self.late = now - self._planned
         self.missed += missed
-        if (missed or self.late > TOLD_LATE) and now >= self._told_at + TOLD_EVERY:
-            self._told_at = now
+        if missed or self.late > TOLD_LATE:
             self._log("%s: %s is %.3g s late, and has missed %s moments so far", self.late, self.missed)
         self._submit()
         self._plan(self._schedule.next_after(now, wall))
@@ -182,6 +184,11 @@ class Periodic:
             self.runs += 1
 
     def _log(self, text: str, *args: object, error: BaseException | None = None) -> None:
+        """Log, but not the same thing again and again: all of it is counted."""
+        now = self._engine().now()
+        if now < self._told.get(text, -math.inf) + TOLD_EVERY:
+            return
+        self._told[text] = now
         what, pool = f"{self._name}, {self._schedule}", self._state.name
         log_fault(logger, text, pool, what, *args, error=error, fields={"pool": pool}, level=logging.WARNING)
 

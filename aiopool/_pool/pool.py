@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import functools
 import logging
-import os
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextvars import Context
@@ -22,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, final
 
 from aiopool._engine.engine import Engine
 from aiopool._engine.error_reporter import ErrorReporter
-from aiopool._engine.outside import deliver
 from aiopool._engine.resizing import Resizing
 from aiopool._engine.supervisor import Supervisor
 from aiopool._engine.walk import walk
@@ -47,19 +43,20 @@ from aiopool._jobs.size_rule import SizeRule
 from aiopool._jobs.statistics import Statistics, adds_up
 from aiopool._jobs.status import JobStatus, PoolStatus
 from aiopool._pool.bulk_cancel import cancel_jobs
+from aiopool._pool.cancel_report import CancelReport
 from aiopool._pool.completed import CompletedJobs
 from aiopool._pool.group import Group
 from aiopool._pool.job_scan import JobScan
 from aiopool._pool.lanes import Lanes
+from aiopool._pool.runners import runners_of
 from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
 from aiopool._runtime.keywords import AsyncOnly, explain_keywords
 from aiopool._runtime.registration import Registration
-from aiopool._runtime.runners import Runner, Runners
+from aiopool._runtime.runners import Runners
 from aiopool._runtime.runtime import Runtime, shield
 from aiopool._runtime.signals import OpenPools, SignalHandler, register_open_pool
-from aiopool._runtime.threads import ThreadRunner
 from aiopool.errors import PoolClosedError, RestartLimitError
 
 if TYPE_CHECKING:  # they come with whoever listens or asks
@@ -70,7 +67,7 @@ if TYPE_CHECKING:  # they come with whoever listens or asks
     from aiopool._jobs.records import JobOutcome
     from aiopool.events import EventStream, Listener, PoolEvent
 
-__all__ = ["CancelReport", "Pool"]
+__all__ = ["Pool"]
 
 J = TypeVar("J", bound=Job[Any])
 
@@ -84,38 +81,6 @@ class TaskStatus(Protocol):
     """What `anyio`'s `TaskGroup.start` passes to the function that it starts."""
 
     def started(self, value: Any = None) -> None: ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CancelReport:
-    """What `pool.cancel(id)` met, and what came of it. True if the job is cancelled.
-
-    Attributes:
-        id: the id that was asked for.
-        was: where the job was when it was asked; None if no live job has the id.
-        status: where it is now: `cancelled`, or another final status if the cancel lost the race.
-        leaked: its code still runs: it did not end within its grace.
-        ended_ago: seconds since the job had ended, if it had before it was asked for, and the pool remembers it
-            (`Pool(keep_finished=…)`); else None.
-    """
-
-    id: int | str
-    was: JobStatus | None
-    status: JobStatus | None
-    leaked: bool = False
-    ended_ago: float | None = None
-
-    def __bool__(self) -> bool:
-        return self.status is JobStatus.CANCELLED and self.ended_ago is None
-
-    def __str__(self) -> str:
-        """Say it in words."""
-        if self.was is None:
-            return f"no job with the id {self.id!r} is known"
-        if self.ended_ago is not None:
-            return f"job {self.id!r} {_words(self.status)} {_ago(self.ended_ago)} ago"
-        left = ", and its code still runs: it leaked" if self.leaked else ""
-        return f"job {self.id!r} was {self.was}, and {_words(self.status)}{left}"
 
 
 @final
@@ -343,12 +308,12 @@ class Pool(Submitter, AsyncOnly):
                 'asyncio.run(main()), or anyio.run(main, backend="asyncio") in place of trio'
             ) from None
         runtime = Runtime(loop, self._seed)
-        self._runners = Runners(
-            {
-                "thread": functools.partial(self._threads, loop),
-                "process": functools.partial(self._processes, loop),
-                "interpreter": functools.partial(self._interpreters, loop),
-            }
+        self._runners = runners_of(
+            state.name,
+            loop,
+            threads=lambda: max(self._max_threads or self.size, 1),
+            processes=self._max_processes,
+            start_method=state.start_method,
         )
         # The engine is made first: the supervisor below needs it, and is needed when the first job is to start.
         engine = Engine(
@@ -396,38 +361,6 @@ class Pool(Submitter, AsyncOnly):
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
             self._signals.install(runtime.loop)
         return self
-
-    def _threads(self, loop: asyncio.AbstractEventLoop) -> Runner:
-        """Make what runs plain functions in threads; it is made when it is needed first."""
-        size = self.size if self._max_threads is None else self._max_threads
-        name = f"{self.name}-thread"
-        return ThreadRunner(loop=loop, max_threads=max(size, 1), name=name, on_done=deliver)
-
-    def _processes(self, loop: asyncio.AbstractEventLoop) -> Runner:
-        """Make what runs plain functions in processes."""
-        from aiopool._jobs.remote import RemoteJob
-        from aiopool._runtime.processes import ProcessRunner, usable_processors
-
-        return ProcessRunner(
-            loop=loop,
-            max_processes=self._max_processes or usable_processors(),
-            start_method=self._state.start_method,
-            name=f"{self.name}-process",
-            on_done=deliver,
-            describe=lambda worker: RemoteJob.of(worker.job),
-            on_note=lambda worker, note: worker.job.report_progress(*note),
-        )
-
-    def _interpreters(self, loop: asyncio.AbstractEventLoop) -> Runner:
-        """Make what runs plain functions in interpreters of their own."""
-        from aiopool._runtime.interpreters import InterpreterRunner
-
-        return InterpreterRunner(
-            loop=loop,
-            max_interpreters=self._max_processes or os.cpu_count() or 1,
-            name=f"{self.name}-interpreter",
-            on_done=deliver,
-        )
 
     def _watched(self, engine: Engine, limit: float, wake_worker: Callable[[], bool]) -> Callable[[], bool]:
         """Return a `wake_worker` that has the loop watched from then on: an idle pool is not."""
@@ -1196,7 +1129,7 @@ class Pool(Submitter, AsyncOnly):
     def _statistics(self) -> Statistics:
         engine = self._engine("statistics")
         assert self._runners is not None
-        counters, threads = engine.counters, self._runners["thread"]
+        counters, threads = engine.counters, self._runners.get("thread")  # None: no plain function came yet
         return Statistics(
             submitted=counters.submitted,
             succeeded=counters.succeeded,
@@ -1214,8 +1147,8 @@ class Pool(Submitter, AsyncOnly):
             idle=max(0, engine.slots.size - engine.slots.active),
             retries=counters.retries,
             restarts=counters.restarts,
-            threads_busy=threads.busy,
-            threads_abandoned=threads.abandoned,
+            threads_busy=0 if threads is None else threads.busy,
+            threads_abandoned=0 if threads is None else threads.abandoned,
             dropped=counters.dropped,
             recovered=counters.recovered,
             not_recovered=counters.not_recovered,
@@ -1257,18 +1190,3 @@ _READERS = frozenset(("find", "finished_jobs", "get_job", "jobs", "next_jobs", "
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r}: it must be one of {', '.join(map(repr, choices))}")
-
-
-def _words(status: JobStatus | None) -> str:
-    """Say how a job ended."""
-    return {JobStatus.TIMED_OUT: "ran into a time limit", JobStatus.CANCELLED: "was cancelled"}.get(
-        status or JobStatus.CANCELLED, str(status)
-    )
-
-
-def _ago(seconds: float) -> str:
-    """Return a duration in words, in the largest unit of which there is one."""
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.3g} s"

@@ -449,7 +449,7 @@ class Submitter:
         own = function_options(function)
         options = self._options if own is None else self._options.over(own)
         keys: Any = options.over(self._base).key if self._key is UNSET else self._key
-        lane = LaneKey(LimitRule("every", Limit(max_at_once=1)), None)
+        lane = LaneKey(LimitRule("every", Limit(max_at_once=1)), "all")
         return self.with_options(key=(lane, *keys_of(keys)))
 
     # -- for other threads -------------------------------------------------------------------------------------------
@@ -751,7 +751,7 @@ class Submitter:
         """Apply the overflow policy: whether there is room now. Raises if the job is refused."""
         policy = self._state.overflow
         if policy == "drop_oldest" or policy == "drop_lowest":
-            victim = engine.queue.oldest() if policy == "drop_oldest" else engine.queue.last()
+            victim = engine.droppable(oldest=policy == "drop_oldest")
             if victim is not None and (policy == "drop_oldest" or victim.priority > job.priority):
                 engine.counters.dropped += 1
                 engine.evict(victim, JobDroppedError(f"{victim!r} was dropped for {job!r}: overflow={policy!r}"))

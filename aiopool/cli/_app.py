@@ -212,18 +212,6 @@ def settings_command(
     pool: Annotated[
         str | None, typer.Option("--pool", "-p", metavar="NAME", help="One pool of it.", show_default="AIOPOOL_POOL")
     ] = None,
-    setup: Annotated[
-        str | None,
-        typer.Option(
-            "--setup",
-            metavar="MODULE:FUNCTION",
-            autocompletion=complete_target,
-            help="Returns a context manager: opened once, and given to each call as second argument.",
-        ),
-    ] = None,
-    setup_per_worker: Annotated[
-        bool, typer.Option("--setup-per-worker", help="Each of the N workers opens its own, for one call at a time.")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each pool.")] = False,
 ) -> None:
     """Print the settings that a pool would get here and now, and where each of them comes from.

@@ -5,10 +5,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from child_programs import watched
 
 ROOT = Path(__file__).parents[2]
 
@@ -193,13 +194,8 @@ def started(here: Path, *arguments: str | Path, **options: Any) -> Iterator[subp
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     line = [sys.executable, "-c", LISTEN, *command(*arguments)]
     with subprocess.Popen(line, cwd=here, env=environment(), **options) as process:
-        watchdog = threading.Timer(60, process.kill)
-        watchdog.start()
-        try:
+        with watched(process):
             yield process
-        finally:
-            watchdog.cancel()
-            process.kill()
 
 
 def wait_for(process: subprocess.Popen[bytes], *words: str) -> str:

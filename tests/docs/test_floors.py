@@ -49,9 +49,9 @@ LATE = {
     ("_pool.submitter", "_pool.executor"): "few programs hand in jobs by an executor",
     ("_pool.submitter", "_pool.thread_submitter"): "few programs hand in jobs from other threads",
     ("_pool.submitter", "_runtime.pickled_call"): "few programs send jobs to processes",
-    ("_pool.pool", "_jobs.remote"): "the same",
-    ("_pool.pool", "_runtime.processes"): "the same; `multiprocessing` takes as long to import as asyncio",
-    ("_pool.pool", "_runtime.interpreters"): "the same",
+    ("_pool.runners", "_jobs.remote"): "the same",
+    ("_pool.runners", "_runtime.processes"): "the same; `multiprocessing` takes as long to import as asyncio",
+    ("_pool.runners", "_runtime.interpreters"): "the same",
     ("_engine.resizing", "_engine.adapter"): "few pools have a size that changes by itself",
     ("_engine.resizing", "_engine.autoscaler"): "the same",
     ("_engine.resizing", "_jobs.adaptive"): "the same",
@@ -197,11 +197,12 @@ LOADED = """
     _engine.worker _jobs _jobs.callables _jobs.checks _jobs.fair_shares _jobs.job _jobs.layered _jobs.limits
     _jobs.match _jobs.options _jobs.outcome _jobs.records _jobs.restart _jobs.retry _jobs.retry_budget _jobs.size_rule
     _jobs.spec _jobs.statistics _jobs.status _jobs.stop _jobs.waiters _observe _observe.observer _observe.observers
-    _pool _pool.block _pool.bulk_cancel _pool.completed _pool.group _pool.job_scan _pool.lanes _pool.map _pool.map_feed
-    _pool.pool _pool.shutdown _pool.state _pool.submitter _program _program.run _program.service_sequence
-    _program.systemd _runtime _runtime.eager _runtime.faults _runtime.hooks _runtime.keywords _runtime.loop_lag
-    _runtime.public _runtime.registration _runtime.runners _runtime.runtime _runtime.signals _runtime.sorted_rows
-    _runtime.threads _runtime.timers _runtime.validation errors events from_thread
+    _pool _pool.block _pool.bulk_cancel _pool.cancel_report _pool.completed _pool.group _pool.job_scan _pool.lanes
+    _pool.map _pool.map_feed _pool.pool _pool.runners _pool.shutdown _pool.state _pool.submitter _program _program.run
+    _program.service_sequence _program.systemd _runtime _runtime.eager _runtime.faults _runtime.hooks
+    _runtime.keywords _runtime.loop_lag _runtime.public _runtime.registration _runtime.runners _runtime.runtime
+    _runtime.signals _runtime.sorted_rows _runtime.threads _runtime.timers _runtime.validation errors events
+    from_thread
 """
 
 

@@ -495,6 +495,42 @@ async def test_a_rejected_job_takes_no_place(isolation):
         assert now() == 5
 
 
+@pytest.mark.parametrize(("policy", "dropped"), [("drop_oldest", 1), ("drop_lowest", 4)])
+@virtual
+async def test_a_full_queue_drops_a_parked_job(isolation, policy, dropped):
+    """Parked jobs are jobs of the queue: with all of them parked, one of these is dropped for the next."""
+    async with Pool(1, 3, isolation=isolation, overflow=policy, limit=Limit(max_per_second=0.1)) as pool:
+        low = pool.with_options(priority=9)
+        jobs = [await low.submit(echo, n) for n in range(4)]
+        await advance(1)
+        jobs.append(await low.submit(echo, 4))  # for the free slot
+        await settle()
+        assert {job.waiting_for for job in jobs[1:]} == {"limit"}
+        last = await pool.submit(echo, "last")
+        assert [n for n, job in enumerate(jobs) if job.cancelled()] == [dropped]
+        assert await last == "last"
+        assert pool.statistics().dropped == 1
+        await pool.cancel_all()
+        assert left(pool) == []
+
+
+@virtual
+async def test_a_number_and_its_text_are_one_key(isolation):
+    """As with ids: a key that comes from a URL is that of the number; in `key_limit`, `lanes` and fair shares."""
+    gauge = Gauge()
+    async with Pool(8, None, isolation=isolation, key_limit=Limit(max_at_once=1), fair_keys={7: 2}) as pool:
+        hosts = pool.lanes(Limit(max_at_once=1))
+        assert hosts[7] == hosts["7"]
+        for key in (7, "7"):
+            for _ in range(2):
+                await pool.with_options(key=key).submit(gauge.work, "own")
+        await pool.join()
+        assert (gauge.most["own"], now()) == (1, 4)
+        for wrong in (None, 1.5, True, ["a"]):
+            with pytest.raises(TypeError):
+                hosts[wrong]
+
+
 # -- cooldown --------------------------------------------------------------------------------------------------------
 
 

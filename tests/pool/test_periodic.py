@@ -236,7 +236,7 @@ async def test_a_full_queue_skips_a_moment(isolation, caplog):
             periodic = pool.every(10, echo)
             await advance(35)
         assert (periodic.runs, periodic.skipped) == (1, 2)
-        assert caplog.text.count("finds the queue full") == 2
+        assert caplog.text.count("finds the queue full") == 1  # not again in the same minute
 
 
 @virtual
@@ -248,7 +248,7 @@ async def test_what_submitting_raises_is_told_and_the_next_moment_comes(isolatio
             periodic = pool.with_options(id="one").every(10, echo)
             await advance(35)
         assert (periodic.runs, periodic.skipped) == (1, 2)
-        assert caplog.text.count("could not be submitted") == 2
+        assert caplog.text.count("could not be submitted") == 1
         assert "ValueError" in caplog.text
         assert other.done()
 
