@@ -628,7 +628,8 @@ class Engine:
         self.counters.retries += 1
         if extra.lent:
             self.lending.cancel_loan(extra)
-            job._extra = copy(job._extra)  # the old record is for tasks of this attempt that wait on
+            job._extra = copy(job._extra)  # the old record is for tasks of this attempt that wait on,
+            extra.places = ()  # and they have no place any more
         if self.observers:
             self.observers.retrying(job, worker, failure, delay, now)
 

@@ -700,6 +700,44 @@ def test_limits_under_many_schedules(isolation, seeds):
     explore(world(isolation), seeds=seeds(150))
 
 
+def left_behind(isolation):
+    """Attempts leave tasks behind that wait for jobs of the pool: their places are those of the attempt, and no more."""
+
+    async def run(rng):
+        limits = {"g": Limit(max_at_once=1)}
+        async with Pool(3, None, isolation=isolation, limits=limits, on_error=lambda *_: None) as pool:
+            view = pool.with_options(group="g", retry=Retry(attempts=3, delay=rng.choice((0, 0.5)), jitter=0))
+            tasks = []
+
+            async def parent():
+                own = [asyncio.create_task(pool.run(nap, rng.choice((0.5, 1)))) for _ in range(rng.choice((1, 2)))]
+                tasks.extend(own)
+                await asyncio.sleep(rng.choice((0, 0.5, 1)))
+                if rng.random() < 0.7:
+                    raise OSError
+                return await own[-1]
+
+            jobs = [await view.submit(parent) for _ in range(4)]
+            if rng.random() < 0.3:
+                await asyncio.sleep(0.5)
+                rng.choice(jobs).cancel()
+            for job in jobs:
+                await job.wait()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await pool.join()
+            await asyncio.sleep(1)
+            assert (left(pool), pool.statistics().busy) == ([], 0)
+            assert await view.run(echo, 1) == 1
+
+    run.__name__ = run.__qualname__ = f"left_behind[{isolation}]"
+    return run
+
+
+def test_tasks_that_an_attempt_leaves_behind(isolation, seeds):
+    """A task that gets the slot back after its attempt has ended gives back no place that is another's by now."""
+    explore(left_behind(isolation), seeds=seeds(300))
+
+
 @virtual
 async def test_order_inside_of_a_key_with_many_limits(isolation):
     """Jobs of one key begin in the order of submission, though other limits hold some of them for a while."""
