@@ -92,6 +92,10 @@ class Lane:
     def refresh(self) -> None:
         """Look at the limit anew."""
         limit = self.rule.limit
+        if limit.max_per_second is None:
+            self.rate = None
+        elif self.rate is None:
+            self.rate = Rate()
         self.most = sys.maxsize if limit.max_at_once is None else limit.max_at_once
         self.timed = limit.max_per_second is not None or limit.cooldown is not None
 
@@ -103,21 +107,15 @@ class Lane:
 
     def opens_at(self, now: float, ahead: int) -> float:
         """Return the moment from which on time does not forbid a start; infinity: that depends on those ahead."""
-        limit = self.rule.limit
-        if limit.max_per_second is None:
-            return self.held_until
         if self.rate is None:
-            self.rate = Rate()
+            return self.held_until
         waited = self.line is not None or self.returned > 0
-        return max(self.held_until, self.rate.next_at(limit, now, ahead, waited=waited))
+        return max(self.held_until, self.rate.next_at(self.rule.limit, now, ahead, waited=waited))
 
     def count_start(self, now: float, *, waited: bool) -> None:
         """A job starts; `waited`: it was parked here."""
-        limit = self.rule.limit
-        if limit.max_per_second is not None:
-            if self.rate is None:
-                self.rate = Rate()
-            self.rate.started(limit, now, waited=waited)
+        if self.rate is not None:
+            self.rate.started(self.rule.limit, now, waited=waited)
 
     def failed(self, error: BaseException, started: float, now: float) -> None:
         """A job failed: hold the lane, if its limit has a cooldown for that error."""
@@ -303,9 +301,6 @@ class LaneTable:
                 self._call_at(lane, rested)
             else:
                 self._lanes.pop((lane.rule, lane.key), None)
-                if lane.timer is not None:
-                    self._timers.cancel(lane.timer)
-                    lane.timer = None
 
     def _bring_back(self, lane: Lane, line: JobQueue, now: float) -> None:
         """Let parked jobs return that have a place; some of them now, if they are many."""

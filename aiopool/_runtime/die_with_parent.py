@@ -52,7 +52,7 @@ def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) 
         ...     die_with_parent()
         ...     serve()
     """
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux"):  # pragma: no cover: no tests run there
         raise OSError(
             f"die_with_parent() needs Linux, this is {sys.platform}: give the registry a pid_dir, "
             "and the next start ends what was left"
@@ -81,7 +81,7 @@ def _watch(parent: "BaseProcess", signum: int) -> bool:
         descriptor = os.pidfd_open(parent.pid or 0)
     except ProcessLookupError:
         return False
-    except OSError:  # an old kernel, or a sandbox that forbids it
+    except OSError:  # pragma: no cover: an old kernel, or a sandbox that forbids it
         descriptor = None
 
     def wait() -> None:
@@ -97,7 +97,7 @@ def _watch(parent: "BaseProcess", signum: int) -> bool:
     return True
 
 
-def _main(arguments: list[str]) -> None:
+def _main(arguments: list[str]) -> None:  # pragma: no cover: it becomes another program, and the measurement ends
     """`die_with_parent.py PARENT PROGRAM ARGUMENT…`: ask, then become the program."""
     parent, *argv = arguments
     die_with_parent(parent=int(parent))

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 
+import anyio
 import pytest
 from helpers import assert_counters_balance, echo, forever, nap, now, virtual
 
@@ -208,6 +209,8 @@ async def test_keys_made_on_the_fly_leave_flat_memory(isolation):
         await asyncio.sleep(1)
         assert len(hosts) == len(pool._state.engine.lanes._lanes) == len(pool._state.engine.timers) == 0
         assert "now" in repr(hosts)
+        assert (bool(hosts), hosts.limit) == (True, Limit(max_at_once=1, max_per_second=10))
+        assert repr(hosts["a.example"]) == "lanes['a.example']"
 
 
 @virtual
@@ -285,6 +288,87 @@ async def test_jobs_that_lend_places_in_two_lanes_do_not_wait_in_a_circle(isolat
 
 
 @virtual
+async def test_a_job_that_wants_its_places_back_is_told_to_stop(isolation):
+    """It goes on at once, for its clean-up; what it had got back already goes to others, and the counts stay right."""
+    log = []
+
+    async def parent():
+        try:
+            await pool.run(nap, 1)
+        finally:
+            log.append(now())
+
+    limits = {"a": Limit(max_at_once=1), "b": Limit(max_at_once=1)}
+    async with Pool(5, isolation=isolation, limits=limits) as pool:
+        both = pool.with_options(key=("a", "b"))
+        job = await both.submit(parent)
+        await settle()
+        await pool.with_options(key="a").submit(nap, 10)  # it has a place that the parent has lent
+        await advance(2)
+        other = await pool.with_options(key="b").submit(echo, "b")
+        await advance(1)
+        assert not other.done()  # the parent has this place again, and waits for the other one
+        job.cancel()
+        assert await other == "b"
+        assert job.cancelled()
+        assert log == [3]
+        await pool.join()
+        assert (left(pool), now()) == ([], 10)
+
+
+@virtual
+async def test_two_tasks_of_a_job_lend_its_places_together(isolation):
+    """They come back with the last of them: the first one to be done does not take them from who has them now."""
+    inside = 0
+
+    async def other():
+        nonlocal inside
+        inside += 1
+        await asyncio.sleep(5)
+        inside -= 1
+
+    async def parent():
+        nonlocal inside
+        await asyncio.gather(pool.run(nap, 1), pool.run(nap, 1.5), pool.run(nap, 1.5))
+        assert inside == 0
+        return now()
+
+    async with Pool(5, isolation=isolation, limits={"g": Limit(max_at_once=1)}) as pool:
+        view = pool.with_options(group="g")
+        first = await view.submit(parent)
+        await settle()
+        await view.submit(other)
+        assert await first == 5
+        assert left(pool) == []
+
+
+@virtual
+async def test_a_leaked_job_that_waits_for_another_gives_up_what_it_has_lent(isolation):
+    """With `on_leak="replace"` it has no place any more, also if it had lent it just then."""
+
+    async def deaf():
+        with anyio.CancelScope(shield=True):
+            until = now() + 20
+            while now() < until:
+                try:
+                    await asyncio.shield(asyncio.ensure_future(pool.run(nap, until - now())))
+                except asyncio.CancelledError:
+                    pass
+
+    limits = {"g": Limit(max_at_once=1)}
+    async with Pool(5, isolation=isolation, limits=limits, cancel_grace=0.5, on_leak="replace") as pool:
+        view = pool.with_options(group="g")
+        job = await view.submit(deaf)
+        await advance(1)
+        await pool.cancel(job.id)
+        assert job.leaked
+        assert await view.run(echo, 1) == 1
+        await advance(60)
+        await pool.join()
+        assert left(pool) == []
+
+
+@virtual
 async def test_a_place_is_kept_until_the_code_has_ended(isolation):
     """A job that was cancelled and cleans up still counts; so does a thread that cannot be stopped."""
     gate = asyncio.Event()
@@ -315,8 +399,6 @@ async def test_a_leaked_job_keeps_its_place_unless_it_is_replaced(isolation, on_
     end = asyncio.get_running_loop().time() + 100
 
     async def deaf():
-        import anyio
-
         with anyio.CancelScope(shield=True):
             while now() < end:
                 try:
@@ -701,7 +783,7 @@ def test_limits_under_many_schedules(isolation, seeds):
 
 
 def left_behind(isolation):
-    """Attempts leave tasks behind that wait for jobs of the pool: their places are those of the attempt, and no more."""
+    """Attempts leave tasks behind that wait for jobs of the pool."""
 
     async def run(rng):
         limits = {"g": Limit(max_at_once=1)}

@@ -172,6 +172,42 @@ async def test_a_cancelled_thread_inside_of_layers_ends_before_its_job(new_pool)
 
 
 @pytest.mark.loops("real")
+async def test_a_call_inside_of_layers_that_no_thread_has_begun(new_pool):
+    """Its job is cancelled at once."""
+    event = threading.Event()
+    async with new_pool(2, layers=[noting([], "a")], max_threads=1) as pool:
+        first = await pool.submit(event.wait, 30)
+        await wait_until(lambda: pool.statistics().threads_busy == 1)
+        second = await pool.submit(add, 1)
+        await wait_until(lambda: second.status == "running")
+        await pool.cancel(second.id)
+        assert second.cancelled()
+        event.set()
+        assert await first is True
+
+
+@pytest.mark.loops("real")
+async def test_a_deaf_thread_inside_of_layers_is_leaked(new_pool):
+    """It is told again and again; its waiters are released, and its slot is held until it has ended."""
+    begun, event = threading.Event(), threading.Event()
+
+    def deaf_to_it():
+        begun.set()
+        event.wait(30)
+
+    async with new_pool(1, layers=[noting([], "a")], cancel_grace=0.02) as pool:
+        job = await pool.submit(deaf_to_it)
+        await wait_until(begun.is_set)
+        await pool.cancel(job.id)
+        assert job.leaked
+        waiting = await pool.submit(add, 1)
+        await asyncio.sleep(0)
+        assert waiting.status == "queued"
+        event.set()
+        assert await waiting == 1
+
+
+@pytest.mark.loops("real")
 async def test_a_function_in_a_process_inside_of_layers(new_pool):
     """Layers see its arguments, and may change them."""
     seen = []

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import itertools
 import logging
+import sys
 import time
 from datetime import UTC, timedelta
 from zoneinfo import ZoneInfo
@@ -57,6 +58,8 @@ def test_cron_follows_summer_time():
     ]
     assert [(b - a) / timedelta(hours=1) for a, b in itertools.pairwise(moments)] == [23, 24, 24]
     assert cron.count_between(0.0, 10 * 86400, wall) == 10
+    assert Cron("* * * * *", BERLIN).count_between(0.0, 10 * 86400, wall) == 1000  # as many as anybody wants to know
+    assert str(cron) == "cron '30 3 * * *'"
 
 
 @pytest.mark.parametrize(
@@ -306,6 +309,38 @@ async def test_it_runs_in_the_context_and_with_the_options_of_whoever_asked(isol
         variable.set("other")
         await advance(2.5)
     assert seen == [("mine", "ticker", 1)] * 2
+
+
+async def test_a_moment_of_the_wall_is_looked_at_now_and_then(isolation, monkeypatch):
+    """The clock may be set while one waits for a day that is far away: it is looked at again, and nothing is missed."""
+    from aiopool._pool import periodic as module
+
+    monkeypatch.setattr(module, "LONGEST_WAIT", 0.005)
+    async with Pool(isolation=isolation) as pool:
+        periodic = pool.every("0 0 1 1 *", echo)
+        first, due = periodic._timer, periodic.next_time
+        await wait_until(lambda: periodic._timer not in (first, None))
+        assert abs(periodic.next_time - due) < timedelta(milliseconds=100)
+        assert (periodic.runs, periodic.missed) == (0, 0)
+
+
+@virtual
+async def test_a_schedule_that_has_no_more_moments_ends(isolation, monkeypatch):
+    """A cron text may name a day that the library does not reach."""
+    async with Pool(isolation=isolation) as pool:
+        periodic = pool.every("* * * * *", echo)
+        monkeypatch.setattr(periodic._schedule, "_parse", lambda text, moment: iter(()))
+        await advance(120)
+        assert (periodic.runs, periodic.active, periodic.next_at) == (1, False, None)
+
+
+async def test_a_cron_text_needs_its_library(isolation, monkeypatch):
+    """Without it the error says how to get it, when `every` is called."""
+    monkeypatch.setitem(sys.modules, "cronsim", None)
+    async with Pool(isolation=isolation) as pool:
+        with pytest.raises(RuntimeError, match="with the extra `cron`"):
+            pool.every("* * * * *", echo)
+        pool.every(60, echo)
 
 
 # -- run_at ------------------------------------------------------------------------------------------------------------
