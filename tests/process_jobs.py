@@ -177,6 +177,28 @@ class OneWay(Exception):
         super().__init__(f"{first} and {second}")
 
 
+class StaysHere:
+    """It comes out of its pickle in no other process."""
+
+    def __reduce__(self):
+        return _only_in, (os.getpid(),)
+
+
+def _only_in(pid):
+    if os.getpid() != pid:
+        raise LookupError("not in this process")
+    return StaysHere()
+
+
+class NeverLeaves:
+    """A callable that has no pickle."""
+
+    def __call__(self): ...
+
+    def __reduce__(self):
+        raise LookupError("it is at home here")
+
+
 def make_foreign():
     """Return an object whose class is in no module of the other process."""
     module = types.ModuleType("only_here")

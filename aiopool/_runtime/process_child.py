@@ -111,7 +111,7 @@ def _run(parts: list[Buffer], line: _Line) -> None:
         outcome = _returned(call.name, value)
         del value
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # the call may have closed it, which is no failure of the call
             stream.flush()  # the process may be killed before it does so by itself
     line.send_outcome(*outcome)
 

@@ -48,7 +48,7 @@ def to_json(value: Any) -> str:
         raise ResultError("the result contains itself, or is nested too deeply: return a flat copy") from None
     except Exception as error:
         text = f"the result cannot be read: {describe_error(error)}"
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # a result that fails when it is looked at is told as above
             text = _problem(value, "the result", 0) or text
         raise ResultError(text) from None
 

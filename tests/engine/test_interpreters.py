@@ -7,6 +7,7 @@ import process_jobs as jobs
 import pytest
 
 from aiopool import JobCancelledError, JobStatus, Pool
+from aiopool._runtime.pickled_call import check_sendable
 from aiopool.errors import NotPicklableError
 from aiopool.testing import wait_until
 
@@ -48,6 +49,15 @@ async def test_what_cannot_be_sent_to_an_interpreter(new_pool, monkeypatch):
         monkeypatch.setattr(sys.modules["__main__"], "square", main, raising=False)
         with pytest.raises(NotPicklableError, match=r"is in the main file .*move it to a module"):
             await pool.submit(main, 3)
+
+
+def test_a_function_of_the_main_file_is_found_by_no_interpreter(monkeypatch):
+    """The check stands on each Python."""
+    main = types.FunctionType(jobs.square.__code__, {}, "square")
+    main.__module__ = "__main__"
+    monkeypatch.setattr(sys.modules["__main__"], "square", main, raising=False)
+    with pytest.raises(NotPicklableError, match=r"is in the main file .*move it to a module"):
+        check_sendable(main, "interpreter")
 
 
 @new

@@ -387,6 +387,7 @@ async def test_a_call_that_cannot_be_sent_is_refused_before_anything_runs(proces
         (jobs.square, (lock,), {}, r'square: argument 1 \(lock\) cannot be sent.*offload="thread"'),
         (jobs.add, (1,), {"b": lock}, r"add: argument 'b' \(lock\) cannot be sent"),
         (functools.partial(jobs.add, b=lock), (1,), {}, r"add: argument 'b' \(lock\) cannot be sent"),
+        (jobs.NeverLeaves(), (), {}, r"NeverLeaves cannot be sent to another process: LookupError.*in a thread"),
     ]
     async with process_pool() as pool:
         for function, args, kwargs, text in calls:
@@ -420,6 +421,17 @@ async def test_an_item_of_a_map_that_cannot_be_sent_fails_its_job(process_pool):
         results = await pool.map(jobs.square, [2, threading.Lock(), 3], errors="yield").collect()
         assert [result.ok for result in results] == [True, False, True]
         assert type(results[1].error) is NotPicklableError
+
+
+@real
+@both
+async def test_a_call_that_does_not_arrive(process_pool):
+    """It pickles here, and not back in the other process: the error says so, and the process goes on."""
+    async with process_pool(max_processes=1) as pool:
+        before = await pool.run(jobs.pid)
+        with pytest.raises(NotPicklableError, match=r"send_nothing: the call did not arrive .*: LookupError: not in"):
+            await pool.run(jobs.send_nothing, jobs.StaysHere())
+        assert await pool.run(jobs.pid) == before
 
 
 @real

@@ -13,7 +13,7 @@ from helpers import double
 from aiopool import Pool, run
 from aiopool._runtime.watchdog import Watchdog
 from aiopool.events import LoopBlocked
-from aiopool.testing import settle, wait_until
+from aiopool.testing import FailingCall, settle, wait_until
 
 pytestmark = pytest.mark.both_isolations
 
@@ -177,6 +177,21 @@ async def test_a_pool_without_jobs_has_no_thread(new_pool):
         assert threads(pool) == []
 
 
+@real
+async def test_without_a_thread_nothing_is_watched(new_pool, caplog):
+    """The system has no thread to give: it is said once, and the jobs run."""
+
+    async def job():
+        await asyncio.sleep(0)
+
+    async with new_pool(1, watchdog=LIMIT, name="poor") as pool:
+        with FailingCall("Thread.start", 1, RuntimeError, lasting=True) as call:
+            await pool.run(job)
+            await pool.run(job)
+        assert call.count == 1
+    assert caplog.text.count("there is no thread to be had: poor-watchdog watches nothing") == 1
+
+
 def test_a_loop_that_is_stopped_is_not_blocked(isolation, told):
     """A program that runs its loop in pieces does other things in between."""
 
@@ -259,4 +274,33 @@ print("well")
 def test_a_forked_child_is_not_held_up(child, isolation):
     """It has no thread, and waits for none."""
     out, err = child(FORK, isolation).communicate(timeout=60)
+    assert out.strip() == "well", err
+
+
+CLOSED = """
+import asyncio, sys, threading
+from aiopool import Pool
+from aiopool.testing import wait_until
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "left-watchdog"]
+
+async def leave():
+    pool = await Pool(1, watchdog=0.02, name="left", isolation=sys.argv[1]).__aenter__()
+    job = await pool.submit(asyncio.Event().wait)
+    await wait_until(threads)
+    return pool, job
+
+loop = asyncio.new_event_loop()
+left = loop.run_until_complete(leave())
+[thread] = threads()
+loop.close()
+thread.join(30)
+print("well" if not thread.is_alive() else "it watches on", flush=True)
+"""
+
+
+def test_a_loop_that_is_closed_is_watched_no_more(child, isolation):
+    """Its pool was never closed, and a job of it runs: the thread ends by itself."""
+    out, err = child(CLOSED, isolation).communicate(timeout=60)
     assert out.strip() == "well", err

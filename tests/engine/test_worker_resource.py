@@ -246,6 +246,42 @@ async def test_a_resource_that_never_opens_ends_the_pool_visibly(isolation):
 
 
 @virtual
+async def test_a_coroutine_is_no_context_manager(isolation):
+    """`async def` where `@asynccontextmanager` was forgotten: the error says so, and no coroutine is left."""
+
+    async def connect():
+        return 7
+
+    with pytest.raises(RestartLimitError) as caught:
+        async with Pool(2, worker_context=connect, isolation=isolation, restart=Restart(max_restarts=0)) as pool:
+            await (await pool.submit(use)).wait()
+    assert "returned coroutine, which is no context manager: write a function" in str(caught.value.__cause__)
+
+
+@virtual
+async def test_a_worker_whose_job_left_cancels_behind_closes_in_a_clean_task(isolation):
+    """A resource that closes in a scope or a timeout would be cut short by them."""
+    closed = []
+
+    @contextlib.asynccontextmanager
+    async def connect():
+        yield closed
+        async with asyncio.timeout(5):
+            await asyncio.sleep(1)
+        assert asyncio.current_task().cancelling() == 0
+        closed.append(True)
+
+    async def leaves_cancels():
+        asyncio.current_task().cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+
+    async with Pool(1, worker_context=connect, isolation=isolation) as pool:
+        await (await pool.submit(leaves_cancels)).wait()
+    assert closed == [True]
+
+
+@virtual
 async def test_a_resource_that_breaks_by_itself_is_a_crash(new_pool, caplog):
     """A task group in it that fails cancels the worker; the next job has another one."""
     breaks = asyncio.Event()

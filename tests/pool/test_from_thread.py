@@ -474,6 +474,53 @@ async def test_a_job_in_a_thread_lends_its_slot_while_it_waits(new_pool, size):
         assert (pool.statistics().busy, pool._runners["thread"].max_threads) == (0, size)
 
 
+class NoTaskToday(BaseException):
+    """What no `except Exception` catches."""
+
+
+async def test_a_wait_that_cannot_begin_raises_in_the_thread(new_pool):
+    """The loop makes no task for the thread that would lend its slot: its error comes there, and the slot is kept."""
+    loop = asyncio.get_running_loop()
+
+    def refuse(loop, coroutine, **options):
+        if coroutine.__qualname__ == "_LentWait._wait":  # older Pythons do not pass the name
+            coroutine.close()
+            raise NoTaskToday
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async with new_pool(1) as pool:
+
+        def waits():
+            future = pool.from_thread.submit(double, 1)
+            with pytest.raises(NoTaskToday):
+                future.result()
+            return future
+
+        loop.set_task_factory(refuse)
+        try:
+            future = await pool.run(waits)
+        finally:
+            loop.set_task_factory(None)
+        assert await asyncio.wrap_future(future) == 2
+        await pool.join()
+        assert pool.statistics().busy == 0
+
+
+async def test_a_map_in_a_pool_that_closes_raises(new_pool):
+    """Its items are no jobs: with `errors="yield"`, too, there is no result to give."""
+    async with new_pool(1) as pool:
+
+        def body():
+            results = pool.from_thread.map(double, iter(range(9)), buffersize=1, errors="yield")
+            assert next(results).value == 0
+            asyncio.run_coroutine_threadsafe(pool.shutdown(), loop).result(SECONDS)
+            with pytest.raises(PoolClosedError):
+                next(results)
+
+        loop = asyncio.get_running_loop()
+        await in_thread(body)
+
+
 @pytest.mark.parametrize("queue_size", [0, 1, None])
 async def test_run_in_a_job_in_a_thread_lends_its_slot(new_pool, queue_size):
     """Also while its own job waits for room; and in a thread that a coroutine of a job has started."""
