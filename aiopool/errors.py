@@ -15,7 +15,11 @@ raises `RuntimeError` or `TypeError`, as asyncio does.
     │   ├── RecordedError      stands for what a job raised, in the record of one that has ended
     │   ├── NotPicklableError  a call or its outcome cannot go to another process and back (also TypeError)
     │   ├── ProcessDiedError   the process that ran the job died: with which exit code
-    │   └── JobPendingError    result() or exception() too early (also asyncio.InvalidStateError)
+    │   ├── JobPendingError    result() or exception() too early (also asyncio.InvalidStateError)
+    │   ├── PayloadError       arguments or a result that a store cannot keep (also ValueError)
+    │   └── UnknownJobError    the store knows no job with this id (also KeyError)
+    ├── StoreError             a store cannot do what it was asked for
+    │   └── StoreUnavailableError    ... now; later it may
     └── SettingsError          which setting, which value, what is allowed (also ValueError)
 """
 
@@ -30,6 +34,7 @@ __all__ = [
     "JobPendingError",
     "JobTimeoutError",
     "NotPicklableError",
+    "PayloadError",
     "PoolClosedError",
     "PoolError",
     "ProcessDiedError",
@@ -38,6 +43,9 @@ __all__ = [
     "RestartLimitError",
     "SettingsError",
     "SettingsProblem",
+    "StoreError",
+    "StoreUnavailableError",
+    "UnknownJobError",
 ]
 
 
@@ -170,3 +178,22 @@ class SettingsError(PoolError, ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.args[0], self.problems)
+
+
+class StoreError(PoolError):
+    """A store cannot do what it was asked for: what it is, and what to do about it, are in the text."""
+
+
+class StoreUnavailableError(StoreError):
+    """A store cannot be reached now, or has no room now. Nothing was lost; the same call may go through later."""
+
+
+class PayloadError(JobError, ValueError):
+    """The arguments, or the result, of a job of a store cannot be written as JSON, or are too big."""
+
+
+class UnknownJobError(JobError, KeyError):
+    """The store knows no job with this id: it never was there, or its row was removed from the history."""
+
+    def __str__(self) -> str:  # a KeyError shows the repr of its text
+        return str(self.args[0])
