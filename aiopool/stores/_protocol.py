@@ -5,8 +5,8 @@ A store belongs to one *queue*: pools whose `name` is the same share their jobs,
 What every store promises, and `tests/stores/` checks for each of them:
 
 - **Accepted is kept.** When `submit` returns, the rows are committed as durably as the store says it commits.
-- **One owner.** A job that is running has one owner and one fence. Only that fence settles it; a final status is written
-  once. A claim is given to one process, whatever they do at the same moment.
+- **One owner.** A job that is running has one owner and one fence. Only that fence settles it; a final status is
+  written once. A job is claimed by one process, whatever others do at the same moment.
 - **In order.** A claim gives jobs by priority, then in the order of their submission; retried and released ones keep
   their place. (Claims that are under way at the same moment do not wait for each other.)
 - **Limits hold.** Over the whole fleet a lane never has more running jobs than its rule allows, nor more starts in any
@@ -16,11 +16,12 @@ What every store promises, and `tests/stores/` checks for each of them:
 - **Batches.** One row of a batch that meets a conflict changes nothing for the others. A verb that raises may have been
   carried out (the connection broke): it may be sent again as it is, with the same effect as once.
 
-Verbs are called in the event loop in which `open` was called, and are not re-entrant per verb: one `claim` at a time, one
-`settle` at a time, and so on; different verbs may overlap. A verb that is cancelled may have been carried out.
+Verbs are called in the event loop in which `open` was called. There is one `claim` at a time, one `settle` and one
+`submit` (besides those `within` a connection); different verbs overlap. A verb that is cancelled may have been carried
+out.
 
-Errors: `StoreError` and its subclasses. `StoreUnavailableError`: the other side cannot be reached now, or has no room; try again
-later. Any other `StoreError` will not go away by itself.
+Errors: `StoreError` and its subclasses. `StoreUnavailableError`: the other side cannot be reached now, or has no room;
+try again later. Any other `StoreError` will not go away by itself.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Store(Protocol):
         """
 
     async def close(self) -> None:
-        """Unregister and disconnect. Whatever the incarnation still holds is rescued like that of a dead one, at once."""
+        """Unregister and disconnect. Whatever the incarnation still holds goes back to the queue, as from a dead one."""
 
     def keeper(self) -> Keeper | None:
         """Return what keeps the leases of this incarnation; None: nothing has to."""
@@ -146,7 +147,7 @@ class Store(Protocol):
     async def find(self, ids: Sequence[str]) -> list[StoredJob]:
         """Return what is known of some jobs, in any order; unknown ones are left out."""
 
-    async def list(
+    async def page(
         self,
         *,
         status: StoredStatus | None = None,
@@ -183,12 +184,16 @@ class Store(Protocol):
     # -- to another store ----------------------------------------------------------------------------------------------
 
     async def export(self, limit: int) -> list[StoredJob]:
-        """Take up to `limit` live jobs that do not run, to move them elsewhere: from now on they are `moving`, and do not
-        start here. Those that are `moving` already come first: whoever was interrupted goes on."""
+        """Take up to `limit` live jobs that do not run, to move them elsewhere: from now on they are `moving`.
+
+        They do not start here any more. Those that are `moving` already come first: whoever was interrupted goes on.
+        """
 
     async def restore(self, jobs: Sequence[StoredJob]) -> None:
-        """Take in jobs that another store has exported, with their attempts, moments and places in line. One that is here
-        already, live or ended, is left as it is."""
+        """Take in jobs that another store has exported, with their attempts, moments and order.
+
+        One that is here already, live or ended, is left as it is.
+        """
 
     async def forget_moved(self, ids: Sequence[str]) -> None:
         """Remove jobs that are `moving`, and have arrived."""

@@ -191,8 +191,8 @@ class Claim(NamedTuple):
         jobs: in the order in which they start.
         cancels: (id, fence, reason) of jobs that this process runs, and that somebody has cancelled; each time again
             until they are settled.
-        next_in: seconds until there may be more without anybody's doing: a scheduled job, a rate. None: nothing is known
-            of.
+        next_in: seconds until there may be more without anybody's doing: a scheduled job, a rate. None: nothing is
+            known of.
         more: there are more that could be claimed now.
         paused: the fleet is paused: nobody gets jobs.
     """
@@ -349,7 +349,7 @@ class SweepReport(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """The answer to a heartbeat: whether this incarnation still owns what it holds, and the time by the store's clock."""
+    """The answer to a heartbeat: whether this incarnation still owns what it holds, and the time by the store."""
 
     alive: bool
     now: float
