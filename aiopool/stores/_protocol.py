@@ -99,7 +99,7 @@ class Store(Protocol):
         """
 
     async def close(self) -> None:
-        """Unregister and disconnect. Whatever the incarnation still holds goes back to the queue, as from a dead one."""
+        """Unregister and disconnect. What the incarnation still holds goes back to the queue, as from a dead one."""
 
     def keeper(self) -> Keeper | None:
         """Return what keeps the leases of this incarnation; None: nothing has to."""
