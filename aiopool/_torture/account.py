@@ -56,7 +56,8 @@ class Account:
     Attributes:
         violations: promises that were not kept; none, if all is well.
         overlaps: executions beside another one of the same job, after a lost lease.
-        restarts: seconds from the death of a process to the next start of each job that it ran.
+        restarts: seconds from the death of a process to the next start of each job that it ran; of those where another
+            host was open all the time, and nobody had disturbed it.
     """
 
     acknowledged: int = 0
@@ -113,10 +114,13 @@ class _Accountant:
             self._events[event["what"]].append(event)
         self._dead = self._deaths(events)
         self._disturbed = self._disturbances()
+        born = {event["pid"] for event in self._events["host"]}
+        self._hosts = {event["pid"]: event["at"] for event in self._events["open"] if event["pid"] in born}
         self._executions = self._read_executions()
         self._by_job: dict[str, list[_Execution]] = defaultdict(list)
         for execution in self._executions:
             self._by_job[execution.id].append(execution)
+        self._asked = {event["id"] for event in self._events["cancel"]}
         self._submits = {event["id"]: event for event in self._events["submit"]}
 
     def _bad(self, promise: str, id: str, text: str) -> None:
@@ -143,6 +147,10 @@ class _Accountant:
         found: dict[int, list[float]] = defaultdict(list)
         for event in self._events["disturb"]:
             found[event.get("victim") or 0].append(event["at"])
+        for event in (*self._events["full"], *self._events["free"], *self._events["stopping"]):
+            found[event["pid"]].append(event["at"])
+        for moments in found.values():
+            moments.sort()
         return found
 
     def _is_disturbed(self, execution: _Execution, until: float) -> bool:
@@ -231,11 +239,9 @@ class _Accountant:
                     self._bad("accepted is kept", id, f"it succeeded with {there} of {wanted} children")
 
     def _check_end(self, row: StoredJob) -> None:
-        asked = {event["id"] for event in self._events["cancel"]} if not hasattr(self, "_asked") else self._asked
-        self._asked = asked
         status = row.status
         if status is StoredStatus.CANCELLED:
-            if row.id not in asked:
+            if row.id not in self._asked:
                 self._bad("ends", row.id, "it was cancelled, and nobody had asked for that")
             return
         wanted = {"poison": StoredStatus.DEAD, "nobody": StoredStatus.PARKED}.get(row.name, StoredStatus.SUCCEEDED)
@@ -280,8 +286,18 @@ class _Accountant:
             self._bad("the living keep", row.id, f"{row.crashes} crashes, and only {deaths} processes have died")
         for run in orphans:
             after = [other.start for other in runs if other.start > run.end]
-            if after:
-                self._account.restarts.append(min(after) - self._dead[run.pid])
+            death = self._dead[run.pid]
+            if after and any(self._could_restart(host, death, min(after)) for host in self._hosts):
+                self._account.restarts.append(min(after) - death)
+
+    def _could_restart(self, host: int, death: float, start: float) -> bool:
+        """Whether a host was there all the time between a death and the next start."""
+        moments = [*self._disturbed.get(host, ()), *self._disturbed.get(0, ())]
+        return (
+            self._hosts[host] <= death
+            and self._dead.get(host, math.inf) >= start
+            and not any(death - 1.0 <= moment <= start for moment in moments)
+        )
 
     def _lost(self, run: _Execution, until: float) -> bool:
         """Whether an execution may have gone on without its lease."""
@@ -309,7 +325,7 @@ class _Accountant:
     def _check_limits(self) -> None:
         lanes: dict[str, list[_Execution]] = defaultdict(list)
         for run in self._executions:
-            if run.lane is not None and not self._lost(run, run.end):
+            if run.lane is not None and run.start < run.end and not self._lost(run, run.end):
                 lanes[run.lane].append(run)
         for lane, runs in lanes.items():
             most = LANES[lane.partition(" ")[0]]

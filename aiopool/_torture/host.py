@@ -63,7 +63,7 @@ async def _run(options: HostOptions) -> None:
     from aiopool._torture.work import Work, limits
 
     journal = Journal(Path(options.directory), "host")
-    journal.note("born", sure=True)
+    journal.note("host", sure=True)
     work = Work(journal, options.block, late=options.late, nobody=False)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

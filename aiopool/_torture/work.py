@@ -90,7 +90,7 @@ async def _execution(**facts: Any) -> AsyncIterator[str]:
     job = current_job()
     lease: Any = getattr(job._extra, "lease", None)  # what no program needs: the number of the claim
     token = f"{os.getpid()}.{next(_numbers)}"
-    who = {"id": str(job.id), "name": job.name, "token": token}
+    who: dict[str, Any] = {"id": str(job.id), "name": job.name, "token": token}
     note = _work.journal.note
     note("start", **who, attempt=job.attempt, fence=getattr(lease, "fence", None), wall=time.time(), **facts)
     how = "cancelled"
