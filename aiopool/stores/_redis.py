@@ -175,8 +175,8 @@ class Redis:
             server = await look(client)
             if server.evicts and not self._allow_eviction:
                 raise StoreError(
-                    f"{self.url}: maxmemory-policy is {server.policy}: the server may throw jobs away when its memory is "
-                    f"full; set it to noeviction, or add ?allow_eviction=1 to the URL"
+                    f"{self.url}: maxmemory-policy is {server.policy}: the server may throw jobs away when its memory "
+                    f"is full; set it to noeviction, or add ?allow_eviction=1 to the URL"
                 )
             if self._power and (problem := server.without_power()) is not None:
                 raise StoreError(f"{self.url}: durability='power': {problem}")
@@ -188,8 +188,8 @@ class Redis:
             answer = await client.run("open", member, repr(self._lease), str(_FORMAT))
             if answer != b"ok":
                 raise StoreError(
-                    f"{self.url}: the keys of {queue!r} have the format {_text(answer)}, written by a newer aiopool; this "
-                    f"one knows {_FORMAT}: bring it up to date"
+                    f"{self.url}: the keys of {queue!r} have the format {_text(answer)}, written by a newer aiopool; "
+                    f"this one knows {_FORMAT}: bring it up to date"
                 )
             await client.listen(self._heard, self._lost_hints)
         except BaseException:

@@ -178,7 +178,7 @@ class Client:
                 raise part
         if not synced[0]:
             raise StoreUnavailableError(
-                f"{self._shown}: {verb}: the server did not write it to its disk within {sync / 1000:g} s; it may do so yet"
+                f"{self._shown}: {verb}: it was not on the server's disk within {sync / 1000:g} s; it may be yet"
             )
         return answer
 

@@ -120,8 +120,8 @@ def warnings_of(server: Server, power: bool) -> list[str]:
         )
     elif not server.appendonly:
         warnings.append(
-            "the server has no append-only file: its next restart or crash LOSES all jobs that it has taken since its last "
-            "snapshot, waiting ones and results; set appendonly yes"
+            "the server has no append-only file: its next restart or crash LOSES all jobs that it has taken since its "
+            "last snapshot, waiting ones and results; set appendonly yes"
         )
     if power and server.appendfsync == "everysec":
         warnings.append(

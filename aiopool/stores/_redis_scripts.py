@@ -123,7 +123,12 @@ if not paused then
   local steps = limit + STEP
   while #out < limit and steps > 0 do
     local members = cmd('ZRANGE', QUEUE, 0, math.min(limit - #out, steps) - 1)
-    if #members == 0 then break end
+    if #members == 0 then
+      if not next(touched) then break end
+      settle_lanes()  -- one that was called back and did not come passes the call on
+      members = cmd('ZRANGE', QUEUE, 0, math.min(limit - #out, steps) - 1)
+      if #members == 0 then break end
+    end
     local ids, lines, keys = {}, {}, {}
     for i, member in ipairs(members) do
       lines[i], ids[i] = cut(member)

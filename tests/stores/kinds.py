@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from redis_servers import REDIS, VALKEY, kind_of
+
 from aiopool.stores._memory import Memory
 from aiopool.stores._protocol import Store
 
@@ -83,5 +85,6 @@ async def _memory(folder: Path) -> AsyncIterator[Maker]:
 
 KINDS: dict[str, Kind] = {
     "memory": Kind(_memory),
+    **{engine: Kind(data, skip=skip) for engine in (VALKEY, REDIS) for data, skip in [kind_of(engine)]},
     # "sqlite": Kind(_sqlite), …: an entry here, its maker above
 }
