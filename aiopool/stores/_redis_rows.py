@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiopool.stores._rows import NewJob, StoredJob, StoredStatus
 
-__all__ = ["field_list", "job_line", "new_row", "new_text", "rank", "restored", "stored"]
+__all__ = ["field_list", "job_line", "new_row", "new_text", "rank", "stored"]
 
 _MOST_DIGITS: Final = 998
 _NINES: Final = str.maketrans("0123456789", "9876543210")
@@ -52,15 +52,11 @@ def new_row(job: NewJob) -> tuple[Any, ...]:
     )
 
 
-def new_text(job: NewJob) -> str:
+def new_text(job: NewJob | StoredJob) -> str:
     """Return what never changes of a job."""
     return json.dumps(
         (job.id, job.name, job.payload, job.priority, job.group, job.keys, job.metadata, job.trace, job.parent)
     )
-
-
-restored: Final = new_text
-"""The same of a job that comes from another store."""
 
 
 def job_line(job: StoredJob) -> str:
