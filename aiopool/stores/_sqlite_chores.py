@@ -105,11 +105,13 @@ def look_before_sweep(
 ) -> SweepReport | None:
     """Return the report of a sweep that has nothing to write; None: it has. Reads only."""
     (anything,) = connection.execute(
-        "SELECT EXISTS (SELECT 1 FROM jobs WHERE q = :q AND expires <= :now) OR EXISTS (SELECT 1 FROM "
-        "json_each(:names) e CROSS JOIN jobs j ON j.q = :q AND j.name = e.value AND j.status = 'parked') OR EXISTS (SELECT 1 FROM "
-        "history WHERE q = :q AND status = 'succeeded' AND finished_at <= :kept) OR EXISTS (SELECT 1 FROM history "
-        "WHERE q = :q AND status IN ('failed', 'timed_out', 'cancelled', 'dead') AND finished_at <= :kept_failed) OR "
-        "EXISTS (SELECT 1 FROM lanes WHERE q = :q AND forget_at <= :now)",
+        "SELECT EXISTS (SELECT 1 FROM jobs WHERE q = :q AND expires <= :now) "
+        "OR EXISTS (SELECT 1 FROM json_each(:names) e CROSS JOIN jobs j ON j.q = :q AND j.name = e.value "
+        "AND j.status = 'parked') "
+        "OR EXISTS (SELECT 1 FROM history WHERE q = :q AND status = 'succeeded' AND finished_at <= :kept) "
+        "OR EXISTS (SELECT 1 FROM history WHERE q = :q AND status IN ('failed', 'timed_out', 'cancelled', 'dead') "
+        "AND finished_at <= :kept_failed) "
+        "OR EXISTS (SELECT 1 FROM lanes WHERE q = :q AND forget_at <= :now)",
         {"q": q, "now": now, "names": names, "kept": now - keep[0], "kept_failed": now - keep[1]},
     ).fetchone()
     return None if anything else SweepReport()
