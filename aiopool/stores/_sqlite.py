@@ -247,6 +247,15 @@ class SQLite:
         tx.finish()
         return rescued == 1000
 
+    async def _die(self) -> None:
+        """Let go of everything without a word, as at a SIGKILL; for tests."""
+        presence, self._presence = self._presence, None
+        if presence is not None and presence.socket is not None and self._loop is not None:
+            self._loop.remove_reader(presence.socket)
+        await self._shut()
+        if presence is not None:
+            presence.drop()
+
     async def _shut(self) -> None:
         files.OPEN.discard(self)
         writer, reader, presence, lock = self._writer, self._reader, self._presence, self._lock
