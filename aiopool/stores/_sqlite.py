@@ -496,6 +496,10 @@ class SQLite:
         others = connection.execute(
             "SELECT id, runs_jobs FROM incarnations WHERE q = ? AND id <> ?", (self._q, self._me)
         ).fetchall()
+        for target, what in wakes:
+            if target == self._me and self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._tell, what[0])
         for who, runs_jobs in others:
             for target, what in wakes:
                 if target == who or (target is None and runs_jobs):
@@ -507,5 +511,8 @@ class SQLite:
             for _ in range(1000):
                 got.update(receiver.recv(16))  # type: ignore[attr-defined]  # a socket
         for what in got:
-            if what in _WAKES and self._on_wake is not None:
-                self._on_wake(_WAKES[what])
+            self._tell(what)
+
+    def _tell(self, what: int) -> None:
+        if what in _WAKES and self._on_wake is not None and self._presence is not None:
+            self._on_wake(_WAKES[what])

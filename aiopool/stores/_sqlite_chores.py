@@ -45,9 +45,10 @@ _MOST: Final = 1000  # rows of each step of one sweep
 _ENDED: Final = ("succeeded", "failed", "timed_out", "cancelled", "dead")
 
 
-def _wakes_work(tx: Transaction, rows: int) -> int:
+def _wakes_work(tx: Transaction, rows: int = 1) -> int:
+    """There is work for all, the caller too: it does not know of these rows."""
     if rows:
-        tx.wakes.add((None, b"w"))
+        tx.wakes |= {(None, b"w"), (tx.me, b"w")}
     return rows
 
 
@@ -73,8 +74,9 @@ def cancel(tx: Transaction, ids: Sequence[str], reason: str | None) -> list[Canc
         if status == "running":
             was[job_id] = "running"
             asked.append(rowid)
-            if owner != tx.me:
-                tx.wakes.add((owner, b"c"))
+            tx.wakes.add((owner, b"c"))
+        elif status == "moving":
+            was[job_id] = "unknown"  # it may have arrived elsewhere, and run there
         else:
             was[job_id] = "queued"
             endings.append(Ending("cancelled", None, None, reason, rowid, submitter, None, held))
@@ -176,21 +178,17 @@ def rescue(tx: Transaction, owner: str, limit: int) -> tuple[int, int]:
             (json.dumps([row[0] for row in rows]),),
         )
         connection.execute("UPDATE queues SET rescued = rescued + ? WHERE q = ?", (len(rows), tx.q))
-    tx.end(endings)
+    tx.end(endings, tell_me=True)
     if back:
         connection.execute(
-            "UPDATE jobs SET status = 'queued', owner = NULL, expires = total_until, progress = NULL, progress_text = "
-            "NULL, seconds = max(? - started_at, 0.0) WHERE rowid IN (SELECT value FROM json_each(?))",
-            (tx.now, json.dumps(_wake(tx, back))),
+            "UPDATE jobs SET status = 'queued', owner = NULL, expires = total_until, "
+            "seconds = max(? - started_at, 0.0) WHERE rowid IN (SELECT value FROM json_each(?))",
+            (tx.now, json.dumps(back)),
         )
+        _wakes_work(tx)
     if len(rows) < limit:
         connection.execute("DELETE FROM incarnations WHERE id = ?", (owner,))
     return len(rows), dead
-
-
-def _wake(tx: Transaction, rows: list[int]) -> list[int]:
-    _wakes_work(tx, len(rows))
-    return rows
 
 
 def _end_expired(tx: Transaction) -> int:
@@ -203,7 +201,8 @@ def _end_expired(tx: Transaction) -> int:
         [
             Ending("timed_out", None, time_over(attempt, queue_until, total_until), None, rowid, submitter, None, held)
             for rowid, submitter, held, attempt, queue_until, total_until in rows
-        ]
+        ],
+        tell_me=True,
     )
     return len(rows)
 
@@ -239,8 +238,7 @@ def forget_history(tx: Transaction, older_than: float) -> int:
 def set_paused(tx: Transaction, paused: bool) -> None:
     """See `Store.set_paused`."""
     tx.connection.execute("UPDATE queues SET paused = ? WHERE q = ?", (int(paused), tx.q))
-    if not paused:
-        tx.wakes.add((None, b"w"))
+    _wakes_work(tx)
 
 
 def set_limits(tx: Transaction, limits: Sequence[LimitRow]) -> None:
@@ -252,10 +250,11 @@ def set_limits(tx: Transaction, limits: Sequence[LimitRow]) -> None:
     for limit in limits:
         tx.lanes.look_at_rule(limit.rule)
     tx.finish()
+    _wakes_work(tx)
 
 
 _BACK: Final = (
-    "q, id, priority, max_crashes, fence, created_at, name, unique_key, group_name, keys, lanes, metadata, trace, "
+    "q, id, priority, max_crashes, fence, name, unique_key, group_name, keys, lanes, metadata, trace, "
     "parent, submitter, payload"
 )
 
@@ -302,17 +301,18 @@ def requeue(
         if total_until is not None:
             total_until += now - created_at
         expires = expires_of(0, queue_until, total_until)
-        back.append((position, queue_until, total_until, expires, number))
+        back.append((now, position, queue_until, total_until, expires, number))
         position += 1
     if back:
         connection.executemany(
-            f"INSERT INTO jobs ({_BACK}, status, attempt, crashes, position, queue_until, total_until, expires) SELECT "  # noqa: S608
-            f"{_BACK}, 'queued', 0, 0, ?, ?, ?, ? FROM history WHERE number = ?",
+            f"INSERT INTO jobs ({_BACK}, status, attempt, crashes, created_at, position, queue_until, "  # noqa: S608
+            "total_until, expires) SELECT "
+            f"{_BACK}, 'queued', 0, 0, ?, ?, ?, ?, ? FROM history WHERE number = ?",
             back,
         )
         connection.execute(
             "DELETE FROM history WHERE number IN (SELECT value FROM json_each(?))",
-            (json.dumps([each[4] for each in back]),),
+            (json.dumps([each[5] for each in back]),),
         )
         connection.execute("UPDATE queues SET next_position = ? WHERE q = ?", (position, q))
     return _wakes_work(tx, len(back)), follows
@@ -385,13 +385,13 @@ def restore(tx: Transaction, jobs: Sequence[StoredJob]) -> None:
         fraction, text = job.progress or (None, None)
         connection.execute(
             "INSERT INTO jobs (q, id, status, priority, position, attempt, crashes, max_crashes, fence, created_at, "
-            "run_at, queue_until, total_until, expires, started_at, name, unique_key, group_name, keys, lanes, "
+            "run_at, queue_until, total_until, expires, name, unique_key, group_name, keys, lanes, "
             "metadata, trace, parent, submitter, progress, progress_text, error, reason, payload) VALUES (?, ?, ?, ?, "
-            "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 q,
                 job.id,
-                "scheduled" if waits else "queued",
+                "parked" if job.status is StoredStatus.PARKED else "scheduled" if waits else "queued",
                 job.priority,
                 job.position,
                 job.attempt,
@@ -403,7 +403,6 @@ def restore(tx: Transaction, jobs: Sequence[StoredJob]) -> None:
                 job.queue_until,
                 job.total_until,
                 expires_of(job.attempt, job.queue_until, job.total_until),
-                job.started_at,
                 job.name,
                 unique,
                 job.group,
