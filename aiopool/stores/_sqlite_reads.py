@@ -81,7 +81,8 @@ def page(
     cursor: str | None,
 ) -> tuple[list[StoredJob], str | None]:
     """See `Store.page`: the last submitted first, or with a final status the last ended."""
-    only, only_values = "", []  # type: str, list[Any]
+    only = ""
+    only_values: list[Any] = []
     for column, value in (("name", name), ("group_name", group)):
         if value is not None:
             only += f" AND {column} = ?"
@@ -149,7 +150,8 @@ def _page_of_live(
     limit: int,
     before: _Place | None,
 ) -> tuple[list[StoredJob], str | None]:
-    table, where, values = "jobs NOT INDEXED", "q = ?", [q]  # type: str, str, list[Any]
+    table, where = "jobs NOT INDEXED", "q = ?"
+    values: list[Any] = [q]
     if status is not None:
         (few,) = connection.execute(
             "SELECT count(*) < ? FROM (SELECT 1 FROM jobs WHERE q = ? AND status = ? LIMIT ?)",

@@ -44,9 +44,12 @@ async def own_and_fork(path: str) -> None:
     store = await opened(path)
     claimed = await store.claim(1000)
     warnings.simplefilter("ignore", DeprecationWarning)
+    told, tell = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(tell, b"1")
         time.sleep(1000)
+    os.read(told, 1)  # its hooks have run
     say(owns=[job.id for job in claimed.jobs], child=child)
     time.sleep(1000)
 
