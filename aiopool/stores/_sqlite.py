@@ -18,7 +18,7 @@ Rule 3: it is only for a local disk. A network file system has neither the share
 
 Rule 4: a store belongs to the process that opened it. In a child that was forked it raises, and touches nothing.
 
-What happens in a transaction is in `_sqlite_jobs.py`, `_sqlite_lanes.py` and `_sqlite_chores.py`.
+What happens in a transaction is in `_sqlite_jobs.py`, `_sqlite_lanes.py`, `_sqlite_chores.py`, `_sqlite_moves.py`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from aiopool.errors import StoreError
 from aiopool.stores import _sqlite_chores as chores
 from aiopool.stores import _sqlite_files as files
 from aiopool.stores import _sqlite_jobs as way
+from aiopool.stores import _sqlite_moves as moves
 from aiopool.stores import _sqlite_reads as reads
 from aiopool.stores._protocol import Keeper, Wake
 from aiopool.stores._rows import (
@@ -425,7 +426,7 @@ class SQLite:
         """See `Store.requeue`."""
         total, after = 0, 0
         while True:
-            some, follows = await self._write(lambda tx, after=after: chores.requeue(tx, ids, status, after))  # type: ignore[misc]
+            some, follows = await self._write(lambda tx, after=after: moves.requeue(tx, ids, status, after))  # type: ignore[misc]
             total += some
             if follows is None:
                 return total
@@ -442,17 +443,17 @@ class SQLite:
 
     async def export(self, limit: int) -> list[StoredJob]:
         """See `Store.export`."""
-        return await self._write(lambda tx: chores.export(tx, limit))
+        return await self._write(lambda tx: moves.export(tx, limit))
 
     async def restore(self, jobs: Sequence[StoredJob]) -> None:
         """See `Store.restore`."""
         if jobs:
-            await self._write(lambda tx: chores.restore(tx, jobs))
+            await self._write(lambda tx: moves.restore(tx, jobs))
 
     async def forget_moved(self, ids: Sequence[str]) -> None:
         """See `Store.forget_moved`."""
         if ids:
-            await self._write(lambda tx: chores.forget_moved(tx, ids))
+            await self._write(lambda tx: moves.forget_moved(tx, ids))
 
     # -- what an operator asks -----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What is done to jobs of the SQLite store besides their way: cancels, rescues, what is over, parked, old or moved.
+"""What is done to jobs of the SQLite store besides their way: cancels, rescues, what is over, parked or old.
 
 Rule 1: each step is bounded, and says whether there is more of it to do.
 
@@ -14,27 +14,16 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from aiopool.stores._rows import (
-    CancelAnswer,
-    LimitRow,
-    StoredJob,
-    StoredStatus,
-    SweepReport,
-)
-from aiopool.stores._sqlite_jobs import expires_of, time_over
-from aiopool.stores._sqlite_reads import JOB_COLUMNS, job_of
+from aiopool.stores._rows import CancelAnswer, LimitRow, SweepReport
+from aiopool.stores._sqlite_jobs import time_over
 from aiopool.stores._sqlite_tx import DEAD, Ending, Transaction
 
 __all__ = [
     "cancel",
-    "export",
     "forget_history",
-    "forget_moved",
     "look_before_sweep",
     "report_progress",
-    "requeue",
     "rescue",
-    "restore",
     "set_limits",
     "set_paused",
     "sweep",
@@ -43,13 +32,6 @@ __all__ = [
 _MOST: Final = 1000  # rows of each step of one sweep
 
 _ENDED: Final = ("succeeded", "failed", "timed_out", "cancelled", "dead")
-
-
-def _wakes_work(tx: Transaction, rows: int = 1) -> int:
-    """There is work for all, the caller too: it does not know of these rows."""
-    if rows:
-        tx.wakes |= {(None, b"w"), (tx.me, b"w")}
-    return rows
 
 
 # -- cancel ------------------------------------------------------------------------------------------------------------
@@ -135,14 +117,13 @@ def sweep(tx: Transaction, names: str, keep: tuple[float, float], gone: Sequence
             break
         clean.append(owner)
     timed_out = _end_expired(tx)
-    unparked = _wakes_work(
-        tx,
-        tx.connection.execute(
-            "UPDATE jobs SET status = 'queued' WHERE rowid IN (SELECT j.rowid FROM json_each(?) e CROSS JOIN jobs j "
-            "ON j.q = ? AND j.name = e.value AND j.status = 'parked' LIMIT ?)",
-            (names, tx.q, _MOST),
-        ).rowcount,
-    )
+    unparked = tx.connection.execute(
+        "UPDATE jobs SET status = 'queued' WHERE rowid IN (SELECT j.rowid FROM json_each(?) e CROSS JOIN jobs j "
+        "ON j.q = ? AND j.name = e.value AND j.status = 'parked' LIMIT ?)",
+        (names, tx.q, _MOST),
+    ).rowcount
+    if unparked:
+        tx.queued_for_all()
     purged, more_old = _purge(tx, keep)
     more_rested = tx.lanes.look_rested(_MOST)
     tx.finish()
@@ -185,7 +166,7 @@ def rescue(tx: Transaction, owner: str, limit: int) -> tuple[int, int]:
             "seconds = max(? - started_at, 0.0) WHERE rowid IN (SELECT value FROM json_each(?))",
             (tx.now, json.dumps(back)),
         )
-        _wakes_work(tx)
+        tx.queued_for_all()
     if len(rows) < limit:
         connection.execute("DELETE FROM incarnations WHERE id = ?", (owner,))
     return len(rows), dead
@@ -238,7 +219,7 @@ def forget_history(tx: Transaction, older_than: float) -> int:
 def set_paused(tx: Transaction, paused: bool) -> None:
     """See `Store.set_paused`."""
     tx.connection.execute("UPDATE queues SET paused = ? WHERE q = ?", (int(paused), tx.q))
-    _wakes_work(tx)
+    tx.queued_for_all()
 
 
 def set_limits(tx: Transaction, limits: Sequence[LimitRow]) -> None:
@@ -250,184 +231,4 @@ def set_limits(tx: Transaction, limits: Sequence[LimitRow]) -> None:
     for limit in limits:
         tx.lanes.look_at_rule(limit.rule)
     tx.finish()
-    _wakes_work(tx)
-
-
-_BACK: Final = (
-    "q, id, priority, max_crashes, fence, name, unique_key, group_name, keys, lanes, metadata, trace, "
-    "parent, submitter, payload"
-)
-
-
-def requeue(
-    tx: Transaction, ids: Sequence[str] | None, status: StoredStatus | None, after: int
-) -> tuple[int, int | None]:
-    """Do one step of `Store.requeue`: from the history's number `after` on. Returns how many came back, and the number
-    from which the next step goes on; None: it is done."""
-    connection, q, now = tx.connection, tx.q, tx.now
-    columns = "h.number, h.unique_key, h.created_at, h.run_at, h.queue_until, h.total_until"
-    if ids is not None:
-        rows = connection.execute(
-            f"SELECT {columns} FROM json_each(?) e CROSS JOIN history h ON h.id = e.value AND h.q = ? "  # noqa: S608
-            "WHERE ? IS NULL OR h.status = ? ORDER BY h.number",
-            (json.dumps(list(dict.fromkeys(ids))), q, status, status),
-        ).fetchall()
-    else:
-        condition = "" if status is None else "AND h.status = ? "
-        values: tuple[object, ...] = (q, after) if status is None else (q, after, status)
-        rows = connection.execute(
-            f"SELECT {columns} FROM history h WHERE h.q = ? AND h.number > ? {condition}"  # noqa: S608
-            f"ORDER BY h.number LIMIT {_MOST}",
-            values,
-        ).fetchall()
-    follows = rows[-1][0] if ids is None and len(rows) == _MOST else None
-    (position,) = connection.execute("SELECT next_position FROM queues WHERE q = ?", (q,)).fetchone()
-    taken = {
-        unique
-        for (unique,) in connection.execute(
-            "SELECT j.unique_key FROM json_each(?) e CROSS JOIN jobs j ON j.q = ? AND j.unique_key = e.value",
-            (json.dumps([row[1] for row in rows if row[1] is not None]), q),
-        )
-    }
-    back: list[tuple[object, ...]] = []
-    for number, unique, created_at, run_at, queue_until, total_until in rows:
-        if unique is not None:
-            if unique in taken:
-                continue
-            taken.add(unique)
-        # Its times begin anew, as long as they were.
-        if queue_until is not None:
-            queue_until += now - max(created_at, run_at or created_at)
-        if total_until is not None:
-            total_until += now - created_at
-        expires = expires_of(0, queue_until, total_until)
-        back.append((now, position, queue_until, total_until, expires, number))
-        position += 1
-    if back:
-        connection.executemany(
-            f"INSERT INTO jobs ({_BACK}, status, attempt, crashes, created_at, position, queue_until, "  # noqa: S608
-            "total_until, expires) SELECT "
-            f"{_BACK}, 'queued', 0, 0, ?, ?, ?, ?, ? FROM history WHERE number = ?",
-            back,
-        )
-        connection.execute(
-            "DELETE FROM history WHERE number IN (SELECT value FROM json_each(?))",
-            (json.dumps([each[5] for each in back]),),
-        )
-        connection.execute("UPDATE queues SET next_position = ? WHERE q = ?", (position, q))
-    return _wakes_work(tx, len(back)), follows
-
-
-# -- to another store --------------------------------------------------------------------------------------------------
-
-
-def export(tx: Transaction, limit: int) -> list[StoredJob]:
-    """See `Store.export`."""
-    connection, q = tx.connection, tx.q
-    found: list[tuple[Any, ...]] = []
-    for status in ("moving", "queued", "limited", "scheduled", "parked"):
-        found += connection.execute(
-            "SELECT rowid, held FROM jobs WHERE q = ? AND status = ? ORDER BY priority, position LIMIT ?",
-            (q, status, limit - len(found)),
-        ).fetchall()
-        if len(found) >= limit:
-            break
-    rows = json.dumps([row[0] for row in found])
-    connection.execute(
-        "UPDATE jobs SET status = 'moving', held = NULL, expires = NULL WHERE rowid IN "
-        "(SELECT value FROM json_each(?))",
-        (rows,),
-    )
-    for _, held in found:
-        if held is not None:
-            tx.lanes.look(held)
-    tx.finish()
-    return [
-        job_of(row)
-        for row in connection.execute(
-            f"SELECT {JOB_COLUMNS} FROM jobs WHERE rowid IN (SELECT value FROM json_each(?)) "  # noqa: S608
-            "ORDER BY priority, position",
-            (rows,),
-        )
-    ]
-
-
-def restore(tx: Transaction, jobs: Sequence[StoredJob]) -> None:
-    """See `Store.restore`."""
-    connection, q, now = tx.connection, tx.q, tx.now
-    ids = json.dumps([job.id for job in jobs])
-    known = {
-        job_id
-        for table in ("jobs", "history")
-        for (job_id,) in connection.execute(
-            f"SELECT t.id FROM json_each(?) e CROSS JOIN {table} t ON t.id = e.value AND t.q = ?",  # noqa: S608
-            (ids, q),
-        )
-    }
-    uniques = json.dumps([job.unique for job in jobs if job.unique is not None])
-    taken = {
-        unique
-        for (unique,) in connection.execute(
-            "SELECT j.unique_key FROM json_each(?) e CROSS JOIN jobs j ON j.q = ? AND j.unique_key = e.value",
-            (uniques, q),
-        )
-    }
-    for job in jobs:
-        if job.id in known:
-            continue
-        known.add(job.id)
-        unique = job.unique
-        if unique is not None:
-            if unique in taken:  # a job is not lost because another one has its place: it comes without it
-                unique = None
-            taken.add(unique)
-        waits = job.run_at is not None and job.run_at > now
-        fraction, text = job.progress or (None, None)
-        connection.execute(
-            "INSERT INTO jobs (q, id, status, priority, position, attempt, crashes, max_crashes, fence, created_at, "
-            "run_at, queue_until, total_until, expires, name, unique_key, group_name, keys, lanes, "
-            "metadata, trace, parent, submitter, progress, progress_text, error, reason, payload) VALUES (?, ?, ?, ?, "
-            "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                q,
-                job.id,
-                "parked" if job.status is StoredStatus.PARKED else "scheduled" if waits else "queued",
-                job.priority,
-                job.position,
-                job.attempt,
-                job.crashes,
-                job.max_crashes,
-                job.fence,
-                job.created_at,
-                job.run_at,
-                job.queue_until,
-                job.total_until,
-                expires_of(job.attempt, job.queue_until, job.total_until),
-                job.name,
-                unique,
-                job.group,
-                job.keys,
-                json.dumps(list(dict.fromkeys(job.lanes))) if job.lanes else None,
-                job.metadata,
-                job.trace,
-                job.parent,
-                job.submitter,
-                fraction,
-                text,
-                job.error,
-                job.reason,
-                job.payload,
-            ),
-        )
-    last = max((job.position for job in jobs), default=0)
-    connection.execute("UPDATE queues SET next_position = max(next_position, ?) WHERE q = ?", (last + 1, q))
-    _wakes_work(tx, len(jobs))
-
-
-def forget_moved(tx: Transaction, ids: Sequence[str]) -> None:
-    """See `Store.forget_moved`."""
-    tx.connection.execute(
-        "DELETE FROM jobs WHERE rowid IN (SELECT j.rowid FROM json_each(?) e CROSS JOIN jobs j ON j.id = e.value AND "
-        "j.q = ? WHERE j.status = 'moving')",
-        (json.dumps(list(ids)), tx.q),
-    )
+    tx.queued_for_all()

@@ -240,12 +240,14 @@ def claim(tx: Transaction, limit: int) -> Claim:
         found = connection.execute(_BEST, (q, wanted + 1)).fetchall()
         aside = _take(tx, found[:wanted], jobs)
         moved += aside
-        if len(found) <= wanted:
+        # For one that went aside another may have been called, which comes before those that wait behind.
+        called = aside > 0 and tx.lanes.settle()
+        if len(found) <= wanted and not called:
             break
         if not aside:
             more = True
             break
-    if tx.finish():  # somebody went aside, and another one was called in its stead
+    if tx.finish():
         more = True
     return Claim(jobs, cancels, _next_in(connection, q, now), more, False)
 

@@ -91,6 +91,10 @@ class Transaction:
         """Remove live rows."""
         self.connection.execute(_DELETE, (json.dumps(list(rows)),))
 
+    def queued_for_all(self) -> None:
+        """There is work for all, the caller too: it does not know of these rows."""
+        self.wakes |= {(None, b"w"), (self.me, b"w")}
+
     def finish(self) -> bool:
         """Do what the places that became free ask for; return whether jobs were called. The last of a verb."""
         called = self.lanes.settle()
