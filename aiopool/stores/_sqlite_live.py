@@ -108,7 +108,8 @@ class Presence:
     def bury(self, incarnation: str, seized: int, *, remove: bool) -> None:
         """Let go of what was seized; remove it, if the dead one has left nothing behind."""
         if remove:
-            self._remove(_file_name(incarnation))
+            with contextlib.suppress(OSError):  # it has left meanwhile
+                self._remove(_file_name(incarnation))
         if seized >= 0:
             os.close(seized)
 
@@ -146,7 +147,8 @@ class Presence:
             self._remove(self._name)
             os.close(self._lock)
             self._lock = None
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        os.close(fd)
 
     def drop(self) -> None:
         """Close all files, in a child that was forked: the locks stay with the parent."""

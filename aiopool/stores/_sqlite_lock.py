@@ -40,7 +40,11 @@ class WriteLock:
 
     def __init__(self, path: Path, turn: int) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except BaseException:
+            os.close(turn)
+            raise
         self.turn = turn  # an open directory: its own lock is the turn
         self._changed = threading.Condition()
         self._wanted = self._got = self._has_turn = self._closed = False

@@ -3,8 +3,8 @@ and from one.
 
 Rule 1: an id stays what it was, and a fence never goes back.
 
-Rule 2: a job that is here already, live or ended, is left as it is. No job is lost because another one has its `unique`:
-one from the history stays there, one from another store comes without it.
+Rule 2: a job that is here already, live or ended, is left as it is. No job is lost because another one has its
+`unique`: one from the history stays there, one from another store comes without it.
 
 Rule 3: what moves stays here, as `moving`, until it is said to have arrived.
 """

@@ -478,7 +478,7 @@ async def test_a_url_names_the_file_and_the_options(tmp_path: Path, monkeypatch:
     assert (absolute.path, absolute.durability) == (Path("/var/jobs here.db"), "process")
     assert (absolute.keep, absolute.max_payload) == ((60.0, 90.0), 10)
     again: Any = open_store(absolute.url)
-    assert again.path == absolute.path
+    assert (again.path, again.url, again.keep) == (absolute.path, absolute.url, absolute.keep)
 
 
 @pytest.mark.parametrize(
