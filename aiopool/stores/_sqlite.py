@@ -438,8 +438,11 @@ class SQLite:
     async def requeue(self, ids: Sequence[str] | None, status: StoredStatus | None) -> int:
         """See `Store.requeue`."""
         total, after = 0, 0
+        (until,) = await self._read(
+            lambda reader: reader.execute("SELECT coalesce(max(number), 0) FROM history").fetchone()
+        )
         while True:
-            some, follows = await self._write(lambda tx, after=after: moves.requeue(tx, ids, status, after))  # type: ignore[misc]
+            some, follows = await self._write(lambda tx, after=after: moves.requeue(tx, ids, status, after, until))  # type: ignore[misc]
             total += some
             if follows is None:
                 return total

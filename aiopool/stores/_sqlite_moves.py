@@ -33,10 +33,11 @@ _BACK: Final = (
 
 
 def requeue(
-    tx: Transaction, ids: Sequence[str] | None, status: StoredStatus | None, after: int
+    tx: Transaction, ids: Sequence[str] | None, status: StoredStatus | None, after: int, until: int
 ) -> tuple[int, int | None]:
-    """Do one step of `Store.requeue`: from the history's number `after` on. Returns how many came back, and the number
-    from which the next step goes on; None: it is done."""
+    """Do one step of `Store.requeue`: with the history's numbers from `after` on, until the one that was the last when
+    it began: one that comes back and ends again is not put back again. Returns how many came back, and the number after
+    which the next step goes on; None: it is done."""
     connection, q, now = tx.connection, tx.q, tx.now
     columns = "h.number, h.unique_key, h.created_at, h.run_at, h.queue_until, h.total_until"
     if ids is not None:
@@ -47,9 +48,9 @@ def requeue(
         ).fetchall()
     else:
         condition = "" if status is None else "AND h.status = ? "
-        values: tuple[object, ...] = (q, after) if status is None else (q, after, status)
+        values: list[object] = [q, after, until] if status is None else [q, after, until, str(status)]
         rows = connection.execute(
-            f"SELECT {columns} FROM history h WHERE h.q = ? AND h.number > ? {condition}"  # noqa: S608
+            f"SELECT {columns} FROM history h NOT INDEXED WHERE h.q = ? AND h.number > ? AND h.number <= ? {condition}"  # noqa: S608
             f"ORDER BY h.number LIMIT {_MOST}",
             values,
         ).fetchall()
