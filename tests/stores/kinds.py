@@ -45,12 +45,14 @@ class Kind(NamedTuple):
         shifts: the clock can be set. Without that, tests that ask for `shift_clock` are skipped.
         skip: why it cannot run here: a server, a library that is not there. None: it can.
         kills: `kill` works.
+        slow: a call takes milliseconds: random walks are fewer.
     """
 
     data: Callable[[Path], AbstractAsyncContextManager[Maker]]
     shifts: bool = True
     skip: Callable[[], str | None] = lambda: None
     kills: bool = True
+    slow: bool = False
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
