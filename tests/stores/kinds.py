@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from aiopool.stores._memory import Memory
 from aiopool.stores._protocol import Store
+from aiopool.stores._sqlite import SQLite
 
 __all__ = ["KINDS", "Kind", "Maker"]
 
@@ -81,9 +82,36 @@ async def _memory(folder: Path) -> AsyncIterator[Maker]:
     yield _MemoryMaker()
 
 
+# -- SQLite ------------------------------------------------------------------------------------------------------------
+
+
+class _SQLiteMaker:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ahead = 0.0
+
+    def __call__(self, **options: Any) -> Store:
+        store = SQLite(self._path, **options)
+        store._clock = lambda: time.time() + self._ahead
+        return store
+
+    async def kill(self, store: Store) -> None:
+        assert isinstance(store, SQLite)
+        await store._die()
+
+    async def shift_clock(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+@asynccontextmanager
+async def _sqlite(folder: Path) -> AsyncIterator[Maker]:
+    yield _SQLiteMaker(folder / "jobs.db")
+
+
 # -- the others --------------------------------------------------------------------------------------------------------
 
 KINDS: dict[str, Kind] = {
     "memory": Kind(_memory),
-    # "sqlite": Kind(_sqlite), …: an entry here, its maker above
+    "sqlite": Kind(_sqlite),
+    # "postgres": Kind(_postgres), …: an entry here, its maker above
 }
