@@ -15,8 +15,8 @@ node of a cluster:
     park:<name>  ZSET  what is parked, by line; `parked` (ZSET) has the names
     own:<incarnation>  ZSET  what it holds, with the fence; `ask:<incarnation>` HASH: cancels that it has to hear
     members    HASH  the incarnations; `leases` ZSET: when each of them is dead
-    run:<lane> SET   what runs in a lane; `held:<lane>` ZSET: what is held there, by line; `call:<lane>` SET: what was
-                     called back for a place and has not come yet; `tat:<lane>`, `win:<lane>`: the last starts
+    run:<lane> SET   what runs in a lane; `held:<lane>` ZSET: what is held there, by line; `call:<lane>` ZSET: what
+                     was called back for a place and has not come yet; `tat:<lane>`, `win:<lane>`: the last starts
     held       ZSET  the lanes that hold somebody; `opens` ZSET: those whose rate opens at a moment
     limits, unique, ticks, numbers (HASH), paused
 
@@ -127,7 +127,8 @@ local function lane(name)
     L.max, L.rate, L.burst = limit[1], limit[2], limit[3]
   end
   if L.max then L.running = cmd('SCARD', B .. 'run:' .. name) end
-  L.called = limit and cmd('SCARD', B .. 'call:' .. name) or 0
+  L.calls = B .. 'call:' .. name
+  L.called = cmd('ZCARD', L.calls)
   if L.rate then
     L.size = math.max(math.ceil(L.rate), L.burst)
     L.window, L.slack = L.size / L.rate, (L.burst - 1) / L.rate
@@ -194,35 +195,40 @@ local function drop_call(j)  -- it was called back to a lane, and comes, or will
   local name = j.h
   if not name then return end
   cmd('HDEL', J .. j.id, 'h')
-  if cmd('SREM', B .. 'call:' .. name, j.id) == 1 then
+  if cmd('ZREM', B .. 'call:' .. name, j.r .. j.id) == 1 then
     local L = lanes[name]
     if L then L.called = L.called - 1 end
     touched[name] = true
   end
 end
--- Calls back as many of the held as there are places, besides those that were called before.
+-- Calls back as many of the held as there are places, besides those that were called before and are better: one that
+-- was called while a better one was elsewhere does not stand in the way of that one.
 local function call(name)
   local L, held = lane(name), B .. 'held:' .. name
-  local n = math.min(places(L) - L.called, STEP)
-  if n > 0 then
-    for _, member in ipairs(cmd('ZRANGE', held, 0, n - 1)) do
+  local free, before, n = places(L), L.called, 0
+  if free > 0 then
+    for _, member in ipairs(cmd('ZRANGE', held, 0, math.min(free, STEP) - 1)) do
+      local ahead = before > 0 and cmd('ZLEXCOUNT', L.calls, '-', '(' .. member) or n
+      if ahead >= free then break end
       local line, id = cut(member)
       cmd('HSET', J .. id, 's', 'queued')
-      cmd('SADD', B .. 'call:' .. name, id)
-      L.called = L.called + 1
+      cmd('ZADD', L.calls, 0, member)
+      n = n + 1
       rem(held, member); rem(S .. 'limited', id)
       add(QUEUE, 0, member); add(S .. 'queued', position(line), id)
       work = true
     end
+    L.called = before + n
     flush()
   end
   if cmd('EXISTS', held) == 0 then
     cmd('ZREM', B .. 'held', name)
     cmd('ZREM', B .. 'opens', name)
-  elseif n == STEP then
-    cmd('ZADD', B .. 'opens', at(NOW), name)
-  elseif L.rate and L.called == 0 and (not L.max or L.running < L.max) then
-    cmd('ZADD', B .. 'opens', at(opening(L)), name)
+    return
+  end
+  local moment = n == STEP and NOW or L.rate and opening(L)
+  if moment and (n == STEP or moment > NOW + ROUNDING) then
+    cmd('ZADD', B .. 'opens', at(moment), name)
   else
     cmd('ZREM', B .. 'opens', name)
   end

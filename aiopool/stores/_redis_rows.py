@@ -66,6 +66,7 @@ def job_line(job: StoredJob) -> str:
 
 def field_list(job: StoredJob) -> list[str]:
     """Return the fields of a job that comes from another store, names and values in turn."""
+    queued_at = max(job.created_at, job.run_at or 0.0)
     fields: dict[str, str | None] = {
         "n": job.name,
         "y": job.submitter,
@@ -76,6 +77,7 @@ def field_list(job: StoredJob) -> list[str]:
         "t": f"{job.created_at:.6f}",
         "u": None if job.run_at is None else f"{job.run_at:.6f}",
         "q": None if job.queue_until is None else f"{job.queue_until:.6f}",
+        "Q": None if job.queue_until is None else f"{max(0.0, job.queue_until - queued_at):.6f}",
         "e": None if job.total_until is None else f"{job.total_until:.6f}",
         "l": json.dumps(list(job.lanes), ensure_ascii=False) if job.lanes else None,
         "g": job.group,

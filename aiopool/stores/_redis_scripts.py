@@ -84,7 +84,7 @@ for i, v in ipairs(rows) do
       end
       if v[5] then
         j.q = at(math.max(run_at or NOW, NOW) + v[5])
-        set[n + 1] = 'q'; set[n + 2] = j.q; n = n + 2
+        set[n + 1] = 'q'; set[n + 2] = j.q; set[n + 3] = 'Q'; set[n + 4] = at(v[5]); n = n + 4
       end
       if v[6] then j.e = at(NOW + v[6]); set[n + 1] = 'e'; set[n + 2] = j.e; n = n + 2 end
       if unique then set[n + 1] = 'k'; set[n + 2] = unique; n = n + 2 end
@@ -122,10 +122,11 @@ if not paused then
   if cmd('HEXISTS', B .. 'members', ME) == 0 then limit = 0 end
   local steps = limit + STEP
   while #out < limit and steps > 0 do
+    local passed = false  -- one that was called back did not come, and passes the call on: to a better one, maybe
     local members = cmd('ZRANGE', QUEUE, 0, math.min(limit - #out, steps) - 1)
     if #members == 0 then
       if not next(touched) then break end
-      settle_lanes()  -- one that was called back and did not come passes the call on
+      settle_lanes()
       members = cmd('ZRANGE', QUEUE, 0, math.min(limit - #out, steps) - 1)
       if #members == 0 then break end
     end
@@ -144,7 +145,8 @@ if not paused then
       steps = steps - 1
       if j.s ~= 'queued' or not blobs[i] then  -- its row is gone: somebody evicted it
         rem(QUEUE, members[i]); rem(S .. 'queued', id)
-      elseif (j.q or j.e) and time_over(j) then  -- luacheck: ignore
+      elseif (j.q or j.e) and time_over(j) then
+        passed = j.h
       else
         if names then
           for _, name in ipairs(names) do
@@ -154,6 +156,7 @@ if not paused then
         rem(QUEUE, members[i]); rem(S .. 'queued', id)
         if j.h then drop_call(j) end
         if full then
+          passed = j.h
           cmd('HSET', J .. id, 's', 'limited', 'h', full)
           add(B .. 'held:' .. full, 0, members[i])
           add(B .. 'held', 0, full)
@@ -170,8 +173,9 @@ if not paused then
             .. at(NOW - v[5]) .. ',' .. (j.e and at(j.e - NOW) or 'null') .. ']'
         end
       end
+      if passed then break end
     end
-    flush()
+    if passed then settle_lanes() else flush() end
   end
   settle_lanes()
   moment = next_moment()
@@ -475,12 +479,15 @@ for _, id in ipairs(ids) do
   if j and ENDED[j.s] and (ARGV[5] == '' or j.s == ARGV[5])
     and not (j.k and cmd('HEXISTS', B .. 'unique', j.k) == 1) then
     local key, set = J .. id, {'a', 0, 'x', 0, 't', at(NOW)}
-    local t = tonumber(cmd('HGET', key, 't'))
+    local t, patience = tonumber(cmd('HGET', key, 't')), cmd('HGET', key, 'Q')
     local line = j.r:sub(1, -17) .. fmt('%016.0f', cmd('HINCRBY', B .. 'numbers', 'position', 1))
     local queued_at = math.max(tonumber(j.u) or t, t)
     rem(S .. j.s, id)
     if j.k then cmd('HSET', B .. 'unique', j.k, id) end
-    if j.q then j.q = at(j.q + NOW - queued_at); set[#set + 1] = 'q'; set[#set + 1] = j.q end
+    if j.q then
+      j.q = at(patience and NOW + patience or j.q + NOW - queued_at)
+      set[#set + 1] = 'q'; set[#set + 1] = j.q
+    end
     if j.e then j.e = at(j.e + NOW - t); set[#set + 1] = 'e'; set[#set + 1] = j.e end
     j.r, j.u, j.a = line, nil, 0
     set[#set + 1] = 'r'; set[#set + 1] = line
