@@ -569,16 +569,19 @@ class StoreJobs:
             await self.ends.drain()
             await asyncio.sleep(0 if not self.runs else 0.01)
 
-    def expect(self, job: Job[Any]) -> None:
+    def expect(self, job: Job[Any]) -> bool:
         """See `Durability`."""
-        if job._spec.owner is self.handles:
+        ours = job._spec.owner is self.handles
+        if ours:
             self.handles.expect(job)
+        return ours
 
     async def _look(self) -> None:
         """Ask about jobs that somebody waits for, and write how far those are that run here."""
         runs, hint, handles, wrote = self.runs, self._finished_hint, self.handles, 0.0
         while True:
-            seconds = min(self.store.poll, PROGRESS_EVERY) if handles.expected or runs else None
+            waits = handles.expected or self.me.runs_jobs
+            seconds = min(self.store.poll, PROGRESS_EVERY) if waits else None
             try:
                 async with asyncio.timeout(seconds):
                     await hint.wait()

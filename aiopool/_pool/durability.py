@@ -82,8 +82,8 @@ class Durability(Protocol):
         `periodic.passed_over()` is called if it was not this one, or with `skips` the job before has not ended.
         """
 
-    def expect(self, job: Job[Any]) -> None:
-        """Somebody is about to wait for a job."""
+    def expect(self, job: Job[Any]) -> bool:
+        """Somebody is about to wait for a job; whether it is one of the store."""
 
     async def cancel(self, id: str, reason: str | None) -> CancelReport:
         """See `Pool.cancel`."""

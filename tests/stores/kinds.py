@@ -13,8 +13,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from redis_servers import REDIS, VALKEY, kind_of
+
 from aiopool.stores._memory import Memory
 from aiopool.stores._protocol import Store
+from aiopool.stores._sqlite import SQLite
 
 __all__ = ["KINDS", "Kind", "Maker"]
 
@@ -44,12 +47,14 @@ class Kind(NamedTuple):
         shifts: the clock can be set. Without that, tests that ask for `shift_clock` are skipped.
         skip: why it cannot run here: a server, a library that is not there. None: it can.
         kills: `kill` works.
+        slow: a call takes milliseconds: random walks are fewer.
     """
 
     data: Callable[[Path], AbstractAsyncContextManager[Maker]]
     shifts: bool = True
     skip: Callable[[], str | None] = lambda: None
     kills: bool = True
+    slow: bool = False
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -79,9 +84,37 @@ async def _memory(folder: Path) -> AsyncIterator[Maker]:
     yield _MemoryMaker()
 
 
+# -- SQLite ------------------------------------------------------------------------------------------------------------
+
+
+class _SQLiteMaker:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ahead = 0.0
+
+    def __call__(self, **options: Any) -> Store:
+        store = SQLite(self._path, **options)
+        store._clock = lambda: time.time() + self._ahead
+        return store
+
+    async def kill(self, store: Store) -> None:
+        assert isinstance(store, SQLite)
+        await store._die()
+
+    async def shift_clock(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+@asynccontextmanager
+async def _sqlite(folder: Path) -> AsyncIterator[Maker]:
+    yield _SQLiteMaker(folder / "jobs.db")
+
+
 # -- the others --------------------------------------------------------------------------------------------------------
 
 KINDS: dict[str, Kind] = {
     "memory": Kind(_memory),
-    # "sqlite": Kind(_sqlite), …: an entry here, its maker above
+    "sqlite": Kind(_sqlite),
+    **{engine: Kind(data, skip=skip) for engine in (VALKEY, REDIS) for data, skip in [kind_of(engine)]},
+    # "postgres": Kind(_postgres), …: an entry here, its maker above
 }
