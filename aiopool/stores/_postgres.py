@@ -250,8 +250,9 @@ class Postgres(Admin):
     async def _listen(self, conn: Any) -> None:
         if not self._target.pooler:
             await conn.add_listener(f"{self._schema}_{self._queue}", self._heard)
-            self._on_wake("work")  # whatever was said while nobody listened
-            self._on_wake("finished")
+            if self._side is not None and self._side.connects > 1:  # something was said while nobody listened
+                self._wake_work()
+                self._on_wake("finished")
 
     def _heard(self, conn: object, pid: int, channel: str, payload: object) -> None:
         me = self._me
@@ -393,6 +394,8 @@ class Postgres(Admin):
         )
         if back:
             self._wake_work()
+        if rescued or timed_out:
+            self._on_wake("finished")  # those may have been our own
         more = max(rescued, timed_out, purged, unparked) >= 1000
         return SweepReport(rescued, dead, timed_out, purged, unparked, more)
 

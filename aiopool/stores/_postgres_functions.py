@@ -137,8 +137,8 @@ BEGIN
             coalesce(p_reason, d.reason), t FROM d ON CONFLICT DO NOTHING)
     SELECT count(*), array_agg(DISTINCT d.submitter), array_agg(d.lane) FILTER (WHERE d.status = 'queued' AND
         d.lane IS NOT NULL) INTO ended, told, names FROM d;
-    called := {schema}.free_lanes(q, t, names, array_fill(0, ARRAY[cardinality(names)]),
-        array_fill(1, ARRAY[cardinality(names)]));
+    called := {schema}.free_lanes(q, t, names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]),
+        array_fill(1, ARRAY[coalesce(cardinality(names), 0)]));
 END $$;
 
 -- Take rows from the dead.
@@ -175,7 +175,7 @@ BEGIN
     UPDATE jobs j SET status = 'queued', crashes = j.crashes + 1, owner = NULL, expires_at = j.total_until,
         seconds = greatest(0, t - j.started_at) WHERE j.ctid = ANY(tids);
     GET DIAGNOSTICS back = ROW_COUNT;
-    back := back + {schema}.free_lanes(q, t, names, counts, array_fill(0, ARRAY[cardinality(names)]));
+    back := back + {schema}.free_lanes(q, t, names, counts, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]));
     UPDATE queues SET rescued = queues.rescued + rescue.rescued WHERE queues.no = q;
     PERFORM {schema}.hint(q, me, back > 0, told, NULL);
 END $$;
@@ -258,7 +258,8 @@ BEGIN
     END IF;
     IF coalesce(cardinality(taken), 0) < cardinality(ids) OR old IS NOT NULL THEN
         RETURN QUERY
-        SELECT u.n::int, CASE WHEN u.n = ANY(passed) THEN 'tick_over' WHEN coalesce(j.id, h.id) IS NOT NULL THEN 'same_id'
+        SELECT u.n::int, CASE WHEN u.n = ANY(passed) THEN 'tick_over'
+            WHEN coalesce(j.id, h.id) IS NOT NULL THEN 'same_id'
             WHEN k.id IS NOT NULL THEN 'same_unique' ELSE 'again' END,
             coalesce(j.id, h.id, k.id, u.id), coalesce(j.submitter, h.submitter, k.submitter, '')
         FROM unnest(ids, uniques) WITH ORDINALITY u(id, uniq, n)
@@ -275,7 +276,7 @@ END $$;
 
 _CLAIM = """
 CREATE OR REPLACE FUNCTION {schema}.claim(q int, me text, want int)
-RETURNS TABLE (kind text, id text, name text, payload text, priority bigint, position bigint, attempt int, crashes int,
+RETURNS TABLE (kind text, id text, name text, payload text, priority bigint, "position" bigint, attempt int, crashes int,
     fence bigint, created_at float8, total_until float8, group_name text, keys text, metadata text, trace text,
     parent text) LANGUAGE plpgsql {plans} AS $$
 #variable_conflict use_column
@@ -336,8 +337,10 @@ BEGIN
                 IF seen = n THEN
                     INSERT INTO lanes AS l (queue, lane, rule, used_at)
                     SELECT DISTINCT q, x.lane, split_part(x.lane, E'\\x1f', 1), t FROM jobs j, unnest(j.lanes) x(lane)
-                    WHERE j.ctid = ANY(tids) ORDER BY 2 ON CONFLICT (queue, lane) DO UPDATE SET used_at = excluded.used_at;
-                    names := ARRAY(SELECT DISTINCT x.lane FROM jobs j, unnest(j.lanes) x(lane) WHERE j.ctid = ANY(tids));
+                    WHERE j.ctid = ANY(tids) ORDER BY 2
+                    ON CONFLICT (queue, lane) DO UPDATE SET used_at = excluded.used_at;
+                    names := ARRAY(SELECT DISTINCT x.lane FROM jobs j, unnest(j.lanes) x(lane)
+                        WHERE j.ctid = ANY(tids));
                 ELSE
                     INSERT INTO lanes AS l (queue, lane, rule, used_at)
                     SELECT DISTINCT q, x.lane, split_part(x.lane, E'\\x1f', 1), t FROM jobs j, unnest(j.lanes) x(lane)
@@ -442,9 +445,10 @@ BEGIN
         WHERE j.queue = q AND j.id = s.id AND j.fence = s.fence AND j.status = 'running'
             AND (j.cancel_asked OR s.outcome NOT IN ('retry', 'release', 'park'))
         RETURNING j.queue, j.id, j.name, j.payload, j.priority, j.position, j.attempt, j.crashes, j.max_crashes,
-            j.created_at, j.run_at, j.queue_until, j.total_until, j.started_at, greatest(0, t - j.started_at) AS seconds,
-            j.owner, j.fence, j.unique_key, j.group_name, j.keys, j.lanes, j.metadata, j.trace, j.parent, j.submitter,
-            j.progress, j.message,
+            j.created_at, j.run_at, j.queue_until, j.total_until, j.started_at,
+            greatest(0, t - j.started_at) AS seconds, j.owner,
+            j.fence, j.unique_key, j.group_name, j.keys, j.lanes, j.metadata, j.trace, j.parent,
+            j.submitter, j.progress, j.message,
             CASE WHEN s.outcome IN ('retry', 'release', 'park') THEN 'cancelled' ELSE s.outcome END AS status,
             s.result, CASE WHEN s.outcome <> 'succeeded' THEN coalesce(s.error, j.error) END AS error,
             CASE WHEN s.outcome IN ('retry', 'release', 'park', 'cancelled') THEN coalesce(s.reason, j.reason)
@@ -480,8 +484,8 @@ BEGIN
         done := array_cat(done, more);
     END IF;
     IF cardinality(names) > 0 THEN
-        back := back + {schema}.free_lanes(q, t, names, array_fill(1, ARRAY[cardinality(names)]),
-            array_fill(0, ARRAY[cardinality(names)]));
+        back := back + {schema}.free_lanes(q, t, names, array_fill(1, ARRAY[coalesce(cardinality(names), 0)]),
+            array_fill(0, ARRAY[coalesce(cardinality(names), 0)]));
     END IF;
     IF again AND coalesce(cardinality(done), 0) < cardinality(ids) THEN
         -- The answer was lost, so what is not running any more was most likely settled by the same call.
@@ -679,8 +683,8 @@ BEGIN
             AND j.status IN ('scheduled', 'queued', 'limited', 'parked')
         ORDER BY j.priority, j.position LIMIT most - n FOR UPDATE SKIP LOCKED) c;
     RETURN QUERY UPDATE {schema}.jobs j SET status = 'moving', lane = NULL WHERE j.ctid = ANY(tids) RETURNING j.*;
-    n := {schema}.free_lanes(q, {schema}.clock(), names, array_fill(0, ARRAY[cardinality(names)]),
-        array_fill(1, ARRAY[cardinality(names)]));
+    n := {schema}.free_lanes(q, {schema}.clock(), names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]),
+        array_fill(1, ARRAY[coalesce(cardinality(names), 0)]));
 END $$;
 """
 

@@ -25,7 +25,7 @@ __all__ = ["ENDED_COLUMNS", "LIVE_COLUMNS", "SUBMIT_TYPES", "claim", "finished",
 
 _LANES: Final = "\x1e"  # between the names of lanes
 
-_KINDS: Final = "ttt" + "iffff" + "n" + "ttttttttt" + "b" + "t" + "f"
+_KINDS: Final = "ttt" + "iffff" + "n" + "tttttttt" + "b" + "t" + "f"
 SUBMIT_TYPES: Final = tuple(
     {"t": "text[]", "i": "bigint[]", "f": "float8[]", "n": "int[]", "b": "bool[]"}[k] for k in _KINDS
 )
