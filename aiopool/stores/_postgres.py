@@ -320,9 +320,10 @@ class Postgres(Admin):
 
     async def claim(self, limit: int) -> Claim:
         """Take the best jobs that may start. See `Store.claim`."""
-        return rows_.claim(
-            await self._call(self._work, "SELECT * FROM {s}.claim($1::int, $2::text, $3::int)", max(0, limit))
-        )
+        found = await self._call(self._work, "SELECT * FROM {s}.claim($1::int, $2::text, $3::int)", max(0, limit))
+        if found[-1][7]:
+            self._on_wake("finished")  # it met jobs whose time was over; those may have been our own
+        return rows_.claim(found)
 
     async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
         """Write ends. See `Store.settle`."""

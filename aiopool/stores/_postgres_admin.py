@@ -199,7 +199,7 @@ class Admin:
     async def export(self, limit: int) -> list[StoredJob]:
         """Take live jobs that do not run, to move them elsewhere. See `Store.export`."""
         found = await self._change(
-            f"SELECT {rows_.LIVE_COLUMNS} FROM {{s}}.export($1::int, $2::text, $3::int) ORDER BY priority, position",
+            f"SELECT {rows_.LIVE_COLUMNS} FROM {{s}}.export($1::int, $2::text, $3::int)",
             limit,
         )
         return [rows_.stored(row) for row in found]
