@@ -11,9 +11,9 @@ Rule 3: a lane counts, besides those that run, those that it has *called*: held 
 for a place that is free. A called row that does not take the place passes the call on. So each row moves few times,
 nobody scans what is blocked, and no place stays free while somebody is held for it.
 
-Rule 4: plans are made once, while the tables may be empty, and must be good for tables of any size. So whole tables are
-never scanned; and what is looked up by its id is written as `queue + 0`, and `status || ''`, which leaves the planner no
-other index than that of the id.
+Rule 4: plans are made once, while the tables may be empty, and must be good for tables of any size. So whole tables
+are never scanned; and what is looked up by its id is written as `queue + 0`, and `status || ''`, which leaves the
+planner no other index than that of the id.
 """
 
 from __future__ import annotations
@@ -278,7 +278,8 @@ END $$;
 
 _CLAIM = """
 CREATE OR REPLACE FUNCTION {schema}.claim(q int, me text, want int)
-RETURNS TABLE (kind text, id text, name text, payload text, priority bigint, "position" bigint, attempt int, crashes int,
+RETURNS TABLE (kind text, id text, name text, payload text, priority bigint, "position" bigint, attempt int,
+    crashes int,
     fence bigint, created_at float8, total_until float8, group_name text, keys text, metadata text, trace text,
     parent text) LANGUAGE plpgsql {plans} AS $$
 #variable_conflict use_column
@@ -495,7 +496,8 @@ BEGIN
         -- The answer was lost, so what is not running any more was most likely settled by the same call.
         SELECT array_cat(done, array_agg(s.id)) INTO done FROM unnest(ids, fences) s(id, fence)
         WHERE s.id <> ALL(coalesce(done, '{}')) AND (
-            EXISTS (SELECT 1 FROM history h WHERE h.queue + 0 = q AND h.id = s.id AND h.fence = s.fence AND h.owner = me)
+            EXISTS (SELECT 1 FROM history h WHERE h.queue + 0 = q AND h.id = s.id AND h.fence = s.fence
+                AND h.owner = me)
             OR EXISTS (SELECT 1 FROM jobs j WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence
                 AND j.status <> 'running'));
     END IF;
@@ -518,7 +520,8 @@ BEGIN
         array_agg(c.id) FILTER (WHERE c.status = 'running'),
         array_agg(DISTINCT c.owner) FILTER (WHERE c.status = 'running')
     INTO tids, waiting, running, owners FROM (
-        SELECT j.ctid AS tid, j.id, j.status, j.owner FROM unnest(ids) u(id) JOIN jobs j ON j.queue + 0 = q AND j.id = u.id
+        SELECT j.ctid AS tid, j.id, j.status, j.owner
+        FROM unnest(ids) u(id) JOIN jobs j ON j.queue + 0 = q AND j.id = u.id
         ORDER BY j.id FOR UPDATE OF j) c;
     SELECT NULL::text[] AS told, 0 AS called INTO e;
     IF tids IS NOT NULL THEN

@@ -178,7 +178,11 @@ async def migrate(conn: Any, schema: str) -> None:
 
 async def _version(conn: Any, schema: str) -> int:
     """Return the version of the tables; 0: there are none."""
-    if not await conn.fetchval(f"SELECT to_regclass('{schema}.migrations') IS NOT NULL"):
+    there = await conn.fetchval(  # not by to_regclass, which may remember what was not there before the lock was taken
+        "SELECT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = '{schema}' AND c.relname = 'migrations')"
+    )
+    if not there:
         return 0
     version, needs = await conn.fetchrow(f"SELECT max(version), max(needs) FROM {schema}.migrations")
     if needs is not None and needs > VERSION:
