@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from redis_servers import REDIS, VALKEY, kind_of
+
 from aiopool.stores._memory import Memory
 from aiopool.stores._protocol import Store
 from aiopool.stores._sqlite import SQLite
@@ -113,5 +115,6 @@ async def _sqlite(folder: Path) -> AsyncIterator[Maker]:
 KINDS: dict[str, Kind] = {
     "memory": Kind(_memory),
     "sqlite": Kind(_sqlite),
-    # "postgres": Kind(_postgres), …: an entry here, its maker above
+    **{engine: Kind(data, skip=skip) for engine in (VALKEY, REDIS) for data, skip in [kind_of(engine)]},
+    # "sqlite": Kind(_sqlite), …: an entry here, its maker above
 }
