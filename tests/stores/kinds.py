@@ -14,8 +14,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from redis_servers import REDIS, VALKEY, kind_of
 from pg_server import why_not_package
+from redis_servers import REDIS, VALKEY, kind_of
 
 from aiopool.stores._memory import Memory
 from aiopool.stores._protocol import Store
