@@ -114,8 +114,6 @@ async def _postgres(directory: Path, port: int) -> Server:
     if os.getuid() == 0:  # it refuses to run as root
         names = {entry.pw_name for entry in pwd.getpwall()}
         user = "postgres" if "postgres" in names else "nobody"
-        for place in (directory, *directory.parents[:1]):
-            place.chmod(place.stat().st_mode | 0o055)
         shutil.chown(directory, user)
     making = await asyncio.create_subprocess_exec(
         str(programs / "initdb"),

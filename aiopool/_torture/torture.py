@@ -90,10 +90,11 @@ async def torture(options: Options) -> Outcome:
     directory = Path(tempfile.mkdtemp(prefix="aiopool-torture-")) if options.keep is None else options.keep
     directory.mkdir(parents=True, exist_ok=True)
     server: Server | None = None
+    private = Path(tempfile.mkdtemp(prefix="aiopool-server-"))
     try:
         url = options.store
         if options.server is not None:
-            server = await start_server(options.server, directory / "server")
+            server = await start_server(options.server, private)
             url = server.url + "?lease=3"
         if url is None:
             url = f"sqlite:///{directory / 'jobs.db'}"
@@ -104,6 +105,7 @@ async def torture(options: Options) -> Outcome:
     finally:
         if server is not None:
             await server.kill()
+        await asyncio.to_thread(shutil.rmtree, private, ignore_errors=True)
     if outcome.ok and options.keep is None:
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         outcome.directory = None
