@@ -15,8 +15,9 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from aiopool._torture.journal import Event
 from aiopool._torture.work import LANES, PACE, POISON_CRASHES
@@ -308,7 +309,7 @@ class _Accountant:
 
     def _check_owners(self) -> None:
         for id, runs in self._by_job.items():
-            for first, second in zip(runs, runs[1:], strict=False):
+            for first, second in pairwise(runs):
                 if second.start >= first.end:
                     continue
                 if self._lost(first, second.start) or self._lost(second, second.start):
@@ -358,7 +359,7 @@ class _Accountant:
                 lives[row.unique].append((row.created_at, row.finished_at or math.inf, row.id))
         for unique, rows in lives.items():
             rows.sort()
-            for (_, end, id), (start, _, other) in zip(rows, rows[1:], strict=False):
+            for (_, end, id), (start, _, other) in pairwise(rows):
                 if start < end - SLACK:
                     self._bad("unique", other, f"{unique!r} was taken by {id} for {end - start:.3f} s more")
 
@@ -391,7 +392,7 @@ class _Accountant:
         for number, event in enumerate(line):
             event["place"] = (event["options"]["priority"], number)
         line.sort(key=lambda event: self._by_job[event["id"]][0].start)
-        for before, after in zip(line, line[1:], strict=False):
+        for before, after in pairwise(line):
             if before["place"] > after["place"]:
                 self._bad("in order", after["id"], f"{before['place']} started before {after['place']}")
 

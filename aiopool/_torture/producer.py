@@ -69,7 +69,7 @@ async def _run(options: ProducerOptions) -> None:
     )
     async with pool:
         journal.note("open")
-        producer = _Producer(pool, work, journal, random.Random(options.seed))
+        producer = _Producer(pool, work, journal, random.Random(options.seed))  # noqa: S311  # chances, not secrets
         if options.line:
             await producer.line(options.line)
         else:
@@ -103,8 +103,8 @@ class _Producer:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             await asyncio.sleep(self._rng.expovariate(options.rate))
-            while len(tasks) > 100 and not stop.is_set():
-                await asyncio.sleep(0.01)
+            if len(tasks) > 100:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if tasks:
             await asyncio.wait(tasks, timeout=3.0)
 

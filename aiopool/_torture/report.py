@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections import Counter
 
 from aiopool._torture.torture import Outcome
 
-__all__ = ["as_json", "as_text"]
+__all__ = ["as_json", "as_text", "print_outcome"]
 
 # So many violations of one promise are printed.
 MOST = 5
@@ -38,11 +40,31 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
     ]
 
 
+def print_outcome(outcome: Outcome) -> None:
+    """Print the outcome, as a table if rich is there and somebody looks on."""
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
+        print(as_text(outcome))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "aiopool torture", show_header=True)
+    for name, value in _facts(outcome):
+        table.add_row(name, value)
+    Console(highlight=False).print(table)
+    for line in _faults(outcome):
+        print(line)
+
+
 def as_text(outcome: Outcome) -> str:
     """Return the outcome as lines."""
     facts = _facts(outcome)
     width = max(len(name) for name, _ in facts)
-    lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    return "\n".join([*(f"{name:<{width}}  {value}" for name, value in facts), *_faults(outcome)])
+
+
+def _faults(outcome: Outcome) -> list[str]:
+    lines: list[str] = []
     shown: Counter[str] = Counter()
     for violation in outcome.account.violations:
         shown[violation.promise] += 1
@@ -51,7 +73,7 @@ def as_text(outcome: Outcome) -> str:
     lines += [f"… {n - MOST} more of {promise!r}" for promise, n in shown.items() if n > MOST]
     if outcome.directory is not None:
         lines.append(f"journals: {outcome.directory}")
-    return "\n".join(lines)
+    return lines
 
 
 def as_json(outcome: Outcome) -> str:

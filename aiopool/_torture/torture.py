@@ -11,7 +11,6 @@ import tempfile
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from aiopool._torture.account import Account, Conditions, Violation, account
@@ -124,7 +123,7 @@ class _Torture:
         self._more: list[Violation] = []
 
     async def run(self) -> Outcome:
-        options, rng = self._options, random.Random(self._seed)
+        options, rng = self._options, random.Random(self._seed)  # noqa: S311  # chances, not secrets
         loop = asyncio.get_running_loop()
         began = loop.time()
         store = open_store(self._url)
@@ -156,7 +155,7 @@ class _Torture:
             tormentor.begin()
             await tormentor.torment()
             await tormentor.end()
-            await self._finish(tormentor, sqlite)
+            await self._finish(tormentor)
             watching.cancel()
             await asyncio.wait([watching])
         finally:
@@ -249,9 +248,8 @@ class _Torture:
             with contextlib.suppress(StoreError):
                 await store.close()
 
-    async def _finish(self, tormentor: Tormentor, sqlite: bool) -> None:
+    async def _finish(self, tormentor: Tormentor) -> None:
         """Hand in the line, let clean hosts do all that is left, and end them."""
-        del sqlite
         line = ProducerOptions(self._url, self._queue, str(self._directory), self._seed, line=LINE)
         process = await tormentor.spawn("producer", line)
         if await tormentor.run_to_end(process, 60.0) != 0:
@@ -315,22 +313,24 @@ class _Torture:
 
     async def _check_damaged(self) -> list[Violation]:
         """A damaged file is refused, and left as it is."""
-        path = Path(urlsplit(self._url).path[1:])
-        if not path.is_file():
-            return []
         copy = self._directory / "damaged.db"
-        data = bytearray(path.read_bytes())
-        data[:100] = os.urandom(100)
-        copy.write_bytes(data)
-        store: Any = open_store(f"sqlite:///{copy}")
+        data = await asyncio.to_thread(_damaged_copy, Path(urlsplit(self._url).path[1:]), copy)
+        store = open_store(f"sqlite:///{copy}")
         try:
             await store.open(self._queue, _onlooker(), _nothing)
         except StoreError:
-            if copy.read_bytes() != bytes(data):
+            if await asyncio.to_thread(copy.read_bytes) != data:
                 return [Violation("damage is refused", "", "a damaged file was refused, and changed")]
             return []
         await store.close()
         return [Violation("damage is refused", "", "a file with a damaged header was opened")]
+
+
+def _damaged_copy(path: Path, copy: Path) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[:100] = os.urandom(100)
+    copy.write_bytes(data)
+    return bytes(data)
 
 
 def _onlooker() -> Incarnation:

@@ -183,7 +183,7 @@ def plans(rng: random.Random, poisons: int) -> Any:
             poisons -= 1
             yield Plan("poison")
             continue
-        if number % 150 == 0:
+        if number in (60, 300):
             yield Plan("block")
             continue
         kind = rng.choice(kinds)

@@ -43,7 +43,7 @@ def torture_command(
     Exit code: 0 every promise was kept; 1 some was not, and each is printed; 2 it could not be tried.
     """
     from aiopool._torture.report import as_json as json_of
-    from aiopool._torture.report import as_text
+    from aiopool._torture.report import print_outcome
     from aiopool._torture.servers import PACKAGES
     from aiopool._torture.torture import Options, torture
     from aiopool.errors import StoreError
@@ -58,5 +58,8 @@ def torture_command(
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    typer.echo(json_of(outcome) if as_json else as_text(outcome))
+    if as_json:
+        typer.echo(json_of(outcome))
+    else:
+        print_outcome(outcome)
     raise typer.Exit(0 if outcome.ok else 1)

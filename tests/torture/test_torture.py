@@ -54,7 +54,9 @@ async def test_a_server_survives_a_hundred_deaths(server: str, tmp_path: Path) -
 @pytest.mark.parametrize("point", ["claim.after", "settle.before"])
 def test_a_failpoint_kills_the_process_at_its_pass(point: str) -> None:
     """The process dies by the signal, at the pass that was named, not before."""
-    code = f"from aiopool._runtime import failpoints as f\nf.reach({point!r}); print('once', flush=True); f.reach({point!r})"
+    code = (
+        f"from aiopool._runtime.failpoints import reach\nreach({point!r}); print('once', flush=True); reach({point!r})"
+    )
     died = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "AIOPOOL_FAILPOINT": f"{point}:2"},
