@@ -467,7 +467,7 @@ async def test_a_row_that_cannot_be_written_is_no_fault_of_the_others(path: Path
 
 
 async def test_a_sweep_that_was_cancelled_lets_go_of_the_dead(path: Path, opened: Open) -> None:
-    """Whoever stops waiting for a sweep leaves nothing locked: the jobs of the dead are rescued, by it or by another."""
+    """Whoever stops waiting for a sweep leaves nothing locked: the jobs of the dead are rescued, by whomever."""
     store, other, dying = await opened(path), await opened(path), await opened(path)
     await store.submit(jobs("a"))
     await dying.claim(1)
