@@ -347,9 +347,12 @@ _RUNNING: Final = (
     "SELECT j.id, j.rowid, j.fence, j.submitter, j.lanes, j.cancel_asked, j.reason, j.attempt, j.queue_until, "
     "j.total_until FROM json_each(?) e CROSS JOIN jobs j ON j.id = e.value AND j.q = ? WHERE j.status = 'running'"
 )
+# With a new `run_at` goes `queue_until`, which counts no more, but tells a requeue how long the job may wait.
 _BACK: Final = (
-    "UPDATE jobs SET status = ?, attempt = ?, run_at = coalesce(?, run_at), error = coalesce(?, error), expires = ?, "
-    "seconds = max(? - started_at, 0.0), owner = NULL WHERE rowid = ?"
+    "UPDATE jobs SET status = ?, attempt = ?, "
+    "queue_until = coalesce(queue_until + ? - max(created_at, coalesce(run_at, created_at)), queue_until), "
+    "run_at = coalesce(?, run_at), error = coalesce(?, error), expires = ?, seconds = max(? - started_at, 0.0), "
+    "owner = NULL WHERE rowid = ?"
 )
 
 
@@ -384,7 +387,7 @@ def settle(tx: Transaction, ends: Sequence[Settlement]) -> list[bool]:
                     status = "queued"
                 queued = queued or status == "queued"
                 expires = expires_of(attempt, queue_until, total_until)
-                backs.append((status, attempt, run_at, error, expires, now, rowid))
+                backs.append((status, attempt, run_at, run_at, error, expires, now, rowid))
                 if lanes is not None:
                     tx.lanes.give(lanes)
                 continue

@@ -516,6 +516,20 @@ async def test_a_large_requeue_and_a_large_purge_go_on_to_their_end(path: Path, 
     assert await store.find(ids) == []
 
 
+async def test_a_job_that_was_retried_waits_as_long_as_it_may_after_a_requeue(path: Path, opened: Open) -> None:
+    """The moment of its retry takes nothing from its `queue_timeout`, which begins anew."""
+    store = await opened(path)
+    moment = 1_000_000.0
+    store._opening._clock = lambda: moment
+    await store.submit(jobs("a", queue_timeout=100.0))
+    await store.claim(1)
+    await store.settle([Settlement("a", 1, "retry", delay=60.0)])
+    await store.cancel(["a"], None)
+    assert await store.requeue(["a"], None) == 1
+    (job,) = await store.find(["a"])
+    assert job.queue_until == moment + 100.0
+
+
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
