@@ -313,9 +313,7 @@ class Postgres(Admin):
             pending = [pending[index] for index in again]
             if not pending:
                 return answers
-        # What had the same `unique` each time ended before it could be named: so it was there.
-        for index in pending:
-            answers[index] = Submitted("same_unique", answers[index].id, "")
+        # Each time another job had the `unique`, and had ended before it could be named.
         return answers
 
     async def claim(self, limit: int) -> Claim:
