@@ -313,16 +313,15 @@ class Postgres(Admin):
             pending = [pending[index] for index in again]
             if not pending:
                 return answers
-        # What had the same `unique` each time ended before it could be named: so it was there.
-        for index in pending:
-            answers[index] = Submitted("same_unique", answers[index].id, "")
+        # Each time another job had the `unique`, and had ended before it could be named.
         return answers
 
     async def claim(self, limit: int) -> Claim:
         """Take the best jobs that may start. See `Store.claim`."""
-        return rows_.claim(
-            await self._call(self._work, "SELECT * FROM {s}.claim($1::int, $2::text, $3::int)", max(0, limit))
-        )
+        found = await self._call(self._work, "SELECT * FROM {s}.claim($1::int, $2::text, $3::int)", max(0, limit))
+        if found[-1][7]:
+            self._on_wake("finished")  # it met jobs whose time was over; those may have been our own
+        return rows_.claim(found)
 
     async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
         """Write ends. See `Store.settle`."""

@@ -151,7 +151,7 @@ class Admin:
 
     async def requeue(self, ids: Sequence[str] | None, status: StoredStatus | None) -> int:
         """Put jobs that have ended back into the queue. See `Store.requeue`."""
-        total = 0
+        total: int = 0
         wanted = None if ids is None else list(dict.fromkeys(ids))
         moment, place = -1.0, 0
         while True:
@@ -164,7 +164,7 @@ class Admin:
                 place,
                 _BATCH,
             )
-            total += count
+            total += int(count)
             if wanted is not None:
                 wanted = wanted[_BATCH:]
                 if not wanted:
@@ -199,7 +199,7 @@ class Admin:
     async def export(self, limit: int) -> list[StoredJob]:
         """Take live jobs that do not run, to move them elsewhere. See `Store.export`."""
         found = await self._change(
-            f"SELECT {rows_.LIVE_COLUMNS} FROM {{s}}.export($1::int, $2::text, $3::int) ORDER BY priority, position",
+            f"SELECT {rows_.LIVE_COLUMNS} FROM {{s}}.export($1::int, $2::text, $3::int)",
             limit,
         )
         return [rows_.stored(row) for row in found]
