@@ -35,7 +35,9 @@ class _Stop(Exception):  # noqa: N818 - it is no error
     """The copy was told to end, and nothing is on its way."""
 
 
-def copy_jobs(source: str, target: str, queue: str, to_queue: str | None, *, batch: int, follow: bool, every: float) -> int:
+def copy_jobs(
+    source: str, target: str, queue: str, to_queue: str | None, *, batch: int, follow: bool, every: float
+) -> int:
     """Move jobs from the store of one URL to that of another, and return the exit code."""
     if source == target and to_queue in (None, queue):
         complain("--from and --to are the same: write the store to which the jobs shall go behind --to")
@@ -151,13 +153,14 @@ class _Copy:
         ahead = await self._target.now() - await self._source.now()
         if abs(ahead) > _CLOCKS:
             self._say(
-                f"warning: the clock of the target is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}: jobs with "
-                "a moment start, and end, so much " + ("earlier" if ahead > 0 else "later")
+                f"warning: the clock of the target is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}: jobs "
+                f"with a moment start, and end, so much {'earlier' if ahead > 0 else 'later'}"
             )
 
     async def _sum_up(self) -> int:
         """Print how it stands on both sides; return how many are still to be moved."""
-        rows, left = [], 0
+        left = 0
+        rows: list[tuple[str, ...]] = []
         for name, store in (("from", self._source), ("to", self._target)):
             numbers = await store.statistics()
             waiting, running = _waiting(numbers), numbers.live.get(StoredStatus.RUNNING, 0)

@@ -56,9 +56,7 @@ def list_command(
     from aiopool.cli._jobs import list_jobs
 
     raise typer.Exit(
-        list_jobs(
-            store, queue, status=status, name=name, group=group, limit=limit, cursor=cursor, as_json=as_json
-        )
+        list_jobs(store, queue, status=status, name=name, group=group, limit=limit, cursor=cursor, as_json=as_json)
     )
 
 
@@ -163,7 +161,9 @@ def copy_command(
     ],
     target: Annotated[
         str,
-        typer.Option("--to", metavar="URL", envvar="AIOPOOL_STORE_TO", show_default=False, help="The store that gets them."),
+        typer.Option(
+            "--to", metavar="URL", envvar="AIOPOOL_STORE_TO", show_default=False, help="The store that gets them."
+        ),
     ],
     queue: Queue = "pool",
     to_queue: Annotated[

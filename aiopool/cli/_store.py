@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 import sys
 import uuid
@@ -55,19 +56,20 @@ def complain(text: str) -> None:
     print(f"aiopool: {printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
-def named_store(url: str, *, option: str = "--store", made: bool = False) -> Store:
+def named_store(url: str, *, option: str = "--store", made: bool = False, private: bool = False) -> Store:
     """Return the store that a URL names, not yet opened.
 
     Args:
         url: as it was written.
         option: where it was written.
         made: whether a file that is not there will be made; otherwise a name that is misspelt is refused.
+        private: whether it may be one that nobody else can see.
 
     Raises:
         Refusal: there is no such store, or nothing can be seen in it from here.
     """
     shown = hidden(url, url)
-    if url.startswith("memory:"):
+    if url.startswith("memory:") and not private:
         raise Refusal(
             f"{option} {shown}: such a store lives inside the process that opened it, and nobody else sees it; write "
             f"{option} sqlite:///jobs.db"
@@ -76,7 +78,9 @@ def named_store(url: str, *, option: str = "--store", made: bool = False) -> Sto
         store = open_store(url)
     except (ValueError, RuntimeError, ImportError) as error:
         text = str(error)
-        raise Refusal(hidden(text.replace("store=", f"{option} ") if text.startswith("store=") else text, url)) from None
+        raise Refusal(
+            hidden(text.replace("store=", f"{option} ") if text.startswith("store=") else text, url)
+        ) from None
     path = getattr(store, "path", None)
     if not made and path is not None and not os.path.exists(path):
         raise Refusal(f"{option} {shown}: there is no file {str(path)!r} here; what opens a pool on it makes it")
@@ -113,15 +117,22 @@ def run_command(work: Callable[[], Coroutine[Any, Any, int]], *urls: str) -> int
     except StoreError as error:
         complain(hidden(str(error), *urls))
         return FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def on_store(
-    url: str, queue: str, work: Callable[[Store], Coroutine[Any, Any, int]], *, made: bool = False
+    url: str,
+    queue: str,
+    work: Callable[[Store], Coroutine[Any, Any, int]],
+    *,
+    made: bool = False,
+    private: bool = False,
 ) -> int:
     """Open the store of a URL, do something with it, close it, and return the exit code."""
 
     async def opened() -> int:
-        async with open_for_command(named_store(url, made=made), queue) as store:
+        async with open_for_command(named_store(url, made=made, private=private), queue) as store:
             return await work(store)
 
     return run_command(opened, url)

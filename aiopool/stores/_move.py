@@ -30,9 +30,9 @@ async def move_jobs(
     Jobs keep their ids, attempts, moments and order. Those that run stay, and so does what is submitted to the source
     after this has returned: call it again. The history, the limits of the fleet and the moments of schedules stay too.
 
-    It may be killed at any moment: the same move, to the same target, goes on with what was on its way. Nothing is lost,
-    and nothing is there twice, as long as the target still knows what it got, so go on before the time is over for
-    which it keeps its history.
+    It may be killed at any moment: the same move, to the same target, goes on with what was on its way. Nothing is
+    lost, and nothing is there twice, as long as the target still knows what it got: so go on before the time is over
+    for which it keeps its history.
 
     Args:
         source: an open store.
@@ -59,9 +59,9 @@ async def move_jobs(
         # In one and the same store they would be left as they are, and then be removed.
         if any(job.status is StoredStatus.MOVING for job in await target.find(ids)):
             raise StoreError(
-                f"jobs cannot be moved from {source.url} to {target.url}: the target has them as `moving`, so it is the "
-                "same store, or is being moved elsewhere itself; nothing was removed. Move to another store, or finish "
-                "the other move first"
+                f"jobs cannot be moved from {source.url} to {target.url}: the target has them as `moving`, so it is "
+                "the same store, or is being moved elsewhere itself; nothing was removed. Move to another store, or "
+                "finish the other move first"
             )
         await target.restore(jobs)
         await source.forget_moved(ids)
