@@ -14,12 +14,16 @@ but there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from aiopool.errors import StoreError
 from aiopool.stores._protocol import Store
-from aiopool.stores._rows import StoredStatus
+from aiopool.stores._rows import LIVE, StoredStatus
 
 __all__ = ["move_jobs"]
+
+# Jobs by which two stores are told apart.
+_LOOK: Final = 50
 
 
 async def move_jobs(
@@ -53,19 +57,43 @@ async def move_jobs(
     """
     if not 1 <= batch <= 1000:
         raise ValueError(f"batch={batch!r}: write how many jobs are on their way at once, from 1 to 1000")
+    if await _are_same(source, target):
+        raise _same_store(source, target)
     moved = 0
     while jobs := await source.export(batch):
         ids = [job.id for job in jobs]
         # In one and the same store they would be left as they are, and then be removed.
         if any(job.status is StoredStatus.MOVING for job in await target.find(ids)):
-            raise StoreError(
-                f"jobs cannot be moved from {source.url} to {target.url}: the target has them as `moving`, so it is "
-                "the same store, or is being moved elsewhere itself; nothing was removed. Move to another store, or "
-                "finish the other move first"
-            )
+            raise _same_store(source, target)
         await target.restore(jobs)
         await source.forget_moved(ids)
         moved += len(jobs)
         if on_progress is not None:
             on_progress(moved)
     return moved
+
+
+async def _are_same(source: Store, target: Store) -> bool:
+    """Return whether two stores are one, under two names perhaps, as far as that shows before anything is changed.
+
+    A job that is live in both, and is on its way in none, is one that was never moved: there is one store.
+    """
+    page, _ = await source.page(limit=_LOOK)
+    there = await _settled(target, [job.id for job in page])
+    here = await _settled(source, list(there))  # again: another move may have taken some of them over meanwhile
+    return any(there[id] == submission for id, submission in here.items())
+
+
+async def _settled(store: Store, ids: list[str]) -> dict[str, tuple[float, str]]:
+    """Return by which submission each of some jobs is here; those that are ended, or on their way, are left out."""
+    jobs = await store.find(ids) if ids else []
+    staying = LIVE - {StoredStatus.MOVING}
+    return {job.id: (job.created_at, job.submitter) for job in jobs if job.status in staying}
+
+
+def _same_store(source: Store, target: Store) -> StoreError:
+    return StoreError(
+        f"jobs cannot be moved from {source.url} to {target.url}: they are in the target already, so it is the same "
+        "store, or is being moved elsewhere itself. Nothing was removed; move to another store, or finish the other "
+        "move first"
+    )
