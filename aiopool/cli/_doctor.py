@@ -23,7 +23,7 @@ def examine_store(url: str, queue: str, *, as_json: bool) -> int:
 
     async def work(store: Store) -> int:
         facts = {name: _clean(value, url) for name, value in (await store.facts()).items()}
-        warnings = [str(warning) for warning in facts.pop("warnings", ())]
+        warnings, notes = (list(map(str, facts.pop(name, ()))) for name in ("warnings", "notes"))
         engine = url.partition(":")[0]
         kept = promises(engine, store.durability, store.lease)
         if as_json:
@@ -35,16 +35,19 @@ def examine_store(url: str, queue: str, *, as_json: bool) -> int:
                     **{name: value if _is_json(value) else str(value) for name, value in facts.items()},
                     "promises": [promise._asdict() for promise in kept],
                     "warnings": warnings,
+                    "notes": notes,
                 }
             )
         else:
-            text = "".join(_page(store, queue, facts, kept, warnings))
+            text = "".join(_page(store, queue, facts, kept, warnings, notes))
         return write_output(text) or (FAILED if warnings else FINE)
 
     return on_store(url, queue, work, made=True, private=True)
 
 
-def _page(store: Store, queue: str, facts: dict[str, Any], kept: list[Promise], warnings: list[str]) -> Iterator[str]:
+def _page(
+    store: Store, queue: str, facts: dict[str, Any], kept: list[Promise], warnings: list[str], notes: list[str]
+) -> Iterator[str]:
     rows = [("store", store.url), ("queue", queue), ("durability", store.durability)]
     rows += [(name.replace("_", " "), _word(value)) for name, value in facts.items() if name != "durability"]
     rows += [("largest payload", f"{store.max_payload:,} bytes")]
@@ -52,10 +55,10 @@ def _page(store: Store, queue: str, facts: dict[str, Any], kept: list[Promise], 
     yield "\na job that was accepted\n"
     for promise in kept:
         yield f"  {promise.kept:<3}  {promise.text}{': ' if promise.note else ''}{promise.note}\n"
-    if warnings:
-        yield "\nwarnings\n"
-        for warning in warnings:
-            yield f"  {printable(warning)}\n"
+    for title, texts in (("warnings", warnings), ("notes", notes)):
+        if texts:
+            yield f"\n{title}\n"
+            yield from (f"  {printable(text)}\n" for text in texts)
 
 
 def _clean(value: Any, url: str) -> Any:

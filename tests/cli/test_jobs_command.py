@@ -159,7 +159,7 @@ async def test_retry(here: Path):
     async with opened(here) as store:
         await store.submit([new("a", unique="only")])
         await end(store, "failed", error=ERROR)
-        await store.submit([new("b")])
+        await store.submit([new("b", priority=9)])
         done = await jobs(here, "retry", "a", "b", "nobody")
         assert [job.status for job in await store.find(["a"])] == ["queued"]
         assert done.code == 1
