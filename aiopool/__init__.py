@@ -9,6 +9,8 @@ General layout, from the ground up; a room imports only rooms above it in this l
     _engine            how jobs are queued and run: queue, slots, engine, workers, supervisor
     _pool              what users hold: pool, views, groups, maps, shutdown
     blocking           a pool for programs without an event loop
+    stores             where jobs survive; knows no pool
+    _durable           the jobs of a pool in its store
     metrics, health    what a pool did, and how it is
     records            what is kept of jobs that have ended
     workers            what a worker is about, and what it holds
@@ -23,6 +25,7 @@ Read `_jobs/job.py`, `_engine/queue.py`, `_engine/engine.py`, `_engine/worker.py
 
 from aiopool import events as events
 from aiopool import from_thread as from_thread
+from aiopool._durable.handlers import Handlers
 from aiopool._engine.current_worker import current_worker
 from aiopool._jobs.job import Job, current_job
 from aiopool._jobs.limits import Cooldown, Limit
@@ -34,6 +37,7 @@ from aiopool._jobs.retry_budget import RetryBudget
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import JobStatus, PoolStatus
 from aiopool._pool.cancel_report import CancelReport
+from aiopool._pool.durability import provide as _provide
 from aiopool._pool.group import Group
 from aiopool._pool.map import MapResult, MapStream
 from aiopool._pool.pool import Pool
@@ -55,6 +59,7 @@ __all__ = [
     "CancelReport",
     "Cooldown",
     "Group",
+    "Handlers",
     "Job",
     "JobCancelledError",
     "JobError",
@@ -86,5 +91,15 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def _durability(*about: object) -> object:
+    """Make what keeps the jobs of a pool in a store: the one thing that the pool cannot import, for it stands above."""
+    from aiopool._durable.client import store_jobs  # most programs have no store
+
+    return store_jobs(*about)  # type: ignore[arg-type]
+
+
+_provide(_durability)  # type: ignore[arg-type]
 
 _publish(globals())

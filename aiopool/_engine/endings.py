@@ -18,6 +18,7 @@ from aiopool._engine.lanes import LaneTable
 from aiopool._engine.lending import SlotLending
 from aiopool._engine.slots import Slots
 from aiopool._jobs.job import Job, JobExtra
+from aiopool._jobs.lease import Lease
 from aiopool._jobs.outcome import add_note, cancelled_error, timeout_error
 from aiopool._jobs.retry import RetryAfter
 from aiopool._jobs.statistics import Counters
@@ -96,7 +97,6 @@ class Endings:
         observers = self.observers
         worker = worker_of(job) if observers else None
         awaited = bool(observers) and status is not SUCCEEDED and awaiter_count(job) > 0
-        del self._jobs[job._sequence]
         counters = self._counters
         if status is SUCCEEDED:
             counters.succeeded += 1
@@ -104,18 +104,12 @@ class Endings:
             name = status.value
             setattr(counters, name, getattr(counters, name) + 1)
         extra = job._extra
-        if extra is not None:
-            if extra.history is not None:
-                if status is SUCCEEDED:
-                    counters.recovered += 1
-                else:
-                    counters.not_recovered += 1
-            if extra.id is not None:
-                self._ids.release(job)
-            if extra.group is not None:
-                self._groups.leave(job, extra.group)
-            if extra.lent:
-                self._lending.cancel_loan(extra)
+        if extra is not None and extra.history is not None:
+            if status is SUCCEEDED:
+                counters.recovered += 1
+            else:
+                counters.not_recovered += 1
+        self._leave(job, extra)
         job._finish(status, value, now)
         if extra is not None and extra.callbacks is not None:
             callbacks, extra.callbacks = extra.callbacks, None
@@ -124,6 +118,31 @@ class Endings:
         self._join_waiters.wake_if_idle()
         if observers:
             observers.ended(job, worker, now, awaited=awaited)
+
+    def _leave(self, job: Job[Any], extra: JobExtra | None) -> None:
+        """Let go of what a job that ends had of the pool."""
+        del self._jobs[job._sequence]
+        if extra is not None:
+            if extra.id is not None:
+                self._ids.release(job)
+            if extra.group is not None:
+                self._groups.leave(job, extra.group)
+            if extra.lent:
+                self._lending.cancel_loan(extra)
+
+    def give_back(self, job: Job[Any], lease: Lease, now: float) -> None:
+        """Let a job of a store leave the pool without an end of its own: for another attempt, or another process.
+
+        Here it ends as cancelled, for those who hold it in this process: its own code.
+        """
+        extra, worker = job._extra, worker_of(job)
+        self._counters.given_back += 1
+        self._leave(job, extra)
+        lease.given_back(job)
+        job._finish(CANCELLED, (cancelled_error(job, None), None), now)
+        self._join_waiters.wake_if_idle()
+        if self.observers:
+            self.observers.given_back(job, worker, now)
 
     def finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:
         add_note(error, job)
@@ -138,6 +157,10 @@ class Endings:
             self._reporter.report(job, error, worker)
 
     def finish_cancelled(self, job: Job[Any], now: float, *, cause: BaseException | None = None) -> None:
+        lease = None if job._extra is None else job._extra.lease
+        if lease is not None and lease.takes_back(job):
+            self.give_back(job, lease, now)
+            return
         self.finish(job, CANCELLED, (cancelled_error(job, cause), None), now)
 
     def when_ended(self, job: Job[Any]) -> asyncio.Future[None] | None:
@@ -215,6 +238,8 @@ class Endings:
         if extra.leaked:
             self._count_leak(-1)
         self.wake_exit_waiters(extra)
+        if extra.lease is not None:
+            extra.lease.ended_late(job)
         if error is not None and not is_kind(error, (asyncio.CancelledError, RetryAfter)):
             self._reporter.report(job, error)
 

@@ -42,6 +42,7 @@ from aiopool._engine.slots import Slots
 from aiopool._jobs.fair_shares import FairShares
 from aiopool._jobs.job import Job, JobExtra, make_job
 from aiopool._jobs.layered import layered
+from aiopool._jobs.lease import Lease
 from aiopool._jobs.limits import share_key
 from aiopool._jobs.outcome import failure_of, next_delay, timeout_error
 from aiopool._jobs.records import AttemptRecord
@@ -108,6 +109,7 @@ class Engine:
         "now",
         "observers",
         "on_fatal",
+        "on_free",
         "owner",
         "queue",
         "queue_limits",
@@ -198,6 +200,7 @@ class Engine:
         self.no_more_retries = False  # the pool is leaving: there will be no worker for another
         self.cancel_grace = cancel_grace
         self.on_fatal = on_fatal
+        self.on_free: Callable[[], object] | None = None  # called when there may be a free slot, and no job for it
         self.endings = Endings(
             now=self.now,
             jobs=self.jobs,
@@ -325,6 +328,26 @@ class Engine:
         if self.observers:
             self.observers.submitted(job)
 
+    def enter_leased(
+        self, spec: JobSpec, function: Callable[..., Any], args: tuple[Any, ...], lease: Lease, id: str, **about: Any
+    ) -> Job[Any]:
+        """Take in a job of a store, for one attempt; whatever the size of the queue.
+
+        Args:
+            spec, function, args: what it runs.
+            lease: who takes it back.
+            id: its id.
+            about: `attempt`, the number of this one, from 1; `age`, seconds since its submission.
+        """
+        now = self.now()
+        job = make_job(function, args, spec, self.ids.next(), now - about["age"], lease)
+        job._location = None
+        job._attempt = about["attempt"] - 1
+        extra = job._extra = JobExtra()
+        extra.id, extra.lease = id, lease
+        self.enter(job)
+        return job
+
     def _enter_held(self, job: Job[Any]) -> None:
         """Take a job in that has waited for admission, inside of another step; see `admission.py`."""
         self.register(job)
@@ -366,7 +389,7 @@ class Engine:
             run = functools.partial(self.owner.run_inside_layers, job)
             job._function = layered(job, spec.layers, run)
         extra = job._extra
-        if spec.total_timeout is not None:
+        if spec.total_timeout is not None and (extra is None or extra.lease is None):
             self.total_limits.add(spec.total_timeout, job)
         if spec.queue_timeout is not None:
             self.queue_limits.add(spec.queue_timeout + (0.0 if extra is None else extra.delay), job)
@@ -449,6 +472,8 @@ class Engine:
             if (most <= 0 or (self.slice and self.now() >= self.slice_ends)) and self.queue.live:
                 self.wake_workers()
                 break
+        if self.on_free is not None and slots.active < slots.limit:
+            self.on_free()
 
     def take_job(self) -> Job[Any] | None:
         """Decide which job a worker that holds a slot starts now; None: none, and the worker releases its slot."""
@@ -518,6 +543,8 @@ class Engine:
         self.slots.release()
         if self.admission.waiting:
             self.admission.admit()
+        if self.on_free is not None:
+            self.on_free()
 
     # -- size and pause ------------------------------------------------------------------------------------------
 
@@ -532,7 +559,7 @@ class Engine:
             size = max(size, 1)
         slots.set_size(size, paused=slots.paused if paused is None else paused and not closing)
         self.admission.admit()
-        if self.queue.live or slots.reclaims:
+        if self.queue.live or slots.reclaims or self.on_free is not None:
             self.wake_workers()
         if self.observers:
             if slots.size != before[0]:
@@ -596,9 +623,14 @@ class Engine:
                 try:
                     if extra is not None and extra.places:
                         self.lanes.failed(extra, failure, job._started_at, now)
-                    delay = None if self.no_more_retries else next_delay(job, failure, now=now, rng=self.runtime.random)
+                    lease = None if extra is None else extra.lease
+                    over = self.no_more_retries and lease is None
+                    delay = None if over else next_delay(job, failure, now=now, rng=self.runtime.random)
                     if delay is not None:
-                        self._retry(job, failure, delay, now)
+                        if lease is None:
+                            self._retry(job, failure, delay, now)
+                        else:
+                            self._retry_elsewhere(job, lease, failure, delay, now)
                         return
                 except BaseException as fault:
                     # The user's predicate or backoff is broken, or no timer can be had: that is how the job fails.
@@ -632,6 +664,18 @@ class Engine:
             extra.places = ()  # and they have no place any more
         if self.observers:
             self.observers.retrying(job, worker, failure, delay, now)
+
+    def _retry_elsewhere(self, job: Job[Any], lease: Lease, failure: BaseException, delay: float, now: float) -> None:
+        """retry: give a job of a store back, for its next attempt."""
+        self.counters.retries += 1
+        lease.retry(job, failure, delay)
+        worker = job._location.id
+        if self.observers:
+            self.observers.retrying(job, worker, failure, delay, now)
+        self.endings.give_back(job, lease, now)
+        extra = job._extra
+        if extra is not None and extra.exit_waiters is not None:
+            self.endings.wake_exit_waiters(extra)
 
     def _schedule(self, job: Job[Any], due: float) -> None:
         timer = self.timers.add(due, self._come_due, job)
@@ -761,6 +805,11 @@ class Engine:
             if not begun:
                 self._expire(job, StopCause.QUEUE_TIMEOUT)
             yield
+
+    def leased_expired(self, job: Job[Any]) -> None:
+        """The total time of a job of a store is over."""
+        if job._finished_at is None:
+            self._expire(job, StopCause.TOTAL_TIMEOUT)
 
     def _total_expired(self, job: Job[Any]) -> None:
         self._expire(job, StopCause.TOTAL_TIMEOUT)

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-__all__ = ["Offload", "check_count", "check_id", "check_metadata", "check_moment", "check_offload", "check_seconds"]
+__all__ = [
+    "Offload",
+    "check_count",
+    "check_id",
+    "check_metadata",
+    "check_moment",
+    "check_offload",
+    "check_seconds",
+    "check_unique",
+]
 
 Offload = Literal["thread", "process", "interpreter"]
 """Where a plain function runs."""
@@ -41,6 +50,12 @@ def check_id(id: object) -> None:
     """Raise if this is no id that a job can have."""
     if not isinstance(id, (str, int)) or isinstance(id, bool):
         raise TypeError(f"id={id!r} is a {type(id).__name__}: an id is a str or an int")
+
+
+def check_unique(unique: object) -> None:
+    """Raise if this is nothing that one live job alone can have."""
+    if not isinstance(unique, str) or not unique:
+        raise TypeError(f'unique={unique!r} ({type(unique).__name__}): write a text, such as unique="welcome-42"')
 
 
 def check_metadata(metadata: object) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from aiopool._jobs.fair_shares import Share
+from aiopool._jobs.lease import Lease
 from aiopool._jobs.limits import Key
 from aiopool._jobs.records import AttemptRecord, JobOutcome
 from aiopool._jobs.spec import JobSpec
@@ -63,6 +64,7 @@ class JobExtra:
     """What few jobs have. Defaults of the class, not slots: most of it is never set, and unset it costs nothing."""
 
     id: int | str | None = None  # the user's own
+    lease: Lease | None = None  # of a job that a store has given to the pool, for one attempt
     delay = 0.0  # seconds until it enters the queue
     group: Any = None  # a `GroupState`
     stop: StopRequest | None = None
@@ -154,6 +156,21 @@ class Job(Generic[T]):
         """The id that was given with `with_options(id=…)`, or the job's number in its pool."""
         extra = self._extra
         return self._sequence if extra is None or extra.id is None else extra.id
+
+    @property
+    def idempotency_key(self) -> str:
+        """A text that is the same in each attempt of the job, and of no other job: for the other side of a call.
+
+        Of a job of a store it is the id, which is the same on every host. Of another it names the pool, too; it is
+        unique while the process lives.
+
+        Example:
+            await bank.transfer(amount, idempotency_key=current_job().idempotency_key)
+        """
+        extra = self._extra
+        if extra is not None and extra.lease is not None:
+            return str(self.id)
+        return f"{self._spec.owner.name}-{self.id}"
 
     @property
     def name(self) -> str:

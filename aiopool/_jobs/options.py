@@ -24,6 +24,7 @@ from aiopool._jobs.checks import (
     check_moment,
     check_offload,
     check_seconds,
+    check_unique,
 )
 from aiopool._jobs.layered import Layer, check_layers
 from aiopool._jobs.limits import Key, check_key
@@ -42,6 +43,7 @@ __all__ = [
     "check_count",
     "check_id",
     "check_seconds",
+    "check_unique",
     "function_options",
     "id_key",
     "id_number",
@@ -92,6 +94,7 @@ class JobOptions:
         retry: when to try again; `None`: never.
         delay: seconds until the job enters the queue; after `run_at` was given, the moment.
         run_at: the moment at which the job enters the queue, as a datetime with a time zone, in place of a delay.
+        unique: at most one live job of the store has this text; a second submission gets the job that has it.
         id: the user's own name for this one job, a text or a number; unique among the live jobs of a pool, where `"7"`
             and `7` are the same.
         name: what the job is called in logs; the function's name by default.
@@ -112,6 +115,7 @@ class JobOptions:
     retry: Retry | Unset | None = UNSET
     delay: float | datetime | Unset | None = UNSET
     id: str | int | Unset | None = UNSET
+    unique: str | Unset | None = UNSET
     name: str | Unset | None = UNSET
     group: str | Unset | None = UNSET
     key: Key | Unset | None = UNSET
@@ -146,6 +150,8 @@ class JobOptions:
             )
         if self.id is not UNSET and self.id is not None:
             check_id(self.id)
+        if self.unique is not UNSET and self.unique is not None:
+            check_unique(self.unique)
         if self.name is not UNSET and self.name is not None and not isinstance(self.name, str):
             raise TypeError(f"name={self.name!r} is a {type(self.name).__name__}: it must be a str")
         if self.group is not UNSET and self.group is not None and not isinstance(self.group, str):
@@ -186,12 +192,12 @@ _FIELDS: Final = tuple(
 _SHARED: Final = tuple(
     vars(JobOptions)[field.name].__get__
     for field in dataclasses.fields(JobOptions)
-    if field.name not in ("id", "delay", "key")
+    if field.name not in ("id", "delay", "key", "unique")
 )
 
 
 def is_for_one_job(options: JobOptions) -> bool:
-    """Return whether nothing is said but what mostly differs from job to job: an id, a delay, a key."""
+    """Return whether nothing is said but what mostly differs from job to job: an id, a delay, a key, `unique`."""
     return all(read(options) is UNSET for read in _SHARED)
 
 
@@ -203,6 +209,7 @@ DEFAULTS: Final = JobOptions(
     retry=None,
     delay=None,
     id=None,
+    unique=None,
     name=None,
     group=None,
     key=None,

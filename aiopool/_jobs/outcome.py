@@ -45,10 +45,11 @@ def next_delay(job: Job[Any], failure: BaseException, *, now: float, rng: random
     retry = job._spec.retry
     if retry is None:
         return None
-    history = None if job._extra is None else job._extra.history
+    extra = job._extra
+    history = None if extra is None else extra.history
     delay = retry.next_delay(
         failure,
-        attempt=job._attempt,
+        attempt=job._attempt - (0 if extra is None or extra.lease is None else extra.lease.crashes),
         elapsed=now - job._submitted_at,
         previous=history[-1].delay if history else 0.0,
         rng=rng,
@@ -64,7 +65,9 @@ def timeout_error(job: Job[Any], cause: StopCause) -> JobTimeoutError:
     if cause is StopCause.QUEUE_TIMEOUT:
         seconds, text = spec.queue_timeout, "waited in the queue for longer than"
     elif cause is StopCause.TOTAL_TIMEOUT:
-        seconds, text = spec.total_timeout, "was not done within a total of"
+        lease = None if job._extra is None else job._extra.lease
+        seconds = spec.total_timeout if lease is None else lease.total_timeout
+        text = "was not done within a total of"
     else:
         changed = None if job._extra is None else job._extra.timeout
         seconds, text = spec.timeout if changed is None else changed, "ran for longer than"

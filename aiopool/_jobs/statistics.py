@@ -1,7 +1,7 @@
 """Numbers: the plain counters that the engine keeps, and the frozen `Statistics` that users see.
 
-Invariant, at every moment: `submitted = succeeded + failed + timed_out + cancelled + rejected + queued + scheduled +
-running`. The first six are counted where they happen; the last three are counts of what is in a place.
+Invariant, at every moment: `submitted = succeeded + failed + timed_out + cancelled + rejected + given_back + queued +
+scheduled + running`. The first seven are counted where they happen; the last three are counts of what is in a place.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class Counters:
         "cancelled",
         "dropped",
         "failed",
+        "given_back",
         "leaked_total",
         "not_recovered",
         "recovered",
@@ -41,6 +42,7 @@ class Counters:
     timed_out: int
     cancelled: int
     rejected: int
+    given_back: int
     retries: int
     restarts: int
     leaked_total: int
@@ -54,7 +56,8 @@ class Counters:
 class Statistics:
     """A pool in numbers at one moment.
 
-    `submitted == succeeded + failed + timed_out + cancelled + rejected + queued + scheduled + running`, always.
+    `submitted == succeeded + failed + timed_out + cancelled + rejected + given_back + queued + scheduled + running`,
+    always.
 
     Attributes:
         submitted: jobs handed in, the rejected ones included.
@@ -78,6 +81,7 @@ class Statistics:
         dropped: jobs that were pushed out of a full queue, by `overflow`; they are among the cancelled ones.
         recovered: jobs that succeeded after an attempt that had failed: retries that helped.
         not_recovered: jobs that were tried again, and ended in another way: retries that did not help.
+        given_back: jobs of a store that went back to it, for another attempt or for another process.
         uptime: seconds since the pool was opened; once it is closed: that it was open. It does not count when two
             snapshots are compared.
     """
@@ -103,11 +107,12 @@ class Statistics:
     dropped: int
     recovered: int
     not_recovered: int
+    given_back: int
     uptime: float = dataclasses.field(compare=False)
 
 
 def adds_up(found: Statistics) -> bool:
     """Whether numbers are of one moment, as far as one can see."""
-    ended = found.succeeded + found.failed + found.timed_out + found.cancelled + found.rejected
+    ended = found.succeeded + found.failed + found.timed_out + found.cancelled + found.rejected + found.given_back
     live = found.queued + found.scheduled + found.running
     return found.submitted == ended + live and min(found.queued, found.scheduled, found.running, found.busy) >= 0

@@ -239,6 +239,11 @@ class Observers:
         for observer in self._observers:
             observer.retrying(job, worker, error, delay, now)
 
+    def given_back(self, job: Job[Any], worker: int | None, now: float) -> None:
+        """See `Observer`."""
+        for observer in self._observers:
+            observer.given_back(job, worker, now)
+
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool = False) -> None:
         """See `Observer`."""
         for observer in self._observers:

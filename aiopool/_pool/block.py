@@ -116,7 +116,7 @@ class JobBlock(JobObserver):
         def cancel_each() -> Iterator[None]:
             nonlocal asked
             while jobs:
-                asked += engine.cancel(jobs.pop(), reason)
+                asked += jobs.pop().cancel(reason)
                 yield
 
         engine.chores.work_off(cancel_each())

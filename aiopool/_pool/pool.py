@@ -45,6 +45,7 @@ from aiopool._jobs.status import JobStatus, PoolStatus
 from aiopool._pool.bulk_cancel import cancel_jobs
 from aiopool._pool.cancel_report import CancelReport
 from aiopool._pool.completed import CompletedJobs
+from aiopool._pool.durability import Durability, Role, make_durability
 from aiopool._pool.group import Group
 from aiopool._pool.job_scan import JobScan
 from aiopool._pool.lanes import Lanes
@@ -141,6 +142,12 @@ class Pool(Submitter, AsyncOnly):
         count_by_worker: count what each worker does, for `workers()`.
         watchdog: seconds for which a job may hold up the event loop before a thread says so in the log: which job it
             is, and where, while it does. None: nobody looks.
+        store: where the jobs are kept, so that they survive this process: a URL, such as `"sqlite:///jobs.db"`,
+            `"postgresql://host/database"`, `"redis://host"` or `"memory://"`; or a store of `aiopool.stores`. Pools
+            that have the same `name` there share their jobs, on any number of hosts. None: in memory.
+        handlers: the functions whose jobs the store keeps: an `aiopool.Handlers`.
+        role: of a pool with a store: whether it runs jobs (`"worker"`), submits them (`"producer"`), or both. A
+            worker may submit, too.
 
     Example:
         async with Pool(size=8) as pool:
@@ -216,6 +223,9 @@ class Pool(Submitter, AsyncOnly):
         recycle_after: int | None = None,
         count_by_worker: bool = False,
         watchdog: float | None = None,
+        store: object | None = None,
+        handlers: object | None = None,
+        role: Role = "both",
     ) -> None:
         if not isinstance(size, SizeRule):
             check_count("size", size, least=1, most=MAX_SIZE)
@@ -255,9 +265,17 @@ class Pool(Submitter, AsyncOnly):
             offload=offload,
             layers=layers,
         ).over(DEFAULTS)
-        super().__init__(
-            PoolState(name, options, overflow, PoolLimits(limit, limits, key_limit, weights)), JobOptions(), options
-        )
+        _check_choice("role", role, ("both", "producer", "worker"))
+        state = PoolState(name, options, overflow, PoolLimits(limit, limits, key_limit, weights))
+        if store is not None:
+            if weights is not None or aging is not None:
+                raise ValueError(
+                    "fair_keys and aging order the jobs of one process, and a store its own: leave them out"
+                )
+            state.durability = make_durability(state, store, handlers, role)
+        elif handlers is not None or role != "both":
+            raise ValueError('handlers= and role= are for a pool with a store: write store="sqlite:///jobs.db", too')
+        super().__init__(state, JobOptions(), options)
         if keep_finished is not None:
             from aiopool._observe.finished_jobs import FinishedJobs
 
@@ -355,12 +373,22 @@ class Pool(Submitter, AsyncOnly):
         if state.overflow == "drop_oldest":
             engine.queue.oldest()  # asked for the first time it looks at all jobs: there are none
         state.opened(engine, supervisor, self._runners)
+        if state.durability is not None:
+            await self._open_store(state.durability)
         if isinstance(self._size, SizeRule):
             self._resizing.resize(self._size)
         self._roster = register_open_pool(runtime.loop, self)
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
             self._signals.install(runtime.loop)
         return self
+
+    async def _open_store(self, durability: Durability) -> None:
+        """Open the store. If that fails, or the caller is cancelled, the pool is closed again."""
+        try:
+            await durability.open()
+        except BaseException:
+            await self._close(timeout=0)
+            raise
 
     def _watched(self, engine: Engine, limit: float, wake_worker: Callable[[], bool]) -> Callable[[], bool]:
         """Return a `wake_worker` that has the loop watched from then on: an idle pool is not."""
@@ -504,6 +532,8 @@ class Pool(Submitter, AsyncOnly):
                 self._state.hooks,
             )
             self._state.status = PoolStatus.CLOSING
+            if self._state.durability is not None:
+                self._state.durability.stop_claiming()
         caller = running_job.get()
         if caller is not None and caller._spec.owner is self._state and caller._finished_at is None:
             self._shutdown.called_by(caller)
@@ -520,6 +550,8 @@ class Pool(Submitter, AsyncOnly):
             self._report = await shutdown.run()
             return self._report
         finally:
+            if self._state.durability is not None:
+                await self._state.durability.close()
             if self._watch is not None:
                 self._watch.stop()
                 self._watch = None
@@ -588,9 +620,14 @@ class Pool(Submitter, AsyncOnly):
     async def join(self) -> None:
         """Wait until no job is left, and stay open. Called inside a job, it waits for all others.
 
+        With a store: until all jobs that were submitted by this pool have ended, wherever they run, and it runs none.
+
         If the caller is cancelled, the jobs go on.
         """
-        await self._engine("join").join_waiters.wait()
+        engine = self._engine("join")
+        if self._state.durability is not None:
+            await self._state.durability.join()
+        await engine.join_waiters.wait()
 
     def as_completed(self, jobs: Iterable[J]) -> AsyncIterator[J]:
         """Return jobs of this pool as they end, for `async for`.
@@ -635,6 +672,8 @@ class Pool(Submitter, AsyncOnly):
             await pool.cancel("invoice-17", reason="paid twice")
         """
         engine = self._engine("cancel")
+        if self._state.durability is not None:
+            return await self._state.durability.cancel(str(id), reason)
         job = self.get_job(id)
         if job is None or job.done():
             finished = self._state.observers.finished
@@ -704,7 +743,7 @@ class Pool(Submitter, AsyncOnly):
         Example:
             await pool.stop_worker(pool.workers()[0].id)
         """
-        from aiopool._pool.workers import end_worker
+        from aiopool._pool.workers import STOPPED, end_worker
 
         worker = self._worker("stop_worker", id)
         if worker is None:
@@ -714,7 +753,7 @@ class Pool(Submitter, AsyncOnly):
         if worker not in supervisor.removed:
             supervisor.removed.add(worker)
             self.resize(max(self.size - 1, 0))
-        return await end_worker(self._state, worker, graceful=graceful, reason="its worker was stopped")
+        return await end_worker(self._state, worker, graceful=graceful, reason=STOPPED)
 
     async def restart_worker(self, id: int, *, graceful: bool = True) -> bool:
         """End a worker, and close its resource; another is made, with a resource of its own, when a job needs one.
@@ -734,12 +773,12 @@ class Pool(Submitter, AsyncOnly):
             for worker in pool.workers():
                 await pool.restart_worker(worker.id)
         """
-        from aiopool._pool.workers import end_worker
+        from aiopool._pool.workers import RESTARTED, end_worker
 
         worker = self._worker("restart_worker", id)
         if worker is None:
             return False
-        return await end_worker(self._state, worker, graceful=graceful, reason="its worker was restarted")
+        return await end_worker(self._state, worker, graceful=graceful, reason=RESTARTED)
 
     def _worker(self, what: str, id: int) -> Worker | None:
         if isinstance(id, bool) or not isinstance(id, int):
@@ -963,6 +1002,24 @@ class Pool(Submitter, AsyncOnly):
             stream.close()  # there is nothing to hear any more
         return stream
 
+    @property
+    def fleet(self) -> Any:
+        """All pools that share the store and the name of this one: see `aiopool.stores.Fleet`.
+
+        Raises:
+            RuntimeError: the pool has no store.
+
+        Example:
+            await pool.fleet.pause()
+            print(await pool.fleet.statistics())
+        """
+        if self._state.durability is None:
+            raise RuntimeError(
+                f"pool {self.name!r} has no store, and so no fleet: write Pool(store=..., handlers=...), or ask "
+                "the pool itself"
+            )
+        return self._state.durability.fleet
+
     # -- questions ---------------------------------------------------------------------------------------------------
 
     @property
@@ -1152,6 +1209,7 @@ class Pool(Submitter, AsyncOnly):
             dropped=counters.dropped,
             recovered=counters.recovered,
             not_recovered=counters.not_recovered,
+            given_back=counters.given_back,
             uptime=self._state.uptime(),
         )
 

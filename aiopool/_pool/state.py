@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # they come with whoever measures or asks
 
     from aiopool._observe.health import HealthLimits
     from aiopool._observe.metrics import MetricsRecorder
+    from aiopool._pool.durability import Durability
     from aiopool._pool.thread_bridge import ThreadBridge
 
 __all__ = ["PoolState"]
@@ -44,6 +45,7 @@ class PoolState:
         "bridges",
         "close_waiters",
         "closed_at",
+        "durability",
         "engine",
         "failure",
         "flights",
@@ -65,6 +67,7 @@ class PoolState:
 
     def __init__(self, name: str, options: JobOptions, overflow: Overflow, limits: PoolLimits) -> None:
         self.name = name
+        self.durability: Durability | None = None  # of a pool with a store; set before its first view is made
         self.options = options
         self.limits = limits
         self.overflow = overflow
@@ -218,8 +221,11 @@ class PoolState:
     def wait_or_cancel(self, job: Job[Any], reason: str) -> Generator[Any, None, None]:
         """Wait until a job is done; a caller that is cancelled takes it along, and does not wait for its end."""
         engine, waiter = self._open_engine(), running_job.get()
-        if engine.is_own(waiter) or not engine.start_awaited(job):
-            yield from engine.lending.wait(job, waiter, lambda: self.cancel(job, reason))
+        if self.durability is not None:
+            self.durability.expect(job)
+        elif not engine.is_own(waiter) and engine.start_awaited(job):
+            return
+        yield from engine.lending.wait(job, waiter, lambda: job.cancel(reason))
 
     async def stop(self, job: Job[Any], reason: str | None) -> None:
         """Cancel a job, and return when no line of it will run any more, or it leaked.
@@ -228,6 +234,9 @@ class PoolState:
         """
         engine = self.engine
         assert engine is not None
+        if self.durability is not None:
+            await self.durability.cancel(str(job.id), reason)
+            return
         engine.cancel(job, reason)
         ended = engine.endings.when_ended(job)
         if ended is not None:

@@ -4,7 +4,10 @@ Options and arguments never share a keyword namespace: options are bound first, 
 follows the function in `submit` is the function's own.
 
 A view is cheap: it holds its options and a `JobSpec` for each kind of function, made at first use. A view that differs
-by an `id`, a `delay` or a `key` alone, and is made for one job, takes the specs of the view that it was made from.
+by an `id`, a `delay`, a `key` or `unique` alone, and is made for one job, takes the specs of the view that it was made
+from.
+
+The jobs of a pool that has a store go there (`durability.py`): no view of such a pool is *direct*.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from aiopool._jobs.options import (
     check_count,
     check_id,
     check_seconds,
+    check_unique,
     function_options,
     is_for_one_job,
 )
@@ -38,6 +42,7 @@ from aiopool._jobs.retry import Retry
 from aiopool._jobs.spec import JobSpec
 from aiopool._jobs.status import PoolStatus
 from aiopool._pool.block import JobBlock
+from aiopool._pool.durability import Durability, StoreCall
 from aiopool._pool.map import MapResult, MapStream
 from aiopool._pool.map_feed import MapFeed
 from aiopool._pool.state import PoolState
@@ -60,7 +65,7 @@ T = TypeVar("T")
 _OPTION_NAMES = frozenset(
     (
         *("priority", "timeout", "queue_timeout", "total_timeout", "retry", "delay", "id", "name", "group", "key"),
-        *("metadata", "run_at", "offload", "layers"),
+        *("metadata", "run_at", "offload", "layers", "unique", "within"),
     )
 )
 _set_options: Any = inspect.unwrap(JobOptions.__init__)
@@ -85,10 +90,13 @@ class Submitter:
         "_origin",
         "_specs",
         "_state",
+        "_unique",
+        "_within",
     )
 
     _id: int | str | None
     _delay: float | datetime.datetime
+    _unique: str | None
 
     def __init__(self, state: PoolState, options: JobOptions, base: JobOptions, block: JobBlock | None = None) -> None:
         """`options` are nearer than a function's own; `base` (complete) are those of the group or the pool."""
@@ -98,8 +106,11 @@ class Submitter:
         self._block = block  # whose jobs they are
         self._origin: Submitter | None = None  # the view that this one differs from by these alone
         self._key: Key | Unset | None = UNSET  # of a view with an origin
+        self._within: object | None = None  # a connection of the caller's, to the database of the store
         self._set_own(
-            base.id if options.id is UNSET else options.id, base.delay if options.delay is UNSET else options.delay
+            base.id if options.id is UNSET else options.id,
+            base.delay if options.delay is UNSET else options.delay,
+            base.unique if options.unique is UNSET else options.unique,
         )
         # The last function, its spec, and the keywords of the last call of it that had some.
         self._known: Callable[[], object] = _nothing
@@ -108,10 +119,11 @@ class Submitter:
         # By name, kind, own options and arity; the options are kept with the spec, so that nothing else gets their id.
         self._specs: dict[tuple[str, bool, int, tuple[int, int]], tuple[JobOptions | None, JobSpec]] = {}
 
-    def _set_own(self, id: Any, delay: Any) -> None:
+    def _set_own(self, id: Any, delay: Any, unique: Any) -> None:
         """Note what concerns one job, and is in no spec."""
-        self._id, self._delay = id, delay or 0.0
-        self._direct = self._block is None and id is None and not delay
+        self._id, self._delay, self._unique = id, delay or 0.0, unique
+        durable = self._state.durability is not None
+        self._direct = self._block is None and id is unique is None and not delay and not durable
 
     def _delay_now(self, engine: Engine) -> float:
         """Return the delay in seconds, of a job that is submitted now."""
@@ -200,6 +212,10 @@ class Submitter:
         block = self._block
         if block is not None:
             block.check_open()
+        if self._state.durability is not None:
+            return None  # it takes a commit: nothing is handed in at once
+        if self._unique is not None:
+            raise _store_needed(f"unique={self._unique!r}")
         if self._id is None and not self._delay:
             job = engine.try_submit(spec, function, args, block)
         else:
@@ -504,6 +520,8 @@ class Submitter:
         run_at: datetime.datetime | Unset | None = UNSET,
         offload: Offload | Unset | None = UNSET,
         layers: Iterable[Layer] | Unset | None = UNSET,
+        unique: str | Unset | None = UNSET,
+        within: object | None = None,
     ) -> Submitter:
         """Return a view of the same pool that submits with other options; cheap, and good for many jobs.
 
@@ -529,6 +547,10 @@ class Submitter:
                 the job is cancelled or its time is over; in an `"interpreter"` of its own (Python 3.13).
             layers: what is done around each attempt: `async def layer(job, call)`, the outermost first; inside of those
                 of the pool, the group and the function. None: none at all.
+            unique: of a pool with a store: at most one live job has this text. A submission that finds one returns that
+                job, and submits nothing.
+            within: of a pool with a store that is a database: an open connection of yours to it. The job is written in
+                its transaction, and is there when you commit. See the store.
 
         Raises:
             TypeError, ValueError: an option has a value that it cannot have.
@@ -541,7 +563,10 @@ class Submitter:
             priority is timeout is queue_timeout is total_timeout is retry is name is group is UNSET
             and metadata is run_at is offload is layers is UNSET
         ):
-            return self._for_one_job(id, delay, key)
+            view = self._for_one_job(id, delay, key, unique)
+            if within is not None:
+                view._set_within(within)
+            return view
         options = object.__new__(JobOptions)
         _set_options(  # a view may be made for each job, and the names have been checked
             options,
@@ -559,21 +584,33 @@ class Submitter:
             run_at=run_at,
             offload=offload,
             layers=layers,
+            unique=unique,
         )
-        return self._with(options)
+        view = self._with(options)
+        if within is not None:
+            view._set_within(within)
+        return view
 
     def _with(self, options: JobOptions) -> Submitter:
         if self._origin is not None:
-            options = options.over(JobOptions(id=self._id, delay=self._delay, key=self._key))
-        return Submitter(self._state, options.over(self._options), self._base, self._block)
+            options = options.over(JobOptions(id=self._id, delay=self._delay, key=self._key, unique=self._unique))
+        view = Submitter(self._state, options.over(self._options), self._base, self._block)
+        view._within = self._within
+        return view
+
+    def _set_within(self, connection: object) -> None:
+        if self._state.durability is None:
+            raise _store_needed(f"within={connection!r}")
+        self._within = connection
 
     def _for_one_job(
         self,
         id: str | int | Unset | None,
         delay: float | datetime.datetime | Unset | None,
         key: Key | Unset | None,
+        unique: str | Unset | None,
     ) -> Submitter:
-        """Return a view with another id, delay or key, and the specs of this one."""
+        """Return a view with another id, delay, key or `unique`, and the specs of this one."""
         if id is UNSET:
             id = self._id
         elif id is not None:
@@ -586,12 +623,17 @@ class Submitter:
             key = self._key
         elif key is not None:
             check_key(key)
+        if unique is UNSET:
+            unique = self._unique
+        elif unique is not None:
+            check_unique(unique)
         view = object.__new__(Submitter)
         view._state, view._options, view._base, view._block = self._state, self._options, self._base, self._block
         view._origin = self._origin or self
         view._known = _nothing
         view._key = key
-        view._set_own(id, delay)
+        view._within = self._within
+        view._set_own(id, delay, unique)
         return view
 
     def _map_specs(
@@ -630,7 +672,7 @@ class Submitter:
                 "as JobOptions(timeout=5); JobOptions() changes nothing"
             )
         if is_for_one_job(options):
-            view = self._for_one_job(options.id, options.delay, options.key)
+            view = self._for_one_job(options.id, options.delay, options.key, options.unique)
         else:
             view = self._with(options)
         engine = self._state.engine
@@ -706,7 +748,12 @@ class Submitter:
     async def _submit_when_space(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, patient: bool = False
     ) -> Job[Any]:
-        """Hand in a call that found no room, as the overflow policy says; a patient one waits, whatever it says."""
+        """Hand in a call that found no room, as the overflow policy says; a patient one waits, whatever it says.
+
+        Or one that goes to a store.
+        """
+        if self._state.durability is not None:
+            return await self._submit_to_store(self._state.durability, function, args, kwargs)
         engine, job = self._make(function, args, kwargs)
         self._state.check_accepting(job)
         has_room = not engine.admission.is_full() or (not patient and self._apply_overflow(engine, job, nowait=False))
@@ -726,6 +773,11 @@ class Submitter:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any]:
         """Hand in a call that found no room if the overflow policy makes some; never wait."""
+        if self._state.durability is not None:
+            raise RuntimeError(
+                "submit_nowait() does not wait, and a job of a store is there when it is committed: write `await "
+                "pool.submit(...)`"
+            )
         engine, job = self._make(function, args, kwargs)
         self._state.check_accepting(job)
         self._apply_overflow(engine, job, nowait=True)
@@ -733,6 +785,18 @@ class Submitter:
             self._block.add(job)
         engine.enter(job)
         return job
+
+    async def _submit_to_store(
+        self, durability: Durability, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """Hand in a call to the store of the pool."""
+        self._state.check_accepting()
+        spec, engine = self._look_up(function), self._state.engine
+        assert engine is not None
+        call = StoreCall(
+            spec, function, args, kwargs, self._id, self._delay, self._unique, self._within, self._block, None
+        )
+        return await durability.submit(call)
 
     def _make(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -784,6 +848,13 @@ def _pickle(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> t
 def _nothing() -> object:
     """No function is known yet; and no function is this one."""
     return _nothing
+
+
+def _store_needed(option: str) -> ValueError:
+    return ValueError(
+        f"{option} is for the jobs of a store, and this pool has none: write "
+        'Pool(store="sqlite:///jobs.db", handlers=...)'
+    )
 
 
 def _check_misplaced(function: Callable[..., Any], kwargs: dict[str, Any]) -> None:

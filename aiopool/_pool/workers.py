@@ -12,7 +12,10 @@ from aiopool._jobs.job import running_job
 from aiopool._jobs.status import WorkerState
 from aiopool._pool.state import PoolState
 
-__all__ = ["end_worker", "worker_infos"]
+__all__ = ["RESTARTED", "STOPPED", "end_worker", "worker_infos"]
+
+# Why the job of a worker is cancelled that is ended by hand.
+STOPPED, RESTARTED = "its worker was stopped", "its worker was restarted"
 
 
 def worker_infos(supervisor: Supervisor) -> tuple[WorkerInfo, ...]:

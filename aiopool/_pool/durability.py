@@ -1,0 +1,98 @@
+"""`Durability`: what a pool asks of whoever keeps its jobs in a store. This is the one seam.
+
+The pool knows a store as an argument, and hands every submission to the other side, which stands above it
+(`_durable/`): that side takes jobs out of the store, and has the engine run them, one attempt each (`_jobs/lease.py`).
+Imports point down, so the face tells us once who makes one.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+from aiopool._jobs.job import Job
+from aiopool._jobs.limits import Key
+from aiopool._jobs.spec import JobSpec
+from aiopool._pool.block import JobBlock
+from aiopool._pool.cancel_report import CancelReport
+
+__all__ = ["Durability", "Role", "StoreCall", "make_durability", "provide"]
+
+Role = Literal["both", "producer", "worker"]
+"""What a pool with a store does: run jobs, submit them, or both."""
+
+
+class StoreCall(NamedTuple):
+    """A submission to a store.
+
+    Attributes:
+        spec: the options of the job, complete.
+        delay: seconds, or a moment of the clock on the wall.
+        unique, within: the options of this name.
+        block: the group block that it belongs to.
+        tick: (schedule, moment): it is one of the jobs of a schedule.
+    """
+
+    spec: JobSpec
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    id: int | str | None
+    delay: float | datetime.datetime
+    unique: str | None
+    within: object | None
+    block: JobBlock | None
+    tick: tuple[str, float] | None
+
+    @property
+    def key(self) -> Key | None:
+        """The option `key`."""
+        return self.spec.key
+
+
+class Durability(Protocol):
+    """The jobs of one pool in its store."""
+
+    @property
+    def fleet(self) -> Any:
+        """What is asked of all pools that share the store."""
+
+    async def open(self) -> None:
+        """Open the store, and begin to claim jobs if the pool runs any. The pool is open already."""
+
+    def stop_claiming(self) -> None:
+        """Take no more jobs; the pool is closing."""
+
+    async def close(self) -> None:
+        """Write what is left to write, give back what is held, and close the store; within some seconds."""
+
+    async def submit(self, call: StoreCall) -> Job[Any]:
+        """Hand in a job, and return it when it is committed."""
+
+    def hand_in(self, call: StoreCall) -> Job[Any]:
+        """Hand in a job, and return it at once: if it is not taken, it ends with that error."""
+
+    def expect(self, job: Job[Any]) -> None:
+        """Somebody is about to wait for a job."""
+
+    async def cancel(self, id: str, reason: str | None) -> CancelReport:
+        """See `Pool.cancel`."""
+
+    async def join(self) -> None:
+        """Wait until the jobs that were submitted here have ended."""
+
+
+_make: Callable[..., Durability] | None = None
+
+
+def provide(make: Callable[..., Durability]) -> None:
+    """Say who makes a `Durability`: the face does."""
+    global _make
+    _make = make
+
+
+def make_durability(state: Any, store: object, handlers: object, role: Role) -> Durability:
+    """Make what keeps the jobs of a pool in a store."""
+    assert _make is not None  # the face has been imported: it is the package
+    return _make(state, store, handlers, role)
