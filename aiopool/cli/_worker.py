@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Final
 
-from aiopool import Handlers, Pool, run
+from aiopool import Handlers, Pool, ShutdownReport, run
 from aiopool.cli._board import printable
 from aiopool.cli._store import complain, hidden, named_store
 from aiopool.cli._target import find_object
@@ -25,9 +25,10 @@ LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 def run_worker(target: str, url: str, queue: str, *, size: int, shutdown_timeout: float, log_level: str) -> int:
     """Run jobs of a queue, and return the exit code."""
     ready = False
+    report: ShutdownReport | None = None
 
     async def main(pool: Pool) -> None:
-        nonlocal ready
+        nonlocal ready, report
         ready = True
         print(
             printable(f"ready: {size} jobs at once of queue {queue!r} in {where}, process {os.getpid()}"),
@@ -35,6 +36,7 @@ def run_worker(target: str, url: str, queue: str, *, size: int, shutdown_timeout
             flush=True,
         )
         await pool.wait_closed()
+        report = await pool.shutdown()
 
     try:
         if log_level.lower() not in LEVELS:
@@ -51,4 +53,8 @@ def run_worker(target: str, url: str, queue: str, *, size: int, shutdown_timeout
     except StoreError as error:
         complain(hidden(str(error), url))
         return FAILED if ready else MISUSED
+    except SystemExit:
+        # Jobs that were cut short have failed nowhere else; here they are in the queue again.
+        if report is None or report.leaked or report.callback_errors:
+            raise
     return FINE
