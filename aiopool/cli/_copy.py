@@ -102,7 +102,7 @@ class _Copy:
             left = await self._sum_up()
             if left and self._stopped:
                 self._say(f"{left:,} jobs are still to be moved: the same command goes on")
-            return 128 + (watch.last or 0) if self._stopped and not self._follow else FINE
+            return 128 + (watch.last or 0) if left and self._stopped and not self._follow else FINE
         finally:
             watch.restore()
 

@@ -6,6 +6,7 @@ What a job was given and what it returned is JSON text of whoever made it; text 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
@@ -21,6 +22,7 @@ HEADER: Final = ("id", "name", "status", "priority", "attempt", "age", "worker",
 # Those of the columns that hold JSON text.
 _JSON: Final = ("payload", "keys", "metadata", "trace", "result", "error")
 _DAY: Final = 86400
+_DEEP: Final = 500
 # Between the rule of a lane and its key.
 _KEY: Final = "\x1f"
 
@@ -161,11 +163,11 @@ def _error(text: str) -> Iterator[str]:
     trace = error.get("traceback")
     if isinstance(trace, list):
         trace = "".join(map(str, trace))
-    yield from (trace or "").rstrip("\n").split("\n") if trace else ()
+    yield from str(trace).rstrip("\n").split("\n") if trace else ()
     words = str(error.get("message") or error.get("text") or "")
     yield from f"{error.get('type') or error.get('kind') or 'error'}: {words}".rstrip(": ").split("\n")
     for name, value in error.items():
-        if name not in ("type", "kind", "message", "text", "traceback") and value not in (None, [], ""):
+        if name not in ("type", "kind", "message", "text", "args", "traceback") and value not in (None, [], ""):
             yield f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
 
 
@@ -173,11 +175,19 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+def _number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
 def _parsed(text: str | None) -> Any:
     """Return the value of a JSON text; the text, if it is none, or has what JSON does not have."""
     if text is None:
         return None
     try:
-        return json.loads(text, parse_constant=_no_number)
+        value = json.loads(text, parse_constant=_no_number, parse_float=_number)
+        if text.count("[") + text.count("{") > _DEEP:
+            json.dumps(value)  # it may be nested more deeply than can be written again
+        return value
     except (ValueError, RecursionError):
         return text

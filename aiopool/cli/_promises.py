@@ -88,7 +88,7 @@ def _sqlite(process: bool, power: bool, wait: str) -> list[Promise]:
             else "the last moments before it may be missing; write ?durability=power",
         ),
         Promise(_MACHINE, "no", "it is a file on this machine; back it up, or use PostgreSQL with a replica"),
-        Promise(_RESCUE, "yes", "within a second: the kernel tells who is alive"),
+        Promise(_RESCUE, "yes", "within a second, for the kernel tells who is alive"),
         Promise(_TWICE, "yes"),
     ]
 

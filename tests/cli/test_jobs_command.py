@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ from cli.stores import URL, end, new, opened
 from cli.support import Done, finish, run, started, wait_for
 
 from aiopool.cli._store import hidden
-from aiopool.stores._rows import StoredJob
+from aiopool.stores._rows import StoredJob, StoredStatus
 
 ERROR = json.dumps({"type": "ValueError", "message": "no such address\nat all", "traceback": "Traceback …"})
 
@@ -122,6 +123,43 @@ async def test_nothing_steers_the_terminal(here: Path):
             assert done.code == 0
             assert all(char.isprintable() or char == "\n" for char in text), arguments
             assert "u202e" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON at all",
+        "",
+        "[" * 100_000 + "]" * 100_000,
+        '{"args": [1e999, NaN]}',
+        '"\\ud800"',
+        "[1, 2]",
+        '{"type": 5, "message": [1], "traceback": 7}',
+        "1" * 5000,
+    ],
+)
+async def test_whatever_a_job_holds_can_be_looked_at(here: Path, text: str):
+    """Arguments and errors that are no JSON, or JSON of another shape, are shown, and are values of strict JSON."""
+    async with opened(here) as store:
+        await store.submit([new("a", payload=text)])
+        await end(store, "failed", error=text)
+        assert (await jobs(here, "show", "a")).code == 0
+        assert (await jobs(here, "list", "--status", "failed")).code == 0
+        done = await jobs(here, "show", "a", "--json")
+    row = json.loads(done.out, parse_constant=pytest.fail)
+    assert row["id"] == "a"
+
+
+async def test_nobody_reads_the_output(here: Path):
+    """Whoever has closed the output has seen enough: no complaint, and the exit code of a broken pipe."""
+    async with opened(here) as store:
+        await store.submit([new("a")])
+        read, write = os.pipe()
+        os.close(read)
+        with started(here, "jobs", "list", "--store", URL, stdout=write) as process:
+            os.close(write)
+            _, err = await asyncio.to_thread(process.communicate)
+    assert (process.returncode, err) == (141, b"")
 
 
 async def test_show_of_a_job_that_is_not_there(here: Path):
@@ -335,6 +373,27 @@ async def test_copy_follows_until_it_is_told_to_end(here: Path):
         assert {job.id for job in (await target.page())[0]} == {"a", "b"}
     assert done.code == 0
     assert len(done.out.splitlines()) == 3
+
+
+async def test_copy_goes_on_after_a_kill(here: Path):
+    """The command is killed in the middle; the same command ends the move, and each job is in the target once."""
+    ids = [f"job-{number:05}" for number in range(3000)]
+    arguments = ("jobs", "copy", "--from", URL, "--to", "sqlite:///new.db", "--batch", "20", "--every", "0")
+    async with opened(here) as store, opened(here, name="new.db") as target:
+        for start in range(0, len(ids), 1000):
+            await store.submit([new(id) for id in ids[start : start + 1000]])
+        with started(here, *arguments) as process:
+            await asyncio.to_thread(wait_for, process, "40 of 3,000 moved")
+            process.kill()
+            await asyncio.to_thread(process.communicate)
+        assert (await store.statistics()).live.get(StoredStatus.QUEUED, 0) > 0, "it was killed in the middle"
+        done = await asyncio.to_thread(run, here, *arguments[:-2])
+        assert done.code == 0
+        assert (await store.page())[0] == []
+        arrived = []
+        while claimed := (await target.claim(500)).jobs:
+            arrived += [job.id for job in claimed]
+    assert arrived == ids
 
 
 def test_copy_to_itself(here: Path):

@@ -19,7 +19,6 @@ import asyncio, sys
 import aiopool
 
 handlers = aiopool.Handlers()
-others = aiopool.Handlers()
 number = 5
 
 def note(*words):
