@@ -25,7 +25,7 @@ def examine_store(url: str, queue: str, *, as_json: bool) -> int:
         facts = {name: _clean(value, url) for name, value in (await store.facts()).items()}
         warnings, notes = (list(map(str, facts.pop(name, ()))) for name in ("warnings", "notes"))
         engine = url.partition(":")[0]
-        kept = promises(engine, store.durability, store.lease)
+        kept = promises(engine, store.durability, store.lease, facts)
         if as_json:
             text = to_line(
                 {

@@ -7,7 +7,9 @@ exactly once, an order among retries, and that a thread can be stopped.
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
 
 __all__ = ["Promise", "promises"]
 
@@ -32,23 +34,28 @@ _TWICE: Final = "never runs while another copy of it still runs"
 _LEASE: Final = "unless the worker is cut off, or frozen, for longer than its lease; then its result is not taken"
 
 
-def promises(engine: str, durability: str, lease: float | None) -> list[Promise]:
+def promises(
+    engine: str, durability: str, lease: float | None, facts: Mapping[str, Any] = MappingProxyType({})
+) -> list[Promise]:
     """Return what is promised.
 
     Args:
         engine: the scheme of the store's URL.
-        durability: what the store says of itself, once it is open: the first of `power`, `process` and `nothing` in it.
+        durability: what the store says of itself, once it is open: the first of `power`, `process`, `nothing` and
+            `unknown` in it.
         lease: seconds for which a worker lives after a heartbeat; None: the kernel tells.
+        facts: what the store knows of its engine: settings of a server that make less of it than was asked for.
     """
-    word = next((word for word in re.findall(r"[a-z]+", durability) if word in ("power", "process", "nothing")), "")
-    power, process = word == "power", word in ("power", "process")
-    kept = {
-        "memory": _memory,
-        "sqlite": _sqlite,
-        "redis": _redis,
-        "rediss": _redis,
-        "valkey": _redis,
-    }.get(engine, _postgres)(process, power, "one lease" if lease is None else f"{lease:g} s at most")
+    words = ("power", "process", "nothing", "unknown")
+    word = next((word for word in re.findall(r"[a-z]+", durability) if word in words), "unknown")
+    if facts.get("unlogged"):
+        word = "nothing"
+    elif word == "power" and (facts.get("fsync") == "off" or facts.get("file_system") == "tmpfs"):
+        word = "process"
+    kept = {"memory": _memory, "sqlite": _sqlite, "redis": _redis, "rediss": _redis, "valkey": _redis}.get(
+        engine, _postgres
+    )(word, "one lease" if lease is None else f"{lease:g} s at most")
+    process = word in ("power", "process") or engine == "sqlite"
     lost = engine != "memory" and not process
     return [
         Promise("is kept when it raises, when its caller is cancelled, when another job is stuck", "yes"),
@@ -70,14 +77,15 @@ def promises(engine: str, durability: str, lease: float | None) -> list[Promise]
     ]
 
 
-def _memory(process: bool, power: bool, wait: str) -> list[Promise]:
+def _memory(word: str, wait: str) -> list[Promise]:
     return [
         *(Promise(text, "no", "it is in the memory of this process") for text in (_OUR_DEATH, _POWER, _MACHINE)),
         Promise(_TWICE, "yes"),
     ]
 
 
-def _sqlite(process: bool, power: bool, wait: str) -> list[Promise]:
+def _sqlite(word: str, wait: str) -> list[Promise]:
+    power = word == "power"
     return [
         Promise(_OUR_DEATH, "yes"),
         Promise(
@@ -85,7 +93,7 @@ def _sqlite(process: bool, power: bool, wait: str) -> list[Promise]:
             "if" if power else "no",
             "the disk writes what it is told to write (fsync)"
             if power
-            else "the last moments before it may be missing; write ?durability=power",
+            else "the last moments before it may be missing; write ?durability=power, on a disk",
         ),
         Promise(_MACHINE, "no", "it is a file on this machine; back it up, or use PostgreSQL with a replica"),
         Promise(_RESCUE, "yes", "within a second, for the kernel tells who is alive"),
@@ -93,31 +101,41 @@ def _sqlite(process: bool, power: bool, wait: str) -> list[Promise]:
     ]
 
 
-def _postgres(process: bool, power: bool, wait: str) -> list[Promise]:
+def _postgres(word: str, wait: str) -> list[Promise]:
+    power = word == "power"
+    if word == "nothing":
+        less = "the tables are UNLOGGED, and empty after a crash"
+    else:
+        less = "the last moments before it may be missing: synchronous_commit or fsync is off"
     return [
         Promise(_OUR_DEATH, "yes"),
-        Promise(_ENGINE, "yes" if process else "no", "" if process else "commits do not wait for its log"),
-        Promise(
-            _POWER,
-            "yes" if power else "no",
-            "" if power else "the last moments before it may be missing: synchronous_commit or fsync is off",
-        ),
+        Promise(_ENGINE, "yes" if power else "no", "" if power else less),
+        Promise(_POWER, "yes" if power else "no", "" if power else less),
         Promise(_MACHINE, "if", "there is a synchronous replica"),
         Promise(_RESCUE, "yes", wait),
         Promise(_TWICE, "if", _LEASE),
     ]
 
 
-def _redis(process: bool, power: bool, wait: str) -> list[Promise]:
+def _redis(word: str, wait: str) -> list[Promise]:
     off = "appendonly is off: a restart takes what the last snapshot has not"
+    unknown = "the server has an append-only file, which it does not tell"
+    engine, power = {
+        "power": (Promise(_ENGINE, "yes"), Promise(_POWER, "yes")),
+        "process": (
+            Promise(_ENGINE, "yes"),
+            Promise(_POWER, "no", "the last second before it may be missing; write ?durability=power"),
+        ),
+        "nothing": (Promise(_ENGINE, "no", off), Promise(_POWER, "no", off)),
+        "unknown": (
+            Promise(_ENGINE, "if", unknown),
+            Promise(_POWER, "no", "the last second before it may be missing; write ?durability=power"),
+        ),
+    }[word]
     return [
         Promise(_OUR_DEATH, "yes"),
-        Promise(_ENGINE, "yes" if process else "no", "" if process else off),
-        Promise(
-            _POWER,
-            "yes" if power else "no",
-            "" if power else "the last second before it may be missing; write ?durability=power" if process else off,
-        ),
+        engine,
+        power,
         Promise(_MACHINE, "no", "a replica may be about a second behind"),
         Promise(_RESCUE, "yes", wait),
         Promise(_TWICE, "if", _LEASE),

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.support import run
@@ -86,6 +87,9 @@ def test_each_engine_has_its_promises(engine: str, durability: str):
         ("postgresql", "power", "loses power", "yes"),
         ("postgresql", "process", "loses power", "no"),
         ("postgresql", "power", "engine is killed", "yes"),
+        ("postgresql", "process", "engine is killed", "no"),
+        ("postgresql", "process", "process of yours", "yes"),
+        ("redis", "unknown", "engine is killed", "if"),
         ("redis", "power", "loses power", "yes"),
         ("redis", "process: not power", "loses power", "no"),
         ("redis", "process", "engine is killed", "yes"),
@@ -97,3 +101,21 @@ def test_each_engine_has_its_promises(engine: str, durability: str):
 def test_what_settings_change(engine: str, durability: str, words: str, answer: str):
     """Durability decides what survives; the first of its words counts."""
     assert kept(engine, durability, words) == answer
+
+
+@pytest.mark.parametrize(
+    ("engine", "facts", "words"),
+    [
+        ("postgresql", {"fsync": "off"}, "loses power"),
+        ("postgresql", {"unlogged": True}, "engine is killed"),
+        ("sqlite", {"file_system": "tmpfs"}, "loses power"),
+    ],
+)
+def test_settings_of_the_engine_count(engine: str, facts: dict[str, Any], words: str):
+    """A store that was asked to survive more than its engine is set to does not promise it."""
+    answers = [
+        {promise.text: promise.kept for promise in promises(engine, "power", 30.0, told)} for told in ({}, facts)
+    ]
+    (text,) = (text for text in answers[0] if words in text)
+    assert answers[0][text] in ("yes", "if")
+    assert answers[1][text] == "no"
