@@ -31,6 +31,7 @@ _POWER: Final = "is kept when the machine loses power"
 _MACHINE: Final = "is kept when the machine is lost"
 _RESCUE: Final = "starts again elsewhere after its worker has died"
 _TWICE: Final = "never runs while another copy of it still runs"
+_EVICTS: Final = "as long as the server has memory left: then it throws jobs away"
 _LEASE: Final = "unless the worker is cut off, or frozen, for longer than its lease; then its result is not taken"
 
 
@@ -56,14 +57,21 @@ def promises(
         engine, _postgres
     )(word, "one lease" if lease is None else f"{lease:g} s at most")
     process = word in ("power", "process") or engine == "sqlite"
-    lost = engine != "memory" and not process
+    evicts = str(facts.get("maxmemory_policy")).startswith("allkeys")
+    lost = engine != "memory" and (evicts or not process)
     return [
         Promise("is kept when it raises, when its caller is cancelled, when another job is stuck", "yes"),
         *kept,
         Promise(
             "starts at least once, or is cancelled, timed out or parked; it is never silently gone",
             "if" if lost or engine == "memory" else "yes",
-            "until this process ends" if engine == "memory" else "as long as the engine runs" if lost else "",
+            "until this process ends"
+            if engine == "memory"
+            else _EVICTS
+            if evicts
+            else "as long as the engine runs"
+            if lost
+            else "",
         ),
         Promise("ends once: a final status is written once, and no other follows it", "yes"),
         Promise("never starts after it was cancelled while it waited", "yes"),

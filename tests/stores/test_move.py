@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kinds import KINDS, VALKEY
 
 from aiopool.errors import StoreError, StoreUnavailableError
 from aiopool.stores._move import move_jobs
@@ -20,17 +21,24 @@ from aiopool.stores._rows import Incarnation, NewJob, Settlement, StoredStatus
 
 ROOT = Path(__file__).parents[2]
 STEPS = [(verb, when) for verb in ("export", "restore", "forget_moved") for when in ("before", "after")]
-PAIRS = [("memory", "memory"), ("memory", "sqlite"), ("sqlite", "sqlite"), ("sqlite", "memory")]
+PAIRS = [
+    ("memory", "memory"),
+    ("memory", "sqlite"),
+    ("sqlite", "sqlite"),
+    ("sqlite", "memory"),
+    ("sqlite", "postgres"),
+    ("postgres", VALKEY),
+    (VALKEY, "sqlite"),
+]
 
 
-def url(kind: str, directory: Path, name: str) -> str:
-    return f"sqlite:///{directory / name}.db" if kind == "sqlite" else f"memory://{directory.name}-{name}"
+def url(directory: Path, name: str) -> str:
+    return f"sqlite:///{directory / name}.db"
 
 
 @asynccontextmanager
-async def opened(url: str, *, runs_jobs: bool = False):
-    store = open_store(url)
-    me = Incarnation(id=uuid.uuid4().hex, host="here", pid=os.getpid(), runs_jobs=runs_jobs)
+async def opened(store: Any):
+    me = Incarnation(id=uuid.uuid4().hex, host="here", pid=os.getpid(), runs_jobs=True)
     await store.open("pool", me, lambda wake: None)
     try:
         yield store
@@ -40,12 +48,17 @@ async def opened(url: str, *, runs_jobs: bool = False):
 
 @pytest.fixture(params=PAIRS, ids="-".join)
 async def pair(request: pytest.FixtureRequest, tmp_path: Path):
-    """Two open stores."""
-    async with (
-        opened(url(request.param[0], tmp_path, "old"), runs_jobs=True) as source,
-        opened(url(request.param[1], tmp_path, "new"), runs_jobs=True) as target,
-    ):
-        yield source, target
+    """Two open stores of two kinds."""
+    async with AsyncExitStack() as stack:
+        stores = []
+        for number, name in enumerate(request.param):
+            kind = KINDS[name]
+            if (why := kind.skip()) is not None:
+                pytest.skip(why)
+            (directory := tmp_path / str(number)).mkdir()
+            make = await stack.enter_async_context(kind.data(directory))
+            stores.append(await stack.enter_async_context(opened(make())))
+        yield stores
 
 
 def new(number: int, **options: Any) -> NewJob:
@@ -269,9 +282,9 @@ async def test_two_copiers_at_once(pair):
 
 COPIER = """
 import asyncio, os, signal, sys
-sys.path.insert(0, sys.argv[5])
-from stores.test_move import opened
 from aiopool.stores._move import move_jobs
+from aiopool.stores._open import open_store
+from aiopool.stores._rows import Incarnation
 
 source, target, verb, when = sys.argv[1:5]
 
@@ -294,8 +307,10 @@ class Killed:
         return call
 
 async def main():
-    async with opened(source) as old, opened(target) as new:
-        await move_jobs(Killed(old), Killed(new), batch=10)
+    stores = [open_store(source), open_store(target)]
+    for number, store in enumerate(stores):
+        await store.open("pool", Incarnation(f"copier-{number}", "here", os.getpid(), False), lambda wake: None)
+    await move_jobs(*map(Killed, stores), batch=10)
 
 asyncio.run(main())
 """
@@ -304,19 +319,19 @@ asyncio.run(main())
 @pytest.mark.parametrize(("verb", "when"), STEPS)
 async def test_a_copier_that_is_killed(tmp_path: Path, verb: str, when: str):
     """SIGKILL at each step of the second batch: another copier goes on, and each job is in the target once."""
-    source, target = url("sqlite", tmp_path, "old"), url("sqlite", tmp_path, "new")
+    source, target = url(tmp_path, "old"), url(tmp_path, "new")
     ids = [f"job-{number:05}" for number in range(25)]
-    async with opened(source) as store:
+    async with opened(open_store(source)) as store:
         await store.submit([new(number) for number in range(25)])
         child = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-c", COPIER, source, target, verb, when, str(ROOT / "tests")],
+            [sys.executable, "-c", COPIER, source, target, verb, when],
             cwd=ROOT,
             capture_output=True,
             timeout=60,
         )
         assert child.returncode == -signal.SIGKILL, child.stderr.decode()
-        async with opened(target, runs_jobs=True) as new_store:
+        async with opened(open_store(target)) as new_store:
             await move_jobs(store, new_store, batch=10)
             assert await everything(store) == []
             assert [job.id for job in (await new_store.claim(100)).jobs] == ids
@@ -372,12 +387,10 @@ async def test_under_load_nothing_is_lost_or_doubled(pair):
     assert {job.status for job in (*left, *arrived)} == {"succeeded"}
 
 
-async def test_a_store_that_is_away_loses_nothing(tmp_path: Path):
+async def test_a_store_that_is_away_loses_nothing():
     """An error of the target leaves the jobs on their way; the next move takes them first."""
     async with AsyncExitStack() as stack:
-        source, target = [
-            await stack.enter_async_context(opened(url("memory", tmp_path, name))) for name in ("old", "new")
-        ]
+        source, target = [await stack.enter_async_context(opened(open_store("memory://"))) for _ in range(2)]
         await source.submit([new(1)])
 
         class Away:
