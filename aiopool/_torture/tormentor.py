@@ -108,7 +108,7 @@ class Tormentor:
         self._proxies = proxies
         self._server = server
         self._rng = rng
-        self._ending = False
+        self._ending = self._calm = False
         self._children: list[_Child] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -156,7 +156,7 @@ class Tormentor:
         self._keepers.append(asyncio.create_task(self._keep_alive(child)))
 
     async def _keep_alive(self, child: _Child) -> None:
-        while not self._ending:
+        while not self._ending and not (self._calm and child.kind == "producer"):
             child.killed = child.frozen = False
             child.point = None
             point = self._point_for(child)
@@ -190,14 +190,16 @@ class Tormentor:
 
     def _options_for(self, child: _Child) -> HostOptions:
         more: dict[str, Any] = {}
-        if child.slot == 0 and self._torments.clock:
+        if child.slot == 0 and self._torments.clock and not self._calm:
             more["clock"] = self._torments.clock
-        if child.slot == 1 and self._torments.full:
+        if child.slot == 1 and self._torments.full and not self._calm:
             more["full"] = (self._rng.uniform(0.5, 2.0), 2.0)
         return self.host_options(child.slot, **more)
 
     def _point_for(self, child: _Child) -> str | None:
         """Give every second process a point at which it dies, in turn, after some passes of it."""
+        if self._calm:
+            return None
         if child.kind == "host":
             if not self._torments.points or self._rng.random() < 0.4:
                 return None
@@ -350,25 +352,31 @@ class Tormentor:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
+    async def calm(self) -> None:
+        """Kill nobody any more, and stop the producers; hosts go on, with what they went through."""
+        self._calm = True
+        if self._background:
+            await asyncio.wait(self._background)
+        await self._stop("producer")
+        self.journal.note("calm")
+
     async def end(self) -> None:
         """Stop all of them, as an operator would."""
         self._ending = True
-        for task in tuple(self._background):
-            if "freeze" in repr(task.get_coro()) or "slow" in repr(task.get_coro()):
-                task.cancel()
-        await asyncio.sleep(0)
-        for kind in ("producer", "host"):
-            for child in self._children:
-                process = child.process
-                if child.kind != kind or process is None or process.returncode is not None:
-                    continue
-                self.journal.note("kill", victim=process.pid, how="SIGTERM")
-                with contextlib.suppress(ProcessLookupError):
-                    process.terminate()
-                self._spawn(self._see_it_end(process))
+        await self._stop("host")
         await asyncio.wait(self._keepers)
-        if self._background:
-            await asyncio.wait(self._background)
+
+    async def _stop(self, kind: str) -> None:
+        stopping = []
+        for child in self._children:
+            process = child.process
+            if child.kind != kind or process is None or process.returncode is not None:
+                continue
+            self.journal.note("kill", victim=process.pid, how="SIGTERM")
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            stopping.append(self._see_it_end(process))
+        await asyncio.gather(*stopping)
 
     async def run_to_end(self, process: asyncio.subprocess.Process, seconds: float) -> int | None:
         """Wait for a process to end by itself; None: it had to be killed."""

@@ -42,7 +42,7 @@ class Options:
     seconds: float = 30.0
     seed: int | None = None
     clock: bool = False
-    wait: float = 120.0
+    wait: float = 60.0
     keep: Path | None = None
     rate: float = 60.0
 
@@ -154,6 +154,11 @@ class _Torture:
             watching = asyncio.create_task(self._watch(tormentor.journal))
             tormentor.begin()
             await tormentor.torment()
+            await tormentor.calm()
+            left = await self._wait_for_end()
+            if left:
+                wait = self._options.wait
+                self._more.append(Violation("ends", "", f"after {wait:g} s in which nobody was killed: {left}"))
             await tormentor.end()
             await self._finish(tormentor)
             watching.cancel()

@@ -48,6 +48,7 @@ local ROUNDING, HUGE = 1e-6, math.huge
 local ENDED = {succeeded = true, failed = true, timed_out = true, cancelled = true, dead = true}
 
 local function at(moment) return fmt('%.6f', moment) end
+local STAMP = at(NOW)
 local function text(value) return value and cjson.encode(value) or 'null' end
 local function num(value) return value and value ~= '' and value or 'null' end
 
@@ -176,7 +177,7 @@ local function occupy(j, names)
       cmd('SET', B .. 'tat:' .. name, at(L.tat), 'PX', floor((L.tat - NOW) * 1000) + 1000)
       if L.starts then
         L.recent = L.recent + 1
-        cmd('ZADD', L.starts, at(NOW), j.id .. '\31' .. (j.f + 1))
+        cmd('ZADD', L.starts, STAMP, j.id .. '\31' .. (j.f + 1))
         cmd('PEXPIRE', L.starts, floor(L.window * 1000) + 1000)
       end
     end
@@ -293,7 +294,7 @@ local function park(j)
   return j.s
 end
 local function finish(j, s, result, err, reason, by)
-  local key, set = J .. j.id, {'s', s, 'z', at(NOW)}
+  local key, set = J .. j.id, {'s', s, 'z', STAMP}
   leave(j)
   if j.s == 'running' then
     set[5] = 'v'; set[6] = at(math.max(0, NOW - j.w))
@@ -337,7 +338,7 @@ local function rescue(j)  -- from an owner that is dead; whether the job was giv
   return false
 end
 local function bring_due()  -- whether there is more of it
-  local ids = cmd('ZRANGEBYSCORE', B .. 'due', '-inf', at(NOW), 'LIMIT', 0, STEP)
+  local ids = cmd('ZRANGEBYSCORE', B .. 'due', '-inf', STAMP, 'LIMIT', 0, STEP)
   for _, id in ipairs(ids) do
     local line = cmd('HGET', J .. id, 'r')
     rem(B .. 'due', id); rem(S .. 'scheduled', id)

@@ -461,7 +461,7 @@ async def pooler(url: str, tmp_path: Path) -> AsyncIterator[str]:
         process.wait()
 
 
-async def test_behind_a_pooler(opened: Opened, pooler: str) -> None:
+async def test_behind_a_pooler(pooler: str, opened: Opened) -> None:
     """A pooler in transaction mode is found out; all verbs work, jobs are in order, and the facts say what it costs."""
     store, direct = await opened(url=pooler, keeper=True), await opened()
     assert store._target.pooler is True
