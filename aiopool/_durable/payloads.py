@@ -125,13 +125,7 @@ class Signature:
                 f"the {what} of {self._name!r} are {len(data) - 2:,} bytes, and the store takes {most:,}: keep what is "
                 "big in a file or an object store, and pass its name"
             )
-        text = data[1:-1].decode()
-        if "\\u0000" in text:
-            raise PayloadError(
-                f"the {what} of {self._name!r} have a text with a NUL character (\\0), which not every store can keep: "
-                "pass bytes, or leave it out"
-            )
-        return text
+        return data[1:-1].decode()
 
     def decode(self, payload: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of a call, for `function(*args, **kwargs)`.
