@@ -21,6 +21,7 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self.port = 0
         self.delay = 0.0
+        self._loses = False
         self._target = host, port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -57,6 +58,15 @@ class Proxy:
             self.cut()
             self._open.set()
 
+    async def lose(self, seconds: float) -> None:
+        """Let the server get all, and nobody hear its answers, for a while; then break the connections."""
+        self._loses = True
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.cut()
+            self._loses = False
+
     async def slow(self, delay: float, seconds: float) -> None:
         """Hold all up for a while."""
         self.delay = delay
@@ -76,8 +86,8 @@ class Proxy:
             self._writers.add(back)
             try:
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pass_on(reader, back))
-                    both.create_task(self._pass_on(there, writer))
+                    both.create_task(self._pass_on(reader, back, answers=False))
+                    both.create_task(self._pass_on(there, writer, answers=True))
             finally:
                 self._writers.discard(back)
                 back.transport.abort()
@@ -88,9 +98,11 @@ class Proxy:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
         while data := await reader.read(65536):
             await self._open.wait()
+            if answers and self._loses:
+                continue
             if self.delay:
                 await asyncio.sleep(self.delay)
             writer.write(data)

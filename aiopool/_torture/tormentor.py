@@ -325,12 +325,14 @@ class Tormentor:
         proxy = self._proxies[slot]
         child = next((child for child in self._children if child.slot == slot), None)
         victim = None if child is None or child.process is None else child.process.pid
-        how = self._rng.choice(("cut", "hang", "slow"))
+        how = self._rng.choice(("cut", "hang", "slow", "lose"))
         self.journal.note("disturb", victim=victim, how=how)
         self.counts[f"line {how}"] += 1
         seconds = self._rng.uniform(0.2, self._torments.freeze)
         if how == "cut":
             proxy.cut()
+        elif how == "lose":
+            self._spawn(proxy.lose(seconds / 10))
         elif how == "hang":
             self._spawn(proxy.hang(seconds))
         else:
