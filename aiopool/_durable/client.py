@@ -119,7 +119,9 @@ class StoreJobs:
     async def open(self) -> None:
         """See `Durability`."""
         runtime, engine, store = self.runtime, self.engine, self.store
-        self.runs, self._closing, self._lost_answer = {}, False, False
+        self.runs, self._closing = {}, False
+        self._starting: set[str] = set()  # ids of submissions on their way that may start at once
+        self._ending: set[tuple[str, int]] = set()  # ids and fences of ends on their way
         self._background: set[asyncio.Task[Any]] = set()
         self._ready = asyncio.Event()
         self._finished_hint = asyncio.Event()
@@ -141,7 +143,7 @@ class StoreJobs:
             self._not_cancelled,
             patience=SUBMIT_PATIENCE,
         )
-        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere)
+        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere, self._give_back_unknown)
         self.sweeper = Sweeper(store, runtime, lambda: self._handlers.names, self.claimer.hint)
         self._keeper: LeaseKeeper | None = None
         await self._connect()
@@ -306,6 +308,7 @@ class StoreJobs:
         )
         if start:
             self.claimer.reserved += 1
+            self._starting.add(id)
         row = NewJob(
             id,
             handler.name,
@@ -354,7 +357,7 @@ class StoreJobs:
         if not again:
             return answers
         # It was sent before, and the answer was lost: what is there under our name is what we sent.
-        self._lost_answer = True
+        self.claimer.doubtful = True
         mine = self.me.id
         return [
             answer._replace(outcome="queued") if answer.outcome == "same_id" and answer.submitter == mine else answer
@@ -366,6 +369,7 @@ class StoreJobs:
         row, handle = pending.row, pending.handle
         if row.start:
             self.claimer.reserved -= 1
+            self._starting.discard(row.id)
         if answer.outcome == "running":
             total = row.total_timeout
             self._start(
@@ -386,6 +390,8 @@ class StoreJobs:
     def _not_submitted(self, pending: _Pending, error: BaseException) -> None:
         if pending.row.start:
             self.claimer.reserved -= 1
+            self.claimer.doubtful = True
+            self._starting.discard(pending.row.id)
         if pending.answer is None or pending.answer.done():
             self.handles.refused(pending.handle, error)
         else:
@@ -415,10 +421,10 @@ class StoreJobs:
         """Have the engine run a job that the store has given to us."""
         handler = self._handlers.get(claimed.name)
         if handler is None:
-            self.ends.add(_Ended(None, Settlement(claimed.id, claimed.fence, "park")))
+            self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "park")))
             return
         if self._closing:
-            self.ends.add(_Ended(None, Settlement(claimed.id, claimed.fence, "release")))
+            self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "release")))
             return
         total = None if claimed.time_left is None else claimed.age + claimed.time_left
         run = Run(self, handler, claimed.id, claimed.fence, claimed.crashes, total)
@@ -432,7 +438,7 @@ class StoreJobs:
                 function, args = pickle_call(function, args), ()
         except Exception as error:  # a row that cannot be run must not stop those behind it
             record = encode_error(error if isinstance(error, PayloadError) else _unreadable(claimed, error))
-            self.ends.add(_Ended(None, Settlement(claimed.id, claimed.fence, "dead", error=record)))
+            self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "dead", error=record)))
             text = "job %s id %s cannot be run, and is given up"
             log_fault(logger, text, claimed.name, claimed.id, error=error, fields={})
             return
@@ -446,6 +452,22 @@ class StoreJobs:
         if claimed.time_left is not None:
             run.timer = engine.timers.add(engine.now() + claimed.time_left, engine.leased_expired, run.job)
 
+    async def _give_back_unknown(self) -> None:
+        """Give back what the store says that this process holds, and it has not heard of: the answer was lost.
+
+        What is on its way is known. What has ended meanwhile is told by its fence: the store does not take it back.
+        """
+        for id, fence in await self.store.owned():
+            run = self.runs.get(id)
+            is_known = (run is not None and run.fence == fence) or (id, fence) in self._ending or id in self._starting
+            if not is_known:
+                logger.warning("job %s was given to this process, which did not hear of it: it is given back", id)
+                self._add_end(_Ended(None, Settlement(id, fence, "release")))
+
+    def _add_end(self, ended: _Ended) -> None:
+        self._ending.add((ended.end.id, ended.end.fence))
+        self.ends.add(ended)
+
     def is_awaited(self, id: str) -> bool:
         """See `RunOwner`."""
         handle = self.handles.by_id.get(id)
@@ -456,7 +478,7 @@ class StoreJobs:
         if failpoints.ACTIVE:
             failpoints.reach("job.ended")
         self._let_go(run)
-        self.ends.add(_Ended(run, end))
+        self._add_end(_Ended(run, end))
 
     def drop(self, run: Run) -> None:
         """See `RunOwner`."""
@@ -482,6 +504,7 @@ class StoreJobs:
     def _settled(self, ended: _Ended, counted: bool) -> None:
         """The end of an attempt is written; or it was somebody else's by now."""
         run, end = ended
+        self._ending.discard((end.id, end.fence))
         if end.outcome == "release" and counted:
             self.claimer.hint()
         self.lost_settlements += not counted
@@ -492,6 +515,7 @@ class StoreJobs:
 
     def _not_settled(self, ended: _Ended, error: BaseException) -> None:
         """It could not be written at all: the store will notice that nobody holds the job."""
+        self._ending.discard((ended.end.id, ended.end.fence))
         text = "the end of job %s (%s) could not be written; it will run again"
         log_fault(logger, text, ended.end.id, ended.end.outcome, error=error, fields={})
 
