@@ -358,10 +358,11 @@ class StoreJobs:
             return answers
         # It was sent before, and the answer was lost: what is there under our name is what we sent.
         self.claimer.doubtful = True
-        mine = self.me.id
         return [
-            answer._replace(outcome="queued") if answer.outcome == "same_id" and answer.submitter == mine else answer
-            for answer in answers
+            answer._replace(outcome="queued")
+            if answer.outcome == "same_id" and answer.submitter == pending.row.submitter
+            else answer
+            for pending, answer in zip(batch, answers, strict=True)
         ]
 
     def _submitted(self, pending: _Pending, answer: Submitted) -> None:

@@ -218,6 +218,8 @@ class _Accountant:
                     self._bad("accepted is kept", id, f"it was answered with {other}, and is there all the same")
             elif id not in self._rows:
                 self._bad("accepted is kept", id, "it was acknowledged, and the store does not know it")
+        for event in self._events["refused"]:
+            self._bad("accepted once", event["id"], f"nobody else has this id, and it was refused: {event['error']}")
         known = self._submits.keys() | {event["id"] for event in self._events["child"]}
         for id, row in self._rows.items():
             if id not in known and row.parent is None:

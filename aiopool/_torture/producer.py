@@ -119,6 +119,9 @@ class _Producer:
         except (StoreError, RuntimeError) as error:  # the store is away; the pool is closing
             self._journal.note("not_taken", id=id, error=repr(error)[:300])
             return
+        except ValueError as error:
+            self._journal.note("refused", id=id, error=repr(error)[:300])
+            return
         self._journal.note("taken", sure=True, id=id, other=None if job.id == id else str(job.id))
         if job.id == id:
             self._recent.append(id)

@@ -34,6 +34,7 @@ class Lossy:
         self.name = name
         self._store = Memory(name)
         self.lose = {}  # verb: how many answers
+        self.on_loss = lambda: None
         self.silent = False  # the store sends a claim again by itself, and tells nobody
 
     def __getattr__(self, name):
@@ -42,6 +43,7 @@ class Lossy:
     async def _maybe(self, verb, answer, has_something):
         if has_something and self.lose.get(verb):
             self.lose[verb] -= 1
+            self.on_loss()
             raise StoreUnavailableError(f"{verb}: the connection broke")
         return answer
 
@@ -107,3 +109,13 @@ async def test_an_end_whose_answer_was_lost_is_written_once(store):
         job = await pool.submit(note, 1)
         assert await job == 1
     assert calls == [1]
+
+
+async def test_what_was_sent_before_is_known_though_its_sender_has_another_incarnation_now(store):
+    """The lease was lost between the two: the row bears the name of the one who wrote it first."""
+    async with Pool(store=store, handlers=handlers, role="producer") as pool:
+        client = pool._state.durability
+        store.lose = {"submit": 1}
+        store.on_loss = lambda: setattr(client, "me", client.me._replace(id="another"))
+        job = await pool.submit(note, 1)
+        assert (await pool.fleet.find(job.id)).status is StoredStatus.QUEUED

@@ -100,6 +100,10 @@ def _lost_id(story: Story) -> None:
     del story.rows["a"]
 
 
+def _refused_for_itself(story: Story) -> None:
+    story.note("refused", 1.05, PRODUCER, id="a", error="its id is taken")
+
+
 def _not_done(story: Story) -> None:
     story.submit("c", 3.0)
 
@@ -190,6 +194,7 @@ def _poison_that_is_not_given_up(story: Story) -> None:
     ("falsify", "promise"),
     [
         (_lost_id, "accepted is kept"),
+        (_refused_for_itself, "accepted once"),
         (_lost_child, "accepted is kept"),
         (_not_done, "ends"),
         (_cancelled_by_nobody, "ends"),
