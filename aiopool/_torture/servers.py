@@ -108,7 +108,10 @@ def _valkey(directory: Path, port: int) -> Server:
 
 
 async def _postgres(directory: Path, port: int) -> Server:
-    package = Path(str(importlib.import_module(PACKAGES["postgres"]).__file__)).parent
+    spec = importlib.util.find_spec(PACKAGES["postgres"])  # to import it would do more than we need
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
     programs = max(package.glob("pginstall*/bin"), key=lambda path: path.parent.name)
     data, user = directory / "data", None
     if os.getuid() == 0:  # it refuses to run as root

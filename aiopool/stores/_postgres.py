@@ -313,13 +313,13 @@ class Postgres(Admin):
         assert self._write is not None
         for _ in range(5):
             batch = [jobs[index] for index in pending]
-            columns = rows_.new_jobs(batch, may_start=me.runs_jobs)
+            values = rows_.new_jobs(batch, may_start=me.runs_jobs)
             sent_again = False
 
-            async def work(conn: Any, again: bool, columns: Any = columns) -> list[Any]:
+            async def work(conn: Any, again: bool, values: Any = values) -> list[Any]:
                 nonlocal sent_again
                 sent_again = again
-                return list(await conn.fetch(sql, self._queue, me.id, *columns))
+                return list(await conn.fetch(sql, self._queue, me.id, *values))
 
             found = await self._write.call(work)
             part, again = rows_.submitted(batch, found)
