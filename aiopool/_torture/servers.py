@@ -93,7 +93,6 @@ async def start_server(kind: str, directory: Path) -> Server:
             f"--server {kind} starts the server of the package {package.replace('_', '-')}, which is not installed: "
             f"install it, or name a store with --store URL"
         )
-    directory.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     server = _valkey(directory, port) if kind == "valkey" else await _postgres(directory, port)
     await server.start()
