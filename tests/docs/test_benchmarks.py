@@ -423,6 +423,12 @@ def test_each_version_is_judged_by_its_own_limit() -> None:
         ("limits", ["--jobs", "200", "--rounds", "1", "--seconds", "0.2"], ["by hand", "burst  10", "fair_keys=True"]),
         ("periodic", ["--rounds", "1", "--seconds", "0.2"], ["by hand", "pool.every"]),
         ("sizing", ["--seconds", "1"], ["at once", "capacity 10", "server"]),
+        (
+            "durable",
+            ["--server", "memory", "--server", "sqlite", "--seconds", "0.1", "--rounds", "1", "--kills", "1"]
+            + ["--lease", "0.05"],
+            ["limit of the engine", "500 at once", "from process to process", "until all 10 jobs do", "0 of 1"],
+        ),
     ],
 )
 def test_the_benchmarks_that_stand_alone_print_their_tables(
