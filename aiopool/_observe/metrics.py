@@ -220,6 +220,14 @@ class MetricsRecorder(Observer):
         row.run[bisect_left(self._run_bounds, seconds)] += 1
         row.run_sum += seconds
 
+    def given_back(self, job: Job[Any], worker: int | None, now: float) -> None:
+        """An attempt ended, and was none."""
+        if worker is not None:
+            row = self.rows.get(job._spec.name) or self._row(job._spec.name)
+            seconds = now - job._started_at
+            row.run[bisect_left(self._run_bounds, seconds)] += 1
+            row.run_sum += seconds
+
     def _row(self, name: str) -> _Row:
         """Return the row of a name that has none under just this text."""
         label = label_text(name)

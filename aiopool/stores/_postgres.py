@@ -145,8 +145,8 @@ class Postgres(Admin):
 
     async def open(self, queue: str, me: Incarnation, on_wake: Callable[[Wake], object]) -> None:
         """Connect, bring the tables up to date, and register. See `Store.open`."""
-        if self._me is not None:
-            raise StoreError(f"{self.url} was opened a second time: one object is one incarnation; make another one")
+        if self._write is not None:
+            raise StoreError(f"{self.url} is open already: close it first, or make another object")
         self._me, self._on_wake = me, on_wake
         self._write = Link(self._target)
         self._work = Link(self._target)

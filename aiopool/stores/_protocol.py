@@ -94,6 +94,8 @@ class Store(Protocol):
     async def open(self, queue: str, me: Incarnation, on_wake: Callable[[Wake], object]) -> None:
         """Connect, bring the tables up to date, and register. `on_wake` is called in this loop, and must not raise.
 
+        A store that was closed may be opened again, as another incarnation.
+
         Raises:
             StoreError: it cannot be used: what is wrong, and what to do.
         """
