@@ -82,6 +82,7 @@ class StoreJobs:
         self.max_payload = store.max_payload
         self.fleet = Fleet(store, self.watch)
         self.runs: dict[str, Run] = {}
+        self._ending: set[str] = set()  # jobs whose attempt has ended here, and is not written yet
         self.lost_settlements = 0
         self._limits = limit_rows(state.limits)
         self._state = state
@@ -105,14 +106,16 @@ class StoreJobs:
     async def open(self) -> None:
         """See `Durability`."""
         runtime, engine, store = self.runtime, self.engine, self.store
-        self.runs, self._closing, self._lost_answer = {}, False, False
+        self.runs, self._ending, self._closing, self._lost_answer = {}, set(), False, False
         self._background: set[asyncio.Task[Any]] = set()
         self._ready = asyncio.Event()
-        self._finished_hint = asyncio.Event()
+        self._look_hint = asyncio.Event()
+        self._may_have_ended = False
         self._joined: asyncio.Future[None] | None = None
         self._unfinished = 0
         self.handles = Handles(self._state.name, engine, self._handlers, self._cancel_soon)
-        self.handles.on_expected = self._finished_hint.set
+        self.handles.is_here = self._is_here
+        self.handles.on_expected = self._look_hint.set
         self.plans = Plans(self._state, self._handlers, self.handles)
         self.submits: Flusher[_Pending, Submitted] = Flusher(
             "submissions", runtime, self._write_jobs, self._submitted, self._not_submitted, patience=SUBMIT_PATIENCE
@@ -232,7 +235,7 @@ class StoreJobs:
         elif wake == "cancel":
             self.claimer.look()
         else:
-            self._finished_hint.set()
+            self._look_again()
 
     # -- submitting ----------------------------------------------------------------------------------------------------
 
@@ -433,6 +436,7 @@ class StoreJobs:
     def settle(self, run: Run, end: Settlement) -> None:
         """See `RunOwner`."""
         self._let_go(run)
+        self._ending.add(run.id)
         self.ends.add(_Ended(run, end))
 
     def drop(self, run: Run) -> None:
@@ -454,16 +458,18 @@ class StoreJobs:
     def _settled(self, ended: _Ended, counted: bool) -> None:
         """The end of an attempt is written; or it was somebody else's by now."""
         run, end = ended
+        self._ending.discard(end.id)
         if end.outcome == "release" and counted:
             self.claimer.hint()
         self.lost_settlements += not counted
         if counted and end.outcome == "succeeded" and run is not None and run.job is not None:
             self.handles.succeeded(run.id, end.result, run.job._attempt, run.job._started_at)
         else:
-            self._finished_hint.set()  # whoever waits for it here asks the store, as others do
+            self.handles.ask_about(end.id)  # whoever waits for it here asks the store, as others do
 
     def _not_settled(self, ended: _Ended, error: BaseException) -> None:
         """It could not be written at all: the store will notice that nobody holds the job."""
+        self._ending.discard(ended.end.id)
         text = "the end of job %s (%s) could not be written; it will run again"
         log_fault(logger, text, ended.end.id, ended.end.outcome, error=error, fields={})
 
@@ -493,7 +499,7 @@ class StoreJobs:
             if run is not None and run.job is not None and not run.cancelled:
                 run.cancelled = True
                 self.engine.cancel(run.job, row[1])
-        self._finished_hint.set()
+        self._look_again()
 
     def _not_cancelled(self, row: tuple[str, str | None], error: BaseException) -> None:
         log_fault(logger, "job %s could not be cancelled", row[0], error=error, fields={})
@@ -560,9 +566,17 @@ class StoreJobs:
             self.handles.expect(job)
         return ours
 
+    def _is_here(self, id: str) -> bool:
+        return id in self.runs or id in self._ending
+
+    def _look_again(self) -> None:
+        """Some job may have ended, whichever it is."""
+        self._may_have_ended = True
+        self._look_hint.set()
+
     async def _look(self) -> None:
         """Ask about jobs that somebody waits for, and write how far those are that run here."""
-        runs, hint, handles, wrote = self.runs, self._finished_hint, self.handles, 0.0
+        runs, hint, handles, wrote = self.runs, self._look_hint, self.handles, 0.0
         while True:
             waits = handles.expected or self.me.runs_jobs
             seconds = min(self.store.poll, PROGRESS_EVERY) if waits else None
@@ -570,11 +584,14 @@ class StoreJobs:
                 async with asyncio.timeout(seconds):
                     await hint.wait()
             except TimeoutError:
-                pass
+                self._may_have_ended = True
             hint.clear()
             try:
                 await self._ready.wait()
-                asked = handles.next_asked(runs.__contains__)
+                again, self._may_have_ended = self._may_have_ended, False
+                asked = handles.next_asked(again=again)
+                if handles.are_unasked:
+                    hint.set()
                 if asked:
                     for end in await self.store.finished(asked):
                         handles.finished(end)
