@@ -58,7 +58,8 @@ PEERS = (
     Peer("aiopool (SQLite)", "with_aiopool.py", "sqlite", ()),
     Peer("aiopool (PostgreSQL)", "with_aiopool.py", "postgres", ()),
     Peer("aiopool (Valkey)", "with_aiopool.py", "valkey", ()),
-    Peer("saq", "with_saq.py", "valkey", ("saq[redis]",)),
+    # It imports typing_extensions, and does not say that it needs them.
+    Peer("saq", "with_saq.py", "valkey", ("saq[redis]", "typing_extensions")),
     Peer("arq", "with_arq.py", "valkey", ("arq",)),
     Peer("taskiq-redis", "with_taskiq_redis.py", "valkey", ("taskiq-redis",)),
     Peer("streaq", "with_streaq.py", "valkey", ("streaq",)),
