@@ -18,6 +18,7 @@ from aiopool._pool.block import JobBlock
 from aiopool._pool.cancel_report import CancelReport
 
 if TYPE_CHECKING:  # few pools have a store
+    from aiopool._observe.store_numbers import StoreNumbers
     from aiopool._pool.fleet import Fleet
 
 __all__ = ["Durability", "Role", "StoreCall", "make_durability", "provide"]
@@ -64,6 +65,10 @@ class Durability(Protocol):
 
     async def open(self) -> None:
         """Open the store, and begin to claim jobs if the pool runs any. The pool is open already."""
+        ...
+
+    def numbers(self) -> StoreNumbers:
+        """Return what the pool has to do with its store, in numbers."""
         ...
 
     def stop_claiming(self) -> None:

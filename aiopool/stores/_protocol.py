@@ -229,5 +229,6 @@ class Store(Protocol):
 
     async def facts(self) -> Facts:
         """Return what there is to know about the engine, by plain words: its version, how durable it is set, how long a
-        commit takes, the file system; for `aiopool doctor`. `warnings` is a list of texts."""
+        commit takes, the file system; for `aiopool doctor`. `warnings` is a list of texts: what breaks a promise;
+        `notes` is another one: what is worth knowing, and breaks none."""
         ...
