@@ -611,7 +611,7 @@ class StoreJobs:
     async def _look(self) -> None:
         """Ask about jobs that somebody waits for, and write how far those are that run here."""
         runs, hint, handles = self.runs, self._look_hint, self.handles
-        wrote = counted = -math.inf
+        wrote = counted = polled = -math.inf
         while True:
             waits = handles.expected or self.me.runs_jobs or self._state.observers.recorder is not None
             seconds = min(self.store.poll, PROGRESS_EVERY) if waits else None
@@ -619,18 +619,21 @@ class StoreJobs:
                 async with asyncio.timeout(seconds):
                     await hint.wait()
             except TimeoutError:
-                self._may_have_ended = True
+                pass
             hint.clear()
             try:
                 await self._ready.wait()
-                again, self._may_have_ended = self._may_have_ended, False
+                now = self.engine.now()
+                again = (
+                    self._may_have_ended or now - polled >= self.store.poll
+                )  # hints may come all the time, or get lost
+                self._may_have_ended, polled = False, now if again else polled
                 asked = handles.next_asked(again=again)
                 if handles.are_unasked:
                     hint.set()
                 if asked:
                     for end in await self.store.finished(asked):
                         handles.finished(end)
-                now = self.engine.now()
                 if runs and now - wrote >= PROGRESS_EVERY:
                     wrote = now
                     await self._write_progress()
