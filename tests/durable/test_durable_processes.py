@@ -6,8 +6,11 @@ import signal
 import sys
 import textwrap
 import time
+import uuid
 
+import pg_server
 import pytest
+import redis_servers
 
 from aiopool import Handlers, Pool
 from aiopool.stores import SQLite, StoredStatus
@@ -74,9 +77,10 @@ async def start(tmp_path):
     program.write_text(PROGRAM)
     children = []
 
-    async def begin():
+    async def begin(url=None):
+        url = url or f"sqlite:///{tmp_path}/jobs.db"
         child = await asyncio.create_subprocess_exec(
-            sys.executable, str(program), f"sqlite:///{tmp_path}/jobs.db", stdout=asyncio.subprocess.PIPE
+            sys.executable, str(program), url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         children.append(child)
         assert await asyncio.wait_for(child.stdout.readline(), 60) == b"ready\n"
@@ -91,8 +95,22 @@ async def start(tmp_path):
         child._transport.close()
 
 
-def producer(tmp_path):
-    return Pool(store=SQLite(tmp_path / "jobs.db"), handlers=handlers, role="producer")
+def producer(tmp_path, url=None):
+    return Pool(store=url or SQLite(tmp_path / "jobs.db"), handlers=handlers, role="producer")
+
+
+@pytest.fixture(params=["valkey", "postgres"])
+def short_lease(request):
+    """The URL of a new queue on a server, with leases of one second."""
+    name = f"lease{uuid.uuid4().hex[:8]}"
+    if request.param == "valkey":
+        if (why := redis_servers.why_not(redis_servers.VALKEY)) is not None:
+            pytest.skip(why)
+        return f"{redis_servers.shared(redis_servers.VALKEY).url}?lease=1&prefix={name}"
+    if (why := pg_server.why_not_package()) is not None:
+        pytest.skip(why)
+    url = pg_server.package_server()
+    return f"{url}{'&' if '?' in url else '?'}lease=1&schema={name}"
 
 
 def lines(path):
@@ -174,3 +192,29 @@ async def test_a_frozen_process_is_not_a_death(tmp_path, start):
         os.kill(first.pid, signal.SIGCONT)
         assert await job == "done"
         assert len(lines(path)) == 1
+
+
+async def test_a_process_that_lost_its_lease_begins_anew(tmp_path, start, short_lease):
+    """Frozen for longer than its lease it is taken for dead: its job runs elsewhere, and what it does late counts for
+    nothing. When it goes on it drops the job, and takes others."""
+    path = tmp_path / "ran"
+    async with producer(tmp_path, short_lease) as pool:
+        first = await start(short_lease)
+        job = await pool.submit(hold, str(path))
+        await wait_until(lambda: len(lines(path)) == 1)
+        os.kill(first.pid, signal.SIGSTOP)
+        second = await start(short_lease)
+        await wait_until(lambda: len(lines(path)) == 2, timeout=20)
+        os.kill(first.pid, signal.SIGCONT)
+        said = b""
+        while b"was lost" not in said:
+            said = await asyncio.wait_for(first.stderr.readline(), 20)
+            assert said, "the frozen process has ended"
+        (tmp_path / "ran.go").touch()
+        assert await job == "done"
+        row = await pool.fleet.find(job.id)
+        assert (row.attempt, row.crashes, row.status) == (2, 1, StoredStatus.SUCCEEDED)
+        second.kill()
+        await second.wait()
+        assert await pool.run(hold, str(path)) == "done"
+        assert lines(path)[-1].split() == [str(first.pid), "1"]
