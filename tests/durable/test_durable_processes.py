@@ -13,6 +13,7 @@ import pytest
 import redis_servers
 
 from aiopool import Handlers, Pool
+from aiopool.errors import JobDeadError
 from aiopool.stores import SQLite, StoredStatus
 from aiopool.testing import wait_until
 
@@ -159,7 +160,7 @@ async def test_a_job_that_kills_its_workers_is_given_up(tmp_path, start):
             child = await start()
             await asyncio.wait_for(child.wait(), 60)
         await start()
-        with pytest.raises(Exception, match="died"):
+        with pytest.raises(JobDeadError):
             await job
         row = await pool.fleet.find(job.id)
         assert (row.status, row.crashes) == (StoredStatus.DEAD, 3)
