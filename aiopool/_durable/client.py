@@ -29,7 +29,7 @@ from aiopool._durable.handles import Handles, current_job_id
 from aiopool._durable.ids import new_id
 from aiopool._durable.keeper import LeaseKeeper
 from aiopool._durable.payloads import encode_error
-from aiopool._durable.plans import Plans, limit_rows
+from aiopool._durable.plans import MAX_TEXT, Plans, check_text, limit_rows
 from aiopool._durable.runs import Run
 from aiopool._durable.sweeper import Sweeper
 from aiopool._engine.engine import Engine
@@ -270,7 +270,7 @@ class StoreJobs:
         moment = round(self.runtime.wall_time(due).timestamp(), 3)
         payload = self.plans.of(call.spec, call.function).handler.signature.encode(call.args, {}, self.max_payload)
         schedule = f"{call.spec.name} {about} {payload}"
-        unique = f"every {schedule}"[:MAX_ID] if skips else None
+        unique = f"every {schedule}"[:MAX_TEXT] if skips else None
         job = self.hand_in(call._replace(tick=(schedule, moment), unique=unique))
 
         def passed_over(job: Job[Any]) -> None:
@@ -285,9 +285,9 @@ class StoreJobs:
         plan = self.plans.of(call.spec, call.function)
         spec, handler = call.spec, plan.handler
         payload = handler.signature.encode(call.args, call.kwargs, self.max_payload)
-        id = new_id() if call.id is None else str(call.id)
-        if call.id is not None and ("\0" in id or len(id) > MAX_ID):
-            raise ValueError(f"id={call.id!r}: in a store an id has at most {MAX_ID} characters, and no NUL among them")
+        id = new_id() if call.id is None else check_text("id", str(call.id))
+        if call.unique is not None:
+            check_text("unique", call.unique)
         delay, run_at = 0.0, None
         if isinstance(call.delay, datetime.datetime):
             run_at = call.delay.timestamp()
@@ -666,9 +666,6 @@ _STATUS: dict[StoredStatus, JobStatus] = {
     StoredStatus.TIMED_OUT: JobStatus.TIMED_OUT,
     StoredStatus.CANCELLED: JobStatus.CANCELLED,
 }
-
-# It stands in an index of a database.
-MAX_ID = 200
 
 
 async def _unknown() -> None:
