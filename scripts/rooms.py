@@ -46,6 +46,7 @@ WORDS = {
     "instrumentation": "Prometheus, OpenTelemetry",
     "pytest_plugin": "fixtures",
     "cli": "the command",
+    "_torture": "kills, and what survives it",
 }
 BOX, GAP, ROW = (226, 44), 14, 92
 WIDTH = 1000

@@ -40,6 +40,7 @@ from aiopool._pool.cancel_report import CancelReport
 from aiopool._pool.durability import Role, StoreCall
 from aiopool._pool.fleet import Fleet
 from aiopool._pool.state import PoolState
+from aiopool._runtime import failpoints
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.runtime import Runtime
 from aiopool.errors import PayloadError, StoreError, StoreUnavailableError
@@ -204,6 +205,8 @@ class StoreJobs:
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._keeper is not None:
                     await self._keeper.stop()
+                if failpoints.ACTIVE:
+                    failpoints.reach("close.before")
                 await self.store.close()
         except (TimeoutError, StoreError) as error:
             log_fault(logger, "the store of pool %s could not be closed", self._state.name, error=error, fields={})
@@ -346,7 +349,11 @@ class StoreJobs:
 
     async def _write_jobs(self, batch: Sequence[_Pending], again: bool) -> Sequence[Submitted]:
         await self._ready.wait()
+        if failpoints.ACTIVE:
+            failpoints.reach("submit.before")
         answers = await self.store.submit([pending.row for pending in batch])
+        if failpoints.ACTIVE:
+            failpoints.reach("submit.after")
         if not again:
             return answers
         # It was sent before, and the answer was lost: what is there under our name is what we sent.
@@ -432,6 +439,8 @@ class StoreJobs:
             text = "job %s id %s cannot be run, and is given up"
             log_fault(logger, text, claimed.name, claimed.id, error=error, fields={})
             return
+        if failpoints.ACTIVE:
+            failpoints.reach("start.before")
         self.runs[claimed.id] = run
         engine = self.engine
         run.job = engine.enter_leased(spec, function, args, run, claimed.id, attempt=claimed.attempt, age=claimed.age)
@@ -447,6 +456,8 @@ class StoreJobs:
 
     def settle(self, run: Run, end: Settlement) -> None:
         """See `RunOwner`."""
+        if failpoints.ACTIVE:
+            failpoints.reach("job.ended")
         self._let_go(run)
         self._ending.add(run.id)
         self.ends.add(_Ended(run, end))
@@ -465,7 +476,12 @@ class StoreJobs:
 
     async def _write_ends(self, batch: Sequence[_Ended], again: bool) -> Sequence[bool]:
         await self._ready.wait()
-        return await self.store.settle([ended.end for ended in batch])
+        if failpoints.ACTIVE:
+            failpoints.reach("settle.before")
+        counted = await self.store.settle([ended.end for ended in batch])
+        if failpoints.ACTIVE:
+            failpoints.reach("settle.after")
+        return counted
 
     def _settled(self, ended: _Ended, counted: bool) -> None:
         """The end of an attempt is written; or it was somebody else's by now."""
