@@ -4,18 +4,18 @@ General layout, from the ground up; a room imports only rooms above it in this l
 
     errors             the tree of exceptions
     _runtime           the ground: loop, tasks, threads, timers, signals; knows no job
+    stores             where jobs survive; knows no job of a pool
     _jobs              what a job is: status, options, retry, stop, outcome; knows no pool
     events, _observe   who is told: events, logs, metrics, health
     _engine            how jobs are queued and run: queue, slots, engine, workers, supervisor
     _pool              what users hold: pool, views, groups, maps, shutdown
     blocking           a pool for programs without an event loop
-    stores             where jobs survive; knows no pool
-    _durable           the jobs of a pool in its store
     metrics, health    what a pool did, and how it is
     records            what is kept of jobs that have ended
     workers            what a worker is about, and what it holds
     settings, services values from files and the environment; helper processes
     _program           a whole program: `run`
+    _durable           the jobs of a pool in its store
     aiopool            this face, which only re-exports
     testing, instrumentation, pytest_plugin, cli: they use the face, as programs do
 

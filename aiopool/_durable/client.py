@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
 from aiopool._durable.claimer import Claimer
-from aiopool._durable.fleet import Fleet
 from aiopool._durable.flusher import Flusher
 from aiopool._durable.handlers import Handlers
 from aiopool._durable.handles import Handles, current_job_id
@@ -37,6 +36,7 @@ from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
 from aiopool._pool.cancel_report import CancelReport
 from aiopool._pool.durability import Role, StoreCall
+from aiopool._pool.fleet import Fleet
 from aiopool._pool.state import PoolState
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.runtime import Runtime
@@ -80,7 +80,7 @@ class StoreJobs:
         self.store = store
         self.role = role
         self.max_payload = store.max_payload
-        self.fleet = Fleet(self)
+        self.fleet = Fleet(store, self.watch)
         self.runs: dict[str, Run] = {}
         self.lost_settlements = 0
         self._limits = limit_rows(state.limits)
@@ -137,6 +137,9 @@ class StoreJobs:
         if self.role != "producer":
             self.claimer.begin()
             self.sweeper.begin()
+            for handler in self._handlers:
+                if handler.every is not None:
+                    self.plans.view.every(handler.every, handler.function, tz=handler.tz, missed=handler.missed)
 
     async def _connect(self) -> None:
         """Open the store as a new incarnation."""
@@ -245,6 +248,22 @@ class StoreJobs:
     def hand_in(self, call: StoreCall) -> Job[Any]:
         """See `Durability`."""
         return self._prepare(call, awaited=False).handle
+
+    def submit_tick(self, periodic: Any, call: StoreCall, about: str, due: float, *, skips: bool) -> Job[Any]:
+        """See `Durability`."""
+        # To the millisecond: the moment is worked out from two clocks, and must be the same in every process.
+        moment = round(self.runtime.wall_time(due).timestamp(), 3)
+        payload = self.plans.of(call.spec, call.function).handler.signature.encode(call.args, {}, self.max_payload)
+        schedule = f"{call.spec.name} {about} {payload}"
+        unique = f"every {schedule}"[:MAX_ID] if skips else None
+        job = self.hand_in(call._replace(tick=(schedule, moment), unique=unique))
+
+        def passed_over(job: Job[Any]) -> None:
+            if isinstance(job.exception(), _NotTakenError):
+                periodic.passed_over()
+
+        job.add_done_callback(passed_over)
+        return job
 
     def _prepare(self, call: StoreCall, *, awaited: bool) -> _Pending:
         """Make the row and the handle of a call, and have the row written."""
@@ -518,7 +537,7 @@ class StoreJobs:
             return found
         handler = self._handlers.get(name)
         function = _unknown if handler is None else handler.function
-        spec = self.plans._view._look_up(function).with_priority(5)
+        spec = self.plans.view._look_up(function).with_priority(5)
         spec.owner, spec.name = self.handles, name or id
         return self.handles.make(spec, id, 0.0, None)
 
@@ -534,16 +553,19 @@ class StoreJobs:
             await self.ends.drain()
             await asyncio.sleep(0 if not self.runs else 0.01)
 
-    def expect(self, job: Job[Any]) -> None:
+    def expect(self, job: Job[Any]) -> bool:
         """See `Durability`."""
-        if job._spec.owner is self.handles:
+        ours = job._spec.owner is self.handles
+        if ours:
             self.handles.expect(job)
+        return ours
 
     async def _look(self) -> None:
         """Ask about jobs that somebody waits for, and write how far those are that run here."""
         runs, hint, handles, wrote = self.runs, self._finished_hint, self.handles, 0.0
         while True:
-            seconds = min(self.store.poll, PROGRESS_EVERY) if handles.expected or runs else None
+            waits = handles.expected or self.me.runs_jobs
+            seconds = min(self.store.poll, PROGRESS_EVERY) if waits else None
             try:
                 async with asyncio.timeout(seconds):
                     await hint.wait()
@@ -601,15 +623,19 @@ def _unreadable(claimed: Claimed, error: BaseException) -> PayloadError:
     return fault
 
 
+class _NotTakenError(ValueError):
+    """A job was not taken: another one has its id, its `unique`, or its moment."""
+
+
 def _not_taken(row: NewJob, answer: Submitted) -> ValueError:
     if answer.outcome == "same_id":
-        return ValueError(
+        return _NotTakenError(
             f"id={row.id!r} is taken: the store has a job with it, or remembers one that has ended. Choose another id; "
             f"unique={row.id!r} is for one live job at a time"
         )
     if answer.outcome == "same_unique":
-        return ValueError(f"unique={row.unique!r} is taken by job {answer.id!r}")
-    return ValueError(f"the moment {row.tick!r} is over: another process has submitted its job")
+        return _NotTakenError(f"unique={row.unique!r} is taken by job {answer.id!r}")
+    return _NotTakenError(f"the moment {row.tick!r} is over: another process has submitted its job")
 
 
 def store_jobs(state: PoolState, store: object, handlers: object, role: Role) -> StoreJobs:

@@ -7,7 +7,7 @@ given by hand, and has nothing to do with the name of the function or its module
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, final
 
 from aiopool._jobs.callables import check_function, function_name
 from aiopool._jobs.options import UNSET as _UNSET
@@ -15,7 +15,9 @@ from aiopool._jobs.options import JobOptions, Offload, Unset, check_count, job
 from aiopool._jobs.retry import Retry
 from aiopool._runtime.keywords import explain_keywords
 
-if TYPE_CHECKING:  # pydantic is loaded with the first job
+if TYPE_CHECKING:  # few are submitted at moments; pydantic is loaded with the first job
+    import datetime
+
     from aiopool._durable.payloads import Signature
 
 __all__ = ["Handler", "Handlers"]
@@ -32,14 +34,26 @@ class Handler:
         name: under which it is registered.
         function: the function.
         max_crashes: after so many deaths of its worker a job is given up.
+        every, tz, missed: when it is submitted again and again, as in `Submitter.every`; None: it is not.
     """
 
-    __slots__ = ("_signature", "function", "max_crashes", "name")
+    __slots__ = ("_signature", "every", "function", "max_crashes", "missed", "name", "tz")
 
-    def __init__(self, name: str, function: Callable[..., Any], max_crashes: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        max_crashes: int = 3,
+        every: float | datetime.timedelta | str | None = None,
+        tz: datetime.tzinfo | None = None,
+        missed: Literal["skip", "once"] = "skip",
+    ) -> None:
         self.name = name
         self.function = function
         self.max_crashes = max_crashes
+        self.every = every
+        self.tz = tz
+        self.missed = missed
         self._signature: Signature | None = None
 
     @property
@@ -88,6 +102,9 @@ class Handlers:
         offload: Offload | Unset | None = _UNSET,
         layers: Any = _UNSET,
         max_crashes: int = 3,
+        every: float | datetime.timedelta | str | None = None,
+        tz: datetime.tzinfo | None = None,
+        missed: Literal["skip", "once"] = "skip",
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Register a function under a name, with its own job options; it stays the same function.
 
@@ -99,6 +116,8 @@ class Handlers:
                 jobs that were submitted before they changed.
             max_crashes: so many workers may die while they run a job; with that many the job is `dead`, and waits for
                 somebody who puts it back.
+            every, tz, missed: submit it without arguments again and again, as by `pool.every(every, function, tz=tz,
+                missed=missed)` in each process that runs jobs: one job for each moment in the whole fleet.
 
         Returns:
             A decorator that returns its function.
@@ -135,7 +154,7 @@ class Handlers:
                     f"another name for {function_name(function)}"
                 )
             job(name=name, **options)(function)
-            self._by_name[name] = self._by_function[function] = Handler(name, function, max_crashes)
+            self._by_name[name] = self._by_function[function] = Handler(name, function, max_crashes, every, tz, missed)
             return function
 
         return decorate

@@ -71,7 +71,7 @@ class Handles:
         extra.id = id
         if delay:
             extra.delay = delay
-            job._status = JobStatus.SCHEDULED
+            job._delay(self._engine.now() + delay)
         if block is not None:
             self.expect(job)
         self.by_id[id] = job
@@ -103,15 +103,8 @@ class Handles:
         """A job has ended here, and its end is written."""
         job = self.by_id.get(id)
         if job is not None and job._finished_at is None:
-            job._attempt, job._started_at = attempt, started
+            job._ran(attempt, started)
             self._end_with_result(job, text)
-
-    def failed(self, id: str, status: JobStatus, error: BaseException, attempt: int, started: float) -> None:
-        """The same, of a job that did not succeed; `error` is what it raised here, or was cancelled with."""
-        job = self.by_id.get(id)
-        if job is not None and job._finished_at is None:
-            job._attempt, job._started_at = attempt, started
-            self._end(job, status, (error, None))
 
     def finished(self, end: Finished) -> None:
         """The store says how a job has ended."""
@@ -119,7 +112,7 @@ class Handles:
         if job is None or job._finished_at is not None:
             return
         now = self._engine.now()
-        job._attempt, job._started_at = end.attempt, now - end.seconds
+        job._ran(end.attempt, now - end.seconds)
         status = _ENDS[end.status]
         if status is JobStatus.SUCCEEDED:
             self._end_with_result(job, end.result)

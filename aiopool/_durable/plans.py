@@ -13,16 +13,17 @@ from typing import Any, NamedTuple, final
 
 from aiopool._durable.handlers import Handler, Handlers
 from aiopool._durable.payloads import json_text
-from aiopool._jobs.limits import LaneKey, Limit, LimitRule, PoolLimits, keys_of
+from aiopool._jobs.limits import LaneKey, LimitRule, PoolLimits, keys_of
 from aiopool._jobs.options import JobOptions
 from aiopool._jobs.retry import Retry
 from aiopool._jobs.spec import JobOwner, JobSpec
+from aiopool._pool.fleet import limit_row
 from aiopool._pool.state import PoolState
 from aiopool._pool.submitter import Submitter
 from aiopool.errors import PayloadError
 from aiopool.stores._rows import Claimed, LimitRow
 
-__all__ = ["Plan", "Plans", "limit_row", "limit_rows"]
+__all__ = ["Plan", "Plans", "limit_rows"]
 
 # So many are kept: a view may be made for each job, with a key of its own.
 MAX_PLANS = 512
@@ -52,13 +53,17 @@ class Plan(NamedTuple):
 
 @final
 class Plans:
-    """The plans of one open pool."""
+    """The plans of one open pool.
+
+    Attributes:
+        view: submits with the options of the pool and of the functions, and no others.
+    """
 
     def __init__(self, state: PoolState, handlers: Handlers, owner: JobOwner) -> None:
         """`owner`: of the handles."""
         self._handlers = handlers
         self._owner = owner
-        self._view = Submitter(state, JobOptions(), state.options)
+        self.view = Submitter(state, JobOptions(), state.options)
         self._plans: dict[int, Plan] = {}
         self._specs: dict[tuple[Any, ...], JobSpec] = {}
 
@@ -86,7 +91,7 @@ class Plans:
 
     def _options(self, spec: JobSpec, handler: Handler) -> str | None:
         """Return what a view, or a group, has set that the worker's code does not say, as JSON."""
-        own = self._view._look_up(handler.function)
+        own = self.view._look_up(handler.function)
         if spec.name != handler.name:
             raise TypeError(
                 f"name={spec.name!r}: a job of a store has the name under which its function is registered, "
@@ -109,7 +114,7 @@ class Plans:
         at = handler.name, claimed.priority, claimed.group, claimed.trace
         spec = self._specs.get(at)
         if spec is None:
-            spec = self._view._look_up(handler.function).with_priority(claimed.priority)
+            spec = self.view._look_up(handler.function).with_priority(claimed.priority)
             spec.name, spec.group, spec.key, spec.metadata, spec.limits = handler.name, claimed.group, None, None, ()
             spec.queue_timeout = None
             options = json.loads(claimed.trace) if claimed.trace else {}
@@ -153,20 +158,6 @@ def _key_text(key: Any) -> str | int:
 
 def _lane(rule: LimitRule, key: Any) -> str:
     return rule.name if key is None else f"{rule.name}\x1f{key}"
-
-
-def limit_row(name: str, limit: Limit) -> LimitRow:
-    """Return a limit as the store has it.
-
-    Raises:
-        ValueError: it has a cooldown, which is a matter of one process.
-    """
-    if limit.cooldown is not None:
-        raise ValueError(
-            f"the limit {name!r} has a cooldown, which holds in one process only: with a store write "
-            "Limit(max_at_once=..., max_per_second=...), or a circuit breaker as a layer"
-        )
-    return LimitRow(name, limit.max_at_once, limit.max_per_second, limit.burst)
 
 
 def limit_rows(limits: PoolLimits) -> list[LimitRow]:

@@ -510,6 +510,11 @@ class Job(Generic[T]):
         self._attempt += 1
         self._started_at = now
 
+    def _ran(self, attempt: int, started_at: float) -> None:
+        """It has run in a place that we do not know, this often: see `_durable/handles.py`. Then it ends."""
+        self._attempt = attempt
+        self._started_at = started_at
+
     def _finish(self, status: JobStatus, value: Any, now: float) -> None:
         """return, raise, expire, cancel: the end, once; the call is let go of, and who waits is woken."""
         self._status = status

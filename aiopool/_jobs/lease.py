@@ -33,12 +33,12 @@ class Lease(JobObserver):
 
     def takes_back(self, job: Any) -> bool:
         """Whether a job that was told to stop is not cancelled, but given back: for another process."""
-        raise NotImplementedError  # pragma: no cover: as above
+        raise NotImplementedError  # pragma: no cover: the one kind of lease does this itself
 
     def given_back(self, job: Any) -> None:
         """The job has left the pool without an end of its own. Its code may still run, in a thread."""
-        raise NotImplementedError  # pragma: no cover: as above
+        raise NotImplementedError  # pragma: no cover: the one kind of lease does this itself
 
     def ended_late(self, job: Any) -> None:
         """The code of a job that had been left behind has ended."""
-        raise NotImplementedError  # pragma: no cover: as above
+        raise NotImplementedError  # pragma: no cover: the one kind of lease does this itself

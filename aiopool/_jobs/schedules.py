@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol, final
 
-__all__ = ["Cron", "Interval", "Schedule", "schedule_of"]
+__all__ = ["Cron", "Interval", "Schedule", "SharedInterval", "last_before", "schedule_of"]
 
 
 class Schedule(Protocol):
@@ -45,6 +45,27 @@ class Interval:
 
     def count_between(self, after: float, now: float, wall: Callable[[float], datetime.datetime]) -> int:
         return max(0, round((self.next_after(now, wall) - self.next_after(after, wall)) / self.seconds))
+
+    def __str__(self) -> str:
+        return f"every {self.seconds:g} s"
+
+
+@final
+class SharedInterval:
+    """Each `seconds` by the clock on the wall, counted from 1970: at the same moments in every process."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def next_after(self, now: float, wall: Callable[[float], datetime.datetime]) -> float:
+        here = wall(now).timestamp()
+        moment = (math.floor(here / self.seconds) + 1) * self.seconds
+        return now + max(moment - here, 0.0)
+
+    def count_between(self, after: float, now: float, wall: Callable[[float], datetime.datetime]) -> int:
+        return max(0, round((now - after) // self.seconds))
 
     def __str__(self) -> str:
         return f"every {self.seconds:g} s"
@@ -88,6 +109,20 @@ class Cron:
         return f"cron {self.text!r}"
 
 
+def last_before(schedule: Schedule, now: float, wall: Callable[[float], datetime.datetime]) -> float:
+    """Return the last moment that is not after `now`; if there was none in a year, `now`."""
+    span = 60.0
+    while span < LOOKED_BACK:
+        moment = schedule.next_after(now - span, wall)
+        if moment <= now:
+            while (later := schedule.next_after(moment, wall)) <= now and later > moment:
+                moment = later
+            return moment
+        span *= 4
+    return now
+
+
+LOOKED_BACK = 366 * 86400.0
 # A machine that slept for a year has missed many minutes: nobody needs to know how many.
 MOST_COUNTED = 1000
 
@@ -103,8 +138,8 @@ def _cronsim() -> Callable[[str, datetime.datetime], Any]:
     return CronSim
 
 
-def schedule_of(when: object, begin: float, zone: datetime.tzinfo | None) -> Schedule:
-    """Return the schedule that `when` says: seconds, a timedelta, or a cron text."""
+def schedule_of(when: object, begin: float, zone: datetime.tzinfo | None, *, shared: bool = False) -> Schedule:
+    """Return the schedule that `when` says: seconds, a timedelta, or a cron text; `shared` by several processes."""
     if isinstance(when, str):
         return Cron(when, zone or datetime.UTC)
     if zone is not None:
@@ -115,4 +150,4 @@ def schedule_of(when: object, begin: float, zone: datetime.tzinfo | None) -> Sch
         raise TypeError(f'every({when!r}): write a number of seconds, a timedelta, or a cron text such as "30 3 * * *"')
     if not 0 < when < math.inf:
         raise ValueError(f"every({when!r}): an interval is above 0 seconds, and finite")
-    return Interval(when, begin)
+    return SharedInterval(when) if shared else Interval(when, begin)

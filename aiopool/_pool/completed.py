@@ -86,7 +86,7 @@ def _checked(state: PoolState, jobs: Iterable[Any]) -> dict[Job[Any], None]:
                 f"as_completed() takes jobs, not {job!r} ({type_name(job)}): write `job = await pool.submit(function, "
                 "...)` for each, or `pool.map(function, items, ordered=False)`"
             )
-        if job._spec.owner is not state:
+        if not state.takes(job):
             raise ValueError(
                 f"as_completed() of pool {state.name!r} was given {job!r} of another pool, {job.pool_name!r}: write "
                 "as_completed(jobs) once for each pool, with its own jobs"

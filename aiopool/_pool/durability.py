@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from aiopool._jobs.job import Job
 from aiopool._jobs.limits import Key
 from aiopool._jobs.spec import JobSpec
 from aiopool._pool.block import JobBlock
 from aiopool._pool.cancel_report import CancelReport
+
+if TYPE_CHECKING:  # few pools have a store
+    from aiopool._pool.fleet import Fleet
 
 __all__ = ["Durability", "Role", "StoreCall", "make_durability", "provide"]
 
@@ -55,7 +58,7 @@ class Durability(Protocol):
     """The jobs of one pool in its store."""
 
     @property
-    def fleet(self) -> Any:
+    def fleet(self) -> Fleet:
         """What is asked of all pools that share the store."""
 
     async def open(self) -> None:
@@ -73,8 +76,14 @@ class Durability(Protocol):
     def hand_in(self, call: StoreCall) -> Job[Any]:
         """Hand in a job, and return it at once: if it is not taken, it ends with that error."""
 
-    def expect(self, job: Job[Any]) -> None:
-        """Somebody is about to wait for a job."""
+    def submit_tick(self, periodic: Any, call: StoreCall, about: str, due: float, *, skips: bool) -> Job[Any]:
+        """Hand in the job of a moment of a schedule, for the first process that does; `about` is the schedule.
+
+        `periodic.passed_over()` is called if it was not this one, or with `skips` the job before has not ended.
+        """
+
+    def expect(self, job: Job[Any]) -> bool:
+        """Somebody is about to wait for a job; whether it is one of the store."""
 
     async def cancel(self, id: str, reason: str | None) -> CancelReport:
         """See `Pool.cancel`."""

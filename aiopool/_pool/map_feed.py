@@ -27,8 +27,9 @@ from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job
 from aiopool._jobs.spec import JobSpec
 from aiopool._jobs.status import JobStatus
-from aiopool._jobs.waiters import JobObserver, remove_waiter
+from aiopool._jobs.waiters import JobObserver, add_waiter, remove_waiter
 from aiopool._pool.block import JobBlock
+from aiopool._pool.durability import StoreCall
 from aiopool._pool.state import PoolState
 from aiopool._runtime.faults import is_kind, log_fault, type_name
 from aiopool._runtime.runtime import shield
@@ -232,7 +233,9 @@ class MapFeed(JobObserver):
         place = self._buffersize - (self.submitted - self.taken)
         may_be_full = len(engine.jobs) + place > room.limit
         # Most maps: nothing has to be noted of a job but that it is there.
-        plain = self._spec_for is None and self._block is None and self.inputs is None
+        plain = (
+            self._spec_for is None and self._block is None and self.inputs is None and self._state.durability is None
+        )
         try_submit, add = engine.try_submit, self._add
         while place > 0:
             place -= 1
@@ -358,6 +361,13 @@ class MapFeed(JobObserver):
         self, engine: Engine, item: Any, spec: JobSpec, id: int | str | None, delay: float
     ) -> Job[Any] | None:
         """Make a job of an item if there is room; else return None."""
+        durability = self._state.durability
+        if durability is not None:
+            call = StoreCall(spec, self._function, (item,), {}, id, delay, None, None, None, None)
+            job = durability.hand_in(call)
+            add_waiter(job, self)
+            durability.expect(job)
+            return job
         if id is None and not delay:
             return engine.try_submit(spec, self._function, (item,), self)
         return engine.try_submit_one(spec, self._function, (item,), self, id, delay)

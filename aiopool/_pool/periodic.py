@@ -19,7 +19,7 @@ from typing import Any, final
 
 from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job
-from aiopool._jobs.schedules import Cron, Schedule
+from aiopool._jobs.schedules import Cron, Schedule, last_before
 from aiopool._pool.state import PoolState
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.timers import Timer
@@ -46,6 +46,7 @@ class Periodic:
         runs: how many jobs were submitted.
         skipped: how many moments were passed over, because the job before had not ended or the queue was full.
         missed: how many moments were over before anybody looked: the event loop was busy, or the machine asleep.
+        elsewhere: of a pool with a store: how many moments were another process's, or skipped by one.
         late: seconds by which the last moment was late.
     """
 
@@ -62,6 +63,7 @@ class Periodic:
         "_submitted",
         "_timer",
         "_told",
+        "elsewhere",
         "job",
         "late",
         "missed",
@@ -74,20 +76,22 @@ class Periodic:
         state: PoolState,
         schedule: Schedule,
         name: str,
-        submit: Callable[[], Job[Any]],
+        submit: Callable[[Periodic, float], Job[Any]],
         *,
         is_open: Callable[[], bool],
         jitter: float,
         skips: bool,
+        at_once: bool,
     ) -> None:
         """What it does.
 
         Args:
             state, schedule, name: the pool, the moments, and what the jobs are called.
-            submit: hands in a job, or raises.
+            submit: hands in the job of a moment, or raises.
             is_open: whether jobs can be handed in, now and later.
             jitter: seconds.
             skips: no job is handed in while the one before it has not ended.
+            at_once: the job of the last moment before now is handed in, too.
         """
         self._is_open = is_open
         self._state = state
@@ -100,10 +104,13 @@ class Periodic:
         self._timer: Timer | None = None
         self._due = self._planned = 0.0  # the next moment, and the same with its jitter
         self.job: Job[Any] | None = None
-        self.runs = self.skipped = self.missed = 0
+        self.runs = self.skipped = self.missed = self.elsewhere = 0
         self.late = 0.0
         self._told: dict[str, float] = {}  # when it was logged last, by the text
         engine = self._engine()
+        if at_once:
+            self._due = last_before(schedule, engine.now(), engine.runtime.wall_time)
+            self._submit()
         self._plan(schedule.next_after(engine.now(), engine.runtime.wall_time))
 
     @property
@@ -173,7 +180,7 @@ class Periodic:
             self.skipped += 1
             return
         try:
-            self.job = self._context.run(self._submitted)
+            self.job = self._context.run(self._submitted, self, self._due)
         except QueueFullError:
             self.skipped += 1
             self._log("%s: %s finds the queue full, and is skipped")
@@ -182,6 +189,11 @@ class Periodic:
             self._log("%s: %s could not be submitted, and is skipped", error=error)
         else:
             self.runs += 1
+
+    def passed_over(self) -> None:
+        """The job of the last moment was not taken: another process has submitted it, or its job before still runs."""
+        self.runs -= 1
+        self.elsewhere += 1
 
     def _log(self, text: str, *args: object, error: BaseException | None = None) -> None:
         """Log, but not the same thing again and again: all of it is counted."""

@@ -66,6 +66,7 @@ if TYPE_CHECKING:  # they come with whoever listens or asks
     from aiopool._engine.worker_info import WorkerInfo
     from aiopool._jobs.keep_finished import KeepFinished
     from aiopool._jobs.records import JobOutcome
+    from aiopool._pool.fleet import Fleet
     from aiopool.events import EventStream, Listener, PoolEvent
 
 __all__ = ["Pool"]
@@ -1003,8 +1004,8 @@ class Pool(Submitter, AsyncOnly):
         return stream
 
     @property
-    def fleet(self) -> Any:
-        """All pools that share the store and the name of this one: see `aiopool.stores.Fleet`.
+    def fleet(self) -> Fleet:
+        """All pools that share the store and the name of this one: see `aiopool.fleet.Fleet`.
 
         Raises:
             RuntimeError: the pool has no store.

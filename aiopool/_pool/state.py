@@ -175,6 +175,10 @@ class PoolState:
             f"{what}pool {self.name!r} is {self.status}. Submit before the `{block}` block ends"
         ) from self.failure
 
+    def takes(self, job: Job[Any]) -> bool:
+        """Return whether a job is one of this pool, or of its store; whoever asks is about to wait for it."""
+        return job._spec.owner is self or (self.durability is not None and self.durability.expect(job))
+
     # -- what a job asks of its owner ----------------------------------------------------------------------------
 
     def _open_engine(self) -> Engine:

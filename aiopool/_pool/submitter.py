@@ -384,6 +384,7 @@ class Submitter:
         jitter: float = 0.0,
         overlap: Literal["skip", "queue"] = "skip",
         tz: datetime.tzinfo | None = None,
+        missed: Literal["skip", "once"] = "skip",
     ) -> Periodic:
         """Submit a call again and again, until the pool, or the group, is left.
 
@@ -399,6 +400,11 @@ class Submitter:
             overlap: while the job of the moment before has not ended, `"skip"` passes over the new one; `"queue"`
                 submits it, to start when that one has ended.
             tz: the time zone of a cron text; UTC by default. Summer time is followed as Debian's cron does.
+            missed: of a pool with a store: if moments went by while no process was there, `"once"` makes up for the
+                last of them when this is called (also the very first time); `"skip"` does not.
+
+        With a store each moment has one job in the whole fleet, however many processes call this for the same function,
+        arguments and schedule. An interval is counted from 1970 then, so that all have the same moments.
 
         Returns:
             What is known of it: its last `job`, `runs`, `skipped`, `missed`; `cancel()` ends it.
@@ -416,24 +422,39 @@ class Submitter:
 
         if overlap not in ("skip", "queue"):
             raise ValueError(f'overlap={overlap!r}: it must be "skip" or "queue"')
+        if missed not in ("skip", "once"):
+            raise ValueError(f'missed={missed!r}: it must be "skip" or "once"')
         engine = self._state.engine
         if engine is None:
             raise self._state.not_open("every")
         engine.caller.check("every")
         self._state.check_accepting()
-        schedule, skips = schedule_of(when, engine.now(), tz), overlap == "skip"
-        view = self if skips else self._one_at_a_time(function)
-        submit = functools.partial(view.submit_nowait, function, *args)
-        name = view._look_up(function).name  # what is wrong with it is said now
+        durability, skips = self._state.durability, overlap == "skip"
+        schedule = schedule_of(when, engine.now(), tz, shared=durability is not None)
+        view = self if skips or durability is not None else self._one_at_a_time(function)
+        spec = view._look_up(function)  # what is wrong with it is said now
         check_call("every", function, args, {})
+        if durability is None:
+            if missed != "skip":
+                raise _store_needed(f"missed={missed!r}")
+
+            def submit(periodic: Periodic, due: float) -> Job[Any]:
+                return view.submit_nowait(function, *args)
+        else:
+            call = StoreCall(spec, function, args, {}, None, 0.0, None, None, self._block, None)
+
+            def submit(periodic: Periodic, due: float) -> Job[Any]:
+                return durability.submit_tick(periodic, call, str(schedule), due, skips=skips)
+
         return Periodic(
             self._state,
             schedule,
-            name,
+            spec.name,
             submit,
             is_open=self._takes_jobs,
             jitter=check_seconds("jitter", jitter),
-            skips=skips,
+            skips=skips and durability is None,
+            at_once=missed == "once",
         )
 
     def once(self, key: Hashable, *, keep: float = 0.0) -> Once:

@@ -2,7 +2,8 @@
 
 Rule 1: a place that becomes free calls one row back, the best that is held there; so does a moment at which the rate
 opens. A row that was called and does not take the place (it was cancelled, or another of its lanes is full) passes the
-call on. So no row waits for a place that is free, and nobody scans those that are blocked.
+call on. So no row waits for a place that is free, and nobody scans those that are blocked. One that was called while a
+better one was elsewhere does not stand in the way of that one: both are called, and the better one finds the place.
 
 Rule 2: running jobs are counted in each of their lanes, whether it has a rule or not: a rule that comes later counts
 those that run already.
@@ -16,6 +17,7 @@ nobody for longer than a whole burst takes.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
 from collections import deque
@@ -36,7 +38,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.running = 0
-        self.called = 0  # rows that were called back, and have not come yet
+        self.called: list[tuple[int, int, str]] = []  # who was called back and has not come yet, by their order
         self.held = Line()
         self.next_at = -math.inf  # the theoretical arrival time of the next start
         self.starts: deque[float] = deque()  # the last ones, as many as the window may have
@@ -145,7 +147,7 @@ class Lanes:
         lane = self._lanes.get(name)
         if lane is None:
             return []
-        lane.called -= 1
+        lane.called.remove(row.order)
         return self._call(name, lane, now)
 
     def open(self, now: float, most: int) -> list[Row]:
@@ -207,17 +209,18 @@ class Lanes:
         return moment
 
     def _call(self, name: str, lane: _Lane, now: float) -> list[Row]:
-        """Call as many of the held as there are places, besides those that were called before."""
+        """Call as many of the held as there are places, besides those that were called before and are better."""
         rule = self._rule(name)
         called: list[Row] = []
         while (row := lane.held.first()) is not None:
+            ahead = bisect.bisect(lane.called, row.order)
             if rule is not None:
-                if rule.max_at_once is not None and lane.running + lane.called >= rule.max_at_once:
+                if rule.max_at_once is not None and lane.running + ahead >= rule.max_at_once:
                     break
-                if self._opens_at(lane, rule, now, lane.called) > now + _ROUNDING:
+                if self._opens_at(lane, rule, now, ahead) > now + _ROUNDING:
                     break
             lane.held.pop()
-            lane.called += 1
+            lane.called.insert(ahead, row.order)
             row.held_in, row.called_by = None, name
             called.append(row)
         if rule is not None:
@@ -230,7 +233,7 @@ class Lanes:
         if rule.max_per_second is None:
             return
         if len(lane.held):
-            moment = self._opens_at(lane, rule, now, lane.called)
+            moment = self._opens_at(lane, rule, now, len(lane.called))
             self._rests.clear(name)
             if moment > now + _ROUNDING:
                 self._openings.set(name, moment)

@@ -18,13 +18,14 @@ Rule 3: it is only for a local disk. A network file system has neither the share
 
 Rule 4: a store belongs to the process that opened it. In a child that was forked it raises, and touches nothing.
 
-What happens in a transaction is in `_sqlite_jobs.py`, `_sqlite_lanes.py` and `_sqlite_chores.py`.
+What happens in a transaction is in `_sqlite_jobs.py`, `_sqlite_lanes.py`, `_sqlite_chores.py`, `_sqlite_moves.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -32,13 +33,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar, final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from aiopool._runtime.daemon_thread import run_in_daemon_thread
-from aiopool.errors import StoreError
+from aiopool.errors import StoreError, StoreUnavailableError
 from aiopool.stores import _sqlite_chores as chores
 from aiopool.stores import _sqlite_files as files
 from aiopool.stores import _sqlite_jobs as way
+from aiopool.stores import _sqlite_moves as moves
 from aiopool.stores import _sqlite_reads as reads
 from aiopool.stores._protocol import Keeper, Wake
 from aiopool.stores._rows import (
@@ -67,6 +69,7 @@ __all__ = ["SQLite"]
 T = TypeVar("T")
 
 _WAKES: Final[dict[int, Wake]] = {ord("w"): "work", ord("c"): "cancel", ord("f"): "finished"}
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _CLOSING: Final = 3.0  # seconds that a close waits for the lock, and for each thread
 _STRANGERS_EVERY: Final = 60.0
 
@@ -109,7 +112,17 @@ class SQLite:
             if not value >= 0:
                 raise ValueError(f"{name}={value!r}: it must be 0 or more")
         self.path = Path(os.path.abspath(path))
-        self.url = f"sqlite:///{self.path}"
+        options = {
+            name: value
+            for name, value, usual in (
+                ("durability", durability, "power"),
+                ("keep", keep, 86400),
+                ("keep_failed", keep_failed, 604800),
+                ("max_payload", max_payload, 1 << 20),
+            )
+            if value != usual
+        }
+        self.url = f"sqlite:///{quote(str(self.path))}" + (f"?{urlencode(options)}" if options else "")
         self.durability = durability
         self.keep = (float(keep), float(keep_failed))
         self.max_payload = max_payload
@@ -173,6 +186,7 @@ class SQLite:
         self._forked = False
         self._me = me.id
         self._on_wake = on_wake
+        files.OPEN.add(self)
         try:
             await run_in_daemon_thread(self._enter, name="aiopool-sqlite-open")
             assert self._lock is not None
@@ -188,7 +202,6 @@ class SQLite:
             raise
         if self._presence.socket is not None:
             self._loop.add_reader(self._presence.socket, self._receive, self._presence.socket)
-        files.OPEN.add(self)
 
     def _enter(self) -> None:
         files.check_place(self.path)
@@ -198,6 +211,8 @@ class SQLite:
             self._lock = WriteLock(files.beside(self.path, "-lock"), turn)
             self._presence.enter(self._me)
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise StoreUnavailableError(f"opened {self.path} as a store: {error}; try again with room") from error
             raise StoreError(
                 f"opened {self.path} as a store, and its lock files cannot be made: {error}; let this user write in "
                 f"{self.path.parent}"
@@ -246,6 +261,15 @@ class SQLite:
         rescued, _ = chores.rescue(tx, self._me, 1000)
         tx.finish()
         return rescued == 1000
+
+    async def _die(self) -> None:
+        """Let go of everything without a word, as at a SIGKILL; for tests."""
+        presence, self._presence = self._presence, None
+        if presence is not None and presence.socket is not None and self._loop is not None:
+            self._loop.remove_reader(presence.socket)
+        await self._shut()
+        if presence is not None:
+            presence.drop()
 
     async def _shut(self) -> None:
         files.OPEN.discard(self)
@@ -322,39 +346,38 @@ class SQLite:
     async def sweep(self, names: Sequence[str]) -> SweepReport:
         """See `Store.sweep`."""
         texts = json.dumps(list(names))
-        seized = await self._read(self._seize_the_dead)
-        clean: list[str] = []
-        try:
-            report, clean = await self._write(
-                lambda tx: chores.sweep(tx, texts, self.keep, list(seized)),
-                None if seized else lambda connection: self._look_before_sweep(connection, texts),
-            )
-        finally:
-            if self._presence is not None:
-                for who, fd in seized.items():
-                    self._presence.bury(who, fd, remove=who in clean)
-        return report
-
-    def _look_before_sweep(self, connection: sqlite3.Connection, names: str) -> tuple[SweepReport, list[str]] | None:
-        report = chores.look_before_sweep(connection, self._q, self._clock(), names, self.keep)
-        return None if report is None else (report, [])
-
-    def _seize_the_dead(self, connection: sqlite3.Connection) -> dict[str, int]:
-        """Return those of this queue that are dead, with their files, which are locked until they are buried."""
+        presence = self._presence
         seized: dict[str, int] = {}
-        if self._presence is None:
-            return seized
+        clean: list[str] = []
+
+        def look(connection: sqlite3.Connection) -> SweepReport | None:
+            if presence is not None:
+                self._seize_the_dead(presence, connection, seized)
+            return None if seized else chores.look_before_sweep(connection, self._q, self._clock(), texts, self.keep)
+
+        def write(tx: Transaction) -> SweepReport:
+            report, clean[:] = chores.sweep(tx, texts, self.keep, list(seized))
+            return report
+
+        def after() -> None:
+            for who, fd in seized.items():
+                assert presence is not None
+                presence.bury(who, fd, remove=who in clean)
+
+        return await self._write(write, look, after)
+
+    def _seize_the_dead(self, presence: Presence, connection: sqlite3.Connection, seized: dict[str, int]) -> None:
+        """Find those of this queue that are dead, with their files, which are locked until they are buried."""
         known = connection.execute("SELECT id, q FROM incarnations").fetchall()
         for who, q in known:
             if who != self._me and q == self._q:
-                fd = self._presence.seize(who)
+                fd = presence.seize(who)
                 if fd is not None:
                     seized[who] = fd
         moment = time.monotonic()
         if moment >= self._strangers_at:
             self._strangers_at = moment + _STRANGERS_EVERY
-            self._presence.strangers({who for who, _ in known})
-        return seized
+            presence.strangers({who for who, _ in known} | {self._me})
 
     async def owned(self) -> list[tuple[str, int]]:
         """See `Store.owned`."""
@@ -415,8 +438,11 @@ class SQLite:
     async def requeue(self, ids: Sequence[str] | None, status: StoredStatus | None) -> int:
         """See `Store.requeue`."""
         total, after = 0, 0
+        (until,) = await self._read(
+            lambda reader: reader.execute("SELECT coalesce(max(number), 0) FROM history").fetchone()
+        )
         while True:
-            some, follows = await self._write(lambda tx, after=after: chores.requeue(tx, ids, status, after))  # type: ignore[misc]
+            some, follows = await self._write(lambda tx, after=after: moves.requeue(tx, ids, status, after, until))  # type: ignore[misc]
             total += some
             if follows is None:
                 return total
@@ -433,17 +459,17 @@ class SQLite:
 
     async def export(self, limit: int) -> list[StoredJob]:
         """See `Store.export`."""
-        return await self._write(lambda tx: chores.export(tx, limit))
+        return await self._write(lambda tx: moves.export(tx, limit))
 
     async def restore(self, jobs: Sequence[StoredJob]) -> None:
         """See `Store.restore`."""
         if jobs:
-            await self._write(lambda tx: chores.restore(tx, jobs))
+            await self._write(lambda tx: moves.restore(tx, jobs))
 
     async def forget_moved(self, ids: Sequence[str]) -> None:
         """See `Store.forget_moved`."""
         if ids:
-            await self._write(lambda tx: chores.forget_moved(tx, ids))
+            await self._write(lambda tx: moves.forget_moved(tx, ids))
 
     # -- what an operator asks -----------------------------------------------------------------------------------------
 
@@ -466,12 +492,15 @@ class SQLite:
             )
 
     async def _write(
-        self, function: Callable[[Transaction], T], look: Callable[[sqlite3.Connection], T | None] | None = None
+        self,
+        function: Callable[[Transaction], T],
+        look: Callable[[sqlite3.Connection], T | None] | None = None,
+        after: Callable[[], object] | None = None,
     ) -> T:
         self._check()
         if self._writer is None:
             raise StoreError(f"the store {self.path} is not open")
-        return await self._writer.write(function, look)
+        return await self._writer.write(function, look, after)
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         self._check()
@@ -487,6 +516,10 @@ class SQLite:
         others = connection.execute(
             "SELECT id, runs_jobs FROM incarnations WHERE q = ? AND id <> ?", (self._q, self._me)
         ).fetchall()
+        for target, what in wakes:
+            if target == self._me and self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._tell, what[0])
         for who, runs_jobs in others:
             for target, what in wakes:
                 if target == who or (target is None and runs_jobs):
@@ -498,5 +531,8 @@ class SQLite:
             for _ in range(1000):
                 got.update(receiver.recv(16))  # type: ignore[attr-defined]  # a socket
         for what in got:
-            if what in _WAKES and self._on_wake is not None:
-                self._on_wake(_WAKES[what])
+            self._tell(what)
+
+    def _tell(self, what: int) -> None:
+        if what in _WAKES and self._on_wake is not None and self._presence is not None:
+            self._on_wake(_WAKES[what])

@@ -12,6 +12,7 @@ Rule 4: what rarely is (lanes, limits of time, a cancel) is found in the same lo
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
@@ -49,6 +50,7 @@ _INSERT: Final = (
     "queue_until, total_until, expires, started_at, owner, name, unique_key, group_name, keys, lanes, metadata, trace, "
     "parent, submitter, payload) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_FIRST_DUE: Final = "SELECT min(run_at) FROM jobs WHERE q = ? AND status = 'scheduled'"
 
 
 def submit(tx: Transaction, jobs: Sequence[NewJob]) -> list[Submitted]:
@@ -66,7 +68,7 @@ def submit(tx: Transaction, jobs: Sequence[NewJob]) -> list[Submitted]:
     moved: dict[str, float] = {}
     rows: list[tuple[object, ...]] = []
     answers: list[Submitted] = []
-    queued = False
+    queued, earliest = False, math.inf
     for job in jobs:
         job_id = job.id
         if job_id in submitters:
@@ -74,16 +76,17 @@ def submit(tx: Transaction, jobs: Sequence[NewJob]) -> list[Submitted]:
             continue
         if job.tick is not None:
             schedule, moment = job.tick
-            if moment <= ticks.get(schedule, -1e300):
-                answers.append(Submitted("tick_over", job_id, job.submitter))
+            if moment <= ticks.get(schedule, -math.inf):
+                answers.append(Submitted("tick_over", job_id, ""))
                 continue
-            ticks[schedule] = moved[schedule] = moment
         if job.unique is not None:
             other, by = uniques.setdefault(job.unique, (job_id, job.submitter))
             if other != job_id:
                 answers.append(Submitted("same_unique", other, by))
                 continue
         submitters[job_id] = job.submitter
+        if job.tick is not None:
+            ticks[job.tick[0]] = moved[job.tick[0]] = job.tick[1]
         run_at = job.run_at
         if run_at is None and job.delay > 0:
             run_at = now + job.delay
@@ -93,6 +96,7 @@ def submit(tx: Transaction, jobs: Sequence[NewJob]) -> list[Submitted]:
         lanes = json.dumps(list(dict.fromkeys(job.lanes))) if job.lanes else None
         if begins > now:
             status = "scheduled"
+            earliest = min(earliest, begins)
         elif job.start and may_start and lanes is None:
             status = "running"
         else:
@@ -130,6 +134,9 @@ def submit(tx: Transaction, jobs: Sequence[NewJob]) -> list[Submitted]:
         )
         position += 1
         answers.append(Submitted("running" if starts else "queued", job_id, job.submitter))
+    if earliest < math.inf:  # those who wait for a moment may have to wait for an earlier one
+        due = connection.execute(_FIRST_DUE, (q,)).fetchone()[0]
+        queued = queued or due is None or earliest < due
     if rows:
         connection.executemany(_INSERT, rows)
     if position != first:
@@ -187,7 +194,7 @@ _BEST: Final = (
 )
 _START: Final = (
     "UPDATE jobs SET status = 'running', attempt = attempt + 1, fence = fence + 1, owner = ?, started_at = ?, "
-    "expires = NULL, held = NULL WHERE rowid IN (SELECT value FROM json_each(?))"
+    "expires = NULL, held = NULL, progress = NULL, progress_text = NULL WHERE rowid IN (SELECT value FROM json_each(?))"
 )
 _DUE: Final = (
     "UPDATE jobs SET status = 'queued' WHERE rowid IN (SELECT rowid FROM jobs WHERE q = ? AND status = 'scheduled' "
@@ -208,7 +215,8 @@ def look_before_claim(connection: sqlite3.Connection, q: int, me: str, now: floa
         return None
     more = bool(queued or due) and not paused
     cancels = connection.execute(_CANCELS, (me,)).fetchall()
-    return Claim([], cancels, _next_in(connection, q, now), more, bool(paused))
+    next_in = None if paused else _next_in(connection, q, now)
+    return Claim([], cancels, next_in, more, bool(paused))
 
 
 def claim(tx: Transaction, limit: int) -> Claim:
@@ -216,9 +224,8 @@ def claim(tx: Transaction, limit: int) -> Claim:
     connection, q, now = tx.connection, tx.q, tx.now
     cancels = connection.execute(_CANCELS, (tx.me,)).fetchall()
     (paused,) = connection.execute("SELECT paused FROM queues WHERE q = ?", (q,)).fetchone()
-    if paused or limit <= 0:
-        more = not paused and connection.execute(_BEST, (q, 1)).fetchone() is not None
-        return Claim([], cancels, _next_in(connection, q, now), more, bool(paused))
+    if paused:
+        return Claim([], cancels, None, False, True)
     more = connection.execute(_DUE, (q, now + ROUNDING, _MOST_DUE)).rowcount == _MOST_DUE
     if tx.lanes.look_due(_MOST_DUE):
         more = True
@@ -233,12 +240,15 @@ def claim(tx: Transaction, limit: int) -> Claim:
         found = connection.execute(_BEST, (q, wanted + 1)).fetchall()
         aside = _take(tx, found[:wanted], jobs)
         moved += aside
-        if len(found) <= wanted:
+        # For one that went aside another may have been called, which comes before those that wait behind.
+        called = aside > 0 and tx.lanes.settle()
+        if len(found) <= wanted and not called:
             break
         if not aside:
             more = True
             break
-    tx.finish()
+    if tx.finish():
+        more = True
     return Claim(jobs, cancels, _next_in(connection, q, now), more, False)
 
 
@@ -308,7 +318,7 @@ def _take(tx: Transaction, found: list[Any], jobs: list[Claimed]) -> int:
         connection.execute(_START, (tx.me, now, json.dumps(started)))
     if held:
         connection.executemany("UPDATE jobs SET status = 'limited', held = ? WHERE rowid = ?", held)
-    tx.end(over)
+    tx.end(over, tell_me=True)
     return len(held) + len(over)
 
 
@@ -330,7 +340,7 @@ _RUNNING: Final = (
 )
 _BACK: Final = (
     "UPDATE jobs SET status = ?, attempt = ?, run_at = coalesce(?, run_at), error = coalesce(?, error), expires = ?, "
-    "seconds = max(? - started_at, 0.0), owner = NULL, progress = NULL, progress_text = NULL WHERE rowid = ?"
+    "seconds = max(? - started_at, 0.0), owner = NULL WHERE rowid = ?"
 )
 
 

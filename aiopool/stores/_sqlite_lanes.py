@@ -2,8 +2,8 @@
 
 Rule 1: a row that finds no place in one of its lanes becomes `limited`, and is held in that lane. When there are
 places, the best rows that are held there are called back: they are `queued` again, and the lane stays noted on them
-until they have started or gone elsewhere. A lane never has more of these than places, so each row moves few times, and nobody
-scans those that are held.
+until they have started or gone elsewhere. A lane never has more of these than places, so each row moves few times, and
+nobody scans those that are held.
 
 Rule 2: whatever may free a place *looks* at the lane: an end, a rescue, a rate that opens, a called row that goes
 without starting, a new limit. All looks of a transaction happen at its end, once for each lane.

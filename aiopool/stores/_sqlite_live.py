@@ -24,12 +24,16 @@ import hashlib
 import os
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Final, final
+
+from aiopool.errors import StoreError
 
 __all__ = ["Presence"]
 
 _LONGEST: Final = 107
+_TRIES: Final = 100
 
 
 def _file_name(incarnation: str) -> str:
@@ -53,17 +57,20 @@ class Presence:
     def enter(self, incarnation: str) -> None:
         """Begin to live."""
         name = _file_name(incarnation)
-        while True:
+        for _ in range(_TRIES):
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666, dir_fd=self.fd)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if os.stat(name, dir_fd=self.fd).st_ino == os.fstat(fd).st_ino:
                         break
             except BaseException:
                 os.close(fd)
                 raise
             os.close(fd)
+            time.sleep(0.01)  # one that looks whether it is dead holds it for a moment
+        else:
+            raise StoreError(f"opened the store as {incarnation!r}, and somebody is that already: use a fresh id")
         self._lock, self._name = fd, name
         receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
@@ -101,7 +108,8 @@ class Presence:
     def bury(self, incarnation: str, seized: int, *, remove: bool) -> None:
         """Let go of what was seized; remove it, if the dead one has left nothing behind."""
         if remove:
-            self._remove(_file_name(incarnation))
+            with contextlib.suppress(OSError):  # it has left meanwhile
+                self._remove(_file_name(incarnation))
         if seized >= 0:
             os.close(seized)
 
@@ -139,7 +147,8 @@ class Presence:
             self._remove(self._name)
             os.close(self._lock)
             self._lock = None
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        os.close(fd)
 
     def drop(self) -> None:
         """Close all files, in a child that was forked: the locks stay with the parent."""

@@ -14,7 +14,8 @@ two processes do, and it lasts when some other part of the program opens and clo
 
 Rule 3: a wait is for the kernel, but has an end. Without a rival two calls take both locks, in the writer's thread.
 With one a thread of our own waits, which may hang as long as it likes (a holder may be stopped): the writer stops
-waiting for it after a while, or when the store closes. A lock that comes when nobody waits any more is given back at once.
+waiting for it after a while, or when the store closes. A lock that comes when nobody waits any more is given
+back at once.
 
 Rule 4: it unlocks by name, never by closing: a child that was forked in between has the same open file.
 """
@@ -39,7 +40,11 @@ class WriteLock:
 
     def __init__(self, path: Path, turn: int) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except BaseException:
+            os.close(turn)
+            raise
         self.turn = turn  # an open directory: its own lock is the turn
         self._changed = threading.Condition()
         self._wanted = self._got = self._has_turn = self._closed = False

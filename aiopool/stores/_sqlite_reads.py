@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from aiopool.stores._rows import ENDED, Finished, StoredJob, StoredStatus, StoreStatistics, WorkerRow
+from aiopool.stores._rows import ENDED, LIVE, Finished, StoredJob, StoredStatus, StoreStatistics, WorkerRow
 
 __all__ = ["HISTORY_COLUMNS", "JOB_COLUMNS", "find", "finished", "job_of", "page", "statistics"]
 
@@ -81,28 +81,47 @@ def page(
     cursor: str | None,
 ) -> tuple[list[StoredJob], str | None]:
     """See `Store.page`: the last submitted first, or with a final status the last ended."""
-    only, only_values = "", []  # type: str, list[Any]
+    only = ""
+    only_values: list[Any] = []
     for column, value in (("name", name), ("group_name", group)):
         if value is not None:
             only += f" AND {column} = ?"
             only_values.append(value)
+    before = _cursor(cursor)
     connection.execute("BEGIN")
     try:
         if status is not None and status in ENDED:
-            return _page_of_ended(connection, [q, status], only, only_values, limit, cursor)
-        return _page_of_live(connection, q, status, only, only_values, limit, cursor)
+            return _page_of_ended(connection, [q, status], only, only_values, limit, before)
+        return _page_of_live(connection, q, status, only, only_values, limit, before)
     finally:
         connection.execute("COMMIT")
 
 
+_Place = tuple[float, int]  # a moment, for those that have ended, and the number of a row
+
+
+def _cursor(cursor: str | None) -> _Place | None:
+    if cursor is None:
+        return None
+    moment, _, number = cursor.partition("/")
+    try:
+        return float(moment), int(number)
+    except ValueError:
+        raise ValueError(f"cursor={cursor!r}: it is none that a page has returned") from None
+
+
 def _page_of_ended(
-    connection: sqlite3.Connection, values: list[Any], only: str, only_values: list[Any], limit: int, cursor: str | None
+    connection: sqlite3.Connection,
+    values: list[Any],
+    only: str,
+    only_values: list[Any],
+    limit: int,
+    before: _Place | None,
 ) -> tuple[list[StoredJob], str | None]:
     where = "q = ? AND status = ?"
-    if cursor is not None:
+    if before is not None:
         where += " AND (finished_at, number) < (?, ?)"
-        moment, _, number = cursor.partition("/")
-        values += [float.fromhex(moment), int(number)]
+        values += before
     order = "ORDER BY finished_at DESC, number DESC LIMIT"
     end = None
     if only:
@@ -119,7 +138,7 @@ def _page_of_ended(
     ).fetchall()
     if len(rows) > limit:
         end = rows[limit - 1]
-    return [job_of(row[2:]) for row in rows[:limit]], None if end is None else f"{float(end[0]).hex()}/{end[1]}"
+    return [job_of(row[2:]) for row in rows[:limit]], None if end is None else f"{float(end[0])!r}/{end[1]}"
 
 
 def _page_of_live(
@@ -129,9 +148,10 @@ def _page_of_live(
     only: str,
     only_values: list[Any],
     limit: int,
-    cursor: str | None,
+    before: _Place | None,
 ) -> tuple[list[StoredJob], str | None]:
-    table, where, values = "jobs NOT INDEXED", "q = ?", [q]  # type: str, str, list[Any]
+    table, where = "jobs NOT INDEXED", "q = ?"
+    values: list[Any] = [q]
     if status is not None:
         (few,) = connection.execute(
             "SELECT count(*) < ? FROM (SELECT 1 FROM jobs WHERE q = ? AND status = ? LIMIT ?)",
@@ -140,9 +160,9 @@ def _page_of_live(
         only, only_values = f" AND status = ?{only}", [str(status), *only_values]
         if few:  # few enough to be sorted; else one that is looked at has it rather often
             table = "jobs INDEXED BY jobs_line"
-    if cursor is not None:
+    if before is not None:
         where += " AND rowid < ?"
-        values.append(int(cursor))
+        values.append(before[1])
     end = None
     if only and table == "jobs NOT INDEXED":
         end = connection.execute(
@@ -158,7 +178,7 @@ def _page_of_live(
     ).fetchall()
     if len(rows) > limit:
         end = rows[limit - 1]
-    return [job_of(row[1:]) for row in rows[:limit]], None if end is None else str(end[0])
+    return [job_of(row[1:]) for row in rows[:limit]], None if end is None else f"0/{end[0]}"
 
 
 def statistics(
@@ -166,14 +186,15 @@ def statistics(
 ) -> StoreStatistics:
     """See `Store.statistics`."""
     counts = [
-        {
+        dict.fromkeys(statuses, 0)
+        | {
             StoredStatus(status): count
             for status, count in connection.execute(
                 f"SELECT status, count(*) FROM {table} WHERE q = ? GROUP BY status",  # noqa: S608
                 (q,),
             )
         }
-        for table in ("jobs", "history")
+        for table, statuses in (("jobs", sorted(LIVE)), ("history", sorted(ENDED)))
     ]
     rescued, paused = connection.execute("SELECT rescued, paused FROM queues WHERE q = ?", (q,)).fetchone()
     running = dict(

@@ -226,6 +226,8 @@ def story_of(error: BaseException, path: Path, did: str) -> BaseException:
         return error
     if isinstance(error, sqlite3.Error):
         return _story_of(error, path, did)
+    if isinstance(error, (OverflowError, UnicodeError)):
+        return StoreError(f"{did} {path}: a value fits in no column: {error}; nothing was changed")
     if isinstance(error, PermissionError):
         return StoreError(f"{did} {path}: no permission for {error.filename}; let this user write in the directory")
     if isinstance(error, OSError):

@@ -177,11 +177,19 @@ class Writer(_Thread):
         super().__init__(path, name, connect)
 
     async def write(
-        self, function: Callable[[Transaction], T], look: Callable[[sqlite3.Connection], T | None] | None = None
+        self,
+        function: Callable[[Transaction], T],
+        look: Callable[[sqlite3.Connection], T | None] | None = None,
+        after: Callable[[], object] | None = None,
     ) -> T:
-        """Carry a function out in a transaction. If `look`, which only reads, returns an answer, there is nothing to
-        write, and no need for the lock."""
-        result: T = await self.post((function, look))
+        """Carry a function out in a transaction.
+
+        Args:
+            function: may be called more than once, if it shares a transaction with others.
+            look: reads only, before; if it returns an answer, there is nothing to write, and no need for the lock.
+            after: called in the end, whatever has happened, also if nobody waits any more; must not raise.
+        """
+        result: T = await self.post((function, look, after))
         return result
 
     def _open(self) -> None:
@@ -207,32 +215,48 @@ class Writer(_Thread):
             self.lock.release()
 
     def work(self, todo: list[tuple[asyncio.Future[Any], Any]]) -> None:
+        try:
+            rest = self._without_idle(todo)
+            if len(rest) == 1 or (rest and not self._shared(rest)):
+                for future, function in rest:
+                    result, error = None, None
+                    try:
+                        (result,) = self._together([function])
+                    except BaseException as caught:
+                        error = story_of(caught, self.path, "wrote to")
+                    self.deliver([(future, result, error)])
+        finally:
+            for _, (_, _, after) in todo:
+                if after is not None:
+                    after()
+
+    def _without_idle(self, todo: list[tuple[asyncio.Future[Any], Any]]) -> list[tuple[asyncio.Future[Any], Any]]:
+        """Answer those that have nothing to write, and come before all that do; return the others."""
         rest: list[tuple[asyncio.Future[Any], Any]] = []
-        for future, (function, look) in todo:
+        for future, (function, look, _) in todo:
             if look is not None and self._broken is None and self.connection is not None:
                 try:
                     answer = look(self.connection)
                 except BaseException as caught:
                     self.deliver([(future, None, story_of(caught, self.path, "read"))])
                     continue
-                if answer is not None:
+                if answer is not None and not rest:
                     self.deliver([(future, answer, None)])
                     continue
             rest.append((future, function))
-        if not rest:
-            return
-        answers: list[tuple[asyncio.Future[Any], Any, BaseException | None]]
-        if len(rest) > 1:
-            with contextlib.suppress(Exception):  # whose fault it was shows when each is alone
-                results = self._together([function for _, function in rest])
-                self.deliver([(future, result, None) for (future, _), result in zip(rest, results, strict=True)])
-                return
-        for future, function in rest:
-            try:
-                answers = [(future, self._together([function])[0], None)]
-            except BaseException as caught:
-                answers = [(future, None, story_of(caught, self.path, "wrote to"))]
-            self.deliver(answers)
+        return rest
+
+    def _shared(self, rest: list[tuple[asyncio.Future[Any], Any]]) -> bool:
+        """Carry all out in one transaction; False: one of them has failed, and nothing was changed."""
+        try:
+            results = self._together([function for _, function in rest])
+        except StoreError as error:  # the lock, or the disk: it is the same for all
+            self.deliver([(future, None, error) for future, _ in rest])
+            return True
+        except Exception:  # whose fault it was shows when each is alone
+            return False
+        self.deliver([(future, result, None) for (future, _), result in zip(rest, results, strict=True)])
+        return True
 
     def _together(self, functions: list[Callable[[Transaction], Any]]) -> list[Any]:
         connection = self.connection

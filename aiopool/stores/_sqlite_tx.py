@@ -24,9 +24,10 @@ _KEPT: Final = (
     "progress_text, payload"
 )
 _END: Final = (
-    f"INSERT INTO history ({_KEPT}, status, result, error, reason, finished_at, seconds) SELECT {_KEPT}, ?, ?, ?, ?, "  # noqa: S608
-    "?, CASE status WHEN 'running' THEN max(? - started_at, 0.0) ELSE coalesce(seconds, 0.0) END FROM jobs "
-    "WHERE rowid = ?"
+    f"INSERT INTO history ({_KEPT}, status, result, error, reason, finished_at, seconds) SELECT {_KEPT}, ?, ?, "  # noqa: S608
+    "coalesce(?, CASE WHEN ? <> 'succeeded' THEN error END), ?, ?, "
+    "CASE status WHEN 'running' THEN max(? - started_at, 0.0) ELSE coalesce(seconds, 0.0) END "
+    "FROM jobs WHERE rowid = ?"
 )
 _DELETE: Final = "DELETE FROM jobs WHERE rowid IN (SELECT value FROM json_each(?))"
 
@@ -67,16 +68,19 @@ class Transaction:
         self.wakes: set[tuple[str | None, bytes]] = set()  # None: all who run jobs
         self.lanes = Lanes(connection, q, now)
 
-    def end(self, endings: Sequence[Ending]) -> None:
-        """Move rows to the history, give their places back, and wake those who await them."""
+    def end(self, endings: Sequence[Ending], *, tell_me: bool = False) -> None:
+        """Move rows to the history, give their places back, and wake those who await them; whoever ends its own jobs
+        knows it, unless it is told."""
         if not endings:
             return
         now, connection = self.now, self.connection
-        connection.executemany(_END, [(each[0], each[1], each[2], each[3], now, now, each[4]) for each in endings])
+        connection.executemany(
+            _END, [(each[0], each[1], each[2], each[0], each[3], now, now, each[4]) for each in endings]
+        )
         self.remove(each[4] for each in endings)
         me, wakes = self.me, self.wakes
         for each in endings:
-            if each.submitter != me and each.submitter:
+            if each.submitter != me or tell_me:
                 wakes.add((each.submitter, b"f"))
             if each.lanes is not None:
                 self.lanes.give(each.lanes)
@@ -87,7 +91,13 @@ class Transaction:
         """Remove live rows."""
         self.connection.execute(_DELETE, (json.dumps(list(rows)),))
 
-    def finish(self) -> None:
-        """Do what the places that became free ask for. Called once, as the last of a verb."""
-        if self.lanes.settle():
+    def queued_for_all(self) -> None:
+        """There is work for all, the caller too: it does not know of these rows."""
+        self.wakes |= {(None, b"w"), (self.me, b"w")}
+
+    def finish(self) -> bool:
+        """Do what the places that became free ask for; return whether jobs were called. The last of a verb."""
+        called = self.lanes.settle()
+        if called:
             self.wakes.add((None, b"w"))
+        return called

@@ -12,7 +12,7 @@ from aiopool.testing import advance, settle
 
 FIELDS = (
     "submitted succeeded failed timed_out cancelled rejected queued scheduled running waiting leaked size busy idle "
-    "retries restarts threads_busy threads_abandoned dropped recovered not_recovered uptime"
+    "retries restarts threads_busy threads_abandoned dropped recovered not_recovered given_back uptime"
 ).split()
 
 
@@ -58,6 +58,7 @@ async def test_every_outcome_is_counted_once(isolation):
             "dropped": 0,
             "recovered": 0,
             "not_recovered": 0,
+            "given_back": 0,
             "uptime": 0.5,
         }
         assert {name: getattr(numbers, name) for name in FIELDS} == expected

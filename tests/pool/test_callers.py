@@ -23,6 +23,7 @@ ANYWHERE = {
     "events",
     "find",
     "finished_jobs",
+    "fleet",
     "from_thread",
     "get_job",
     "jobs",

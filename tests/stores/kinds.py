@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import itertools
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from pg_server import why_not_package
+from redis_servers import REDIS, VALKEY, kind_of
+
 from aiopool.stores._memory import Memory
 from aiopool.stores._protocol import Store
+from aiopool.stores._sqlite import SQLite
 
 __all__ = ["KINDS", "Kind", "Maker"]
 
@@ -44,12 +49,14 @@ class Kind(NamedTuple):
         shifts: the clock can be set. Without that, tests that ask for `shift_clock` are skipped.
         skip: why it cannot run here: a server, a library that is not there. None: it can.
         kills: `kill` works.
+        slow: a call takes milliseconds: random walks are fewer.
     """
 
     data: Callable[[Path], AbstractAsyncContextManager[Maker]]
     shifts: bool = True
     skip: Callable[[], str | None] = lambda: None
     kills: bool = True
+    slow: bool = False
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -79,9 +86,97 @@ async def _memory(folder: Path) -> AsyncIterator[Maker]:
     yield _MemoryMaker()
 
 
+# -- SQLite ------------------------------------------------------------------------------------------------------------
+
+
+class _SQLiteMaker:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ahead = 0.0
+
+    def __call__(self, **options: Any) -> Store:
+        store = SQLite(self._path, **options)
+        store._clock = lambda: time.time() + self._ahead
+        return store
+
+    async def kill(self, store: Store) -> None:
+        assert isinstance(store, SQLite)
+        await store._die()
+
+    async def shift_clock(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+@asynccontextmanager
+async def _sqlite(folder: Path) -> AsyncIterator[Maker]:
+    yield _SQLiteMaker(folder / "jobs.db")
+
+
+# -- PostgreSQL --------------------------------------------------------------------------------------------------------
+
+_SCHEMA_CLOCK = """
+CREATE TABLE {schema}.clock_offset (seconds float8 NOT NULL);
+INSERT INTO {schema}.clock_offset VALUES (0);
+CREATE OR REPLACE FUNCTION {schema}.clock() RETURNS float8 LANGUAGE sql VOLATILE AS
+$$ SELECT extract(epoch FROM clock_timestamp())::float8 + (SELECT seconds FROM {schema}.clock_offset) $$;
+"""
+
+
+class _PostgresMaker:
+    """Its own schema, with a clock that can be set."""
+
+    def __init__(self, url: str, schema: str, conn: Any) -> None:
+        self._url = url
+        self._schema = schema
+        self._conn = conn
+
+    def __call__(self, **options: Any) -> Store:
+        from aiopool.stores._postgres import Postgres
+
+        return Postgres(self._url, schema=self._schema, **options)
+
+    async def kill(self, store: Store) -> None:
+        made: Any = store
+        made._staying.cancel()
+        for link in (made._write, made._work, made._side):
+            link._drop()
+            link._closed = True
+        await self._conn.execute(
+            f"UPDATE {self._schema}.workers SET lease_until = 0, lock_key = NULL WHERE id = $1", made._me.id
+        )
+        made._me = None
+
+    async def shift_clock(self, seconds: float) -> None:
+        await self._conn.execute(f"UPDATE {self._schema}.clock_offset SET seconds = seconds + $1", seconds)
+        await self._conn.execute(
+            f"UPDATE {self._schema}.workers SET lease_until = lease_until + $1 WHERE lease_until > 0", seconds
+        )
+
+
+@asynccontextmanager
+async def _postgres(folder: Path) -> AsyncIterator[Maker]:
+    import asyncpg
+    from pg_server import package_server
+
+    from aiopool.stores._postgres_schema import migrate
+
+    url = package_server()
+    conn = await asyncpg.connect(url)
+    schema = f"test_{uuid.uuid4().hex[:12]}"
+    try:
+        await migrate(conn, schema)
+        await conn.execute(_SCHEMA_CLOCK.replace("{schema}", schema))
+        yield _PostgresMaker(url, schema, conn)
+    finally:
+        await conn.execute(f"SET client_min_messages = error; DROP SCHEMA IF EXISTS {schema} CASCADE")
+        await conn.close()
+
+
 # -- the others --------------------------------------------------------------------------------------------------------
 
 KINDS: dict[str, Kind] = {
     "memory": Kind(_memory),
-    # "sqlite": Kind(_sqlite), …: an entry here, its maker above
+    "sqlite": Kind(_sqlite),
+    **{engine: Kind(data, skip=skip) for engine in (VALKEY, REDIS) for data, skip in [kind_of(engine)]},
+    "postgres": Kind(_postgres, skip=why_not_package),
 }

@@ -33,9 +33,7 @@ async def test_accepted_jobs_can_be_found(peer):
 
 async def test_a_claimed_job_carries_what_was_submitted(peer):
     """A worker gets everything that it needs to run a job."""
-    await peer.submit(
-        NewJob("a", "f", "[1]", priority=2, group="g", keys="[1]", metadata="{}", trace="[]", parent="p")
-    )
+    await peer.submit(NewJob("a", "f", "[1]", priority=2, group="g", keys="[1]", metadata="{}", trace="[]", parent="p"))
     job = await peer.one()
     assert (job.id, job.name, job.payload, job.priority) == ("a", "f", "[1]", 2)
     assert (job.attempt, job.crashes, job.time_left) == (1, 0, None)

@@ -1,0 +1,446 @@
+"""`Postgres`: jobs of a fleet in PostgreSQL.
+
+It knows: which statement is which verb, and which of its connections it takes. The statements are functions in the
+server (`_postgres_functions.py`); how connections heal is in `_postgres_link.py`.
+
+Rule 1: three connections for each process: one for what comes in (submit, cancel), one for what is worked on (claim,
+settle), one that listens, and sweeps and reads. The keeper has a fourth one, in its thread.
+
+Rule 2: every verb may be sent twice, as a connection may break while its answer is on the way.
+
+Rule 3: hints come by LISTEN; behind a pooler none come, and asking again every `poll` seconds is all there is.
+"""
+
+# ruff: noqa: S608 (what goes into statements is the name of the schema, which is checked, and constants)
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from aiopool.errors import StoreError
+from aiopool.stores import _postgres_rows as rows_
+from aiopool.stores._postgres_admin import Admin
+from aiopool.stores._postgres_keeper import PostgresKeeper
+from aiopool.stores._postgres_link import Link, Target, driver, translate
+from aiopool.stores._postgres_schema import check_schema_name, migrate
+from aiopool.stores._postgres_within import fetch_within
+from aiopool.stores._protocol import Keeper, Wake
+from aiopool.stores._rows import (
+    CancelAnswer,
+    Claim,
+    Finished,
+    Incarnation,
+    NewJob,
+    Settlement,
+    Submitted,
+    SweepReport,
+)
+
+__all__ = ["Postgres"]
+
+_SETTLED: Final = 2.0  # seconds after a reconnect in which nobody is taken for dead
+_OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
+    "schema": str,
+    "lease": float,
+    "keep": float,
+    "keep_failed": float,
+    "durability": str,
+    "max_payload": int,
+    "pooler": lambda text: {"1": True, "0": False}[text],
+}
+
+
+class Postgres(Admin):
+    """Keep jobs in PostgreSQL 12 or later, for any number of processes on any number of machines.
+
+    Args:
+        dsn: `postgresql://user:password@host:5432/database`, with options of asyncpg behind a `?`.
+        schema: where the tables are; made when the store is opened the first time.
+        lease: seconds for which a process lives that was not heard of. On a direct connection a death is noticed after
+            about a second.
+        keep: seconds for which jobs that succeeded are kept in the history.
+        keep_failed: seconds for which all others are kept there.
+        durability: `"power"`: what is accepted is on the disk; `"process"`: the last moments before a crash of the
+            server may be lost.
+        max_payload: bytes that the arguments, or the result, of a job may have.
+        pooler: a pooler in transaction mode, as pgbouncer, stands between; None: it is found out.
+
+    Raises:
+        ValueError: an argument is out of range.
+        RuntimeError: asyncpg is not installed.
+
+    Example:
+        pool = Pool(store="postgresql://app@db.example/app?schema=jobs", handlers=handlers)
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: str = "aiopool",
+        lease: float = 30.0,
+        keep: float = 86400.0,
+        keep_failed: float = 604800.0,
+        durability: Literal["power", "process"] = "power",
+        max_payload: int = 1048576,
+        pooler: bool | None = None,
+    ) -> None:
+        driver()
+        if durability not in ("power", "process"):
+            raise ValueError(f"durability={durability!r}: it is 'power' or 'process'")
+        for option, value, least in (
+            ("keep", keep, 0),
+            ("keep_failed", keep_failed, 0),
+            ("max_payload", max_payload, 1),
+        ):
+            if not value >= least:
+                raise ValueError(f"{option}={value!r}: it must be a number from {least} up")
+        if not 1.0 <= lease <= 86400.0:
+            raise ValueError(f"lease={lease!r}: from 1 to 86400 seconds; 30 is usual")
+        self.url = _shown(dsn, schema)
+        self.durability: str = durability
+        self.poll = 1.0
+        self.sweep_every = 0.4
+        self.lease: float | None = lease
+        self.max_payload = max_payload
+        self._lease = lease
+        self._keep = float(keep)
+        self._keep_failed = float(keep_failed)
+        self._schema = check_schema_name(schema)
+        self._target = Target(dsn, self.url, pooler, durability == "process")
+        self._me: Incarnation | None = None
+        self._queue = 0
+        self._on_wake: Callable[[Wake], object] = _nobody
+        self._write: Link | None = None
+        self._work: Link | None = None
+        self._side: Link | None = None
+        self._staying: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> Postgres:
+        """Return the store that a URL names: `postgresql://user@host/database?schema=jobs&lease=10`.
+
+        Raises:
+            ValueError: an option of ours has a value that it cannot have.
+        """
+        parts = urlsplit(url)
+        ours: dict[str, Any] = {}
+        theirs: list[tuple[str, str]] = []
+        for option, text in parse_qsl(parts.query, keep_blank_values=True):
+            if option not in _OPTIONS:
+                theirs.append((option, text))
+                continue
+            try:
+                ours[option] = _OPTIONS[option](text)
+            except (ValueError, KeyError):
+                raise ValueError(f"store={_shown(url, None)!r}: {option}={text!r} is no value for it") from None
+        return cls(urlunsplit(parts._replace(query=urlencode(theirs), fragment="")), **ours)
+
+    # -- lifecycle -----------------------------------------------------------------------------------------------------
+
+    async def open(self, queue: str, me: Incarnation, on_wake: Callable[[Wake], object]) -> None:
+        """Connect, bring the tables up to date, and register. See `Store.open`."""
+        if self._me is not None:
+            raise StoreError(f"{self.url} was opened a second time: one object is one incarnation; make another one")
+        self._me, self._on_wake = me, on_wake
+        self._write = Link(self._target)
+        self._work = Link(self._target)
+        self._side = Link(self._target, self._listen)
+
+        async def register(conn: Any, again: bool) -> int:
+            version = conn.get_server_version()
+            if version.major < 12:
+                raise StoreError(f"{self.url} is PostgreSQL {version.major}: at least 12 is needed; upgrade the server")
+            await migrate(conn, self._schema)
+            await conn.execute(
+                f"INSERT INTO {self._schema}.queues (name) SELECT $1::text WHERE NOT EXISTS (SELECT 1 FROM "
+                f"{self._schema}.queues WHERE name = $1::text) ON CONFLICT DO NOTHING",
+                queue,
+            )
+            number: int = await conn.fetchval(f"SELECT no FROM {self._schema}.queues WHERE name = $1::text", queue)
+            await conn.execute(
+                f"INSERT INTO {self._schema}.workers (queue, id, host, pid, runs_jobs, started_at, seen_at, "
+                "lease_until) SELECT $1::int, $2::text, $3::text, $4::int, $5::bool, t, t, t + $6::float8 "
+                f"FROM (SELECT {self._schema}.clock() AS t) c ON CONFLICT DO NOTHING",
+                number,
+                me.id,
+                me.host,
+                me.pid,
+                me.runs_jobs,
+                self._lease,
+            )
+            return number
+
+        try:
+            self._queue = await self._write.call(register)
+            await self._side.call(_nothing)
+        except BaseException:
+            await self._disconnect()
+            raise
+        self._staying = asyncio.create_task(self._stay())
+
+    async def close(self) -> None:
+        """Unregister and disconnect. See `Store.close`."""
+        if self._me is None or self._write is None:
+            return
+        staying, self._staying = self._staying, None
+        if staying is not None:
+            staying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await staying
+        with contextlib.suppress(StoreError):  # if it does not go through, the lease ends by itself
+            while await self._write.call(self._leave, patience=5.0):
+                pass
+        await self._disconnect()
+
+    async def _leave(self, conn: Any, again: bool) -> bool:
+        """Give back some of what is held; whether there is more."""
+        back: bool = await conn.fetchval(
+            f"SELECT {self._schema}.leave($1::int, $2::text)", self._queue, self._opened().id
+        )
+        return back
+
+    async def _disconnect(self) -> None:
+        links = self._write, self._work, self._side
+        self._write = self._work = self._side = None
+        for link in links:
+            if link is not None:
+                await link.close()
+
+    def keeper(self) -> Keeper:
+        """Return what keeps the leases of this incarnation. See `Store.keeper`."""
+        me = self._opened()
+        digest = hashlib.blake2b(f"{self._schema}/{self._queue}/{me.id}".encode(), digest_size=8).digest()
+        key = int.from_bytes(digest, "big", signed=True)
+        return PostgresKeeper(self._target, self._schema, self._queue, me.id, key, self._lease)
+
+    def _opened(self) -> Incarnation:
+        if self._me is None or self._write is None:
+            raise StoreError(f"{self.url} is not open: call `await store.open(...)` first, and nothing after `close()`")
+        return self._me
+
+    async def _call(self, link: Link | None, sql: str, *args: Any) -> list[Any]:
+        """Run a statement of which `{s}` is the schema, and whose first two arguments are the queue and who asks."""
+        me = self._opened()
+        assert link is not None
+        text = sql.replace("{s}", self._schema)
+
+        async def work(conn: Any, again: bool) -> list[Any]:
+            return list(await conn.fetch(text, self._queue, me.id, *args))
+
+        return await link.call(work)
+
+    async def _read(self, sql: str, *args: Any) -> list[Any]:
+        return await self._call(self._side, sql, *args)
+
+    async def _change(self, sql: str, *args: Any) -> list[Any]:
+        return await self._call(self._write, sql, *args)
+
+    def _wake_work(self) -> None:
+        if self._me is not None and self._me.runs_jobs:
+            self._on_wake("work")
+
+    # -- hints ---------------------------------------------------------------------------------------------------------
+
+    async def _listen(self, conn: Any) -> None:
+        if not self._target.pooler:
+            await conn.add_listener(f"{self._schema}_{self._queue}", self._heard)
+            if self._side is not None and self._side.connects > 1:  # something was said while nobody listened
+                self._wake_work()
+                self._on_wake("finished")
+
+    def _heard(self, conn: object, pid: int, channel: str, payload: object) -> None:
+        me = self._me
+        sender, _, rest = str(payload).partition("|")
+        work, _, rest = rest.partition("|")
+        finished, _, cancels = rest.partition("|")
+        if me is None or sender == me.id:
+            return
+        if work and me.runs_jobs:
+            self._on_wake("work")
+        if finished == "*" or me.id in finished.split(","):
+            self._on_wake("finished")
+        if cancels == "*" or me.id in cancels.split(","):
+            self._on_wake("cancel")
+
+    async def _stay(self) -> None:
+        """See now and then that somebody listens; and keep the row of one that runs no jobs, and so has no keeper."""
+        while True:
+            await asyncio.sleep(min(self._lease / 3, 5.0))
+            with contextlib.suppress(StoreError):
+                if self._me is not None and not self._me.runs_jobs:
+                    await self._read(
+                        "UPDATE {s}.workers SET seen_at = {s}.clock(), lease_until = {s}.clock() + $3::float8 "
+                        "WHERE queue = $1::int AND id = $2::text",
+                        self._lease,
+                    )
+                elif self._side is not None:
+                    await self._side.call(_ping)
+
+    # -- the way of a job ----------------------------------------------------------------------------------------------
+
+    async def submit(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[Submitted]:
+        """Take jobs in. See `Store.submit`."""
+        me = self._opened()
+        if not jobs:
+            return []
+        sql = _SUBMIT.replace("{s}", self._schema)
+        if within is not None:
+            columns = [self._queue, me.id, *rows_.new_jobs(jobs, may_start=False)]
+            try:
+                found = await fetch_within(within, sql, columns)
+            except (StoreError, TypeError):
+                raise
+            except Exception as error:
+                raise translate(error, self.url) from error
+            return rows_.submitted(jobs, found)[0]
+        answers: list[Submitted] = []
+        pending = list(range(len(jobs)))
+        for _ in range(5):
+            batch = [jobs[index] for index in pending]
+            found = await self._call(self._write, sql, *rows_.new_jobs(batch, may_start=me.runs_jobs))
+            part, again = rows_.submitted(batch, found)
+            if answers:
+                for index, answer in zip(pending, part, strict=True):
+                    answers[index] = answer
+            else:
+                answers = part
+            pending = [pending[index] for index in again]
+            if not pending:
+                return answers
+        # What had the same `unique` each time ended before it could be named: so it was there.
+        for index in pending:
+            answers[index] = Submitted("same_unique", answers[index].id, "")
+        return answers
+
+    async def claim(self, limit: int) -> Claim:
+        """Take the best jobs that may start. See `Store.claim`."""
+        return rows_.claim(
+            await self._call(self._work, "SELECT * FROM {s}.claim($1::int, $2::text, $3::int)", max(0, limit))
+        )
+
+    async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
+        """Write ends. See `Store.settle`."""
+        me = self._opened()
+        if not ends:
+            return []
+        first: dict[str, int] = {}  # a second end of the same job comes too late
+        for index, end in enumerate(ends):
+            other = first.setdefault(end.id, index)
+            if other != index and end.fence > ends[other].fence:
+                first[end.id] = index
+        chosen = [ends[first[id]] for id in sorted(first)]  # in one order, so that nobody waits in a circle
+        columns = (
+            [end.id for end in chosen],
+            [end.fence for end in chosen],
+            [end.outcome for end in chosen],
+            [end.delay for end in chosen],
+            [end.result for end in chosen],
+            [end.error for end in chosen],
+            [end.reason for end in chosen],
+        )
+        sql = _SETTLE.replace("{s}", self._schema)
+
+        async def work(conn: Any, again: bool) -> Any:
+            return await conn.fetchrow(sql, self._queue, me.id, *columns, again)
+
+        assert self._work is not None
+        done, back = await self._work.call(work)
+        if back:
+            self._wake_work()
+        settled = set(done or ())
+        return [end.id in settled and first[end.id] == index for index, end in enumerate(ends)]
+
+    async def cancel(self, ids: Sequence[str], reason: str | None) -> list[CancelAnswer]:
+        """Cancel jobs. See `Store.cancel`."""
+        found = await self._change(
+            "SELECT * FROM {s}.cancel($1::int, $2::text, $3::text[], $4::text)", sorted(set(ids)), reason
+        )
+        was = dict(found)
+        if self._me is not None and self._me.runs_jobs and "running" in was.values():
+            self._on_wake("cancel")
+        return [CancelAnswer(id, was[id]) for id in ids]
+
+    async def report_progress(self, rows: Sequence[tuple[str, int, float, str]]) -> None:
+        """Note how far jobs are. See `Store.report_progress`."""
+        if rows:
+            last = {(id, fence): (fraction, message) for id, fence, fraction, message in rows}
+            await self._read(
+                "UPDATE {s}.jobs j SET progress = p.fraction, message = p.message FROM (SELECT $2::text) me, "
+                "unnest($3::text[], $4::bigint[], $5::float8[], $6::text[]) p(id, fence, fraction, message) "
+                "WHERE j.queue = $1::int AND j.id = p.id AND j.fence = p.fence AND j.status = 'running'",
+                [id for id, _ in last],
+                [fence for _, fence in last],
+                [fraction for fraction, _ in last.values()],
+                [message for _, message in last.values()],
+            )
+
+    async def sweep(self, names: Sequence[str]) -> SweepReport:
+        """Rescue, end what is late, bring back what was parked, purge. See `Store.sweep`."""
+        self._opened()
+        side = self._side
+        trust = side is not None and bool(side.since) and time.monotonic() - side.since > _SETTLED
+        [(rescued, dead, timed_out, purged, unparked, back)] = await self._read(
+            "SELECT * FROM {s}.sweep($1::int, $2::text, $3::text[], $4::float8, $5::float8, $6::bool)",
+            list(names),
+            self._keep,
+            self._keep_failed,
+            trust,
+        )
+        if back:
+            self._wake_work()
+        if rescued or timed_out:
+            self._on_wake("finished")  # those may have been our own
+        more = max(rescued, timed_out, purged, unparked) >= 1000
+        return SweepReport(rescued, dead, timed_out, purged, unparked, more)
+
+    async def owned(self) -> list[tuple[str, int]]:
+        """Return (id, fence) of all that this incarnation holds."""
+        found = await self._read(
+            "SELECT id, fence FROM {s}.jobs WHERE queue = $1::int AND owner = $2::text AND status = 'running'"
+        )
+        return [(id, fence) for id, fence in found]
+
+    async def finished(self, ids: Sequence[str]) -> list[Finished]:
+        """Return the ends of those of some jobs that have ended."""
+        found = await self._read(
+            "SELECT h.* FROM (SELECT $2::text) me, unnest($3::text[]) u(id) JOIN {s}.history h "
+            "ON h.queue = $1::int AND h.id = u.id",
+            list(dict.fromkeys(ids)),
+        )
+        return [rows_.finished(row) for row in found]
+
+
+_SUBMIT = "SELECT * FROM {s}.submit($1::int, $2::text, " + (
+    ", ".join(f"${number}::{kind}" for number, kind in enumerate(rows_.SUBMIT_TYPES, 3)) + ")"
+)
+_SETTLE = (
+    "SELECT * FROM {s}.settle($1::int, $2::text, $3::text[], $4::bigint[], $5::text[], $6::float8[], $7::text[], "
+    "$8::text[], $9::text[], $10::bool)"
+)
+
+
+def _nobody(wake: Wake) -> None:
+    """Before anybody listens."""
+
+
+async def _nothing(conn: Any, again: bool) -> None:
+    """To be connected is enough."""
+
+
+async def _ping(conn: Any, again: bool) -> None:
+    await conn.fetchval("SELECT 1")
+
+
+def _shown(dsn: str, schema: str | None) -> str:
+    """Return a URL without its password, and without options that may hold one."""
+    parts = urlsplit(dsn)
+    user, at, host = parts.netloc.rpartition("@")
+    query = [] if schema in (None, "aiopool") else [("schema", str(schema))]
+    places = [(option, value) for option, value in parse_qsl(parts.query) if option in ("host", "port")]
+    return urlunsplit((parts.scheme, user.partition(":")[0] + at + host, parts.path, urlencode(places + query), ""))

@@ -1,0 +1,499 @@
+"""`Redis`: jobs on a Redis or a Valkey server, for a fleet of machines. Each verb is one script and one round trip.
+
+What is always true:
+
+- All keys of a queue share one hash tag, `{prefix:queue}`; `_redis_lua` says which there are.
+- What a script does is done wholly or not at all, and sending it again does no harm.
+- A process is alive while its lease is: `keeper()` renews it from a thread. After a restart of the server everybody has
+  another lease, as nobody could renew it while the server was down.
+- `durability` says what the server is set to, not what was wished for.
+
+This file knows rows and JSON; how to talk to the server is in `_redis_client`, what it is like in `_redis_facts`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from aiopool.errors import StoreError, StoreUnavailableError
+from aiopool.stores._protocol import Keeper, Wake
+from aiopool.stores._redis_client import Client, split_url, without_secrets
+from aiopool.stores._redis_facts import durability_of, look, measured, warnings_of
+from aiopool.stores._redis_rows import field_list, job_line, new_row, new_text, restored, stored
+from aiopool.stores._rows import (
+    ENDED,
+    LIVE,
+    Beat,
+    CancelAnswer,
+    Claim,
+    Claimed,
+    Facts,
+    Finished,
+    Incarnation,
+    LimitRow,
+    NewJob,
+    Settlement,
+    StoredJob,
+    StoredStatus,
+    StoreStatistics,
+    Submitted,
+    SweepReport,
+    WorkerRow,
+)
+
+__all__ = ["Redis"]
+
+_log = logging.getLogger("aiopool.store")
+
+_FORMAT: Final = 1
+_DAY: Final = 86400.0
+_OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
+    "durability": str,
+    "prefix": str,
+    "lease": float,
+    "keep": float,
+    "keep_failed": float,
+    "max_payload": int,
+    "timeout": float,
+    "allow_eviction": lambda text: text.lower() in ("1", "true", "yes", "on"),
+}
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _parse(answer: bytes) -> Any:
+    return json.loads(answer.decode("utf-8", "surrogatepass"))
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogatepass")
+
+
+class Redis:
+    """Keep jobs on a Redis (from 6.2 on) or a Valkey server.
+
+    Args:
+        url: `redis://user:password@host:6379/0`, `rediss://`, `valkey://`, or `unix:///path?db=0`.
+        durability: `"process"`: what the server's own settings give. `"power"`: each submission and each end is on the
+            server's disk when it counts (WAITAOF; Redis 7.2 or Valkey, with its append-only file).
+        prefix: of all keys.
+        lease: seconds for which a process lives after its last heartbeat.
+        keep: seconds for which jobs that succeeded are kept in the history.
+        keep_failed: seconds for which all others are kept there.
+        max_payload: bytes that the arguments, or the result, of a job may have.
+        timeout: seconds after which a server that does not answer counts as unreachable.
+        allow_eviction: open a server that may evict keys, and jobs with them, too.
+
+    Raises:
+        ValueError: an option is out of range.
+
+    Example:
+        pool = Pool(store="redis://localhost:6379/0?durability=power", handlers=handlers)
+    """
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379/0",
+        *,
+        durability: str = "process",
+        prefix: str = "aiopool",
+        lease: float = 15.0,
+        keep: float = _DAY,
+        keep_failed: float = 7 * _DAY,
+        max_payload: int = 1_048_576,
+        timeout: float = 5.0,
+        allow_eviction: bool = False,
+    ) -> None:
+        if durability not in ("process", "power"):
+            raise ValueError(f"durability={durability!r}: write 'process' or 'power'")
+        if not prefix or "{" in prefix or "}" in prefix:
+            raise ValueError(f"prefix={prefix!r}: it must be a text without braces, which mark the tag of a cluster")
+        for option, value in (("lease", lease), ("timeout", timeout)):
+            if not 0 < value < 1e9:
+                raise ValueError(f"{option}={value!r}: it must be a number of seconds above 0")
+        for option, value in (("keep", keep), ("keep_failed", keep_failed), ("max_payload", max_payload)):
+            if not value >= 0:
+                raise ValueError(f"{option}={value!r}: it must be a number from 0 up")
+        self._address, unknown = split_url(url)
+        if unknown:
+            raise ValueError(f"url={without_secrets(url)!r}: options stand in a URL only for Redis.from_url()")
+        self.url = without_secrets(url)
+        self.durability = durability
+        self.poll = 1.0
+        self.sweep_every = 0.5
+        self.lease: float | None = lease
+        self.max_payload = max_payload
+        self._lease = lease
+        self._power = durability == "power"
+        self._prefix = prefix
+        self._keep = keep
+        self._keep_failed = keep_failed
+        self._timeout = timeout
+        self._allow_eviction = allow_eviction
+        self._sync = max(1, int(timeout * 800)) if self._power else 0
+        self._clock_offset = 0.0
+        self._client: Client | None = None
+        self._base = ""
+        self._me: Incarnation | None = None
+        self._on_wake: Callable[[Wake], object] = lambda _: None
+
+    @classmethod
+    def from_url(cls, url: str) -> Redis:
+        """Return the store that a URL names, with its options: `redis://host:6379/0?durability=power&lease=30`.
+
+        Raises:
+            ValueError: an option is unknown, or out of range.
+        """
+        address, texts = split_url(url)
+        options: dict[str, Any] = {}
+        for option, text in texts.items():
+            if option not in _OPTIONS:
+                known = ", ".join(_OPTIONS)
+                raise ValueError(f"store={without_secrets(url)!r}: no option {option!r}; there are {known}")
+            try:
+                options[option] = _OPTIONS[option](text)
+            except ValueError:
+                raise ValueError(f"store={without_secrets(url)!r}: {option}={text!r} is no number") from None
+        return cls(address, **options)
+
+    # -- lifecycle -----------------------------------------------------------------------------------------------------
+
+    async def open(self, queue: str, me: Incarnation, on_wake: Callable[[Wake], object]) -> None:
+        """Connect and register. See `Store.open`."""
+        if self._client is not None:
+            raise StoreError(f"{self.url} was opened a second time: one object is one incarnation; make another one")
+        client = Client(self._address, self.url, timeout=self._timeout)
+        self._base = "{" + f"{self._prefix}:{queue.replace('{', '(').replace('}', ')')}" + "}"
+        client.of(self._base, self._clock_offset, me.id)
+        try:
+            server = await look(client)
+            if server.evicts and not self._allow_eviction:
+                raise StoreError(
+                    f"{self.url}: maxmemory-policy is {server.policy}: the server may throw jobs away when its memory "
+                    f"is full; set it to noeviction, or add ?allow_eviction=1 to the URL"
+                )
+            if self._power and (problem := server.without_power()) is not None:
+                raise StoreError(f"{self.url}: durability='power': {problem}")
+            self.durability = durability_of(server, self._power)
+            for warning in warnings_of(server, self._power):
+                _log.warning("%s: %s", self.url, warning)
+            self._me, self._on_wake = me, on_wake
+            member = _dump([me.host, me.pid, me.runs_jobs])
+            answer = await client.run("open", member, repr(self._lease), str(_FORMAT))
+            if answer != b"ok":
+                raise StoreError(
+                    f"{self.url}: the keys of {queue!r} have the format {_text(answer)}, written by a newer aiopool; "
+                    f"this one knows {_FORMAT}: bring it up to date"
+                )
+            await client.listen(self._heard, self._lost_hints)
+        except BaseException:
+            await client.close()
+            raise
+        self._client = client
+
+    async def close(self) -> None:
+        """Unregister and disconnect. See `Store.close`."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        try:
+            while not await client.run("close"):
+                pass
+        except StoreUnavailableError as error:
+            _log.warning("%s; what this process still holds is rescued when its lease is over", error)
+        finally:
+            await client.close()
+
+    def keeper(self) -> Keeper | None:
+        """Return what renews the lease of this incarnation."""
+        return _Keeper(self) if self._me is not None else None
+
+    async def now(self) -> float:
+        """Return the time by the server's clock: seconds since 1970."""
+        seconds, micro = await self._opened().command("TIME")
+        return int(seconds) + int(micro) / 1e6 + self._clock_offset
+
+    def _set_clock(self, offset: float) -> None:
+        """Let the server's clock be so many seconds ahead, for this object; for tests."""
+        self._clock_offset = offset
+        if self._client is not None and self._me is not None:
+            self._client.of(self._base, offset, self._me.id)
+
+    def _opened(self) -> Client:
+        if self._client is None:
+            raise StoreError(f"{self.url} is not open: call `await store.open(...)` first, and nothing after `close()`")
+        return self._client
+
+    async def _run(self, verb: str, *arguments: Any, sync: int = 0) -> Any:
+        return await self._opened().run(verb, *arguments, sync=sync)
+
+    def _heard(self, message: Sequence[Any]) -> None:
+        by, work, finished, cancels = message
+        me = self._me.id if self._me is not None else ""
+        if work and by != me:
+            self._on_wake("work")
+        if me in finished:
+            self._on_wake("finished")
+        if me in cancels:
+            self._on_wake("cancel")
+
+    def _lost_hints(self) -> None:
+        for kind in ("work", "finished", "cancel"):
+            self._on_wake(kind)  # type: ignore[arg-type]
+
+    # -- the way of a job ----------------------------------------------------------------------------------------------
+
+    async def submit(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[Submitted]:
+        """Take jobs in. See `Store.submit`."""
+        if within is not None:
+            raise TypeError(f"within={within!r}: {self.url} has no transactions; leave it out")
+        if not jobs:
+            return []
+        rows = _dump([new_row(job) for job in jobs])
+        answer = await self._run("submit", rows, *[new_text(job) for job in jobs], sync=self._sync)
+        return [Submitted(*row) for row in _parse(answer)]
+
+    async def claim(self, limit: int) -> Claim:
+        """Take the best jobs that may start. See `Store.claim`."""
+        jobs, cancels, next_in, more, paused = _parse(await self._run("claim", max(0, min(limit, 1000))))
+        claimed = [
+            Claimed(id, name, payload, priority, attempt, crashes, fence, age, time_left, *others)
+            for (id, name, payload, priority, *others), attempt, crashes, fence, age, time_left in jobs
+        ]
+        return Claim(claimed, [(id, fence, reason) for id, fence, reason in cancels], next_in, more, paused)
+
+    async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
+        """Write ends. See `Store.settle`."""
+        if not ends:
+            return []
+        rows = [
+            (
+                end.id,
+                end.fence,
+                end.outcome,
+                end.delay,
+                False if end.result is None else end.result,
+                False if end.error is None else end.error,
+                False if end.reason is None else end.reason,
+            )
+            for end in ends
+        ]
+        return [one == 49 for one in await self._run("settle", _dump(rows), sync=self._sync)]  # a "1" each
+
+    async def cancel(self, ids: Sequence[str], reason: str | None) -> list[CancelAnswer]:
+        """Cancel jobs. See `Store.cancel`."""
+        answers = await self._run("cancel", _dump(list(ids)), _dump(reason)) if ids else []
+        return [CancelAnswer(id, _text(was)) for id, was in zip(ids, answers, strict=True)]  # type: ignore[arg-type]
+
+    async def report_progress(self, rows: Sequence[tuple[str, int, float, str]]) -> None:
+        """Note how far jobs are. See `Store.report_progress`."""
+        if rows:
+            await self._run("progress", _dump([(id, fence, json.dumps(rest)) for id, fence, *rest in rows]))
+
+    async def sweep(self, names: Sequence[str]) -> SweepReport:
+        """Rescue, end what is late, bring back what was parked, purge. See `Store.sweep`."""
+        *counts, more = await self._run("sweep", _dump(list(names)), repr(self._keep), repr(self._keep_failed))
+        return SweepReport(*counts, bool(more))
+
+    async def owned(self) -> list[tuple[str, int]]:
+        """Return (id, fence) of all that this incarnation holds."""
+        flat = await self._run("owned")
+        return [(_text(id), int(fence)) for id, fence in zip(flat[::2], flat[1::2], strict=True)]
+
+    # -- who waits, who looks ------------------------------------------------------------------------------------------
+
+    async def finished(self, ids: Sequence[str]) -> list[Finished]:
+        """Return the ends of those of some jobs that have ended."""
+        ends = _parse(await self._run("finished", _dump(list(dict.fromkeys(ids))))) if ids else []
+        return [Finished(id, StoredStatus(status), *rest) for id, status, *rest in ends]
+
+    async def find(self, ids: Sequence[str]) -> list[StoredJob]:
+        """Return what is known of some jobs."""
+        rows = _parse(await self._run("find", _dump(list(dict.fromkeys(ids))))) if ids else []
+        return [stored(row) for row in rows]
+
+    async def page(
+        self,
+        *,
+        status: StoredStatus | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> tuple[list[StoredJob], str | None]:
+        """Return a page of jobs, the newest first. See `Store.page`."""
+        if cursor is not None and not cursor.partition(":")[0].lstrip("-").isdigit():
+            raise ValueError(f"cursor={cursor!r}: it is none that a page has returned")
+        statuses = _dump([str(one) for one in (sorted(LIVE) if status is None else [status])])
+        jobs: list[StoredJob] = []
+        # Rows that do not fit are looked at in the server, so many at a time; after some of that the page is short.
+        for _ in range(50):
+            rows, cursor = _parse(
+                await self._run(
+                    "page",
+                    statuses,
+                    "" if name is None else f"={name}",
+                    "" if group is None else f"={group}",
+                    max(0, min(limit - len(jobs), 1000)),
+                    cursor or "",
+                )
+            )
+            jobs += [stored(row) for row in rows]
+            if cursor is None or len(jobs) >= limit:
+                break
+        return jobs, cursor
+
+    async def statistics(self) -> StoreStatistics:
+        """Return the store in numbers."""
+        counts, oldest, members, rescued, paused = _parse(await self._run("statistics"))
+        try:
+            info = await self._opened().command("INFO", "memory")
+            size: int | None = int(info["used_memory"])
+        except (StoreError, KeyError, TypeError, ValueError):
+            size = None
+        return StoreStatistics(
+            {status: counts[status] for status in StoredStatus if status in LIVE},
+            {status: counts[status] for status in StoredStatus if status in ENDED},
+            oldest,
+            [
+                WorkerRow(id, host, pid, started_at, max(started_at, ends - lease), running)
+                for id, (started_at, lease, (host, pid, runs_jobs)), ends, running in members
+                if runs_jobs
+            ],
+            rescued,
+            bool(paused),
+            size,
+        )
+
+    # -- steering ------------------------------------------------------------------------------------------------------
+
+    async def set_paused(self, paused: bool) -> None:
+        """Let nobody of the fleet start a job, or let them."""
+        await self._run("pause", "1" if paused else "0")
+
+    async def set_limits(self, limits: Sequence[LimitRow]) -> None:
+        """Set the limits of these rules, for the whole fleet."""
+        rows = [
+            (
+                limit.rule,
+                json.dumps(
+                    [
+                        False if limit.max_at_once is None else limit.max_at_once,
+                        False if limit.max_per_second is None else limit.max_per_second,
+                        limit.burst,
+                    ]
+                ),
+            )
+            for limit in limits
+        ]
+        if rows:
+            await self._run("limits", _dump(rows))
+
+    async def requeue(self, ids: Sequence[str] | None, status: StoredStatus | None) -> int:
+        """Put jobs that have ended back into the queue. See `Store.requeue`."""
+        count = 0
+        if ids is not None:
+            chosen = list(dict.fromkeys(ids))
+            for start in range(0, len(chosen), 500):
+                done, *_ = await self._run("requeue", _dump(chosen[start : start + 500]), status or "", -1)
+                count += done
+            return count
+        for one in sorted(ENDED) if status is None else [status]:
+            if one not in ENDED:
+                continue
+            left, more = 0, True
+            while more:
+                done, stayed, more = await self._run("requeue", str(one), str(one), left)
+                count, left = count + done, left + stayed
+        return count
+
+    async def forget_history(self, older_than: float) -> int:
+        """Remove the rows of jobs that ended so many seconds ago, or earlier; return how many."""
+        count, more = 0, True
+        while more:
+            gone, more = await self._run("forget_history", repr(float(older_than)))
+            count += gone
+        return count
+
+    # -- to another store ----------------------------------------------------------------------------------------------
+
+    async def export(self, limit: int) -> list[StoredJob]:
+        """Take live jobs that do not run, to move them elsewhere. See `Store.export`."""
+        return [stored(row) for row in _parse(await self._run("export", limit))]
+
+    async def restore(self, jobs: Sequence[StoredJob]) -> None:
+        """Take in jobs that another store has exported. See `Store.restore`."""
+        if jobs:
+            rows = [
+                (job.id, job_line(job), job.status, False if job.unique is None else job.unique, field_list(job))
+                for job in jobs
+            ]
+            await self._run("restore", _dump(rows), *[restored(job) for job in jobs], sync=self._sync)
+
+    async def forget_moved(self, ids: Sequence[str]) -> None:
+        """Remove jobs that are `moving`, and have arrived."""
+        if ids:
+            await self._run("forget_moved", _dump(list(ids)))
+
+    # -- what an operator asks -----------------------------------------------------------------------------------------
+
+    async def facts(self) -> Facts:
+        """Return what there is to know about the server."""
+        client = self._opened()
+        server = await look(client)
+        facts: Facts = {
+            "engine": server.engine,
+            "version": server.version,
+            "durability": durability_of(server, self._power),
+            "appendonly": server.appendonly,
+            "appendfsync": server.appendfsync,
+            "role": server.role,
+            "used_memory": server.used_memory,
+            "maxmemory": server.maxmemory,
+            "maxmemory_policy": server.policy,
+            "lease": self._lease,
+        }
+        facts |= await measured(client, self._power and server.without_power() is None, self._sync)
+        facts["warnings"] = warnings_of(server, self._power)
+        return facts
+
+
+class _Keeper:
+    """Renews the lease of one incarnation; see `Keeper`."""
+
+    def __init__(self, store: Redis) -> None:
+        self._store = store
+        self._client: Client | None = None
+
+    async def open(self) -> None:
+        """Connect, and begin to live."""
+        store = self._store
+        # A heartbeat that hangs must leave time for another one.
+        timeout = max(0.05, min(store._timeout, store._lease / 6))
+        self._client = Client(store._address, store.url, timeout=timeout, connections=1)
+        try:
+            await self.beat()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def beat(self) -> Beat:
+        """Live for another lease."""
+        store, client = self._store, self._client
+        if client is None or store._me is None:
+            raise StoreError(f"{store.url}: its keeper is not open: call `await keeper.open()` first")
+        client.of(store._base, store._clock_offset, store._me.id)
+        alive, now = await client.run("beat", repr(store._lease))
+        return Beat(bool(alive), float(now))
+
+    async def close(self) -> None:
+        """Disconnect. The incarnation lives on until its lease ends, or the store is closed."""
+        client, self._client = self._client, None
+        if client is not None:
+            await asyncio.shield(client.close())

@@ -1,0 +1,380 @@
+"""What all scripts of the Redis store begin with: where a job is, how it gets elsewhere, and the limits of the fleet.
+
+Rule 1: a script is one verb for one batch. Redis runs it alone, and writes what it did as one transaction.
+
+Rule 2: all keys of a queue are built from one hash tag, `{prefix:queue}`, the only declared key, so they live on one
+node of a cluster:
+
+    j:<id>     HASH  a job: its status, and whatever changes. Fields have one letter, so that a job stays small.
+    b:<id>     TEXT  what never changes of it, as JSON: written by Python, read by Python
+    s:<status> ZSET  all jobs of a status: live ones by position, ended ones in the order in which they ended
+    queue      ZSET  what is queued, by <line><id>. All scores are 0, so the order is that of the bytes: a score is a
+                     float, which cannot hold a priority and a position exactly
+    due        ZSET  what is scheduled, by its moment
+    late       ZSET  what waits and has a time limit, by the moment at which it is over
+    park:<name>  ZSET  what is parked, by line; `parked` (ZSET) has the names
+    own:<incarnation>  ZSET  what it holds, with the fence; `ask:<incarnation>` HASH: cancels that it has to hear
+    members    HASH  the incarnations; `leases` ZSET: when each of them is dead
+    run:<lane> SET   what runs in a lane; `held:<lane>` ZSET: what is held there, by line; `call:<lane>` SET: what was
+                     called back for a place and has not come yet; `tat:<lane>`, `win:<lane>`: the last starts
+    held       ZSET  the lanes that hold somebody; `opens` ZSET: those whose rate opens at a moment
+    limits, unique, ticks, numbers (HASH), paused
+
+Rule 3: rows of sorted sets are collected and written together, removals first; so between a write and a read of the
+same set stands a `flush()`. A hash is written at once.
+
+Rule 4: a script that makes the store bigger begins with a write that Redis refuses when its memory is full, so nothing
+is half written; the others begin with one that it never refuses, so a full store can still be worked off.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["PRELUDE", "STEP"]
+
+STEP: Final = 500
+"""So many rows one call moves that were not named by the caller."""
+
+# ARGV[1]: what is added to the server's clock (tests); ARGV[2]: the incarnation; ARGV[3]: "1": WAITAOF comes after it,
+# so it has to write something, be it sent for the second time.
+PRELUDE: Final = r"""
+local B, cmd, fmt, floor = KEYS[1] .. ':', redis.call, string.format, math.floor
+local clock = cmd('TIME')
+local REAL = clock[1] + clock[2] / 1e6
+local NOW, ME, STEP = REAL + ARGV[1], ARGV[2], 500
+local J, S, QUEUE = B .. 'j:', B .. 's:', B .. 'queue'
+local ROUNDING, HUGE = 1e-6, math.huge
+local ENDED = {succeeded = true, failed = true, timed_out = true, cancelled = true, dead = true}
+
+local function at(moment) return fmt('%.6f', moment) end
+local function text(value) return value and cjson.encode(value) or 'null' end
+local function num(value) return value and value ~= '' and value or 'null' end
+
+-- Writes to sorted sets, collected.
+local adds, rems = {}, {}
+local function add(key, score, member)
+  local t = adds[key]
+  if not t then t = {}; adds[key] = t end
+  local n = #t
+  t[n + 1] = score; t[n + 2] = member
+end
+local function rem(key, member)
+  local t = rems[key]
+  if not t then t = {}; rems[key] = t end
+  t[#t + 1] = member
+end
+local function flush()
+  for key, t in pairs(rems) do
+    for i = 1, #t, 2000 do cmd('ZREM', key, unpack(t, i, math.min(i + 1999, #t))) end
+  end
+  for key, t in pairs(adds) do
+    for i = 1, #t, 2000 do cmd('ZADD', key, unpack(t, i, math.min(i + 1999, #t))) end
+  end
+  adds, rems = {}, {}
+end
+
+-- A line is a rank (the priority, so that bytes sort as numbers do: a sign, how many digits, the digits) and a position
+-- of 16 digits. `cut` takes it off a member.
+local function cut(member)
+  local digits = tonumber(member:sub(2, 4))
+  if member:sub(1, 1) == '0' then digits = 999 - digits end
+  return member:sub(1, 20 + digits), member:sub(21 + digits)
+end
+local function position(line) return line:sub(-16) end
+
+local number, last = 0, 0
+local function ended_number()
+  if number == last then
+    last = cmd('HINCRBY', B .. 'numbers', 'ended', 1000)
+    number = last - 1000
+  end
+  number = number + 1
+  return number
+end
+
+local work, told, asked = false, {}, {}
+local function tell(by)
+  local fin, can = {}, {}
+  for id in pairs(told) do if id ~= '' then fin[#fin + 1] = id end end
+  for id in pairs(asked) do can[#can + 1] = id end
+  if work or #fin > 0 or #can > 0 then
+    cmd('PUBLISH', B .. 'wake', cjson.encode({by, work and 1 or 0, fin, can}))
+  end
+end
+
+local FIELDS = {'s', 'r', 'a', 'x', 'f', 'q', 'e', 'o', 'w', 'k', 'l', 'n', 'y', 'h', 'c', 'R', 'm', 'u'}
+local function load(id)
+  local v = cmd('HMGET', J .. id, 's', 'r', 'a', 'x', 'f', 'q', 'e', 'o', 'w', 'k', 'l', 'n', 'y', 'h', 'c', 'R', 'm',
+    'u')
+  if not v[1] then return nil end
+  local j = {id = id}
+  for i = 1, 18 do j[FIELDS[i]] = v[i] end
+  j.a, j.x, j.f = tonumber(j.a or 0), tonumber(j.x or 0), tonumber(j.f or 0)
+  return j
+end
+
+-- Lanes.
+local lanes, touched = {}, {}
+local function lane(name)
+  local L = lanes[name]
+  if L then return L end
+  L = {name = name}
+  lanes[name] = L
+  local limit = cmd('HGET', B .. 'limits', name:match('^([^\31]*)'))
+  if limit then
+    limit = cjson.decode(limit)
+    L.max, L.rate, L.burst = limit[1], limit[2], limit[3]
+  end
+  if L.max then L.running = cmd('SCARD', B .. 'run:' .. name) end
+  L.called = limit and cmd('SCARD', B .. 'call:' .. name) or 0
+  if L.rate then
+    L.size = math.max(math.ceil(L.rate), L.burst)
+    L.window, L.slack = L.size / L.rate, (L.burst - 1) / L.rate
+    -- A clock that was set back holds nobody for longer than a whole burst takes.
+    L.tat = math.min(tonumber(cmd('GET', B .. 'tat:' .. name) or 0), NOW + (L.size + 1) / L.rate)
+    L.recent = 0
+    if L.burst > 1 then
+      L.starts = B .. 'win:' .. name
+      cmd('ZREMRANGEBYSCORE', L.starts, '-inf', at(NOW - L.window + ROUNDING))
+      cmd('ZREMRANGEBYSCORE', L.starts, at(NOW + ROUNDING), '+inf')
+      L.recent = cmd('ZCARD', L.starts)
+    end
+  end
+  return L
+end
+local function places(L)
+  local free = HUGE
+  if L.max then free = L.max - L.running end
+  if L.rate then
+    local starts = 0
+    if L.tat <= NOW then
+      starts = L.burst
+    elseif L.tat - L.slack <= NOW + ROUNDING then
+      starts = floor((NOW + ROUNDING + L.slack - L.tat) * L.rate) + 1
+    end
+    free = math.min(free, starts, L.size - L.recent)
+  end
+  return free
+end
+local function opening(L)
+  local moment = L.tat - L.slack
+  if L.recent >= L.size then
+    local oldest = cmd('ZRANGE', L.starts, -L.size, -L.size, 'WITHSCORES')
+    if oldest[2] then moment = math.max(moment, oldest[2] + L.window) end
+  end
+  return moment
+end
+local function occupy(j, names)
+  for _, name in ipairs(names) do
+    local L = lane(name)
+    cmd('SADD', B .. 'run:' .. name, j.id)
+    if L.running then L.running = L.running + 1 end
+    if L.rate then
+      L.tat = math.max(L.tat, NOW) + 1 / L.rate
+      cmd('SET', B .. 'tat:' .. name, at(L.tat), 'PX', floor((L.tat - NOW) * 1000) + 1000)
+      if L.starts then
+        L.recent = L.recent + 1
+        cmd('ZADD', L.starts, at(NOW), j.id .. '\31' .. (j.f + 1))
+        cmd('PEXPIRE', L.starts, floor(L.window * 1000) + 1000)
+      end
+    end
+  end
+end
+local function vacate(id, names)
+  for _, name in ipairs(cjson.decode(names)) do
+    if cmd('SREM', B .. 'run:' .. name, id) == 1 then
+      local L = lanes[name]
+      if L and L.running then L.running = L.running - 1 end
+      touched[name] = true
+    end
+  end
+end
+local function drop_call(j)  -- it was called back to a lane, and comes, or will never come
+  local name = j.h
+  if not name then return end
+  cmd('HDEL', J .. j.id, 'h')
+  if cmd('SREM', B .. 'call:' .. name, j.id) == 1 then
+    local L = lanes[name]
+    if L then L.called = L.called - 1 end
+    touched[name] = true
+  end
+end
+-- Calls back as many of the held as there are places, besides those that were called before.
+local function call(name)
+  local L, held = lane(name), B .. 'held:' .. name
+  local n = math.min(places(L) - L.called, STEP)
+  if n > 0 then
+    for _, member in ipairs(cmd('ZRANGE', held, 0, n - 1)) do
+      local line, id = cut(member)
+      cmd('HSET', J .. id, 's', 'queued')
+      cmd('SADD', B .. 'call:' .. name, id)
+      L.called = L.called + 1
+      rem(held, member); rem(S .. 'limited', id)
+      add(QUEUE, 0, member); add(S .. 'queued', position(line), id)
+      work = true
+    end
+    flush()
+  end
+  if cmd('EXISTS', held) == 0 then
+    cmd('ZREM', B .. 'held', name)
+    cmd('ZREM', B .. 'opens', name)
+  elseif n == STEP then
+    cmd('ZADD', B .. 'opens', at(NOW), name)
+  elseif L.rate and L.called == 0 and (not L.max or L.running < L.max) then
+    cmd('ZADD', B .. 'opens', at(opening(L)), name)
+  else
+    cmd('ZREM', B .. 'opens', name)
+  end
+end
+local function settle_lanes()
+  flush()
+  for name in pairs(touched) do call(name) end
+  touched = {}
+end
+
+-- From place to place.
+local function deadline(j)
+  local q, e = j.a == 0 and tonumber(j.q), tonumber(j.e)
+  if q and (not e or q <= e) then return q, 'queue_timeout' end
+  if e then return e, 'total_timeout' end
+end
+local function leave(j)
+  local id, s = j.id, j.s
+  rem(S .. s, id)
+  if s == 'running' then
+    rem(B .. 'own:' .. j.o, id)
+    if j.c then cmd('HDEL', B .. 'ask:' .. j.o, id) end
+    if j.l then vacate(id, j.l) end
+    return
+  end
+  if j.q or j.e then rem(B .. 'late', id) end
+  if s == 'queued' then rem(QUEUE, j.r .. id); drop_call(j)
+  elseif s == 'scheduled' then rem(B .. 'due', id)
+  elseif s == 'limited' then
+    rem(B .. 'held:' .. j.h, j.r .. id)
+    cmd('HDEL', J .. id, 'h')
+    touched[j.h] = true
+  elseif s == 'parked' then rem(B .. 'park:' .. j.n, j.r .. id)
+  end
+end
+local function watch(j)
+  if j.q or j.e then
+    local moment = deadline(j)
+    if moment then add(B .. 'late', at(moment), j.id) end
+  end
+end
+local function wait(j)  -- for its moment, or for a worker; returns the status
+  local u = tonumber(j.u)
+  watch(j)
+  if u and u > NOW then
+    add(B .. 'due', j.u, j.id)
+    j.s = 'scheduled'
+  else
+    add(QUEUE, 0, j.r .. j.id)
+    work = true
+    j.s = 'queued'
+  end
+  add(S .. j.s, position(j.r), j.id)
+  return j.s
+end
+local function park(j)
+  watch(j)
+  j.s = 'parked'
+  add(S .. 'parked', position(j.r), j.id)
+  add(B .. 'park:' .. j.n, 0, j.r .. j.id)
+  add(B .. 'parked', 0, j.n)
+  return j.s
+end
+local function finish(j, s, result, err, reason, by)
+  local key, set = J .. j.id, {'s', s, 'z', at(NOW)}
+  leave(j)
+  if j.s == 'running' then
+    set[5] = 'v'; set[6] = at(math.max(0, NOW - j.w))
+    cmd('HDEL', key, 'o')
+  end
+  if j.c then cmd('HDEL', key, 'c') end
+  if result then set[#set + 1] = 'S'; set[#set + 1] = result end
+  if reason then set[#set + 1] = 'R'; set[#set + 1] = reason end
+  if err then set[#set + 1] = 'E'; set[#set + 1] = err
+  elseif s == 'succeeded' and j.f > 1 then cmd('HDEL', key, 'E') end
+  cmd('HSET', key, unpack(set))
+  add(S .. s, ended_number(), j.id)
+  if j.k and cmd('HGET', B .. 'unique', j.k) == j.id then cmd('HDEL', B .. 'unique', j.k) end
+  if j.y ~= by then told[j.y] = true end
+end
+local function time_over(j)
+  local moment, limit = deadline(j)
+  if not moment or moment > NOW then return false end
+  finish(j, 'timed_out', nil, fmt('{"type": "JobTimeoutError", "limit": "%s"}', limit))
+  return true
+end
+local function back(j, s, set)  -- out of running, to where it waits
+  local key = J .. j.id
+  leave(j)
+  set[#set + 1] = 'v'; set[#set + 1] = at(math.max(0, NOW - j.w))
+  set[#set + 1] = 's'; set[#set + 1] = (s == 'park' and park or wait)(j)
+  cmd('HSET', key, unpack(set))
+  cmd('HDEL', key, 'o')
+end
+local function rescue(j)  -- from an owner that is dead; whether the job was given up
+  local crashes = j.x + 1
+  cmd('HSET', J .. j.id, 'x', crashes)
+  cmd('HINCRBY', B .. 'numbers', 'rescued', 1)
+  if j.c then finish(j, 'cancelled', nil, nil, j.R); return false end
+  if crashes >= tonumber(j.m) then
+    local died = crashes > 1 and crashes .. ' of its workers' or 'its worker'
+    finish(j, 'dead', nil, fmt('{"type": "JobDeadError", "message": "%s died while it ran"}', died))
+    return true
+  end
+  back(j, 'wait', {})
+  return false
+end
+local function bring_due()  -- whether there is more of it
+  local ids = cmd('ZRANGEBYSCORE', B .. 'due', '-inf', at(NOW), 'LIMIT', 0, STEP)
+  for _, id in ipairs(ids) do
+    local line = cmd('HGET', J .. id, 'r')
+    rem(B .. 'due', id); rem(S .. 'scheduled', id)
+    if line then
+      cmd('HSET', J .. id, 's', 'queued')
+      add(QUEUE, 0, line .. id); add(S .. 'queued', position(line), id)
+      work = true
+    end
+  end
+  flush()
+  local open = cmd('ZRANGEBYSCORE', B .. 'opens', '-inf', at(NOW + ROUNDING), 'LIMIT', 0, 50)
+  for _, name in ipairs(open) do call(name) end
+  return #ids == STEP
+end
+local function next_moment()
+  local due = cmd('ZRANGE', B .. 'due', 0, 0, 'WITHSCORES')[2]
+  local opens = cmd('ZRANGE', B .. 'opens', 0, 0, 'WITHSCORES')[2]
+  due, opens = tonumber(due), tonumber(opens)
+  if due and opens then return math.min(due, opens) end
+  return due or opens
+end
+local function drop_member(id)  -- what it holds goes back, a step of it; the counts, and whether it is all
+  cmd('HDEL', B .. 'members', id)
+  local ids = cmd('ZRANGE', B .. 'own:' .. id, 0, STEP - 1)
+  local dead = 0
+  for _, job in ipairs(ids) do
+    local j = load(job)
+    if j and j.s == 'running' then
+      if rescue(j) then dead = dead + 1 end
+    else
+      rem(B .. 'own:' .. id, job)
+    end
+  end
+  settle_lanes()
+  if #ids < STEP then
+    cmd('DEL', B .. 'own:' .. id, B .. 'ask:' .. id)
+    cmd('ZREM', B .. 'leases', id)
+  end
+  return #ids, dead, #ids < STEP
+end
+local function row(id)  -- for find and page
+  local blob = cmd('GET', B .. 'b:' .. id)
+  if not blob then return nil end
+  return '[' .. blob .. ',' .. cjson.encode(cmd('HGETALL', J .. id)) .. ']'
+end
+"""
