@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar, final
+from typing import Final, TypeVar, final
 
 from aiopool._plan.costs import EngineCosts, Verb
 from aiopool.errors import StoreUnavailableError
@@ -64,6 +64,11 @@ class Processors:
         self.busy = 0.0
         self._free = [0.0] * count
 
+    @property
+    def first(self) -> float:
+        """When the first of them is free."""
+        return self._free[0]
+
     def take(self, seconds: float, begin: float) -> float:
         """Work for so many seconds, not before `begin`, and return the moment of the end."""
         end = max(begin, self._free[0]) + seconds
@@ -98,6 +103,7 @@ class Engine:
         self.listeners = 0
         self._turn = asyncio.Semaphore(costs.servers)
         self._last: object = None
+        self._telling: set[asyncio.Task[None]] = set()
 
     def count(self, verb: str, rows: int, seconds: float) -> None:
         """Note what a call was."""
@@ -106,7 +112,9 @@ class Engine:
         self.rows[verb] = self.rows.get(verb, 0) + rows
         self.bytes += CALL_BYTES + rows * (ROW_BYTES + self.payload)
 
-    async def use(self, who: object, steps: Callable[[Callable[[str, int, float], Awaitable[None]]], Awaitable[T]]) -> T:
+    async def use(
+        self, who: object, steps: Callable[[Callable[[str, int, float], Awaitable[None]]], Awaitable[T]]
+    ) -> T:
         """Have the engine carry out some steps, in turn; each may call `spend(verb, rows, seconds)`."""
         loop = asyncio.get_running_loop()
         came = loop.time()
@@ -154,44 +162,44 @@ class Modelled:
 
     # -- on the way ----------------------------------------------------------------------------------------------------
 
-    async def work(self, seconds: float) -> None:
-        """Use the processor of the host, in one thread of it."""
+    async def _work(self, seconds: float) -> float:
+        """Use the processor of the host, in one thread, and return the moment of the end, which may be to come."""
         loop = asyncio.get_running_loop()
+        machine, mine = self.engine.machine, self.processor
+        if machine is None:
+            return mine.take(seconds, loop.time())
         while seconds > 0:
+            await _until(mine.first)
             piece = min(seconds, SLICE)
             seconds -= piece
-            end = self.processor.take(piece, loop.time())
-            if self.engine.machine is not None:
-                end = max(end, self.engine.machine.take(piece, end - piece))
-            await _until(end)
+            end = machine.take(piece, loop.time())
+            mine.take(end - loop.time(), loop.time())
+            mine.busy += piece - (end - loop.time())
+        return mine.first
 
-    async def _travel(self) -> None:
-        """Go to the engine, or back."""
+    async def _travel(self, begin: float) -> None:
+        """Go to the engine, or back, at a moment."""
         loop = asyncio.get_running_loop()
+        await _until(begin + self.engine.costs.network / 2)
         if self.dead:
             await loop.create_future()
         if self.cut_until > loop.time():
             await asyncio.sleep(min(CONNECT_TIMEOUT, self.cut_until - loop.time()))
             if self.cut_until > loop.time():
                 raise StoreUnavailableError(f"{self.url} does not answer: the host is cut off")
-        if self.engine.costs.network:
-            await asyncio.sleep(self.engine.costs.network / 2)
-        if self.dead:
-            await loop.create_future()
         if self.lost:
             raise StoreUnavailableError(f"{self.url}: the lease is lost")
 
     async def _call(self, name: str, verb: Verb, rows: int, do: Callable[[], Awaitable[T]], *, host: float) -> T:
         """Carry out a verb that becomes true at its end."""
-        await self.work(host + verb.host(rows))
-        await self._travel()
+        await self._travel(await self._work(host + verb.host(rows)))
 
         async def steps(spend: Callable[[str, int, float], Awaitable[None]]) -> T:
             await spend(name, rows, verb.engine(rows) + self.engine.slow_disk)
             return await do()
 
         answer = await self.engine.use(self, steps)
-        await self._travel()
+        await self._travel(asyncio.get_running_loop().time())
         return answer
 
     def _hinted(self, on_wake: Callable[[Wake], object]) -> Callable[[Wake], object]:
@@ -255,19 +263,18 @@ class Modelled:
         if costs.hint and engine.listeners:
             engine.count("hints", 0, costs.hint * engine.listeners)
             # The engine tells them one after the other, beside its other work: it has less time for that.
-            asyncio.ensure_future(_tell(engine, costs.hint * engine.listeners))
+            engine.tell(costs.hint * engine.listeners)
         return answers
 
     async def claim(self, limit: int) -> Claim:
         """See `Store.claim`."""
         costs = self.engine.costs
-        await self.work(costs.claim.host_call)
-        await self._travel()
+        await self._travel(await self._work(costs.claim.host_call))
         if costs.reads_are_free:
             answer = await self.memory.claim(0)
             if not answer.more or not limit:
                 self.engine.count("look", 0, 0.0)
-                await self.work(costs.empty.call)
+                await _until(await self._work(costs.empty.call))
                 return answer
 
         async def steps(spend: Callable[[str, int, float], Awaitable[None]]) -> Claim:
@@ -280,9 +287,10 @@ class Modelled:
             return found
 
         answer = await self.engine.use(self, steps)
-        await self._travel()
-        rows = len(answer.jobs)
-        await self.work(rows * (costs.claim.host_row + costs.host.run / 2))
+        begin = asyncio.get_running_loop().time()
+        if rows := len(answer.jobs):
+            begin = await self._work(rows * (costs.claim.host_row + costs.host.run / 2))
+        await self._travel(begin)
         return answer
 
     async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
@@ -302,8 +310,7 @@ class Modelled:
         """See `Store.sweep`."""
         verb = self.engine.costs.sweep
         if self.engine.costs.reads_are_free:
-            await self._travel()
-            await self.work(verb.call)
+            await self._travel(await self._work(verb.call))
             return await self.memory.sweep(names)
         return await self._call("sweep", verb, 0, lambda: self.memory.sweep(names), host=0.0)
 
@@ -386,12 +393,3 @@ async def _until(moment: float) -> None:
     wait = moment - asyncio.get_running_loop().time()
     if wait > 0:
         await asyncio.sleep(wait)
-
-
-async def _tell(engine: Engine, seconds: float) -> None:
-    """Occupy one server of the engine with hints."""
-
-    async def steps(spend: Any) -> None:
-        await asyncio.sleep(seconds)
-
-    await engine.use(engine, steps)

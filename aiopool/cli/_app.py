@@ -9,6 +9,7 @@ import typer
 from aiopool.cli._complete import complete_target
 from aiopool.cli._map import map_lines
 from aiopool.cli._options import BACKOFFS
+from aiopool.cli._plan_app import plan_command
 
 __all__ = ["app"]
 
@@ -221,3 +222,6 @@ def settings_command(
     from aiopool.cli._settings import show_settings  # loads pydantic, which no other command needs
 
     raise typer.Exit(show_settings(file, pool, as_json=as_json))
+
+
+app.command("plan")(plan_command)
