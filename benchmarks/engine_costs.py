@@ -87,9 +87,12 @@ def quiet(times: list[float]) -> float:
     return sorted(times)[len(times) // 10]
 
 
-def line(points: list[tuple[int, float]]) -> tuple[float, float]:
+Pick = Callable[[list[float]], float]
+
+
+def line(points: list[tuple[int, float]], pick: Pick) -> tuple[float, float]:
     """Return what a call and what a row takes: least squares of the relative errors, neither below 0."""
-    medians = [(n, quiet([t for m, t in points if m == n])) for n in ROWS]
+    medians = [(n, pick([t for m, t in points if m == n])) for n in ROWS]
     weights = [1 / max(t, 1e-9) ** 2 for _, t in medians]
     total = sum(weights)
     x = sum(w * n for w, (n, _) in zip(weights, medians, strict=True)) / total
@@ -100,16 +103,16 @@ def line(points: list[tuple[int, float]]) -> tuple[float, float]:
     return round(max(0.0, y - slope * x), 7), round(slope, 8)
 
 
-def verb(points: list[Point]) -> Verb:
-    call, row = line([(n, engine) for n, engine, _ in points])
-    host_call, host_row = line([(n, host) for n, _, host in points])
+def verb(points: list[Point], pick: Pick) -> Verb:
+    call, row = line([(n, engine) for n, engine, _ in points], pick)
+    host_call, host_row = line([(n, host) for n, _, host in points], pick)
     return Verb(call, row, host_call, host_row)
 
 
 # -- the engine --------------------------------------------------------------------------------------------------------
 
 
-async def measure_verbs(url: str, rounds: int) -> dict[str, Any]:
+async def measure_verbs(url: str, rounds: int, pick: Pick) -> dict[str, Any]:
     store: Any = open_store(url)
     mine = me()
     await store.open("bench", mine, lambda kind: None)
@@ -136,9 +139,9 @@ async def measure_verbs(url: str, rounds: int) -> dict[str, Any]:
                     points[name].append((0, engine, host))
     finally:
         await store.close()
-    found: dict[str, Any] = {name: verb(points[name]) for name in ("submit", "claim", "settle")}
+    found: dict[str, Any] = {name: verb(points[name], pick) for name in ("submit", "claim", "settle")}
     for name in ("empty", "sweep"):
-        engine, host = (quiet([point[at] for point in points[name]]) for at in (1, 2))
+        engine, host = (pick([point[at] for point in points[name]]) for at in (1, 2))
         free = meter.lock is not None  # it took no lock: all of it is the caller's, and no engine is held up
         found[name] = Verb(round(host if free and not engine else engine, 7), 0.0, 0.0 if free else round(host, 7), 0.0)
     return found | {"poll": store.poll, "sweep_every": store.sweep_every, "lease": store.lease}
@@ -179,7 +182,7 @@ def listen(url: str, count: int, ready: Any, end: Any) -> None:
     asyncio.run(run())
 
 
-async def measure_hint(url: str, server: Callable[[], float] | None) -> float:
+async def measure_hint(url: str, server: Callable[[], float] | None, pick: Pick) -> float:
     """Seconds of the engine for each process that is told of work."""
     spawn = multiprocessing.get_context("spawn")
     ready, end = spawn.Event(), spawn.Event()
@@ -196,7 +199,7 @@ async def measure_hint(url: str, server: Callable[[], float] | None) -> float:
             wall.append(time.perf_counter() - began)
         after = server() if server else 0.0
         await store.close()
-        return (after - before) / calls if server else quiet(wall)
+        return (after - before) / calls if server else pick(wall)
 
     alone = await cost()
     child = spawn.Process(target=listen, args=(url, LISTENERS, ready, end), daemon=True)
@@ -263,7 +266,17 @@ def measure_handoff() -> float:
 # -- a job in a pool ---------------------------------------------------------------------------------------------------
 
 
-def measure_host(count: int = 4000) -> HostCosts:
+async def _lateness() -> list[float]:
+    """How late a loop that waits is woken."""
+    found = []
+    for _ in range(100):
+        began = time.perf_counter()
+        await asyncio.sleep(0.01)
+        found.append(max(0.0, time.perf_counter() - began - 0.01))
+    return found
+
+
+def measure_host(pick: Pick, count: int = 4000) -> HostCosts:
     """Processor time of a job in a pool whose store takes nothing."""
     handlers = aiopool.Handlers()
 
@@ -288,8 +301,9 @@ def measure_host(count: int = 4000) -> HostCosts:
             return submit / count, (time.process_time() - began) / count
 
     pairs = [asyncio.run(run()) for _ in range(3)]
-    submit, job_run = (round(min(pair[at] for pair in pairs), 7) for at in (0, 1))
-    return HostCosts(submit, job_run)
+    submit, job_run = (round(pick([pair[at] for pair in pairs]), 7) for at in (0, 1))
+    late = round(pick(asyncio.run(_lateness())), 7)
+    return HostCosts(submit, job_run, late)
 
 
 # -- all together ------------------------------------------------------------------------------------------------------
@@ -332,15 +346,15 @@ async def server_of(store: str) -> AsyncIterator[tuple[str, Callable[[], float] 
         server.remove()
 
 
-async def measure(store: str, url: str | None = None, *, rounds: int = 1, hints: bool = True) -> EngineCosts:
+async def measure(store: str, url: str | None = None, *, rounds: int = 1, pick: Pick = quiet) -> EngineCosts:
     """Return the costs of an engine on this machine."""
     async with contextlib.AsyncExitStack() as stack:
         server = None
         if url is None:
             url, server = await stack.enter_async_context(server_of(store))
-        found = await measure_verbs(url, rounds)
+        found = await measure_verbs(url, rounds, pick)
         beat = await measure_beat(url)
-        hint = await measure_hint(url, server) if hints else 0.0
+        hint = await measure_hint(url, server, pick)
     is_file, cores = store == "sqlite", os.cpu_count() or 1
     return EngineCosts(
         store=store,
@@ -353,7 +367,7 @@ async def measure(store: str, url: str | None = None, *, rounds: int = 1, hints:
         beat=beat,
         hint=hint,
         handoff=await asyncio.to_thread(measure_handoff) if is_file else 0.0,
-        host=await _in_thread(measure_host),
+        host=await _in_thread(lambda: measure_host(pick)),
         servers=cores if store == "postgresql" else 1,
         reads_are_free=is_file,
         waits_for_disk=store != "redis",

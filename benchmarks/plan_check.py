@@ -134,9 +134,9 @@ def check(hosts: int, load: str, seconds: float) -> dict[str, Any]:
     """Run one load for real and simulated, and return both."""
     rate = SHARE[load] * hosts * SIZE / MEAN
     jobs = drawn(rate, seconds, mean=MEAN, spread=0.5, seed=hosts)
-    before = asyncio.run(measure("sqlite", rounds=1))
+    before = asyncio.run(measure("sqlite", rounds=1, pick=statistics.fmean))
     was = real(jobs, seconds, hosts)
-    costs = between(before, asyncio.run(measure("sqlite", rounds=1)))
+    costs = between(before, asyncio.run(measure("sqlite", rounds=1, pick=statistics.fmean)))
     told = simulated(costs, jobs, seconds, hosts)
     return {
         "hosts": hosts,

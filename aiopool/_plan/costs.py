@@ -47,10 +47,12 @@ class HostCosts:
     Attributes:
         submit: its submission.
         run: its run, from the claim to its end.
+        late: how late its event loop is when a timer, a hint or an answer wakes it: what the system takes for that.
     """
 
     submit: float
     run: float
+    late: float = 0.0
 
 
 @final

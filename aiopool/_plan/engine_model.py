@@ -112,6 +112,12 @@ class Engine:
         self.rows[verb] = self.rows.get(verb, 0) + rows
         self.bytes += CALL_BYTES + rows * (ROW_BYTES + self.payload)
 
+    def tell(self, seconds: float) -> None:
+        """Occupy one server with hints, in turn."""
+        task = asyncio.get_running_loop().create_task(self.use(self, lambda spend: asyncio.sleep(seconds)))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
     async def use(
         self, who: object, steps: Callable[[Callable[[str, int, float], Awaitable[None]]], Awaitable[T]]
     ) -> T:
@@ -199,18 +205,20 @@ class Modelled:
             return await do()
 
         answer = await self.engine.use(self, steps)
-        await self._travel(asyncio.get_running_loop().time())
+        await self._travel(asyncio.get_running_loop().time() + self.engine.costs.host.late)
         return answer
 
     def _hinted(self, on_wake: Callable[[Wake], object]) -> Callable[[Wake], object]:
         """Return what is called with a hint: it travels, and is lost if nothing comes through."""
         loop = asyncio.get_running_loop()
 
+        delay = self.engine.costs.network / 2 + self.engine.costs.host.late
+
         def arrive(kind: Wake) -> None:
             if not self.dead and self.cut_until <= loop.time():
                 on_wake(kind)
 
-        return lambda kind: loop.call_later(self.engine.costs.network / 2, arrive, kind)
+        return lambda kind: loop.call_later(delay, arrive, kind)
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------
 
@@ -287,9 +295,9 @@ class Modelled:
             return found
 
         answer = await self.engine.use(self, steps)
-        begin = asyncio.get_running_loop().time()
+        begin = asyncio.get_running_loop().time() + costs.host.late
         if rows := len(answer.jobs):
-            begin = await self._work(rows * (costs.claim.host_row + costs.host.run / 2))
+            begin = costs.host.late + await self._work(rows * (costs.claim.host_row + costs.host.run / 2))
         await self._travel(begin)
         return answer
 

@@ -192,7 +192,7 @@ class _Simulation:
             else:
                 self.reruns += 1
             try:
-                await asyncio.sleep(self.scenario.jobs[number].seconds)
+                await asyncio.sleep(self.scenario.jobs[number].seconds + self.scenario.costs.host.late)
             finally:
                 end = min(loop.time(), self.scenario.seconds)
                 self.slot_seconds += max(0.0, end - now)
@@ -402,9 +402,9 @@ def _saturated(report: Report, scenario: Scenario) -> str | None:
         return "connections"
     shares = {name: share for name, share in report.used.items() if name != "connections"}
     worst = max(shares, key=lambda name: shares[name])
-    # What has come in the last moments cannot have ended.
-    late = sum(job.at + job.seconds + report.waits[0] > scenario.seconds for job in scenario.jobs)
-    due = max(0.0, report.offered - late / scenario.seconds)
+    # What has come in the last moments cannot have ended, however little it waits.
+    wait = min(report.waits[0], 0.02 * scenario.seconds)
+    due = sum(job.at + job.seconds + wait <= scenario.seconds for job in scenario.jobs) / scenario.seconds
     keeps_up = report.throughput >= KEEPS_UP * due
     if shares[worst] < FULL and keeps_up:
         return None
