@@ -45,6 +45,7 @@ WORDS = {
     "testing": "virtual time, schedules",
     "instrumentation": "Prometheus, OpenTelemetry",
     "pytest_plugin": "fixtures",
+    "_plan": "a fleet, simulated",
     "cli": "the command",
 }
 BOX, GAP, ROW = (226, 44), 14, 92

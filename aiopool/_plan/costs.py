@@ -79,6 +79,7 @@ class EngineCosts:
         max_connections: that the engine takes as it is installed; None: any number.
         network: seconds of a round trip between a host and the engine.
         poll, sweep_every, lease: of the store.
+        hinted: hosts are told that there is work; behind a pooler they have to ask.
     """
 
     store: str
@@ -103,6 +104,7 @@ class EngineCosts:
     poll: float
     sweep_every: float
     lease: float | None
+    hinted: bool = True
 
 
 COSTS: Final[dict[str, EngineCosts]] = {

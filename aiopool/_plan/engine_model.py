@@ -215,7 +215,7 @@ class Modelled:
         delay = self.engine.costs.network / 2 + self.engine.costs.host.late
 
         def arrive(kind: Wake) -> None:
-            if not self.dead and self.cut_until <= loop.time():
+            if self.engine.costs.hinted and not self.dead and self.cut_until <= loop.time():
                 on_wake(kind)
 
         return lambda kind: loop.call_later(delay, arrive, kind)
@@ -268,7 +268,7 @@ class Modelled:
             "submit", costs.submit, len(jobs), lambda: self.memory.submit(jobs, within=within),
             host=len(jobs) * costs.host.submit,
         )  # fmt: skip
-        if costs.hint and engine.listeners:
+        if costs.hint and costs.hinted and engine.listeners:
             engine.count("hints", 0, costs.hint * engine.listeners)
             # The engine tells them one after the other, beside its other work: it has less time for that.
             engine.tell(costs.hint * engine.listeners)

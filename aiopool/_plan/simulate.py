@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, final
@@ -40,6 +41,8 @@ RESTART: Final = 1.0
 FULL: Final = 0.9
 # Less than this share of what came was finished: it does not keep up.
 KEEPS_UP: Final = 0.95
+# It does not keep up, and nothing is busy for more than this: jobs lie there until somebody asks.
+HALF: Final = 0.5
 # Bytes a second of the network of the engine: 1 Gbit/s.
 BANDWIDTH: Final = 125_000_000
 # Above this share of the engine's time, claims that find nothing are what it is busy with.
@@ -171,7 +174,7 @@ class _Simulation:
         self.slot_seconds = 0.0
         self.all_done = asyncio.Event()
         self.is_over = False
-        self.stores: list[Modelled] = []
+        self.producers: list[Modelled] = []
         self.hosts: list[Modelled | None] = [None] * scenario.hosts
         self.lives: dict[Modelled, asyncio.Task[Any]] = {}
         self.machinery: set[asyncio.Task[Any]] = set()
@@ -209,9 +212,7 @@ class _Simulation:
     def _store(self) -> Modelled:
         loop = asyncio.get_running_loop()
         memory = Memory(self.name, keep=1e9, keep_failed=1e9, clock=loop.time)
-        store = Modelled(memory, self.engine, self._settled)
-        self.stores.append(store)
-        return store
+        return Modelled(memory, self.engine, self._settled)
 
     def _spawn(self, steps: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(steps)
@@ -291,7 +292,9 @@ class _Simulation:
     async def _producer(self, number: int) -> None:
         scenario, loop = self.scenario, asyncio.get_running_loop()
         submissions: set[asyncio.Task[Any]] = set()
-        async with self._pool(self._store(), -1 - number, "producer") as pool:
+        store = self._store()
+        self.producers.append(store)
+        async with self._pool(store, -1 - number, "producer") as pool:
             for each in range(number, len(scenario.jobs), scenario.producers):
                 job = scenario.jobs[each]
                 if (wait := job.at - loop.time()) > 0:
@@ -345,15 +348,13 @@ class _Simulation:
         running = sum(
             min(seconds, seconds - at) for store in self.hosts if store is not None for at in self._running(store)
         )
-        processors = [store.processor.busy for store in self.stores]
-        first = processors[scenario.hosts : scenario.hosts + scenario.producers] or [0.0]
         self.busy = dict(engine.busy)
         self.calls = {verb: count / seconds for verb, count in engine.calls.items()}
         used = {
             "slots": (self.slot_seconds + running) / (scenario.hosts * scenario.size * seconds),
             "engine": sum(engine.busy.values()) / (costs.servers * seconds),
             "host": max([store.processor.busy for store in self.hosts if store is not None], default=0.0) / seconds,
-            "producer": max(first) / seconds,
+            "producer": max(store.processor.busy for store in self.producers) / seconds,
             "network": 0.0 if costs.one_machine else engine.bytes / seconds / BANDWIDTH,
         }
         if engine.machine is not None:
@@ -368,8 +369,7 @@ class _Simulation:
 
     async def _report(self, used: dict[str, float]) -> Report:
         scenario, engine = self.scenario, self.engine
-        asked = next(store for store in self.stores if store.memory._queue is not None and not store.dead)
-        numbers = await asked.memory.statistics()
+        numbers = await self.producers[0].memory.statistics()
         live = sum(numbers.live.values())
         came = sum(job.at < scenario.seconds for job in scenario.jobs)
         unsent = len(scenario.jobs) - live - sum(numbers.ended.values())
@@ -404,12 +404,15 @@ def _saturated(report: Report, scenario: Scenario) -> str | None:
     worst = max(shares, key=lambda name: shares[name])
     # What has come in the last moments cannot have ended, however little it waits.
     wait = min(report.waits[0], 0.02 * scenario.seconds)
-    due = sum(job.at + job.seconds + wait <= scenario.seconds for job in scenario.jobs) / scenario.seconds
-    keeps_up = report.throughput >= KEEPS_UP * due
+    due = sum(job.at + job.seconds + wait <= scenario.seconds for job in scenario.jobs)
+    # Of few jobs some more may be late by chance.
+    keeps_up = report.throughput * scenario.seconds >= KEEPS_UP * due - 2 * math.sqrt(due)
     if shares[worst] < FULL and keeps_up:
         return None
     if shares[worst] < FULL and scenario.limits:
         return "limits"
+    if shares[worst] < HALF:
+        return "polling"
     if worst == "engine" and report.empty > CONTENTION:
         return "claim contention"
     return worst

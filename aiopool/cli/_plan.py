@@ -29,6 +29,7 @@ ADVICE = {
     "machine": "all processes share the processors of one machine: another store, on more machines",
     "network": "1 Gbit/s to the engine is full: smaller payloads",
     "connections": "the engine takes no more connections: a pooler (pgbouncer), or a higher max_connections",
+    "polling": "jobs lie there until somebody asks: no hints come (a pooler), or hosts are cut off",
     "limits": "a limit of the fleet holds the jobs back: that is what it is for",
 }
 
@@ -51,12 +52,13 @@ def run_plan(
     network: float | None,
     servers: int | None,
     connections: int | None,
+    pooler: bool,
     seed: int,
     as_json: bool,
 ) -> int:
     """Simulate, print, and return the exit code."""
     try:
-        costs = _costs(store, network=network, servers=servers, connections=connections)
+        costs = _costs(store, network=network, servers=servers, connections=connections, pooler=pooler)
         least, most = _hosts(hosts)
         limits = _limits(limit)
         jobs, how_long = _load(
@@ -100,7 +102,9 @@ def _print(text: str) -> None:
 # -- what was asked for ------------------------------------------------------------------------------------------------
 
 
-def _costs(store: str, *, network: float | None, servers: int | None, connections: int | None) -> EngineCosts:
+def _costs(
+    store: str, *, network: float | None, servers: int | None, connections: int | None, pooler: bool
+) -> EngineCosts:
     kind = store.partition("://")[0]
     costs = COSTS.get({"postgres": "postgresql", "rediss": "redis", "valkey": "redis"}.get(kind, kind))
     if costs is None:
@@ -109,11 +113,15 @@ def _costs(store: str, *, network: float | None, servers: int | None, connection
     if network is not None:
         changes["network"] = network / 1000
     if servers is not None:
-        if store != "postgresql":
+        if costs.store != "postgresql":
             raise Refusal(f"--servers {servers}: {store} does one call at a time; it is for postgresql")
         changes["servers"] = servers
     if connections is not None:
         changes["max_connections"] = connections
+    if pooler:
+        if costs.store != "postgresql":
+            raise Refusal(f"--pooler: it is for postgresql; {store} has none")
+        changes |= {"hinted": False, "max_connections": None}
     return dataclasses.replace(costs, **changes)
 
 

@@ -54,6 +54,9 @@ def plan_command(
         int | None,
         typer.Option("--connections", metavar="N", min=1, help="That the engine takes.", show_default="as installed"),
     ] = None,
+    pooler: Annotated[
+        bool, typer.Option("--pooler", help="Behind pgbouncer: connections are no matter, and no hints come.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same one gives the same numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each number of hosts.")] = False,
 ) -> None:
@@ -83,6 +86,7 @@ def plan_command(
             network=network,
             servers=servers,
             connections=connections,
+            pooler=pooler,
             seed=seed,
             as_json=as_json,
         )
