@@ -110,6 +110,7 @@ class Report:
         lost: jobs that are nowhere; always 0, or something is wrong.
         reruns: starts of a job that had been started before.
         crashes, rescued: processes that were killed, and jobs that were taken from dead ones.
+        lost_leases: hosts that came back as others, for they were cut off too long.
         used: the share of its time in which each resource was busy: `slots`, `engine`, `host` (the processor of a
             host), `producer`, `machine` (if all share one), `network`, and `connections` (needed, of those there are).
         empty: the share of the engine's time that claims took which found nothing.
@@ -130,6 +131,7 @@ class Report:
     reruns: int
     crashes: int
     rescued: int
+    lost_leases: int
     used: dict[str, float]
     empty: float
     engine: dict[str, float]
@@ -170,7 +172,7 @@ class _Simulation:
         count = len(scenario.jobs)
         self.started: list[float | None] = [None] * count
         self.waits: list[float] = []
-        self.reruns = self.ended = self.ended_in_time = self.crashes = 0
+        self.lost_leases = self.reruns = self.ended = self.ended_in_time = self.crashes = 0
         self.slot_seconds = 0.0
         self.all_done = asyncio.Event()
         self.is_over = False
@@ -287,7 +289,9 @@ class _Simulation:
             with contextlib.suppress(StoreUnavailableError):
                 await store.beat()
             if store.lost:
-                pool.fleet._jobs._lease_lost()
+                jobs: Any = pool._state.durability
+                jobs._lease_lost()  # what the keeper does
+                self.lost_leases += 1
 
     async def _producer(self, number: int) -> None:
         scenario, loop = self.scenario, asyncio.get_running_loop()
@@ -386,6 +390,7 @@ class _Simulation:
             reruns=self.reruns,
             crashes=self.crashes,
             rescued=numbers.rescued,
+            lost_leases=self.lost_leases,
             used=used,
             empty=self.busy.get("empty", 0.0) / busy if busy else 0.0,
             engine={verb: seconds / scenario.seconds for verb, seconds in sorted(self.busy.items())},

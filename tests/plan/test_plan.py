@@ -100,6 +100,7 @@ def test_a_crash_delays_and_loses_nothing(store):
 def test_a_partition_loses_nothing(seconds):
     """Hosts that are cut off, for less or more than their lease, come back, and every job ends."""
     report = run(rate=40, seconds=6, engine=costs(lease=1.5), hosts=3, partitions=[Partition(2, 1.0, seconds)])
+    assert report.lost_leases == (2 if seconds > 1.5 else 0)
     assert (report.finished, report.left, report.lost) == (report.submitted, 0, 0)
 
 
