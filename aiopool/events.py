@@ -9,6 +9,7 @@
     │   ├── JobFailed         │ the end of a job: exactly one of these four, and nothing of the job after it …
     │   ├── JobTimedOut       │
     │   ├── JobCancelled      ┘
+    │   ├── JobGivenBack      a job of a store left the pool without an end: another process may run it
     │   └── JobLeaked         … but this: code that would not end was left behind
     ├── WorkerEvent
     │   ├── WorkerStarted

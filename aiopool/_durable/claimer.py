@@ -37,6 +37,7 @@ class Claimer:
         paused: the fleet is paused, by the last answer.
         reserved: slots that are kept for jobs which may start as they are submitted.
         claims, jobs: how many answers there were, and jobs in them.
+        failing_since: when the store was found out of reach, on the loop's clock; None: it answers.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Claimer:
         "_wakeup",
         "_woken",
         "claims",
+        "failing_since",
         "jobs",
         "may_be_more",
         "paused",
@@ -73,6 +75,7 @@ class Claimer:
         self.may_be_more = True
         self.paused = False
         self.reserved = self.claims = self.jobs = 0
+        self.failing_since: float | None = None
 
     def begin(self) -> None:
         """Begin to claim."""
@@ -119,10 +122,11 @@ class Claimer:
         while not self._stopped:
             try:
                 wait = await self._claim()
-                failures = 0
+                failures, self.failing_since = 0, None
             except StoreError as error:
                 wait = backoff(failures, self._engine.runtime.random)
                 failures += 1
+                self.failing_since = self.failing_since or self._engine.now()
                 if failures == 1 or failures % 20 == 0:
                     log_fault(logger, "no jobs can be claimed: %s", error, fields={}, level=logging.WARNING)
                 self.may_be_more = False

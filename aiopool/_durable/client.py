@@ -15,6 +15,7 @@ import asyncio
 import datetime
 import functools
 import logging
+import math
 import os
 import socket
 import uuid
@@ -34,6 +35,7 @@ from aiopool._durable.sweeper import Sweeper
 from aiopool._engine.engine import Engine
 from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
+from aiopool._observe.store_numbers import StoreNumbers
 from aiopool._pool.cancel_report import CancelReport
 from aiopool._pool.durability import Role, StoreCall
 from aiopool._pool.fleet import Fleet
@@ -43,7 +45,16 @@ from aiopool._runtime.runtime import Runtime
 from aiopool.errors import PayloadError, StoreError, StoreUnavailableError
 from aiopool.stores._open import open_store
 from aiopool.stores._protocol import Store, Wake
-from aiopool.stores._rows import CancelAnswer, Claimed, Incarnation, NewJob, Settlement, StoredStatus, Submitted
+from aiopool.stores._rows import (
+    CancelAnswer,
+    Claimed,
+    Incarnation,
+    NewJob,
+    Settlement,
+    StoredStatus,
+    StoreStatistics,
+    Submitted,
+)
 
 __all__ = ["StoreJobs", "store_jobs"]
 
@@ -55,6 +66,8 @@ SUBMIT_PATIENCE = 10.0
 CLOSE_SECONDS = 5.0
 # Seconds between two reports of progress.
 PROGRESS_EVERY = 0.5
+# Seconds between two looks at the numbers of the fleet, while metrics are wanted.
+COUNTED_EVERY = 5.0
 
 
 class _Pending(NamedTuple):
@@ -109,8 +122,7 @@ class StoreJobs:
         self._background: set[asyncio.Task[Any]] = set()
         self._ready = asyncio.Event()
         self._finished_hint = asyncio.Event()
-        self._joined: asyncio.Future[None] | None = None
-        self._unfinished = 0
+        self._fleet_numbers: StoreStatistics | None = None
         self.handles = Handles(self._state.name, engine, self._handlers, self._cancel_soon)
         self.handles.on_expected = self._finished_hint.set
         self.plans = Plans(self._state, self._handlers, self.handles)
@@ -541,6 +553,28 @@ class StoreJobs:
         spec.owner, spec.name = self.handles, name or id
         return self.handles.make(spec, id, 0.0, None)
 
+    # -- numbers -----------------------------------------------------------------------------------------------------
+
+    def numbers(self) -> StoreNumbers:
+        """See `Durability`."""
+        if not self._is_open:
+            return StoreNumbers(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, None)
+        flushers = (self.submits, self.ends)
+        since = [one.failing_since for one in (*flushers, self.claimer) if one.failing_since is not None]
+        return StoreNumbers(
+            commits=sum(flusher.writes for flusher in flushers),
+            rows=sum(flusher.rows for flusher in flushers),
+            waiting=sum(len(flusher) for flusher in flushers),
+            leases=len(self.runs),
+            claims=self.claimer.claims,
+            claimed=self.claimer.jobs,
+            lost=self.lost_settlements,
+            rescued=self.sweeper.rescued,
+            dead=self.sweeper.dead,
+            outage=self.engine.now() - min(since) if since else 0.0,
+            fleet=self._fleet_numbers,
+        )
+
     # -- who waits -----------------------------------------------------------------------------------------------------
 
     async def join(self) -> None:
@@ -562,9 +596,10 @@ class StoreJobs:
 
     async def _look(self) -> None:
         """Ask about jobs that somebody waits for, and write how far those are that run here."""
-        runs, hint, handles, wrote = self.runs, self._finished_hint, self.handles, 0.0
+        runs, hint, handles = self.runs, self._finished_hint, self.handles
+        wrote = counted = -math.inf
         while True:
-            waits = handles.expected or self.me.runs_jobs
+            waits = handles.expected or self.me.runs_jobs or self._state.observers.recorder is not None
             seconds = min(self.store.poll, PROGRESS_EVERY) if waits else None
             try:
                 async with asyncio.timeout(seconds):
@@ -582,6 +617,9 @@ class StoreJobs:
                 if runs and now - wrote >= PROGRESS_EVERY:
                     wrote = now
                     await self._write_progress()
+                if self._state.observers.recorder is not None and now - counted >= COUNTED_EVERY:
+                    counted = now
+                    self._fleet_numbers = await self.store.statistics()
             except StoreUnavailableError:
                 await asyncio.sleep(self.store.poll)
             except StoreError as error:

@@ -11,6 +11,7 @@ Without an annotation a value comes back as JSON has it: a tuple as a list, a UU
 from __future__ import annotations
 
 import builtins
+import functools
 import inspect
 import json
 import traceback
@@ -170,7 +171,7 @@ class Signature:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a function, with names resolved; without those that cannot be."""
-    while hasattr(function, "func"):  # a partial
+    while isinstance(function, functools.partial):
         function = function.func
     try:
         return typing.get_type_hints(function, include_extras=True)

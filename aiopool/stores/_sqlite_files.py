@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, Final
 from aiopool.errors import StoreError
 
 if TYPE_CHECKING:
-    from aiopool.stores._sqlite import SQLite
+    from aiopool.stores._sqlite_opening import Opening
 
 __all__ = ["OPEN", "beside", "check_file", "check_place", "facts", "mark_made", "never_close", "sizes"]
 
-OPEN: Final[weakref.WeakSet[SQLite]] = weakref.WeakSet()
+OPEN: Final[weakref.WeakSet[Opening]] = weakref.WeakSet()
 
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "beegfs", "gpfs", "glusterfs", "ocfs2"}
@@ -176,8 +176,8 @@ def never_close(connection: sqlite3.Connection) -> None:
 
 
 def _after_fork() -> None:
-    for store in list(OPEN):
-        store.after_fork()
+    for opening in list(OPEN):
+        opening.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -86,7 +86,7 @@ _MIGRATIONS: Final = (
     CREATE INDEX jobs_line ON jobs (q, status, priority, position);
     CREATE INDEX jobs_due ON jobs (q, run_at) WHERE status = 'scheduled';
     CREATE INDEX jobs_expires ON jobs (q, expires) WHERE expires IS NOT NULL;
-    CREATE INDEX jobs_held ON jobs (q, held, status, priority, position) WHERE held IS NOT NULL;
+    CREATE INDEX jobs_held ON jobs (q, held, priority, position) WHERE held IS NOT NULL;
     CREATE INDEX jobs_parked ON jobs (q, name) WHERE status = 'parked';
     CREATE INDEX jobs_cancelled ON jobs (owner) WHERE cancel_asked = 1;
     CREATE UNIQUE INDEX jobs_unique ON jobs (q, unique_key) WHERE unique_key IS NOT NULL;

@@ -391,7 +391,7 @@ async def test_functions_are_known_by_registered_names_only(new_pool):
             await pool.with_options(retry=Retry(on=KeyError)).submit(add, 1)
         with pytest.raises(TypeError, match="layers"):
             await pool.with_options(layers=[aiopool.layers.log_calls()]).submit(add, 1)
-        with pytest.raises(RuntimeError, match="await pool.submit"):
+        with pytest.raises(RuntimeError, match=r"await pool\.submit"):
             pool.submit_nowait(add, 1)
 
 
@@ -732,7 +732,7 @@ def test_what_a_store_needs_is_said():
         Pool(store="memory://")
     with pytest.raises(ValueError, match="store"):
         Pool(handlers=handlers)
-    with pytest.raises(ValueError, match="sqlite:///jobs.db"):
+    with pytest.raises(ValueError, match=r"sqlite:///jobs\.db"):
         Pool(store="jobs.db", handlers=handlers)
     with pytest.raises(TypeError, match="no store"):
         Pool(store=3, handlers=handlers)
