@@ -45,6 +45,7 @@ WORDS = {
     "testing": "virtual time, schedules",
     "instrumentation": "Prometheus, OpenTelemetry",
     "pytest_plugin": "fixtures",
+    "_plan": "a fleet, simulated",
     "cli": "the command",
     "_torture": "kills, and what survives it",
 }

@@ -96,6 +96,7 @@ class StoreJobs:
         self.max_payload = store.max_payload
         self.fleet = Fleet(store, self.watch)
         self.runs: dict[str, Run] = {}
+        self._ending: set[str] = set()  # jobs whose attempt has ended here, and is not written yet
         self.lost_settlements = 0
         self._limits = limit_rows(state.limits)
         self._state = state
@@ -119,15 +120,16 @@ class StoreJobs:
     async def open(self) -> None:
         """See `Durability`."""
         runtime, engine, store = self.runtime, self.engine, self.store
-        self.runs, self._closing = {}, False
-        self._starting: set[str] = set()  # ids of submissions on their way that may start at once
-        self._ending: set[tuple[str, int]] = set()  # ids and fences of ends on their way
+        self.runs, self._ending, self._closing = {}, set(), False
+        self._starting: set[str] = set()  # submissions that may start here at once, until their answer is there
         self._background: set[asyncio.Task[Any]] = set()
         self._ready = asyncio.Event()
-        self._finished_hint = asyncio.Event()
+        self._look_hint = asyncio.Event()
+        self._may_have_ended = False
         self._fleet_numbers: StoreStatistics | None = None
         self.handles = Handles(self._state.name, engine, self._handlers, self._cancel_soon)
-        self.handles.on_expected = self._finished_hint.set
+        self.handles.is_here = self._is_here
+        self.handles.on_expected = self._look_hint.set
         self.plans = Plans(self._state, self._handlers, self.handles)
         self.submits: Flusher[_Pending, Submitted] = Flusher(
             "submissions", runtime, self._write_jobs, self._submitted, self._not_submitted, patience=SUBMIT_PATIENCE
@@ -143,7 +145,7 @@ class StoreJobs:
             self._not_cancelled,
             patience=SUBMIT_PATIENCE,
         )
-        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere, self._give_back_unknown)
+        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere, self._reconcile)
         self.sweeper = Sweeper(store, runtime, lambda: self._handlers.names, self.claimer.hint)
         self._keeper: LeaseKeeper | None = None
         await self._connect()
@@ -249,7 +251,7 @@ class StoreJobs:
         elif wake == "cancel":
             self.claimer.look()
         else:
-            self._finished_hint.set()
+            self._look_again()
 
     # -- submitting ----------------------------------------------------------------------------------------------------
 
@@ -357,7 +359,8 @@ class StoreJobs:
         if not again:
             return answers
         # It was sent before, and the answer was lost: what is there under our name is what we sent.
-        self.claimer.doubtful = True
+        self.claimer.lost_answer = True
+        self.claimer.look()
         return [
             answer._replace(outcome="queued")
             if answer.outcome == "same_id" and answer.submitter == pending.row.submitter
@@ -391,7 +394,7 @@ class StoreJobs:
     def _not_submitted(self, pending: _Pending, error: BaseException) -> None:
         if pending.row.start:
             self.claimer.reserved -= 1
-            self.claimer.doubtful = True
+            self.claimer.lost_answer = True  # it may be written, and run under our name
             self._starting.discard(pending.row.id)
         if pending.answer is None or pending.answer.done():
             self.handles.refused(pending.handle, error)
@@ -422,10 +425,10 @@ class StoreJobs:
         """Have the engine run a job that the store has given to us."""
         handler = self._handlers.get(claimed.name)
         if handler is None:
-            self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "park")))
+            self.ends.add(_Ended(None, Settlement(claimed.id, claimed.fence, "park")))
             return
         if self._closing:
-            self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "release")))
+            self.ends.add(_Ended(None, Settlement(claimed.id, claimed.fence, "release")))
             return
         total = None if claimed.time_left is None else claimed.age + claimed.time_left
         run = Run(self, handler, claimed.id, claimed.fence, claimed.crashes, total)
@@ -439,7 +442,7 @@ class StoreJobs:
                 function, args = pickle_call(function, args), ()
         except Exception as error:  # a row that cannot be run must not stop those behind it
             record = encode_error(error if isinstance(error, PayloadError) else _unreadable(claimed, error))
-            self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "dead", error=record)))
+            self.ends.add(_Ended(None, Settlement(claimed.id, claimed.fence, "dead", error=record)))
             text = "job %s id %s cannot be run, and is given up"
             log_fault(logger, text, claimed.name, claimed.id, error=error, fields={})
             return
@@ -453,21 +456,11 @@ class StoreJobs:
         if claimed.time_left is not None:
             run.timer = engine.timers.add(engine.now() + claimed.time_left, engine.leased_expired, run.job)
 
-    async def _give_back_unknown(self) -> None:
-        """Give back what the store says that this process holds, and it has not heard of: the answer was lost.
-
-        What is on its way is known. What has ended meanwhile is told by its fence: the store does not take it back.
-        """
+    async def _reconcile(self) -> None:
+        """Give back what the store says that we hold and we know nothing of: its answer was lost on the way to us."""
         for id, fence in await self.store.owned():
-            run = self.runs.get(id)
-            is_known = (run is not None and run.fence == fence) or (id, fence) in self._ending or id in self._starting
-            if not is_known:
-                logger.warning("job %s was given to this process, which did not hear of it: it is given back", id)
-                self._add_end(_Ended(None, Settlement(id, fence, "release")))
-
-    def _add_end(self, ended: _Ended) -> None:
-        self._ending.add((ended.end.id, ended.end.fence))
-        self.ends.add(ended)
+            if not (self._is_here(id) or id in self._starting):
+                self.ends.add(_Ended(None, Settlement(id, fence, "release")))
 
     def is_awaited(self, id: str) -> bool:
         """See `RunOwner`."""
@@ -479,7 +472,8 @@ class StoreJobs:
         if failpoints.ACTIVE:
             failpoints.reach("job.ended")
         self._let_go(run)
-        self._add_end(_Ended(run, end))
+        self._ending.add(run.id)
+        self.ends.add(_Ended(run, end))
 
     def drop(self, run: Run) -> None:
         """See `RunOwner`."""
@@ -505,18 +499,18 @@ class StoreJobs:
     def _settled(self, ended: _Ended, counted: bool) -> None:
         """The end of an attempt is written; or it was somebody else's by now."""
         run, end = ended
-        self._ending.discard((end.id, end.fence))
+        self._ending.discard(end.id)
         if end.outcome == "release" and counted:
             self.claimer.hint()
         self.lost_settlements += not counted
         if counted and end.outcome == "succeeded" and run is not None and run.job is not None:
             self.handles.succeeded(run.id, end.result, run.job._attempt, run.job._started_at)
         else:
-            self._finished_hint.set()  # whoever waits for it here asks the store, as others do
+            self.handles.ask_about(end.id)  # whoever waits for it here asks the store, as others do
 
     def _not_settled(self, ended: _Ended, error: BaseException) -> None:
         """It could not be written at all: the store will notice that nobody holds the job."""
-        self._ending.discard((ended.end.id, ended.end.fence))
+        self._ending.discard(ended.end.id)
         text = "the end of job %s (%s) could not be written; it will run again"
         log_fault(logger, text, ended.end.id, ended.end.outcome, error=error, fields={})
 
@@ -546,7 +540,7 @@ class StoreJobs:
             if run is not None and run.job is not None and not run.cancelled:
                 run.cancelled = True
                 self.engine.cancel(run.job, row[1])
-        self._finished_hint.set()
+        self._look_again()
 
     def _not_cancelled(self, row: tuple[str, str | None], error: BaseException) -> None:
         log_fault(logger, "job %s could not be cancelled", row[0], error=error, fields={})
@@ -635,10 +629,18 @@ class StoreJobs:
             self.handles.expect(job)
         return ours
 
+    def _is_here(self, id: str) -> bool:
+        return id in self.runs or id in self._ending
+
+    def _look_again(self) -> None:
+        """Some job may have ended, whichever it is."""
+        self._may_have_ended = True
+        self._look_hint.set()
+
     async def _look(self) -> None:
         """Ask about jobs that somebody waits for, and write how far those are that run here."""
-        runs, hint, handles = self.runs, self._finished_hint, self.handles
-        wrote = counted = -math.inf
+        runs, hint, handles = self.runs, self._look_hint, self.handles
+        wrote = counted = polled = -math.inf
         while True:
             waits = handles.expected or self.me.runs_jobs or self._state.observers.recorder is not None
             seconds = min(self.store.poll, PROGRESS_EVERY) if waits else None
@@ -650,11 +652,17 @@ class StoreJobs:
             hint.clear()
             try:
                 await self._ready.wait()
-                asked = handles.next_asked(runs.__contains__)
+                now = self.engine.now()
+                again = (
+                    self._may_have_ended or now - polled >= self.store.poll
+                )  # hints may come all the time, or get lost
+                self._may_have_ended, polled = False, now if again else polled
+                asked = handles.next_asked(again=again)
+                if handles.are_unasked:
+                    hint.set()
                 if asked:
                     for end in await self.store.finished(asked):
                         handles.finished(end)
-                now = self.engine.now()
                 if runs and now - wrote >= PROGRESS_EVERY:
                     wrote = now
                     await self._write_progress()

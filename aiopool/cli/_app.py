@@ -10,6 +10,7 @@ from aiopool.cli._complete import complete_target
 from aiopool.cli._jobs_app import Queue, StoreUrl, jobs_app
 from aiopool.cli._map import map_lines
 from aiopool.cli._options import BACKOFFS
+from aiopool.cli._plan_app import plan_command
 from aiopool.cli._torture import torture_command
 
 __all__ = ["app"]
@@ -283,3 +284,4 @@ def doctor_command(
 
 
 app.command("torture")(torture_command)
+app.command("plan")(plan_command)

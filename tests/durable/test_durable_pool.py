@@ -375,7 +375,7 @@ async def test_a_result_that_cannot_be_written_fails_the_job_once(new_pool):
         return object()
 
     async with new_pool(own) as pool:
-        with pytest.raises(RecordedError, match="cannot be written as JSON"):
+        with pytest.raises(PayloadError, match="cannot be written as JSON"):
             await pool.run(bad)
         assert runs == [1]
 
@@ -427,7 +427,7 @@ async def test_arguments_of_another_version_are_given_up(new_pool):
 
     async with new_pool(older, role="producer") as producer, new_pool(handlers, role="worker") as worker:
         job = await producer.submit(add_texts, "x")
-        with pytest.raises(RecordedError, match="another version"):
+        with pytest.raises(PayloadError, match="another version"):
             await job
         row = await producer.fleet.find(job.id)
         assert row.status is StoredStatus.DEAD
