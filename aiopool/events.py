@@ -9,6 +9,7 @@
     │   ├── JobFailed         │ the end of a job: exactly one of these four, and nothing of the job after it …
     │   ├── JobTimedOut       │
     │   ├── JobCancelled      ┘
+    │   ├── JobGivenBack      a job of a store left the pool without an end: another process may run it
     │   └── JobLeaked         … but this: code that would not end was left behind
     ├── WorkerEvent
     │   ├── WorkerStarted
@@ -41,6 +42,7 @@ __all__ = [
     "JobCancelled",
     "JobEvent",
     "JobFailed",
+    "JobGivenBack",
     "JobLeaked",
     "JobRetrying",
     "JobStarted",
@@ -209,6 +211,22 @@ class JobCancelled(JobEvent):
     seconds: float
     reason: str | None
     error: BaseException
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class JobGivenBack(JobEvent):
+    """A job of a store left the pool without an end of its own, by a shutdown or the like: another process may run it.
+
+    Attributes:
+        worker: the number of the worker that ran it; None if it was not running.
+        seconds: how long it ran; 0 if it did not.
+        reason: why it was told to stop.
+    """
+
+    worker: int | None
+    seconds: float
+    reason: str | None
 
 
 @final

@@ -151,6 +151,7 @@ def _sample(state: PoolState, engine: Engine) -> Sample:
         youngest_run=now - max(began, default=now),
         loop_lag=0.0 if state.lag is None else state.lag.worst(),
         paused=engine.slots.paused,
+        store_outage=0.0 if state.durability is None else state.durability.numbers().outage,
     )
 
 

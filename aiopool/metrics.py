@@ -18,12 +18,13 @@ from aiopool._engine.engine import Engine
 from aiopool._jobs.options import check_count
 from aiopool._jobs.statistics import Statistics
 from aiopool._observe.metrics import HistogramCounts, JobMetrics, Metrics, MetricsRecorder, label_text
+from aiopool._observe.store_numbers import StoreNumbers
 from aiopool._pool.inspector import oldest_wait, queued_by_priority
 from aiopool._pool.pool import Pool
 from aiopool._pool.state import PoolState
 from aiopool._runtime.public import publish
 
-__all__ = ["HistogramCounts", "JobMetrics", "Metrics", "PoolMetrics", "observe"]
+__all__ = ["HistogramCounts", "JobMetrics", "Metrics", "PoolMetrics", "StoreNumbers", "observe"]
 
 
 def observe(
@@ -102,6 +103,7 @@ def _snapshot(state: PoolState, engine: Engine, statistics: Statistics) -> Metri
         jobs={} if recorder is None else recorder.jobs(),
         longest_wait=0.0 if recorder is None else recorder.longest_wait,
         longest_queue=0 if recorder is None else recorder.longest_queue,
+        store=None if state.durability is None else state.durability.numbers(),
     )
 
 

@@ -47,6 +47,7 @@ WORDS = {
     "pytest_plugin": "fixtures",
     "_plan": "a fleet, simulated",
     "cli": "the command",
+    "_torture": "kills, and what survives it",
 }
 BOX, GAP, ROW = (226, 44), 14, 92
 WIDTH = 1000

@@ -44,6 +44,7 @@ class Flusher(Generic[T, A]):
 
     Attributes:
         writes, rows: how many there were.
+        failing_since: when the store was found out of reach, on the loop's clock; None: it answers.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Flusher(Generic[T, A]):
         "_task",
         "_wakeup",
         "_write",
+        "failing_since",
         "rows",
         "writes",
     )
@@ -91,6 +93,7 @@ class Flusher(Generic[T, A]):
         self._idle: asyncio.Future[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self.writes = self.rows = 0
+        self.failing_since: float | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -145,6 +148,7 @@ class Flusher(Generic[T, A]):
                 if self._patience is not None and now() - began + delay > self._patience:
                     return self._fail(batch, error)
                 tries += 1
+                self.failing_since = self.failing_since or began
                 if tries == 1 or tries % 20 == 0:
                     text = "%d rows (%s) could not be written, and are tried again: %s"
                     log_fault(logger, text, len(batch), self._name, error, fields={}, level=logging.WARNING)
@@ -152,6 +156,7 @@ class Flusher(Generic[T, A]):
             except Exception as error:
                 return self._fail(batch, error)
             else:
+                self.failing_since = None
                 self.writes += 1
                 self.rows += len(batch)
                 for row, answer in zip(batch, answers, strict=True):

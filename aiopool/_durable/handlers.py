@@ -53,7 +53,7 @@ class Handler:
         self.max_crashes = max_crashes
         self.every = every
         self.tz = tz
-        self.missed = missed
+        self.missed: Literal["skip", "once"] = missed
         self._signature: Signature | None = None
 
     @property

@@ -33,12 +33,15 @@ class RunOwner(Protocol):
 
     def is_awaited(self, id: str) -> bool:
         """Whether somebody in this process awaits the job."""
+        ...
 
     def settle(self, run: Run, end: Settlement) -> None:
         """Write how an attempt ended."""
+        ...
 
     def drop(self, run: Run) -> None:
         """An attempt has ended that is somebody else's by now."""
+        ...
 
 
 @final

@@ -130,7 +130,7 @@ class Endings:
             if extra.lent:
                 self._lending.cancel_loan(extra)
 
-    def give_back(self, job: Job[Any], lease: Lease, now: float) -> None:
+    def give_back(self, job: Job[Any], lease: Lease, now: float, *, retried: bool = False) -> None:
         """Let a job of a store leave the pool without an end of its own: for another attempt, or another process.
 
         Here it ends as cancelled, for those who hold it in this process: its own code.
@@ -141,7 +141,7 @@ class Endings:
         lease.given_back(job)
         job._finish(CANCELLED, (cancelled_error(job, None), None), now)
         self._join_waiters.wake_if_idle()
-        if self.observers:
+        if self.observers and not retried:  # else they know
             self.observers.given_back(job, worker, now)
 
     def finish_failed(self, job: Job[Any], status: JobStatus, error: BaseException, now: float) -> None:

@@ -672,7 +672,7 @@ class Engine:
         worker = job._location.id
         if self.observers:
             self.observers.retrying(job, worker, failure, delay, now)
-        self.endings.give_back(job, lease, now)
+        self.endings.give_back(job, lease, now, retried=True)
         extra = job._extra
         if extra is not None and extra.exit_waiters is not None:
             self.endings.wake_exit_waiters(extra)

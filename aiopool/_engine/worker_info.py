@@ -88,8 +88,10 @@ class WorkerCounts(Observer):
         self.tallies.pop(worker.id, None)
 
     def retrying(self, job: Job[Any], worker: int | None, error: BaseException, delay: float, now: float) -> None:
-        history = job._extra.history if job._extra is not None else None
-        self._count(worker, history[-1].seconds if history else 0.0, failed=True)
+        self._count(worker, now - job._started_at, failed=True)
+
+    def given_back(self, job: Job[Any], worker: int | None, now: float) -> None:
+        self._count(worker, now - job._started_at if worker is not None else 0.0, failed=False)
 
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool) -> None:
         failed = job._status in (JobStatus.FAILED, JobStatus.TIMED_OUT)

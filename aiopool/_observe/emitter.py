@@ -33,6 +33,7 @@ from aiopool.events import (
     EventStream,
     JobCancelled,
     JobFailed,
+    JobGivenBack,
     JobLeaked,
     JobRetrying,
     JobStarted,
@@ -226,6 +227,13 @@ class EventEmitter(Observer):
         if self.listeners_for(JobRetrying):
             seconds = now - job._started_at
             self.emit(JobRetrying(at=now, worker=worker, seconds=seconds, error=error, delay=delay, **self._about(job)))
+
+    def given_back(self, job: Job[Any], worker: int | None, now: float) -> None:
+        """A job of a store has gone back to it."""
+        if self.listeners_for(JobGivenBack):
+            seconds = now - job._started_at if worker is not None else 0.0
+            reason = None if job._extra is None else job._extra.cancel_reason
+            self.emit(JobGivenBack(at=now, worker=worker, seconds=seconds, reason=reason, **self._about(job)))
 
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool) -> None:
         """A job is done; `worker` ran it at that moment, or nobody did."""

@@ -53,7 +53,7 @@ class Finding:
 
     Attributes:
         check: which check found it: `state`, `given_up`, `stuck`, `leaked`, `backlog`, `errors`, `restarts`,
-            `loop_lag`, or the name of your own.
+            `loop_lag`, `store`, or the name of your own.
         status: degraded or failing; the word will do.
         text: what is wrong, with the numbers and the limit.
 
@@ -75,6 +75,9 @@ Check = Callable[[], "Finding | str | None"]
 
 logger = logging.getLogger("aiopool.health")
 
+# Seconds without an answer of the store: a restart of the server takes less than the first, and after the second who
+# submits has had an error.
+STORE_OUTAGE, FAILING_STORE_OUTAGE = 3.0, 30.0
 _MAX_TEXT = 500  # of somebody else's words in a finding
 _SPACING = 1 / 60  # of the window: more probes than that are not kept
 # What only a new process heals.
@@ -177,6 +180,7 @@ class Sample:
     youngest_run: float = 0.0
     loop_lag: float = 0.0
     paused: bool = False
+    store_outage: float = 0.0
 
 
 def assess(now: Sample, before: Sample, since: Sample | None, limits: HealthLimits) -> list[Finding]:
@@ -220,6 +224,10 @@ def assess(now: Sample, before: Sample, since: Sample | None, limits: HealthLimi
         name = "failing_error_ratio" if worse else "max_error_ratio"
         text = f"{bad} of {ended} jobs failed or timed out within {seconds:.0f} s: {bad / ended:.0%}"
         found("errors", FAILING if worse else DEGRADED, f"{text} ({name}={getattr(limits, name):g})")
+    if now.store_outage > STORE_OUTAGE:
+        worse = now.store_outage > FAILING_STORE_OUTAGE
+        text = f"the store has not answered for {now.store_outage:.0f} s"
+        found("store", FAILING if worse else DEGRADED, text)
     restarts = now.restarts - before.restarts
     if limits.max_restarts is not None and restarts > limits.max_restarts:
         text = f"{restarts} workers crashed within {seconds:.0f} s (max_restarts={limits.max_restarts})"

@@ -20,6 +20,7 @@ from aiopool._jobs.job import Job
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import JobStatus
 from aiopool._observe.observer import Observer
+from aiopool._observe.store_numbers import StoreNumbers
 
 __all__ = ["DEFAULT_BUCKETS", "OTHER", "HistogramCounts", "JobMetrics", "Metrics", "MetricsRecorder", "label_text"]
 
@@ -101,7 +102,9 @@ class Metrics:
         longest_wait: the longest that a job could have started and did not, in seconds, of those that have started.
         longest_queue: the most jobs that waited for a worker, as it was at each submission.
 
-    The last two are since the opening of the pool, or since metrics were switched on.
+    Both are since the opening of the pool, or since metrics were switched on.
+
+        store: the pool and its store in numbers; None: it has none.
     """
 
     pool: str
@@ -116,6 +119,7 @@ class Metrics:
     jobs: Mapping[str, JobMetrics]
     longest_wait: float
     longest_queue: int
+    store: StoreNumbers | None
 
 
 @final
@@ -219,6 +223,14 @@ class MetricsRecorder(Observer):
         seconds = now - job._started_at
         row.run[bisect_left(self._run_bounds, seconds)] += 1
         row.run_sum += seconds
+
+    def given_back(self, job: Job[Any], worker: int | None, now: float) -> None:
+        """An attempt ended, and was none."""
+        if worker is not None:
+            row = self.rows.get(job._spec.name) or self._row(job._spec.name)
+            seconds = now - job._started_at
+            row.run[bisect_left(self._run_bounds, seconds)] += 1
+            row.run_sum += seconds
 
     def _row(self, name: str) -> _Row:
         """Return the row of a name that has none under just this text."""

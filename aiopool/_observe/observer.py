@@ -46,7 +46,7 @@ class Observer:
         """An attempt has ended, and there will be another in `delay` seconds."""
 
     def given_back(self, job: Job[Any], worker: int | None, now: float) -> None:
-        """A job of a store has left the pool without an end; `retrying` has been called if there is another attempt."""
+        """A job of a store has left the pool without an end, and not for another attempt: that is `retrying`."""
 
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool) -> None:
         """A job is done; `worker` ran it at that moment, or none did. `awaited`: its outcome reaches somebody."""

@@ -66,6 +66,9 @@ class _Tracing(Observer):
     def retrying(self, job: Job[Any], worker: int | None, error: BaseException, delay: float, now: float) -> None:
         self._call("retrying", job, worker, error, delay, now)
 
+    def given_back(self, job: Job[Any], worker: int | None, now: float) -> None:
+        self._call("ended", job, worker, now)  # here it has ended as cancelled
+
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool) -> None:
         self._call("ended", job, worker, now)
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from aiopool._jobs.job import Job
 from aiopool._jobs.limits import Key
 from aiopool._jobs.spec import JobSpec
-from aiopool._pool.block import JobBlock
 from aiopool._pool.cancel_report import CancelReport
 
 if TYPE_CHECKING:  # few pools have a store
+    from aiopool._observe.store_numbers import StoreNumbers
     from aiopool._pool.fleet import Fleet
 
 __all__ = ["Durability", "Role", "StoreCall", "make_durability", "provide"]
@@ -45,7 +45,7 @@ class StoreCall(NamedTuple):
     delay: float | datetime.datetime
     unique: str | None
     within: object | None
-    block: JobBlock | None
+    block: Any  # a `JobBlock`, which stands above, or None
     tick: tuple[str, float] | None
 
     @property
@@ -60,36 +60,50 @@ class Durability(Protocol):
     @property
     def fleet(self) -> Fleet:
         """What is asked of all pools that share the store."""
+        ...
 
     async def open(self) -> None:
         """Open the store, and begin to claim jobs if the pool runs any. The pool is open already."""
+        ...
+
+    def numbers(self) -> StoreNumbers:
+        """Return what the pool has to do with its store, in numbers."""
+        ...
 
     def stop_claiming(self) -> None:
         """Take no more jobs; the pool is closing."""
+        ...
 
     async def close(self) -> None:
         """Write what is left to write, give back what is held, and close the store; within some seconds."""
+        ...
 
     async def submit(self, call: StoreCall) -> Job[Any]:
         """Hand in a job, and return it when it is committed."""
+        ...
 
     def hand_in(self, call: StoreCall) -> Job[Any]:
         """Hand in a job, and return it at once: if it is not taken, it ends with that error."""
+        ...
 
     def submit_tick(self, periodic: Any, call: StoreCall, about: str, due: float, *, skips: bool) -> Job[Any]:
         """Hand in the job of a moment of a schedule, for the first process that does; `about` is the schedule.
 
         `periodic.passed_over()` is called if it was not this one, or with `skips` the job before has not ended.
         """
+        ...
 
     def expect(self, job: Job[Any]) -> bool:
         """Somebody is about to wait for a job; whether it is one of the store."""
+        ...
 
     async def cancel(self, id: str, reason: str | None) -> CancelReport:
         """See `Pool.cancel`."""
+        ...
 
     async def join(self) -> None:
         """Wait until the jobs that were submitted here have ended."""
+        ...
 
 
 _make: Callable[..., Durability] | None = None

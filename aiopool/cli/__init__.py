@@ -16,6 +16,11 @@
     _record   a finished line as text; _json knows what JSON has
     _source   lines of files and of standard input, read as they are needed; _fields finds their priority and key
     _board    the live progress bar, or plain lines where there is no terminal
+    _jobs     `aiopool jobs`: look at the jobs of a store, steer them; _jobs_app has the options, _copy moves them
+    _doctor   `aiopool doctor`: what a store is; _promises has what that means for a job
+    _worker   `aiopool worker`: run the jobs of a store
+    _store    a store, opened for a command
+    _job_text a stored job as text; _table has plain tables
     _streams  standard input and output, which jobs do not get
     _words    the errors and exit codes that all of them use
 

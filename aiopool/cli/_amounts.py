@@ -1,4 +1,4 @@
-"""Amounts as they are written on a command line: rates, limits of keys, bounds of failures, arguments."""
+"""Amounts as they are written on a command line: rates, periods, limits of keys, bounds of failures, arguments."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, Final, final
 from aiopool import Limit
 from aiopool.cli._words import Refusal
 
-__all__ = ["Halt", "parse_arguments", "parse_halt", "parse_key_limit", "parse_rate"]
+__all__ = ["Halt", "parse_arguments", "parse_halt", "parse_key_limit", "parse_period", "parse_rate"]
 
 UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+PERIODS: Final = {**UNITS, "d": 86400.0, "w": 7 * 86400.0}
 
 # A share of the lines says nothing while there are only a few.
 LEAST_FAILURES: Final = 3
@@ -76,6 +77,14 @@ def parse_rate(text: str) -> Limit:
     if rate is None:
         raise Refusal(f"--rate {text}: write how many may start in a second, a minute or an hour: 10/s, 100/m or 1/h")
     return Limit(max_per_second=rate)
+
+
+def parse_period(option: str, text: str) -> float:
+    """Return how many seconds `3600`, `90s`, `30m`, `12h`, `7d` or `2w` are."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text)
+    if match is None or match[2] not in PERIODS:
+        raise Refusal(f"{option} {text}: write seconds, minutes, hours, days or weeks: 3600, 30m, 12h, 7d or 2w")
+    return float(match[1]) * PERIODS[match[2]]
 
 
 def parse_key_limit(text: str) -> Limit:

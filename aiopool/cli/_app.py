@@ -7,9 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from aiopool.cli._complete import complete_target
+from aiopool.cli._jobs_app import Queue, StoreUrl, jobs_app
 from aiopool.cli._map import map_lines
 from aiopool.cli._options import BACKOFFS
 from aiopool.cli._plan_app import plan_command
+from aiopool.cli._torture import torture_command
 
 __all__ = ["app"]
 
@@ -23,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(jobs_app, name="jobs")
 
 
 def _version(wanted: bool) -> None:
@@ -224,4 +227,61 @@ def settings_command(
     raise typer.Exit(show_settings(file, pool, as_json=as_json))
 
 
+@app.command("worker")
+def worker_command(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:HANDLERS",
+            show_default=False,
+            help="An aiopool.Handlers object; MODULE may be the path of a .py file.",
+        ),
+    ],
+    store: StoreUrl,
+    queue: Queue = "pool",
+    size: Annotated[int, typer.Option("--size", "-n", metavar="N", min=1, help="Run N jobs at once.")] = 10,
+    shutdown_timeout: Annotated[
+        float,
+        typer.Option(
+            "--shutdown-timeout",
+            metavar="SECONDS",
+            min=0,
+            help="How long running jobs may go on after SIGTERM; then they are given back.",
+        ),
+    ] = 0.0,
+    log_level: Annotated[
+        str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical.")
+    ] = "info",
+) -> None:
+    """Run the jobs of a store until SIGTERM or Ctrl-C.
+
+    Exit code: 0 told to end, and everything was finished or given back; 1 the store or the pool failed; 2 bad usage, or
+    the store cannot be opened.
+    """
+    from aiopool.cli._worker import run_worker
+
+    try:
+        raise typer.Exit(
+            run_worker(target, store, queue, size=size, shutdown_timeout=shutdown_timeout, log_level=log_level)
+        )
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command("doctor")
+def doctor_command(
+    store: StoreUrl,
+    queue: Queue = "pool",
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON.")] = False,
+) -> None:
+    """Open a store, and say what it is, what is promised with it, and what is wrong with it.
+
+    Exit code: 0 fine; 1 there are warnings; 2 it cannot be opened; 141 nobody reads the output.
+    """
+    from aiopool.cli._doctor import examine_store
+
+    raise typer.Exit(examine_store(store, queue, as_json=as_json))
+
+
+app.command("torture")(torture_command)
 app.command("plan")(plan_command)

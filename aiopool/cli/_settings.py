@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -10,8 +9,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from aiopool.cli._streams import close_broken_output
-from aiopool.cli._words import BROKEN_PIPE, FINE, MISUSED
+from aiopool.cli._streams import write_output
+from aiopool.cli._words import MISUSED
 from aiopool.settings import PoolSettings, SettingsError
 
 __all__ = ["show_settings"]
@@ -32,15 +31,7 @@ def show_settings(file: str | None, pool: str | None, *, as_json: bool) -> int:
         finally:
             for warning in caught:
                 print(f"aiopool: warning: {warning.message}", file=sys.stderr)
-    try:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # a name with an emoji, on a terminal without
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        close_broken_output()
-        return BROKEN_PIPE
-    return FINE
+    return write_output(text)
 
 
 def _rows(settings: PoolSettings) -> Iterator[tuple[str, Any, str]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
-__all__ = ["STDOUT_NAMES", "close_broken_output", "screen", "take_standard_streams"]
+from aiopool.cli._words import BROKEN_PIPE, FINE
+
+__all__ = ["STDOUT_NAMES", "close_broken_output", "screen", "take_standard_streams", "write_output"]
 
 STDOUT_NAMES = frozenset(("-", "/dev/stdout", "/dev/fd/1"))
 
@@ -45,3 +48,16 @@ def close_broken_output() -> None:
         sys.stdout.flush()
     except (OSError, ValueError):
         pass
+
+
+def write_output(text: str) -> int:
+    """Write to standard output, and return the exit code: whoever has closed it has seen enough."""
+    try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a name with an emoji, on a terminal without
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        close_broken_output()
+        return BROKEN_PIPE
+    return FINE

@@ -1,4 +1,4 @@
-"""`MODULE:FUNCTION`: find the function that a command shall run, or say in one line why it cannot be had.
+"""`MODULE:FUNCTION`: find the function, or the object, that a command needs, or say in one line why it cannot be had.
 
 The module is a name, looked up as `python -m` does (the working directory first), or the path of a `.py` file.
 """
@@ -15,12 +15,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from aiopool.cli._call import Arguments
 from aiopool.cli._words import Refusal, one_line
 
-__all__ = ["check_function", "find_function"]
+__all__ = ["check_function", "find_function", "find_object"]
+
+T = TypeVar("T")
 
 
 def find_function(target: str, option: str = "") -> Callable[..., Any]:
@@ -29,10 +31,33 @@ def find_function(target: str, option: str = "") -> Callable[..., Any]:
     Raises:
         Refusal: there is no such thing, or it cannot be called.
     """
+    found, _ = _find(target, "function", callable, option)
+    if not callable(found):
+        raise Refusal(f"{target} is not a function, but {type(found).__name__}")
+    return cast("Callable[..., Any]", found)
+
+
+def find_object(target: str, kind: type[T], noun: str) -> T:
+    """Return the object that `MODULE:NAME` names; `noun` is what it is called.
+
+    Raises:
+        Refusal: there is no such thing, or it is of another class.
+    """
+    found, module = _find(target, noun, lambda value: isinstance(value, kind))
+    if not isinstance(found, kind):
+        others = [name for name, value in vars(module).items() if isinstance(value, kind)]
+        hint = f"; {others[0]} is one" if others else f"; write {noun} = aiopool.{kind.__name__}() there"
+        raise Refusal(f"{target} is not an aiopool.{kind.__name__}, but {type(found).__name__}{hint}")
+    return found
+
+
+def _find(target: str, noun: str, fits: Callable[[Any], bool], option: str = "") -> tuple[Any, ModuleType]:
     where, colon, name = target.rpartition(":")
     if not (where and colon and name):
+        word = noun.upper()
+        article = "a " if noun == "function" else ""
         raise Refusal(
-            f"{target!r} does not name a function: write {option}MODULE:FUNCTION or {option}path/to/file.py:FUNCTION"
+            f"{target!r} does not name {article}{noun}: write {option}MODULE:{word} or {option}path/to/file.py:{word}"
         )
     module = _load(where)
     found: Any = module
@@ -40,10 +65,9 @@ def find_function(target: str, option: str = "") -> Callable[..., Any]:
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise Refusal(f"{where} has no function {name!r}{_suggestion(module, name)}") from None
-    if not callable(found):
-        raise Refusal(f"{target} is not a function, but {type(found).__name__}")
-    return cast("Callable[..., Any]", found)
+            article = "no function" if noun == "function" else "no"
+            raise Refusal(f"{where} has {article} {name!r}{_suggestion(module, name, fits)}") from None
+    return found, module
 
 
 def check_function(target: str, function: Callable[..., Any], arguments: Arguments) -> None:
@@ -106,10 +130,10 @@ def _place(error: BaseException) -> str:
     return f"{theirs[-1].filename}, line {theirs[-1].lineno}" if theirs else "no place is known"
 
 
-def _suggestion(module: ModuleType, name: str) -> str:
+def _suggestion(module: ModuleType, name: str, fits: Callable[[Any], bool]) -> str:
     import difflib
 
-    near = difflib.get_close_matches(name, [key for key, value in vars(module).items() if callable(value)], n=1)
+    near = difflib.get_close_matches(name, [key for key, value in vars(module).items() if fits(value)], n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

@@ -22,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from aiopool import Pool
-from aiopool.metrics import HistogramCounts, Metrics, observe
+from aiopool.metrics import HistogramCounts, Metrics, StoreNumbers, observe
 
 __all__ = ["PoolCollector", "SystemCollector"]
 
@@ -51,6 +51,21 @@ _GAUGES = (
     ("uptime_seconds", "uptime", "For how long the pool has been open, or was."),
     ("threads_busy", "threads_busy", "Threads that run a plain function."),
     ("threads_abandoned", "threads_abandoned", "Threads that still run although their job has ended."),
+)
+# Of a pool with a store: name, field, help.
+_STORE_COUNTERS = (
+    ("store_commits", "commits", "Batches that were written to the store."),
+    ("store_rows", "rows", "Submissions and ends of jobs in these batches."),
+    ("store_claims", "claims", "How often the store was asked for jobs."),
+    ("store_claimed", "claimed", "Jobs that it gave."),
+    ("store_lost", "lost", "Ends of jobs that did not count: the lease was lost."),
+    ("store_rescued", "rescued", "Jobs of dead processes that were put back into the queue."),
+    ("store_dead", "dead", "Jobs that were given up, for their workers died too often."),
+)
+_STORE_GAUGES = (
+    ("store_waiting", "waiting", "Submissions and ends of jobs that are not written yet."),
+    ("store_leases", "leases", "Jobs of the store that run here."),
+    ("store_outage_seconds", "outage", "For how long the store has not answered; 0: it answers."),
 )
 _OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled")
 
@@ -159,6 +174,13 @@ class _Families:
         self._retries = self._counter("job_retries", "Attempts after a first one, by name.", "name")
         self._waits = self._histogram("job_wait_seconds", "From when a job could have started to its first start.")
         self._runs = self._histogram("job_run_seconds", "How long each attempt ran.")
+        for name, _, about in _STORE_COUNTERS:
+            self._counter(name, about)
+        for name, _, about in _STORE_GAUGES:
+            self._gauge(name, about)
+        self._stored = self._gauge("store_jobs", "Jobs in the store, of the whole fleet, by status.", "status")
+        self._oldest = self._gauge("store_oldest_seconds", "For how long the oldest job in the store has been queued.")
+        self._hosts = self._gauge("store_workers", "Processes of the fleet that run jobs.")
 
     def __iter__(self) -> Iterator[MetricFamily]:
         return iter(self._all.values())
@@ -202,6 +224,19 @@ class _Families:
             self._retries.add_metric([pool, job], counts.retries)
             self._waits.add_metric([pool, job], _buckets(counts.wait), counts.wait.sum)
             self._runs.add_metric([pool, job], _buckets(counts.run), counts.run.sum)
+        if metrics.store is not None:
+            self._read_store(pool, metrics.store)
+
+    def _read_store(self, pool: str, numbers: StoreNumbers) -> None:
+        for name, field, _ in (*_STORE_COUNTERS, *_STORE_GAUGES):
+            family = self._all[f"{self._namespace}_{name}"]
+            assert not isinstance(family, HistogramMetricFamily)
+            family.add_metric([pool], getattr(numbers, field))
+        if numbers.fleet is not None:
+            for status, count in (*numbers.fleet.live.items(), *numbers.fleet.ended.items()):
+                self._stored.add_metric([pool, status.value], count)
+            self._oldest.add_metric([pool], numbers.fleet.oldest or 0.0)
+            self._hosts.add_metric([pool], len(numbers.fleet.workers))
 
 
 def _check_namespace(namespace: str) -> str:

@@ -36,6 +36,8 @@ from aiopool.stores._rows import (
 
 if TYPE_CHECKING:  # each comes with the client that it needs
     from aiopool.stores._memory import Memory as Memory
+    from aiopool.stores._postgres import Postgres as Postgres
+    from aiopool.stores._redis import Redis as Redis
     from aiopool.stores._sqlite import SQLite as SQLite
 
 __all__ = [

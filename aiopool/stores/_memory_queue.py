@@ -371,9 +371,7 @@ class Queue:
         if row.unique is not None and row.unique in self._unique:
             return False
         self._forget_ended(row)
-        queued_at = row.created_at if row.run_at is None else max(row.run_at, row.created_at)
-        if row.queue_until is not None:
-            row.queue_until += now - queued_at
+        row.queue_until = None if row.queue_timeout is None else now + row.queue_timeout
         if row.total_until is not None:
             row.total_until += now - row.created_at
         row.created_at = now

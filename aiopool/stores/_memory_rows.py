@@ -28,6 +28,7 @@ class Row:
         cancel_asked: somebody has cancelled it while it ran.
         held_in: the lane that has no place for it, while it is `limited`.
         called_by: the lane that called it back into the queue, as it had a place.
+        queue_timeout: seconds that it may wait for its first attempt; a job that is put back has them again.
         seconds: how long its last attempt ran.
         ended_number: grows with each end: the order of the history.
     """
@@ -56,6 +57,7 @@ class Row:
         "position",
         "priority",
         "progress",
+        "queue_timeout",
         "queue_until",
         "reason",
         "result",
@@ -73,6 +75,10 @@ class Row:
         for field in StoredJob._fields:
             setattr(self, field, getattr(job, field))
         self.lanes: tuple[str, ...] = tuple(dict.fromkeys(job.lanes))  # one place in each
+        # One that was tried before it came from another store has a later `run_at`, and no such limit any more.
+        queued_at = job.created_at if job.run_at is None else max(job.run_at, job.created_at)
+        until = job.queue_until
+        self.queue_timeout = until - queued_at if until is not None and until >= queued_at else None
         self.cancel_asked = False
         self.held_in: str | None = None
         self.called_by: str | None = None

@@ -145,8 +145,8 @@ class Postgres(Admin):
 
     async def open(self, queue: str, me: Incarnation, on_wake: Callable[[Wake], object]) -> None:
         """Connect, bring the tables up to date, and register. See `Store.open`."""
-        if self._me is not None:
-            raise StoreError(f"{self.url} was opened a second time: one object is one incarnation; make another one")
+        if self._write is not None:
+            raise StoreError(f"{self.url} is open already: close it first, or make another object")
         self._me, self._on_wake = me, on_wake
         self._write = Link(self._target)
         self._work = Link(self._target)
@@ -224,22 +224,31 @@ class Postgres(Admin):
             raise StoreError(f"{self.url} is not open: call `await store.open(...)` first, and nothing after `close()`")
         return self._me
 
-    async def _call(self, link: Link | None, sql: str, *args: Any) -> list[Any]:
-        """Run a statement of which `{s}` is the schema, and whose first two arguments are the queue and who asks."""
+    async def _call(self, link: Link | None, sql: str, *args: Any, then: tuple[Any, ...] = ()) -> list[Any]:
+        """Run a statement of which `{s}` is the schema, and whose first two arguments are the queue and who asks.
+
+        `then`: another one, with its further arguments, in the same transaction: it sees what others have committed
+        until the first one has ended, and not only until it began.
+        """
         me = self._opened()
         assert link is not None
         text = sql.replace("{s}", self._schema)
 
         async def work(conn: Any, again: bool) -> list[Any]:
-            return list(await conn.fetch(text, self._queue, me.id, *args))
+            if not then:
+                return list(await conn.fetch(text, self._queue, me.id, *args))
+            async with conn.transaction():
+                rows = list(await conn.fetch(text, self._queue, me.id, *args))
+                await conn.fetch(then[0].replace("{s}", self._schema), self._queue, me.id, *then[1:])
+                return rows
 
         return await link.call(work)
 
     async def _read(self, sql: str, *args: Any) -> list[Any]:
         return await self._call(self._side, sql, *args)
 
-    async def _change(self, sql: str, *args: Any) -> list[Any]:
-        return await self._call(self._write, sql, *args)
+    async def _change(self, sql: str, *args: Any, then: tuple[Any, ...] = ()) -> list[Any]:
+        return await self._call(self._write, sql, *args, then=then)
 
     def _wake_work(self) -> None:
         if self._me is not None and self._me.runs_jobs:
@@ -313,16 +322,15 @@ class Postgres(Admin):
             pending = [pending[index] for index in again]
             if not pending:
                 return answers
-        # What had the same `unique` each time ended before it could be named: so it was there.
-        for index in pending:
-            answers[index] = Submitted("same_unique", answers[index].id, "")
+        # Each time another job had the `unique`, and had ended before it could be named.
         return answers
 
     async def claim(self, limit: int) -> Claim:
         """Take the best jobs that may start. See `Store.claim`."""
-        return rows_.claim(
-            await self._call(self._work, "SELECT * FROM {s}.claim($1::int, $2::text, $3::int)", max(0, limit))
-        )
+        found = await self._call(self._work, "SELECT * FROM {s}.claim($1::int, $2::text, $3::int)", max(0, limit))
+        if found[-1][7]:
+            self._on_wake("finished")  # it met jobs whose time was over; those may have been our own
+        return rows_.claim(found)
 
     async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
         """Write ends. See `Store.settle`."""

@@ -32,7 +32,7 @@ class Admin:
     async def _read(self, sql: str, *args: Any) -> list[Any]:
         raise NotImplementedError
 
-    async def _change(self, sql: str, *args: Any) -> list[Any]:
+    async def _change(self, sql: str, *args: Any, then: tuple[Any, ...] = ()) -> list[Any]:
         raise NotImplementedError
 
     async def now(self) -> float:
@@ -151,7 +151,7 @@ class Admin:
 
     async def requeue(self, ids: Sequence[str] | None, status: StoredStatus | None) -> int:
         """Put jobs that have ended back into the queue. See `Store.requeue`."""
-        total = 0
+        total: int = 0
         wanted = None if ids is None else list(dict.fromkeys(ids))
         moment, place = -1.0, 0
         while True:
@@ -164,7 +164,7 @@ class Admin:
                 place,
                 _BATCH,
             )
-            total += count
+            total += int(count)
             if wanted is not None:
                 wanted = wanted[_BATCH:]
                 if not wanted:
@@ -199,7 +199,7 @@ class Admin:
     async def export(self, limit: int) -> list[StoredJob]:
         """Take live jobs that do not run, to move them elsewhere. See `Store.export`."""
         found = await self._change(
-            f"SELECT {rows_.LIVE_COLUMNS} FROM {{s}}.export($1::int, $2::text, $3::int) ORDER BY priority, position",
+            f"SELECT {rows_.LIVE_COLUMNS} FROM {{s}}.export($1::int, $2::text, $3::int)",
             limit,
         )
         return [rows_.stored(row) for row in found]
@@ -232,6 +232,12 @@ class Admin:
             messages,
             statuses,
             *columns,
+            # One that was here already may have ended while the insert waited for that: its history was not seen then.
+            then=(
+                "DELETE FROM {s}.jobs j USING {s}.history h WHERE j.queue = $1::int AND j.id = ANY($3::text[]) "
+                f"AND h.queue = j.queue AND h.id = j.id AND {_ME}",
+                [job.id for job in jobs],
+            ),
         )
         self._wake_work()
 

@@ -11,7 +11,9 @@ Rule 3: a lane counts, besides those that run, those that it has *called*: held 
 for a place that is free. A called row that does not take the place passes the call on. So each row moves few times,
 nobody scans what is blocked, and no place stays free while somebody is held for it.
 
-Rule 4: plans are made once and must be good for tables of any size, so no function ever scans a whole table.
+Rule 4: plans are made once, while the tables may be empty, and must be good for tables of any size. So whole tables
+are never scanned; and what is looked up by its id is written as `queue + 0`, and `status || ''`, which leaves the
+planner no other index than that of the id.
 """
 
 from __future__ import annotations
@@ -202,9 +204,9 @@ BEGIN
         FOR r IN SELECT u.n::int AS n, u.id, u.tick, u.moment, u.uniq FROM unnest(ids, ticks_, moments, uniques)
             WITH ORDINALITY u(id, tick, moment, uniq, n) WHERE u.tick IS NOT NULL ORDER BY u.n
         LOOP
-            CONTINUE WHEN EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.id = r.id)
-                OR EXISTS (SELECT 1 FROM history h WHERE h.queue = q AND h.id = r.id);
-            IF EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.unique_key = r.uniq) THEN
+            CONTINUE WHEN EXISTS (SELECT 1 FROM jobs j WHERE j.queue + 0 = q AND j.id = r.id)
+                OR EXISTS (SELECT 1 FROM history h WHERE h.queue + 0 = q AND h.id = r.id);
+            IF EXISTS (SELECT 1 FROM jobs j WHERE j.queue + 0 = q AND j.unique_key = r.uniq) THEN
                 IF EXISTS (SELECT 1 FROM ticks k WHERE k.queue = q AND k.schedule = r.tick AND k.moment >= r.moment)
                 THEN passed := passed || r.n; END IF;
                 CONTINUE;
@@ -249,11 +251,11 @@ BEGIN
     -- One that has ended already, as it was sent a second time. Only now: it may have ended a moment ago.
     WITH d AS (
         DELETE FROM jobs j USING unnest(taken) x(id), history h
-        WHERE h.queue = q AND h.id = x.id AND j.queue = q AND j.id = x.id RETURNING j.id)
+        WHERE h.queue + 0 = q AND h.id = x.id AND j.queue + 0 = q AND j.id = x.id RETURNING j.id)
     SELECT array_agg(d.id) INTO old FROM d;
     IF begun THEN
         RETURN QUERY SELECT u.n::int, 'running', j.id, j.submitter FROM unnest(ids) WITH ORDINALITY u(id, n)
-        JOIN jobs j ON j.queue = q AND j.id = u.id AND j.status = 'running' AND j.fence = 1 AND j.owner = me
+        JOIN jobs j ON j.queue + 0 = q AND j.id = u.id AND j.status || '' = 'running' AND j.fence = 1 AND j.owner = me
         WHERE u.id = ANY(taken);
     END IF;
     IF coalesce(cardinality(taken), 0) < cardinality(ids) OR old IS NOT NULL THEN
@@ -263,9 +265,9 @@ BEGIN
             WHEN k.id IS NOT NULL THEN 'same_unique' ELSE 'again' END,
             coalesce(j.id, h.id, k.id, u.id), coalesce(j.submitter, h.submitter, k.submitter, '')
         FROM unnest(ids, uniques) WITH ORDINALITY u(id, uniq, n)
-        LEFT JOIN jobs j ON j.queue = q AND j.id = u.id AND u.n <> ALL(passed)
-        LEFT JOIN history h ON h.queue = q AND h.id = u.id
-        LEFT JOIN jobs k ON k.queue = q AND k.unique_key = u.uniq
+        LEFT JOIN jobs j ON j.queue + 0 = q AND j.id = u.id AND u.n <> ALL(passed)
+        LEFT JOIN history h ON h.queue + 0 = q AND h.id = u.id
+        LEFT JOIN jobs k ON k.queue + 0 = q AND k.unique_key = u.uniq
         WHERE u.id <> ALL(coalesce(taken, '{}')) OR u.id = ANY(coalesce(old, '{}')) OR u.n = ANY(passed)
             OR EXISTS (SELECT 1 FROM unnest(ids) WITH ORDINALITY f(id, n) WHERE f.id = u.id AND f.n < u.n
                 AND f.n <> ALL(passed));
@@ -276,7 +278,8 @@ END $$;
 
 _CLAIM = """
 CREATE OR REPLACE FUNCTION {schema}.claim(q int, me text, want int)
-RETURNS TABLE (kind text, id text, name text, payload text, priority bigint, "position" bigint, attempt int, crashes int,
+RETURNS TABLE (kind text, id text, name text, payload text, priority bigint, "position" bigint, attempt int,
+    crashes int,
     fence bigint, created_at float8, total_until float8, group_name text, keys text, metadata text, trace text,
     parent text) LANGUAGE plpgsql {plans} AS $$
 #variable_conflict use_column
@@ -288,6 +291,7 @@ DECLARE
     is_paused bool;
     tids tid[];
     late tid[];
+    lates int := 0;
     take tid[];
     held_tids tid[];
     held_in text[];
@@ -408,6 +412,7 @@ BEGIN
                     PERFORM {schema}.call_held(q, t, names);
                 END IF;
                 IF cardinality(late) > 0 THEN
+                    lates := lates + cardinality(late);
                     PERFORM {schema}.hint(q, me, false, (SELECT e.told FROM {schema}.end_waiting(q, t, late,
                         'timed_out', NULL) e), NULL);
                 END IF;
@@ -417,7 +422,7 @@ BEGIN
     END IF;
     RETURN QUERY SELECT 'end', NULL, NULL, NULL,
         CASE WHEN NOT is_paused AND (due OR EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'queued'))
-            THEN 1 ELSE 0 END::bigint, NULL::bigint, CASE WHEN is_paused THEN 1 ELSE 0 END, NULL::int, NULL::bigint, t,
+            THEN 1 ELSE 0 END::bigint, NULL::bigint, CASE WHEN is_paused THEN 1 ELSE 0 END, lates, NULL::bigint, t,
         CASE WHEN NOT is_paused THEN least(
             (SELECT min(j.run_at) FROM jobs j WHERE j.queue = q AND j.status = 'scheduled'),
             (SELECT min(l.wake_at) FROM lanes l WHERE l.queue = q AND l.wake_at IS NOT NULL)) - t END,
@@ -442,7 +447,7 @@ BEGIN
     WITH d AS (
         DELETE FROM jobs j USING unnest(ids, fences, outcomes, results, errors, reasons)
             s(id, fence, outcome, result, error, reason)
-        WHERE j.queue = q AND j.id = s.id AND j.fence = s.fence AND j.status = 'running'
+        WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence AND j.status || '' = 'running'
             AND (j.cancel_asked OR s.outcome NOT IN ('retry', 'release', 'park'))
         RETURNING j.queue, j.id, j.name, j.payload, j.priority, j.position, j.attempt, j.crashes, j.max_crashes,
             j.created_at, j.run_at, j.queue_until, j.total_until, j.started_at,
@@ -461,7 +466,7 @@ BEGIN
         bool_or(d.lanes IS NOT NULL) INTO done, told, laned FROM d;
     IF laned THEN
         SELECT array_agg(x.lane) INTO names FROM history h, unnest(h.lanes) x(lane)
-        WHERE h.queue = q AND h.id = ANY(done);
+        WHERE h.queue + 0 = q AND h.id = ANY(done);
     END IF;
     IF outcomes && '{retry,release,park}' THEN
         WITH u AS (
@@ -475,7 +480,7 @@ BEGIN
                     THEN least(j.queue_until, j.total_until) ELSE j.total_until END,
                 owner = NULL, seconds = greatest(0, t - j.started_at), error = coalesce(s.error, j.error)
             FROM unnest(ids, fences, outcomes, delays, errors) s(id, fence, outcome, delay, error)
-            WHERE j.queue = q AND j.id = s.id AND j.fence = s.fence AND j.status = 'running'
+            WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence AND j.status || '' = 'running'
                 AND s.outcome IN ('retry', 'release', 'park')
             RETURNING j.id, j.lanes, j.status
         )
@@ -491,8 +496,9 @@ BEGIN
         -- The answer was lost, so what is not running any more was most likely settled by the same call.
         SELECT array_cat(done, array_agg(s.id)) INTO done FROM unnest(ids, fences) s(id, fence)
         WHERE s.id <> ALL(coalesce(done, '{}')) AND (
-            EXISTS (SELECT 1 FROM history h WHERE h.queue = q AND h.id = s.id AND h.fence = s.fence AND h.owner = me)
-            OR EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.id = s.id AND j.fence = s.fence
+            EXISTS (SELECT 1 FROM history h WHERE h.queue + 0 = q AND h.id = s.id AND h.fence = s.fence
+                AND h.owner = me)
+            OR EXISTS (SELECT 1 FROM jobs j WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence
                 AND j.status <> 'running'));
     END IF;
     PERFORM {schema}.hint(q, me, back > 0, told, NULL);
@@ -514,7 +520,8 @@ BEGIN
         array_agg(c.id) FILTER (WHERE c.status = 'running'),
         array_agg(DISTINCT c.owner) FILTER (WHERE c.status = 'running')
     INTO tids, waiting, running, owners FROM (
-        SELECT j.ctid AS tid, j.id, j.status, j.owner FROM unnest(ids) u(id) JOIN jobs j ON j.queue = q AND j.id = u.id
+        SELECT j.ctid AS tid, j.id, j.status, j.owner
+        FROM unnest(ids) u(id) JOIN jobs j ON j.queue + 0 = q AND j.id = u.id
         ORDER BY j.id FOR UPDATE OF j) c;
     SELECT NULL::text[] AS told, 0 AS called INTO e;
     IF tids IS NOT NULL THEN
@@ -522,11 +529,11 @@ BEGIN
     END IF;
     IF running IS NOT NULL THEN
         UPDATE jobs j SET cancel_asked = true, reason = p_reason
-        WHERE j.queue = q AND j.id = ANY(running) AND NOT j.cancel_asked;
+        WHERE j.queue + 0 = q AND j.id = ANY(running) AND NOT j.cancel_asked;
     END IF;
     PERFORM {schema}.hint(q, me, e.called > 0, array_remove(e.told, me), owners);
     RETURN QUERY SELECT u.id, CASE WHEN u.id = ANY(waiting) THEN 'queued' WHEN u.id = ANY(running) THEN 'running'
-        WHEN EXISTS (SELECT 1 FROM history h WHERE h.queue = q AND h.id = u.id) THEN 'ended' ELSE 'unknown' END
+        WHEN EXISTS (SELECT 1 FROM history h WHERE h.queue + 0 = q AND h.id = u.id) THEN 'ended' ELSE 'unknown' END
     FROM unnest(ids) u(id);
 END $$;
 
@@ -646,10 +653,10 @@ BEGIN
                 AND (p_status IS NULL OR h.status = p_status) AND (h.finished_at, h.position) > (after, place)
             ORDER BY h.finished_at, h.position LIMIT most) x;
         SELECT max(h.position) INTO last_place FROM {schema}.history h
-        WHERE h.queue = q AND h.id = ANY(wanted) AND h.finished_at = last_at;
+        WHERE h.queue + 0 = q AND h.id = ANY(wanted) AND h.finished_at = last_at;
     END IF;
     WITH h AS MATERIALIZED (
-        SELECT * FROM {schema}.history h WHERE h.queue = q AND h.id = ANY(wanted)
+        SELECT * FROM {schema}.history h WHERE h.queue + 0 = q AND h.id = ANY(wanted)
             AND (p_status IS NULL OR h.status = p_status) ORDER BY h.position FOR UPDATE
     ), i AS (
         INSERT INTO {schema}.jobs (queue, id, name, payload, status, priority, position, max_crashes, created_at,
@@ -682,7 +689,9 @@ BEGIN
         SELECT j.ctid AS tid, j.lane, j.status FROM {schema}.jobs j WHERE j.queue = q
             AND j.status IN ('scheduled', 'queued', 'limited', 'parked')
         ORDER BY j.priority, j.position LIMIT most - n FOR UPDATE SKIP LOCKED) c;
-    RETURN QUERY UPDATE {schema}.jobs j SET status = 'moving', lane = NULL WHERE j.ctid = ANY(tids) RETURNING j.*;
+    RETURN QUERY WITH u AS (
+        UPDATE {schema}.jobs j SET status = 'moving', lane = NULL WHERE j.ctid = ANY(tids) RETURNING j.*)
+    SELECT u.* FROM u ORDER BY u.priority, u.position;
     n := {schema}.free_lanes(q, {schema}.clock(), names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]),
         array_fill(1, ARRAY[coalesce(cardinality(names), 0)]));
 END $$;

@@ -82,6 +82,7 @@ def submitted(jobs: Sequence[NewJob], rows: Iterable[Any]) -> tuple[list[Submitt
     for number, outcome, id, submitter in rows:
         if outcome == "again":
             again.append(number - 1)
+            outcome = "same_unique"
         answers[number - 1] = Submitted(outcome, id, submitter)
     return answers, again
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from aiopool._runtime import failpoints
 from aiopool.errors import StoreError
 from aiopool.stores._postgres_functions import FUNCTIONS
 
@@ -68,7 +69,7 @@ CREATE TABLE {schema}.jobs ({columns}
     cancel_asked bool NOT NULL DEFAULT false,
     lane text, -- the one that holds it, if it is limited; that has called it, if it is queued
     expires_at float8, -- when its time is over, if it does not start before
-    PRIMARY KEY (queue, id)
+    PRIMARY KEY (id, queue)
 ) WITH (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.1);
 CREATE INDEX jobs_queued ON {schema}.jobs (queue, priority, position) WHERE status = 'queued';
@@ -79,12 +80,12 @@ CREATE INDEX jobs_parked ON {schema}.jobs (queue, name) WHERE status = 'parked';
 CREATE INDEX jobs_moving ON {schema}.jobs (queue, priority, position) WHERE status = 'moving';
 CREATE INDEX jobs_late ON {schema}.jobs (queue, expires_at)
     WHERE expires_at IS NOT NULL AND status IN ('scheduled', 'queued', 'limited', 'parked');
-CREATE UNIQUE INDEX jobs_unique ON {schema}.jobs (queue, unique_key) WHERE unique_key IS NOT NULL;
+CREATE UNIQUE INDEX jobs_unique ON {schema}.jobs (unique_key, queue) WHERE unique_key IS NOT NULL;
 CREATE INDEX jobs_place ON {schema}.jobs (queue, position);
 CREATE TABLE {schema}.history ({columns}
     result text,
     finished_at float8 NOT NULL,
-    PRIMARY KEY (queue, id)
+    PRIMARY KEY (id, queue)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.1);
 CREATE INDEX history_ended ON {schema}.history (queue, status, finished_at, position);
 CREATE TABLE {schema}.workers (
@@ -173,12 +174,18 @@ async def migrate(conn: Any, schema: str) -> None:
         for version, needs, text in _MIGRATIONS:
             if version > found:
                 await conn.execute(text.replace("{schema}", schema))
+                if failpoints.ACTIVE:
+                    failpoints.reach("migrate.inside")
                 await conn.execute(f"INSERT INTO {schema}.migrations VALUES ({version}, {needs})")
 
 
 async def _version(conn: Any, schema: str) -> int:
     """Return the version of the tables; 0: there are none."""
-    if not await conn.fetchval(f"SELECT to_regclass('{schema}.migrations') IS NOT NULL"):
+    there = await conn.fetchval(  # not by to_regclass, which may remember what was not there before the lock was taken
+        "SELECT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE n.nspname = '{schema}' AND c.relname = 'migrations')"
+    )
+    if not there:
         return 0
     version, needs = await conn.fetchrow(f"SELECT max(version), max(needs) FROM {schema}.migrations")
     if needs is not None and needs > VERSION:

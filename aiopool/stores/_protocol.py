@@ -56,17 +56,21 @@ costs time, never a job: everything is also found by asking again."""
 class Keeper(Protocol):
     """Keeps the leases of one incarnation, with a connection of its own, in a thread of its own.
 
-    All of its methods are called in that thread's event loop, so a blocked loop of the pool does not look dead.
+    All of its methods are called in that thread's event loop, which goes on running between them: so a blocked loop of
+    the pool does not look dead.
     """
 
     async def open(self) -> None:
         """Connect, and begin to live."""
+        ...
 
     async def beat(self) -> Beat:
         """Live for another lease."""
+        ...
 
     async def close(self) -> None:
         """Disconnect. The incarnation lives on until its lease ends, or the store is closed."""
+        ...
 
 
 class Store(Protocol):
@@ -94,18 +98,24 @@ class Store(Protocol):
     async def open(self, queue: str, me: Incarnation, on_wake: Callable[[Wake], object]) -> None:
         """Connect, bring the tables up to date, and register. `on_wake` is called in this loop, and must not raise.
 
+        A store that was closed may be opened again, as another incarnation.
+
         Raises:
             StoreError: it cannot be used: what is wrong, and what to do.
         """
+        ...
 
     async def close(self) -> None:
         """Unregister and disconnect. What the incarnation still holds goes back to the queue, as from a dead one."""
+        ...
 
     def keeper(self) -> Keeper | None:
-        """Return what keeps the leases of this incarnation; None: nothing has to."""
+        """Return what keeps the leases of this incarnation, if it runs jobs; None: nothing has to."""
+        ...
 
     async def now(self) -> float:
         """Return the time by the store's clock: seconds since 1970."""
+        ...
 
     # -- the way of a job ----------------------------------------------------------------------------------------------
 
@@ -118,34 +128,43 @@ class Store(Protocol):
         Raises:
             TypeError: `within` is nothing that this store can write through.
         """
+        ...
 
     async def claim(self, limit: int) -> Claim:
         """Take the best `limit` jobs that may start, for this incarnation; 0 takes none, and asks for the rest."""
+        ...
 
     async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
         """Write ends; False: the job is not running under that fence any more, and nothing was changed."""
+        ...
 
     async def cancel(self, ids: Sequence[str], reason: str | None) -> list[CancelAnswer]:
         """Cancel jobs: those that wait are cancelled when this returns, and never start; the owners of those that run
-        are told."""
+        are told. One that is `moving` is `unknown`: it may run elsewhere already."""
+        ...
 
     async def report_progress(self, rows: Sequence[tuple[str, int, float, str]]) -> None:
         """Note how far jobs are: (id, fence, fraction, message)."""
+        ...
 
     async def sweep(self, names: Sequence[str]) -> SweepReport:
         """Do what has to be done now and then, some of it, in one bounded step: rescue the jobs of the dead, end jobs
         whose time is over, bring back jobs that are parked and have one of these `names`, remove old history."""
+        ...
 
     async def owned(self) -> list[tuple[str, int]]:
         """Return (id, fence) of all that this incarnation holds: for whoever has lost an answer."""
+        ...
 
     # -- who waits, who looks ------------------------------------------------------------------------------------------
 
     async def finished(self, ids: Sequence[str]) -> list[Finished]:
         """Return the ends of those of some jobs that have ended, in any order."""
+        ...
 
     async def find(self, ids: Sequence[str]) -> list[StoredJob]:
         """Return what is known of some jobs, in any order; unknown ones are left out."""
+        ...
 
     async def page(
         self,
@@ -160,46 +179,59 @@ class Store(Protocol):
 
         Without a status: live ones. `name`, `group`: only those.
         """
+        ...
 
     async def statistics(self) -> StoreStatistics:
         """Return the store in numbers."""
+        ...
 
     # -- steering ------------------------------------------------------------------------------------------------------
 
     async def set_paused(self, paused: bool) -> None:
         """Let nobody of the fleet start a job, or let them."""
+        ...
 
     async def set_limits(self, limits: Sequence[LimitRow]) -> None:
         """Set the limits of these rules, for the whole fleet; they hold at once. Others stay as they are."""
+        ...
 
     async def requeue(self, ids: Sequence[str] | None, status: StoredStatus | None) -> int:
         """Put jobs that have ended back into the queue, with all of their attempts: these, or all with a status.
 
-        Their ids stay. Returns how many. A job whose `unique` a live job has stays where it is.
+        Their ids stay; they stand behind those that wait, and their time limits begin anew. Returns how many. A job
+        whose `unique` a live job has stays where it is.
         """
+        ...
 
     async def forget_history(self, older_than: float) -> int:
         """Remove the rows of jobs that ended so many seconds ago, or earlier; return how many."""
+        ...
 
     # -- to another store ----------------------------------------------------------------------------------------------
 
     async def export(self, limit: int) -> list[StoredJob]:
         """Take up to `limit` live jobs that do not run, to move them elsewhere: from now on they are `moving`.
 
-        They do not start here any more. Those that are `moving` already come first: whoever was interrupted goes on.
+        It may be fewer although there are more. They do not start here any more. Those that are `moving` already come
+        first: whoever was interrupted goes on.
         """
+        ...
 
     async def restore(self, jobs: Sequence[StoredJob]) -> None:
         """Take in jobs that another store has exported, with their attempts, moments and order.
 
-        One that is here already, live or ended, is left as it is.
+        One that is here already, live or ended, is left as it is. One whose `unique` a live job has loses it.
         """
+        ...
 
     async def forget_moved(self, ids: Sequence[str]) -> None:
         """Remove jobs that are `moving`, and have arrived."""
+        ...
 
     # -- what an operator asks -----------------------------------------------------------------------------------------
 
     async def facts(self) -> Facts:
         """Return what there is to know about the engine, by plain words: its version, how durable it is set, how long a
-        commit takes, the file system; for `aiopool doctor`. `warnings` is a list of texts."""
+        commit takes, the file system; for `aiopool doctor`. `warnings` is a list of texts: what breaks a promise;
+        `notes` is another one: what is worth knowing, and breaks none."""
+        ...

@@ -23,7 +23,7 @@ from aiopool.errors import StoreError, StoreUnavailableError
 from aiopool.stores._protocol import Keeper, Wake
 from aiopool.stores._redis_client import Client, split_url, without_secrets
 from aiopool.stores._redis_facts import durability_of, look, measured, warnings_of
-from aiopool.stores._redis_rows import field_list, job_line, new_row, new_text, restored, stored
+from aiopool.stores._redis_rows import field_list, job_line, new_row, new_text, stored
 from aiopool.stores._rows import (
     ENDED,
     LIVE,
@@ -244,8 +244,9 @@ class Redis:
             self._on_wake("cancel")
 
     def _lost_hints(self) -> None:
-        for kind in ("work", "finished", "cancel"):
-            self._on_wake(kind)  # type: ignore[arg-type]
+        kinds: tuple[Wake, ...] = "work", "finished", "cancel"
+        for kind in kinds:
+            self._on_wake(kind)
 
     # -- the way of a job ----------------------------------------------------------------------------------------------
 
@@ -298,8 +299,9 @@ class Redis:
 
     async def sweep(self, names: Sequence[str]) -> SweepReport:
         """Rescue, end what is late, bring back what was parked, purge. See `Store.sweep`."""
-        *counts, more = await self._run("sweep", _dump(list(names)), repr(self._keep), repr(self._keep_failed))
-        return SweepReport(*counts, bool(more))
+        answer = await self._run("sweep", _dump(list(names)), repr(self._keep), repr(self._keep_failed))
+        rescued, dead, timed_out, purged, unparked, more = answer
+        return SweepReport(rescued, dead, timed_out, purged, unparked, bool(more))
 
     async def owned(self) -> list[tuple[str, int]]:
         """Return (id, fence) of all that this incarnation holds."""
@@ -434,7 +436,7 @@ class Redis:
                 (job.id, job_line(job), job.status, False if job.unique is None else job.unique, field_list(job))
                 for job in jobs
             ]
-            await self._run("restore", _dump(rows), *[restored(job) for job in jobs], sync=self._sync)
+            await self._run("restore", _dump(rows), *[new_text(job) for job in jobs], sync=self._sync)
 
     async def forget_moved(self, ids: Sequence[str]) -> None:
         """Remove jobs that are `moving`, and have arrived."""

@@ -28,7 +28,7 @@ try:
     from redis.backoff import NoBackoff
 except ImportError as error:
     raise RuntimeError(
-        "this store needs the client library redis, which is not installed: pip install 'aiopool[redis]'"
+        "this store needs the client library redis, which is not installed: pip install redis, or the extra redis"
     ) from error
 
 __all__ = ["Client", "faults", "split_url", "translated", "without_secrets"]
@@ -38,6 +38,7 @@ _SHA: Final = {verb: hashlib.sha1(text.encode(), usedforsecurity=False).hexdiges
 # Answers of a server that will be able to do it later.
 _PASSING: Final = (
     "OOM",
+    "maxmemory",
     "READONLY",
     "LOADING",
     "MASTERDOWN",
@@ -74,7 +75,8 @@ def split_url(url: str) -> tuple[str, dict[str, str]]:
         raise ValueError(
             f"url={without_secrets(url)!r}: write redis://host:6379/0, rediss://, valkey:// or unix:///path"
         )
-    theirs, ours = {}, {}
+    theirs: dict[str, str] = {}
+    ours: dict[str, str] = {}
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         (theirs if key.startswith("ssl_") or key in ("db", "password", "username") else ours)[key] = value
     if not parts.netloc and scheme != "unix":
@@ -95,7 +97,9 @@ def translated(error: BaseException, what: str, url: str) -> StoreError:
         )
     if isinstance(error, (faults.ConnectionError, faults.TimeoutError, faults.ReadOnlyError, OSError, TimeoutError)):
         return StoreUnavailableError(f"{url}: {what}: the server cannot be reached now ({text})")
-    if any(word in text for word in _PASSING):
+    # The client library takes the first word off the errors that it has a class for.
+    passing = faults.OutOfMemoryError, faults.ClusterDownError, faults.TryAgainError, faults.MasterDownError
+    if isinstance(error, passing) or any(word in text for word in _PASSING):
         return StoreUnavailableError(f"{url}: {what}: the server cannot do it now ({text})")
     if text.startswith("MOVED") or "MOVED " in text:
         return StoreError(

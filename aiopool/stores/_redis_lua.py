@@ -15,8 +15,8 @@ node of a cluster:
     park:<name>  ZSET  what is parked, by line; `parked` (ZSET) has the names
     own:<incarnation>  ZSET  what it holds, with the fence; `ask:<incarnation>` HASH: cancels that it has to hear
     members    HASH  the incarnations; `leases` ZSET: when each of them is dead
-    run:<lane> SET   what runs in a lane; `held:<lane>` ZSET: what is held there, by line; `call:<lane>` SET: what was
-                     called back for a place and has not come yet; `tat:<lane>`, `win:<lane>`: the last starts
+    run:<lane> SET   what runs in a lane; `held:<lane>` ZSET: what is held there, by line; `call:<lane>` ZSET: what
+                     was called back for a place and has not come yet; `tat:<lane>`, `win:<lane>`: the last starts
     held       ZSET  the lanes that hold somebody; `opens` ZSET: those whose rate opens at a moment
     limits, unique, ticks, numbers (HASH), paused
 
@@ -48,6 +48,7 @@ local ROUNDING, HUGE = 1e-6, math.huge
 local ENDED = {succeeded = true, failed = true, timed_out = true, cancelled = true, dead = true}
 
 local function at(moment) return fmt('%.6f', moment) end
+local STAMP = at(NOW)
 local function text(value) return value and cjson.encode(value) or 'null' end
 local function num(value) return value and value ~= '' and value or 'null' end
 
@@ -127,7 +128,8 @@ local function lane(name)
     L.max, L.rate, L.burst = limit[1], limit[2], limit[3]
   end
   if L.max then L.running = cmd('SCARD', B .. 'run:' .. name) end
-  L.called = limit and cmd('SCARD', B .. 'call:' .. name) or 0
+  L.calls = B .. 'call:' .. name
+  L.called = cmd('ZCARD', L.calls)
   if L.rate then
     L.size = math.max(math.ceil(L.rate), L.burst)
     L.window, L.slack = L.size / L.rate, (L.burst - 1) / L.rate
@@ -175,7 +177,7 @@ local function occupy(j, names)
       cmd('SET', B .. 'tat:' .. name, at(L.tat), 'PX', floor((L.tat - NOW) * 1000) + 1000)
       if L.starts then
         L.recent = L.recent + 1
-        cmd('ZADD', L.starts, at(NOW), j.id .. '\31' .. (j.f + 1))
+        cmd('ZADD', L.starts, STAMP, j.id .. '\31' .. (j.f + 1))
         cmd('PEXPIRE', L.starts, floor(L.window * 1000) + 1000)
       end
     end
@@ -194,35 +196,40 @@ local function drop_call(j)  -- it was called back to a lane, and comes, or will
   local name = j.h
   if not name then return end
   cmd('HDEL', J .. j.id, 'h')
-  if cmd('SREM', B .. 'call:' .. name, j.id) == 1 then
+  if cmd('ZREM', B .. 'call:' .. name, j.r .. j.id) == 1 then
     local L = lanes[name]
     if L then L.called = L.called - 1 end
     touched[name] = true
   end
 end
--- Calls back as many of the held as there are places, besides those that were called before.
+-- Calls back as many of the held as there are places, besides those that were called before and are better: one that
+-- was called while a better one was elsewhere does not stand in the way of that one.
 local function call(name)
   local L, held = lane(name), B .. 'held:' .. name
-  local n = math.min(places(L) - L.called, STEP)
-  if n > 0 then
-    for _, member in ipairs(cmd('ZRANGE', held, 0, n - 1)) do
+  local free, before, n = places(L), L.called, 0
+  if free > 0 then
+    for _, member in ipairs(cmd('ZRANGE', held, 0, math.min(free, STEP) - 1)) do
+      local ahead = before > 0 and cmd('ZLEXCOUNT', L.calls, '-', '(' .. member) or n
+      if ahead >= free then break end
       local line, id = cut(member)
       cmd('HSET', J .. id, 's', 'queued')
-      cmd('SADD', B .. 'call:' .. name, id)
-      L.called = L.called + 1
+      cmd('ZADD', L.calls, 0, member)
+      n = n + 1
       rem(held, member); rem(S .. 'limited', id)
       add(QUEUE, 0, member); add(S .. 'queued', position(line), id)
       work = true
     end
+    L.called = before + n
     flush()
   end
   if cmd('EXISTS', held) == 0 then
     cmd('ZREM', B .. 'held', name)
     cmd('ZREM', B .. 'opens', name)
-  elseif n == STEP then
-    cmd('ZADD', B .. 'opens', at(NOW), name)
-  elseif L.rate and L.called == 0 and (not L.max or L.running < L.max) then
-    cmd('ZADD', B .. 'opens', at(opening(L)), name)
+    return
+  end
+  local moment = n == STEP and NOW or L.rate and opening(L)
+  if moment and (n == STEP or moment > NOW + ROUNDING) then
+    cmd('ZADD', B .. 'opens', at(moment), name)
   else
     cmd('ZREM', B .. 'opens', name)
   end
@@ -287,7 +294,7 @@ local function park(j)
   return j.s
 end
 local function finish(j, s, result, err, reason, by)
-  local key, set = J .. j.id, {'s', s, 'z', at(NOW)}
+  local key, set = J .. j.id, {'s', s, 'z', STAMP}
   leave(j)
   if j.s == 'running' then
     set[5] = 'v'; set[6] = at(math.max(0, NOW - j.w))
@@ -331,7 +338,7 @@ local function rescue(j)  -- from an owner that is dead; whether the job was giv
   return false
 end
 local function bring_due()  -- whether there is more of it
-  local ids = cmd('ZRANGEBYSCORE', B .. 'due', '-inf', at(NOW), 'LIMIT', 0, STEP)
+  local ids = cmd('ZRANGEBYSCORE', B .. 'due', '-inf', STAMP, 'LIMIT', 0, STEP)
   for _, id in ipairs(ids) do
     local line = cmd('HGET', J .. id, 'r')
     rem(B .. 'due', id); rem(S .. 'scheduled', id)

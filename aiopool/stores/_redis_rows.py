@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiopool.stores._rows import NewJob, StoredJob, StoredStatus
 
-__all__ = ["field_list", "job_line", "new_row", "new_text", "rank", "restored", "stored"]
+__all__ = ["field_list", "job_line", "new_row", "new_text", "rank", "stored"]
 
 _MOST_DIGITS: Final = 998
 _NINES: Final = str.maketrans("0123456789", "9876543210")
@@ -52,15 +52,11 @@ def new_row(job: NewJob) -> tuple[Any, ...]:
     )
 
 
-def new_text(job: NewJob) -> str:
+def new_text(job: NewJob | StoredJob) -> str:
     """Return what never changes of a job."""
     return json.dumps(
         (job.id, job.name, job.payload, job.priority, job.group, job.keys, job.metadata, job.trace, job.parent)
     )
-
-
-restored: Final = new_text
-"""The same of a job that comes from another store."""
 
 
 def job_line(job: StoredJob) -> str:
@@ -70,6 +66,7 @@ def job_line(job: StoredJob) -> str:
 
 def field_list(job: StoredJob) -> list[str]:
     """Return the fields of a job that comes from another store, names and values in turn."""
+    queued_at = max(job.created_at, job.run_at or 0.0)
     fields: dict[str, str | None] = {
         "n": job.name,
         "y": job.submitter,
@@ -80,6 +77,7 @@ def field_list(job: StoredJob) -> list[str]:
         "t": f"{job.created_at:.6f}",
         "u": None if job.run_at is None else f"{job.run_at:.6f}",
         "q": None if job.queue_until is None else f"{job.queue_until:.6f}",
+        "Q": None if job.queue_until is None else f"{max(0.0, job.queue_until - queued_at):.6f}",
         "e": None if job.total_until is None else f"{job.total_until:.6f}",
         "l": json.dumps(list(job.lanes), ensure_ascii=False) if job.lanes else None,
         "g": job.group,

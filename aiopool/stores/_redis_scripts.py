@@ -21,17 +21,17 @@ _OPEN = r"""
 local format = cmd('HGET', B .. 'numbers', 'format')
 if format and tonumber(format) > tonumber(ARGV[6]) then return format end
 cmd('HSET', B .. 'numbers', 'format', ARGV[6])
-cmd('HSET', B .. 'members', ME, '[' .. at(NOW) .. ',' .. ARGV[5] .. ',' .. ARGV[4] .. ']')
+cmd('HSET', B .. 'members', ME, '[' .. STAMP .. ',' .. ARGV[5] .. ',' .. ARGV[4] .. ']')
 cmd('ZADD', B .. 'leases', at(NOW + ARGV[5]), ME)
 return 'ok'
 """
 
 _BEAT = r"""
 -- 4: seconds of the lease
-if cmd('HEXISTS', B .. 'members', ME) == 0 then return {0, at(NOW)} end
+if cmd('HEXISTS', B .. 'members', ME) == 0 then return {0, STAMP} end
 cmd('DEL', B .. 'void')
 cmd('ZADD', B .. 'leases', at(NOW + ARGV[4]), ME)
-return {1, at(NOW)}
+return {1, STAMP}
 """
 
 _CLOSE = r"""
@@ -74,7 +74,7 @@ for i, v in ipairs(rows) do
       if unique then cmd('HSET', B .. 'unique', unique, id) end
       pos = pos + 1
       local j = {id = id, r = v[2] .. fmt('%016.0f', pos), a = 0}
-      local set = {'r', j.r, 't', at(NOW), 'n', v[13], 'y', v[10], 'm', v[7]}
+      local set = {'r', j.r, 't', STAMP, 'n', v[13], 'y', v[10], 'm', v[7]}
       local n, run_at = 10, v[4]
       if not run_at and v[3] > 0 then run_at = NOW + v[3] end
       if run_at then
@@ -84,7 +84,7 @@ for i, v in ipairs(rows) do
       end
       if v[5] then
         j.q = at(math.max(run_at or NOW, NOW) + v[5])
-        set[n + 1] = 'q'; set[n + 2] = j.q; n = n + 2
+        set[n + 1] = 'q'; set[n + 2] = j.q; set[n + 3] = 'Q'; set[n + 4] = at(v[5]); n = n + 4
       end
       if v[6] then j.e = at(NOW + v[6]); set[n + 1] = 'e'; set[n + 2] = j.e; n = n + 2 end
       if unique then set[n + 1] = 'k'; set[n + 2] = unique; n = n + 2 end
@@ -92,7 +92,7 @@ for i, v in ipairs(rows) do
       if v[14] then set[n + 1] = 'g'; set[n + 2] = v[14]; n = n + 2 end
       cmd('SET', B .. 'b:' .. id, ARGV[4 + i])
       if v[11] and not v[9] and not (run_at and run_at > NOW) and may_start() then
-        cmd('HSET', key, 's', 'running', 'a', 1, 'f', 1, 'o', ME, 'w', at(NOW), unpack(set))
+        cmd('HSET', key, 's', 'running', 'a', 1, 'f', 1, 'o', ME, 'w', STAMP, unpack(set))
         add(S .. 'running', position(j.r), id)
         add(B .. 'own:' .. ME, 1, id)
         out[i] = '["running",' .. text(id) .. ',' .. text(v[10]) .. ']'
@@ -122,10 +122,11 @@ if not paused then
   if cmd('HEXISTS', B .. 'members', ME) == 0 then limit = 0 end
   local steps = limit + STEP
   while #out < limit and steps > 0 do
+    local passed = false  -- one that was called back did not come, and passes the call on: to a better one, maybe
     local members = cmd('ZRANGE', QUEUE, 0, math.min(limit - #out, steps) - 1)
     if #members == 0 then
       if not next(touched) then break end
-      settle_lanes()  -- one that was called back and did not come passes the call on
+      settle_lanes()
       members = cmd('ZRANGE', QUEUE, 0, math.min(limit - #out, steps) - 1)
       if #members == 0 then break end
     end
@@ -144,7 +145,8 @@ if not paused then
       steps = steps - 1
       if j.s ~= 'queued' or not blobs[i] then  -- its row is gone: somebody evicted it
         rem(QUEUE, members[i]); rem(S .. 'queued', id)
-      elseif (j.q or j.e) and time_over(j) then  -- luacheck: ignore
+      elseif (j.q or j.e) and time_over(j) then
+        passed = j.h
       else
         if names then
           for _, name in ipairs(names) do
@@ -154,6 +156,7 @@ if not paused then
         rem(QUEUE, members[i]); rem(S .. 'queued', id)
         if j.h then drop_call(j) end
         if full then
+          passed = j.h
           cmd('HSET', J .. id, 's', 'limited', 'h', full)
           add(B .. 'held:' .. full, 0, members[i])
           add(B .. 'held', 0, full)
@@ -162,7 +165,7 @@ if not paused then
         else
           if names then occupy(j, names) end
           if j.q or j.e then rem(B .. 'late', id) end
-          cmd('HSET', J .. id, 's', 'running', 'a', j.a + 1, 'f', j.f + 1, 'o', ME, 'w', at(NOW))
+          cmd('HSET', J .. id, 's', 'running', 'a', j.a + 1, 'f', j.f + 1, 'o', ME, 'w', STAMP)
           if j.a > 0 then cmd('HDEL', J .. id, 'P') end
           add(S .. 'running', position(j.r), id)
           add(B .. 'own:' .. ME, j.f + 1, id)
@@ -170,8 +173,9 @@ if not paused then
             .. at(NOW - v[5]) .. ',' .. (j.e and at(j.e - NOW) or 'null') .. ']'
         end
       end
+      if passed then break end
     end
-    flush()
+    if passed then settle_lanes() else flush() end
   end
   settle_lanes()
   moment = next_moment()
@@ -188,12 +192,18 @@ local out = {}
 cmd('DEL', B .. 'void')
 for i, v in ipairs(cjson.decode(ARGV[4])) do
   -- id, fence, outcome, delay, result, error, reason
-  local j, outcome = load(v[1]), v[3]
-  if not j or j.s ~= 'running' or j.f ~= v[2] then
+  local h, outcome = cmd('HMGET', J .. v[1], 's', 'f', 'o', 'w', 'k', 'l', 'c', 'y'), v[3]
+  if h[1] ~= 'running' or tonumber(h[2]) ~= v[2] then
     out[i] = '0'
   else
     out[i] = '1'
-    if not ENDED[outcome] and j.c then outcome = 'cancelled' end
+    local j
+    if ENDED[outcome] and not h[7] then  -- nearly all of them: the rest of the row is not needed
+      j = {id = v[1], s = h[1], f = v[2], o = h[3], w = h[4], k = h[5], l = h[6], y = h[8]}
+    else
+      j = load(v[1])
+      if j.c and not ENDED[outcome] then outcome = 'cancelled' end
+    end
     if ENDED[outcome] then
       finish(j, outcome, v[5], v[6], v[7] or (outcome == 'cancelled' and j.R), ME)
     else
@@ -278,7 +288,7 @@ _SWEEP = (
 -- 4: names, 5: keep, 6: keep_failed
 local rescued, dead, late, unparked, purged, more = 0, 0, 0, 0, 0, false
 cmd('DEL', B .. 'void')
-local over = cmd('ZRANGEBYSCORE', B .. 'leases', '-inf', at(NOW), 'LIMIT', 0, 20)
+local over = cmd('ZRANGEBYSCORE', B .. 'leases', '-inf', STAMP, 'LIMIT', 0, 20)
 if #over > 0 then
   -- While the server was down nobody could live on: after its start everybody has another lease.
   local info = redis.pcall('INFO', 'server')
@@ -298,7 +308,7 @@ if #over > 0 then
     end
   end
 end
-for _, id in ipairs(cmd('ZRANGEBYSCORE', B .. 'late', '-inf', at(NOW), 'LIMIT', 0, STEP)) do
+for _, id in ipairs(cmd('ZRANGEBYSCORE', B .. 'late', '-inf', STAMP, 'LIMIT', 0, STEP)) do
   local j = load(id)
   if not j or j.s == 'running' or ENDED[j.s] then rem(B .. 'late', id)
   elseif time_over(j) then late = late + 1
@@ -456,9 +466,9 @@ for _, v in ipairs(cjson.decode(ARGV[4])) do
   cmd('HSET', B .. 'limits', v[1], v[2])
   local from, to = '[' .. v[1] .. '\31', '(' .. v[1] .. '\32'
   for _, name in ipairs(cmd('ZRANGEBYLEX', B .. 'held', from, to, 'LIMIT', 0, 10000)) do
-    cmd('ZADD', B .. 'opens', at(NOW), name)
+    cmd('ZADD', B .. 'opens', STAMP, name)
   end
-  if cmd('ZSCORE', B .. 'held', v[1]) then cmd('ZADD', B .. 'opens', at(NOW), v[1]) end
+  if cmd('ZSCORE', B .. 'held', v[1]) then cmd('ZADD', B .. 'opens', STAMP, v[1]) end
 end
 bring_due()
 work = true
@@ -474,13 +484,16 @@ for _, id in ipairs(ids) do
   local j = load(id)
   if j and ENDED[j.s] and (ARGV[5] == '' or j.s == ARGV[5])
     and not (j.k and cmd('HEXISTS', B .. 'unique', j.k) == 1) then
-    local key, set = J .. id, {'a', 0, 'x', 0, 't', at(NOW)}
-    local t = tonumber(cmd('HGET', key, 't'))
+    local key, set = J .. id, {'a', 0, 'x', 0, 't', STAMP}
+    local t, patience = tonumber(cmd('HGET', key, 't')), cmd('HGET', key, 'Q')
     local line = j.r:sub(1, -17) .. fmt('%016.0f', cmd('HINCRBY', B .. 'numbers', 'position', 1))
     local queued_at = math.max(tonumber(j.u) or t, t)
     rem(S .. j.s, id)
     if j.k then cmd('HSET', B .. 'unique', j.k, id) end
-    if j.q then j.q = at(j.q + NOW - queued_at); set[#set + 1] = 'q'; set[#set + 1] = j.q end
+    if j.q then
+      j.q = at(patience and NOW + patience or j.q + NOW - queued_at)
+      set[#set + 1] = 'q'; set[#set + 1] = j.q
+    end
     if j.e then j.e = at(j.e + NOW - t); set[#set + 1] = 'e'; set[#set + 1] = j.e end
     j.r, j.u, j.a = line, nil, 0
     set[#set + 1] = 'r'; set[#set + 1] = line

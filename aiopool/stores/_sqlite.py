@@ -23,9 +23,6 @@ What happens in a transaction is in `_sqlite_jobs.py`, `_sqlite_lanes.py`, `_sql
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import errno
 import json
 import os
 import sqlite3
@@ -35,8 +32,7 @@ from pathlib import Path
 from typing import Final, TypeVar, final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from aiopool._runtime.daemon_thread import run_in_daemon_thread
-from aiopool.errors import StoreError, StoreUnavailableError
+from aiopool.errors import StoreError
 from aiopool.stores import _sqlite_chores as chores
 from aiopool.stores import _sqlite_files as files
 from aiopool.stores import _sqlite_jobs as way
@@ -59,18 +55,14 @@ from aiopool.stores._rows import (
     SweepReport,
 )
 from aiopool.stores._sqlite_live import Presence
-from aiopool.stores._sqlite_lock import WriteLock
-from aiopool.stores._sqlite_schema import LEAST_VERSION, connect, migrate
-from aiopool.stores._sqlite_threads import Reader, Writer
+from aiopool.stores._sqlite_opening import Opening
+from aiopool.stores._sqlite_schema import LEAST_VERSION
 from aiopool.stores._sqlite_tx import Transaction
 
 __all__ = ["SQLite"]
 
 T = TypeVar("T")
 
-_WAKES: Final[dict[int, Wake]] = {ord("w"): "work", ord("c"): "cancel", ord("f"): "finished"}
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_CLOSING: Final = 3.0  # seconds that a close waits for the lock, and for each thread
 _STRANGERS_EVERY: Final = 60.0
 
 
@@ -129,17 +121,10 @@ class SQLite:
         self.poll = 0.25
         self.sweep_every = 0.25
         self._clock: Callable[[], float] = time.time
-        self._pid = 0
+        self._opening: Opening | None = None
         self._q = 0
         self._me = ""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._writer: Writer | None = None
-        self._reader: Reader | None = None
-        self._presence: Presence | None = None
-        self._lock: WriteLock | None = None
-        self._on_wake: Callable[[Wake], object] | None = None
         self._strangers_at = 0.0
-        self._forked = False
 
     @classmethod
     def from_url(cls, url: str) -> SQLite:
@@ -174,129 +159,28 @@ class SQLite:
 
     async def open(self, queue: str, me: Incarnation, on_wake: Callable[[Wake], object]) -> None:
         """See `Store.open`."""
-        if self._writer is not None:
+        if self._opening is not None:
             raise StoreError(f"opened {self.path}, which this store has open already; make another SQLite(...)")
         if sqlite3.sqlite_version_info < LEAST_VERSION:
             raise StoreError(
                 f"this Python has SQLite {sqlite3.sqlite_version}, and the store needs "
                 f"{'.'.join(map(str, LEAST_VERSION))}; use a newer Python, or another store"
             )
-        self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
-        self._forked = False
-        self._me = me.id
-        self._on_wake = on_wake
-        files.OPEN.add(self)
-        try:
-            await run_in_daemon_thread(self._enter, name="aiopool-sqlite-open")
-            assert self._lock is not None
-            assert self._presence is not None
-            name = f"aiopool-sqlite-{self.path.name}"
-            self._writer = Writer(self.path, f"{name}-writer", self._connect, self._lock, self._begin, self._wake)
-            await self._writer.open()
-            await self._write(lambda tx: self._register(tx, queue, me))
-            self._reader = Reader(self.path, f"{name}-reader", self._connect_reader)
-            await self._reader.open()
-        except BaseException:
-            await self._shut()
-            raise
-        if self._presence.socket is not None:
-            self._loop.add_reader(self._presence.socket, self._receive, self._presence.socket)
-
-    def _enter(self) -> None:
-        files.check_place(self.path)
-        try:
-            self._presence = Presence(files.beside(self.path, "-live"))
-            turn = os.open(self._presence.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._lock = WriteLock(files.beside(self.path, "-lock"), turn)
-            self._presence.enter(self._me)
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise StoreUnavailableError(f"opened {self.path} as a store: {error}; try again with room") from error
-            raise StoreError(
-                f"opened {self.path} as a store, and its lock files cannot be made: {error}; let this user write in "
-                f"{self.path.parent}"
-            ) from error
-
-    def _connect(self) -> sqlite3.Connection:
-        assert self._lock is not None
-        files.check_file(self.path, self._lock.fd)
-        connection = connect(self.path, full=self.durability == "power")
-        try:
-            migrate(connection, self.path)
-            files.mark_made(self._lock.fd)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _connect_reader(self) -> sqlite3.Connection:
-        return connect(self.path, full=self.durability == "power", reads_only=True)
-
-    def _register(self, tx: Transaction, queue: str, me: Incarnation) -> None:
-        connection = tx.connection
-        connection.execute("INSERT INTO queues (name) VALUES (?) ON CONFLICT DO NOTHING", (queue,))
-        (self._q,) = connection.execute("SELECT q FROM queues WHERE name = ?", (queue,)).fetchone()
-        connection.execute(
-            "INSERT INTO incarnations (id, q, host, pid, runs_jobs, started_at) VALUES (?, ?, ?, ?, ?, ?)",
-            (me.id, self._q, me.host, me.pid, int(me.runs_jobs), tx.now),
-        )
+        opening = Opening(self.path, me, on_wake, full=self.durability == "power", clock=self._clock)
+        await opening.open(queue)
+        self._opening, self._q, self._me = opening, opening.q, me.id
 
     async def close(self) -> None:
         """See `Store.close`."""
-        if self._writer is None:
-            return
-        if os.getpid() != self._pid:
-            return
-        try:
-            with contextlib.suppress(StoreError):  # the others see that its file is not locked any more
-                while await asyncio.wait_for(self._write(self._unregister), _CLOSING):
-                    pass
-        except TimeoutError:
-            pass
-        finally:
-            await self._shut()
-
-    def _unregister(self, tx: Transaction) -> bool:
-        rescued, _ = chores.rescue(tx, self._me, 1000)
-        tx.finish()
-        return rescued == 1000
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            await opening.close()
 
     async def _die(self) -> None:
         """Let go of everything without a word, as at a SIGKILL; for tests."""
-        presence, self._presence = self._presence, None
-        if presence is not None and presence.socket is not None and self._loop is not None:
-            self._loop.remove_reader(presence.socket)
-        await self._shut()
-        if presence is not None:
-            presence.drop()
-
-    async def _shut(self) -> None:
-        files.OPEN.discard(self)
-        writer, reader, presence, lock = self._writer, self._reader, self._presence, self._lock
-        self._writer = self._reader = self._presence = self._lock = None
-        if presence is not None and presence.socket is not None and self._loop is not None:
-            self._loop.remove_reader(presence.socket)
-        if reader is not None:
-            await reader.close(_CLOSING)
-        if writer is not None and not await writer.close(_CLOSING) and lock is not None:
-            lock.interrupt()
-            await writer.close(_CLOSING)
-        if lock is not None:
-            lock.close()
-        if presence is not None:
-            presence.leave()
-
-    def after_fork(self) -> None:
-        """Let go of all files, in a child: called by the hook of `_sqlite_files.py`."""
-        self._forked = True
-        if self._presence is not None:
-            self._presence.drop()
-        if self._lock is not None:
-            self._lock.drop()
-        for thread in (self._writer, self._reader):
-            if thread is not None and thread.connection is not None:
-                files.never_close(thread.connection)
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            await opening.shut(silently=True)
 
     def keeper(self) -> Keeper | None:
         """Return None: the kernel tells who lives."""
@@ -346,7 +230,8 @@ class SQLite:
     async def sweep(self, names: Sequence[str]) -> SweepReport:
         """See `Store.sweep`."""
         texts = json.dumps(list(names))
-        presence = self._presence
+        opening = self._opened()
+        presence = opening.presence
         seized: dict[str, int] = {}
         clean: list[str] = []
 
@@ -364,7 +249,7 @@ class SQLite:
                 assert presence is not None
                 presence.bury(who, fd, remove=who in clean)
 
-        return await self._write(write, look, after)
+        return await opening.write(write, look, after)
 
     def _seize_the_dead(self, presence: Presence, connection: sqlite3.Connection, seized: dict[str, int]) -> None:
         """Find those of this queue that are dead, with their files, which are locked until they are buried."""
@@ -413,8 +298,9 @@ class SQLite:
     async def statistics(self) -> StoreStatistics:
         """See `Store.statistics`."""
 
+        presence = self._opened().presence
+
         def read(connection: sqlite3.Connection) -> StoreStatistics:
-            presence = self._presence
             return reads.statistics(
                 connection,
                 self._q,
@@ -481,58 +367,15 @@ class SQLite:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _begin(self, connection: sqlite3.Connection) -> Transaction:
-        return Transaction(connection, self._q, self._me, self._clock())
-
-    def _check(self) -> None:
-        if self._forked or (self._pid and self._pid != os.getpid()):
-            raise StoreError(
-                f"the store {self.path} was opened before a fork, by process {self._pid}, and this is its child "
-                f"{os.getpid()}; open the store in each process, after the fork"
-            )
+    def _opened(self) -> Opening:
+        if self._opening is None:
+            raise StoreError(f"the store {self.path} is not open: call `await store.open(...)` first")
+        return self._opening
 
     async def _write(
-        self,
-        function: Callable[[Transaction], T],
-        look: Callable[[sqlite3.Connection], T | None] | None = None,
-        after: Callable[[], object] | None = None,
+        self, function: Callable[[Transaction], T], look: Callable[[sqlite3.Connection], T | None] | None = None
     ) -> T:
-        self._check()
-        if self._writer is None:
-            raise StoreError(f"the store {self.path} is not open")
-        return await self._writer.write(function, look, after)
+        return await self._opened().write(function, look)
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        self._check()
-        if self._reader is None:
-            raise StoreError(f"the store {self.path} is not open")
-        return await self._reader.read(function)
-
-    def _wake(self, connection: sqlite3.Connection, wakes: set[tuple[str | None, bytes]]) -> None:
-        """Send what a transaction has noted; called in the writer's thread."""
-        presence = self._presence
-        if presence is None:
-            return
-        others = connection.execute(
-            "SELECT id, runs_jobs FROM incarnations WHERE q = ? AND id <> ?", (self._q, self._me)
-        ).fetchall()
-        for target, what in wakes:
-            if target == self._me and self._loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed
-                    self._loop.call_soon_threadsafe(self._tell, what[0])
-        for who, runs_jobs in others:
-            for target, what in wakes:
-                if target == who or (target is None and runs_jobs):
-                    presence.send(who, what)
-
-    def _receive(self, receiver: object) -> None:
-        got: set[int] = set()
-        with contextlib.suppress(OSError):
-            for _ in range(1000):
-                got.update(receiver.recv(16))  # type: ignore[attr-defined]  # a socket
-        for what in got:
-            self._tell(what)
-
-    def _tell(self, what: int) -> None:
-        if what in _WAKES and self._on_wake is not None and self._presence is not None:
-            self._on_wake(_WAKES[what])
+        return await self._opened().read(function)

@@ -238,11 +238,12 @@ def claim(tx: Transaction, limit: int) -> Claim:
             break
         wanted = limit - len(jobs)
         found = connection.execute(_BEST, (q, wanted + 1)).fetchall()
-        aside = _take(tx, found[:wanted], jobs)
+        aside, passes_on = _take(tx, found[:wanted], jobs)
         moved += aside
-        # For one that went aside another may have been called, which comes before those that wait behind.
-        called = aside > 0 and tx.lanes.settle()
-        if len(found) <= wanted and not called:
+        if passes_on:
+            tx.lanes.settle()
+            continue
+        if len(found) <= wanted:
             break
         if not aside:
             more = True
@@ -252,12 +253,14 @@ def claim(tx: Transaction, limit: int) -> Claim:
     return Claim(jobs, cancels, _next_in(connection, q, now), more, False)
 
 
-def _take(tx: Transaction, found: list[Any], jobs: list[Claimed]) -> int:
-    """Start those of some rows that may, and put the others aside; return how many these are."""
+def _take(tx: Transaction, found: list[Any], jobs: list[Claimed]) -> tuple[int, bool]:
+    """Start those of some rows that may, and put the others aside; return how many these are, and whether it stopped at
+    one that a lane had called: it calls another one now, which may come before those behind."""
     connection, now, lanes = tx.connection, tx.now, tx.lanes
     started: list[int] = []
     held: list[tuple[str, int]] = []
     over: list[Ending] = []
+    passes_on = False
     for row in found:
         (
             rowid,
@@ -284,6 +287,9 @@ def _take(tx: Transaction, found: list[Any], jobs: list[Claimed]) -> int:
         if expires is not None and expires <= now:
             error = time_over(attempt, queue_until, total_until)
             over.append(Ending("timed_out", None, error, None, rowid, submitter, None, called))
+            if called is not None:
+                passes_on = True
+                break
             continue
         if lanes_text is not None:
             of = json.loads(lanes_text)
@@ -293,6 +299,9 @@ def _take(tx: Transaction, found: list[Any], jobs: list[Claimed]) -> int:
             if full is not None:
                 held.append((full, rowid))
                 lanes.look(full)
+                if called is not None:
+                    passes_on = True
+                    break
                 continue
             lanes.take(of)
         started.append(rowid)
@@ -319,7 +328,7 @@ def _take(tx: Transaction, found: list[Any], jobs: list[Claimed]) -> int:
     if held:
         connection.executemany("UPDATE jobs SET status = 'limited', held = ? WHERE rowid = ?", held)
     tx.end(over, tell_me=True)
-    return len(held) + len(over)
+    return len(held) + len(over), passes_on
 
 
 def _next_in(connection: sqlite3.Connection, q: int, now: float) -> float | None:
@@ -338,9 +347,12 @@ _RUNNING: Final = (
     "SELECT j.id, j.rowid, j.fence, j.submitter, j.lanes, j.cancel_asked, j.reason, j.attempt, j.queue_until, "
     "j.total_until FROM json_each(?) e CROSS JOIN jobs j ON j.id = e.value AND j.q = ? WHERE j.status = 'running'"
 )
+# With a new `run_at` goes `queue_until`, which counts no more, but tells a requeue how long the job may wait.
 _BACK: Final = (
-    "UPDATE jobs SET status = ?, attempt = ?, run_at = coalesce(?, run_at), error = coalesce(?, error), expires = ?, "
-    "seconds = max(? - started_at, 0.0), owner = NULL WHERE rowid = ?"
+    "UPDATE jobs SET status = ?, attempt = ?, "
+    "queue_until = coalesce(queue_until + ? - max(created_at, coalesce(run_at, created_at)), queue_until), "
+    "run_at = coalesce(?, run_at), error = coalesce(?, error), expires = ?, seconds = max(? - started_at, 0.0), "
+    "owner = NULL WHERE rowid = ?"
 )
 
 
@@ -375,7 +387,7 @@ def settle(tx: Transaction, ends: Sequence[Settlement]) -> list[bool]:
                     status = "queued"
                 queued = queued or status == "queued"
                 expires = expires_of(attempt, queue_until, total_until)
-                backs.append((status, attempt, run_at, error, expires, now, rowid))
+                backs.append((status, attempt, run_at, run_at, error, expires, now, rowid))
                 if lanes is not None:
                     tx.lanes.give(lanes)
                 continue

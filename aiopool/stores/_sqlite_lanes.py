@@ -2,8 +2,9 @@
 
 Rule 1: a row that finds no place in one of its lanes becomes `limited`, and is held in that lane. When there are
 places, the best rows that are held there are called back: they are `queued` again, and the lane stays noted on them
-until they have started or gone elsewhere. A lane never has more of these than places, so each row moves few times, and
-nobody scans those that are held.
+until they have started or gone elsewhere. As many as there are places are called, always the best: one that was called
+and is met by a claim when a better one has taken its place is held again. So each row moves few times, and nobody scans
+those that are held.
 
 Rule 2: whatever may free a place *looks* at the lane: an end, a rescue, a rate that opens, a called row that goes
 without starting, a new limit. All looks of a transaction happen at its end, once for each lane.
@@ -132,26 +133,21 @@ class Lanes:
         connection, q, now = self._connection, self._q, self._now
         lane, rule = self._lane(name), self._rule(name)
         look_at = None
-        count = held = 0
-        if connection.execute("SELECT 1 FROM jobs WHERE q = ? AND held = ? LIMIT 1", (q, name)).fetchone():
-            called = connection.execute(
-                "SELECT count(*) FROM jobs WHERE q = ? AND held = ? AND status = 'queued'", (q, name)
-            ).fetchone()[0]
-            places = math.inf if rule is None else self._places(lane, rule)
-            count = int(max(min(places, _MOST_CALLED) - called, 0))
-            if count:
-                count = connection.execute(
-                    "UPDATE jobs SET status = 'queued' WHERE rowid IN (SELECT rowid FROM jobs WHERE q = ? AND held = ? "
-                    "AND status = 'limited' ORDER BY priority, position LIMIT ?)",
-                    (q, name, count),
-                ).rowcount
-            held = connection.execute(
-                "SELECT 1 FROM jobs WHERE q = ? AND held = ? AND status = 'limited' LIMIT 1", (q, name)
-            ).fetchone()
-            if held and rule is not None and rule.max_per_second is not None:
-                ahead = called + count
-                if rule.max_at_once is None or lane.running + ahead < rule.max_at_once:
-                    look_at = max(self._opens_at(lane, rule, ahead), now)
+        places = math.inf if rule is None else max(self._places(lane, rule), 0)
+        most = int(min(places, _MOST_CALLED))
+        # One that was called before may be worse than one that came since: those that are best now are called.
+        best = connection.execute(
+            "SELECT rowid, status FROM jobs WHERE q = ? AND held = ? ORDER BY priority, position LIMIT ?",
+            (q, name, most + 1),
+        ).fetchall()
+        call = [rowid for rowid, status in best[:most] if status == "limited"]
+        if call:
+            connection.execute(
+                "UPDATE jobs SET status = 'queued' WHERE rowid IN (SELECT value FROM json_each(?))", (json.dumps(call),)
+            )
+        by_rate = rule is not None and (rule.max_at_once is None or lane.running + most < rule.max_at_once)
+        if len(best) > most and by_rate and rule is not None and rule.max_per_second is not None:
+            look_at = max(self._opens_at(lane, rule, most), now)
         forget_at = None
         if look_at is None and rule is not None and rule.max_per_second is not None and not lane.running:
             rested = self._rested_at(lane, rule)
@@ -167,7 +163,7 @@ class Lanes:
         elif lane.stored:
             connection.execute("DELETE FROM lanes WHERE q = ? AND lane = ?", (q, name))
             lane.stored = False
-        return count > 0
+        return bool(call)
 
     def _lane(self, name: str) -> _Lane:
         lane = self._lanes.get(name)

@@ -20,6 +20,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from aiopool._runtime import failpoints
 from aiopool.errors import StoreError, StoreUnavailableError
 
 __all__ = ["LEAST_VERSION", "SCHEMA_VERSION", "connect", "is_fatal", "migrate", "story_of"]
@@ -86,7 +87,7 @@ _MIGRATIONS: Final = (
     CREATE INDEX jobs_line ON jobs (q, status, priority, position);
     CREATE INDEX jobs_due ON jobs (q, run_at) WHERE status = 'scheduled';
     CREATE INDEX jobs_expires ON jobs (q, expires) WHERE expires IS NOT NULL;
-    CREATE INDEX jobs_held ON jobs (q, held, status, priority, position) WHERE held IS NOT NULL;
+    CREATE INDEX jobs_held ON jobs (q, held, priority, position) WHERE held IS NOT NULL;
     CREATE INDEX jobs_parked ON jobs (q, name) WHERE status = 'parked';
     CREATE INDEX jobs_cancelled ON jobs (owner) WHERE cancel_asked = 1;
     CREATE UNIQUE INDEX jobs_unique ON jobs (q, unique_key) WHERE unique_key IS NOT NULL;
@@ -198,6 +199,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             for statement in script.split(";\n"):
                 if statement.strip():
                     connection.execute(statement)
+        if failpoints.ACTIVE:
+            failpoints.reach("migrate.inside")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")

@@ -253,13 +253,13 @@ async def test_a_stopped_writer_makes_the_others_unavailable_not_stuck(
     child = children.start("hold", path)
     await children.line(child)
     child.send_signal(signal.SIGSTOP)
-    store._writer.wait = 0.05
+    store._opening.writer.wait = 0.05
     for _ in range(3):
         with pytest.raises(StoreUnavailableError, match="another process holds"):
             await store.submit(jobs("a"))
     assert await store.find(["a"]) == []
     children.kill(child)
-    store._writer.wait = 10.0
+    store._opening.writer.wait = 10.0
     assert [answer.outcome for answer in await store.submit(jobs("a"))] == ["queued"]
 
 
@@ -267,7 +267,7 @@ async def test_close_does_not_wait_for_ever_for_the_lock(
     path: Path, opened: Open, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store closes though a stopped process holds the lock; what it held is rescued by the others."""
-    monkeypatch.setattr("aiopool.stores._sqlite._CLOSING", 0.1)
+    monkeypatch.setattr("aiopool.stores._sqlite_opening._CLOSING", 0.1)
     store, other = await opened(path), await opened(path)
     await store.submit(jobs("a"))
     assert len((await store.claim(1)).jobs) == 1
@@ -464,6 +464,70 @@ async def test_a_row_that_cannot_be_written_is_no_fault_of_the_others(path: Path
     assert isinstance(bad, StoreError)
     assert [good[0].outcome, more[0].outcome] == ["queued", "queued"]
     assert {job.id for job in await store.find(["good", "bad", "more"])} == {"good", "more"}
+
+
+async def test_a_sweep_that_was_cancelled_lets_go_of_the_dead(path: Path, opened: Open) -> None:
+    """Whoever stops waiting for a sweep leaves nothing locked: the jobs of the dead are rescued, by whomever."""
+    store, other, dying = await opened(path), await opened(path), await opened(path)
+    await store.submit(jobs("a"))
+    await dying.claim(1)
+    await dying._die()
+    sweep = asyncio.ensure_future(store.sweep([]))
+    await asyncio.sleep(0)
+    sweep.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sweep
+    await store._write(lambda tx: None)  # the writer is done with it
+    await other.sweep([])
+    assert [(job.id, job.crashes) for job in (await other.claim(1)).jobs] == [("a", 1)]
+
+
+async def test_a_page_looks_at_a_bounded_number_of_rows(
+    path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few rows have what is asked for, a page may be short; its cursors lead to all of them."""
+    monkeypatch.setattr("aiopool.stores._sqlite_reads._LOOKS", 10)
+    store = await opened(path)
+    await store.submit(jobs(*[f"job-{number}" for number in range(95)]))
+    await store.submit(jobs("rare-1", "rare-2", group="g"))
+    await store.submit(jobs(*[f"more-{number}" for number in range(95)]))
+    found: list[str] = []
+    pages, cursor = 0, None
+    while pages == 0 or cursor is not None:
+        page, cursor = await store.page(group="g", status=StoredStatus.QUEUED, cursor=cursor)
+        found += [job.id for job in page]
+        pages += 1
+    assert found == ["rare-2", "rare-1"]
+    assert pages > 10
+    with pytest.raises(ValueError, match="none that a page has returned"):
+        await store.page(cursor="elsewhere")
+
+
+async def test_a_large_requeue_and_a_large_purge_go_on_to_their_end(path: Path, opened: Open) -> None:
+    """They are done in steps, and all of them are done."""
+    store = await opened(path)
+    ids = [f"job-{number}" for number in range(2500)]
+    await store.submit(jobs(*ids))
+    await store.cancel(ids, None)
+    assert await store.requeue(None, StoredStatus.CANCELLED) == 2500
+    assert (await store.statistics()).live[StoredStatus.QUEUED] == 2500
+    await store.cancel(ids, None)
+    assert await store.forget_history(0.0) == 2500
+    assert await store.find(ids) == []
+
+
+async def test_a_job_that_was_retried_waits_as_long_as_it_may_after_a_requeue(path: Path, opened: Open) -> None:
+    """The moment of its retry takes nothing from its `queue_timeout`, which begins anew."""
+    store = await opened(path)
+    moment = 1_000_000.0
+    store._opening._clock = lambda: moment
+    await store.submit(jobs("a", queue_timeout=100.0))
+    await store.claim(1)
+    await store.settle([Settlement("a", 1, "retry", delay=60.0)])
+    await store.cancel(["a"], None)
+    assert await store.requeue(["a"], None) == 1
+    (job,) = await store.find(["a"])
+    assert job.queue_until == moment + 100.0
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

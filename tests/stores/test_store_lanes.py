@@ -115,6 +115,21 @@ async def test_a_call_that_is_not_followed_is_passed_on(peer):
     assert await peer.status("both") in {StoredStatus.LIMITED, StoredStatus.QUEUED}
 
 
+async def test_a_better_job_is_not_kept_from_a_place_by_one_that_was_called(peer):
+    """A job that comes to wait in a lane in which a worse one was next already goes before that one."""
+    await peer.store.set_limits([at_once(1, "one"), at_once(1, "two")])
+    await peer.submit(*jobs("r1", lanes=("one",)), *jobs("r2", lanes=("two",)))
+    one, two = await peer.take()
+    await peer.submit(*jobs("better", lanes=("two", "one"), priority=3), *jobs("worse", lanes=("one",)))
+    assert await peer.ids() == []
+    await peer.end(two, one)  # both are next now, each in a lane of its own
+    await peer.submit(*jobs("first", lanes=("one",), priority=1), *jobs("free", priority=4))
+    first, free = await peer.take(2)
+    assert (first.id, free.id) == ("first", "free")
+    await peer.end(first, free)
+    assert await peer.ids(1) == ["better"]
+
+
 async def test_a_held_job_can_be_cancelled(peer):
     """A job that a lane holds is cancelled like any that waits, and takes no place."""
     await peer.store.set_limits([at_once(1)])

@@ -268,11 +268,17 @@ class Walk:
                 job.run_at, job.life = self.now, self.now
                 job.allowed = job.starts + 1
         self.say((ids, count))
-        if count:  # where it stands in line is not promised either
-            places = {row.id: row.position for row in await peer.store.find(list(self.jobs))}
+        if count:  # where it stands in line is not promised either, nor how much time it has
+            rows = {row.id: row for row in await peer.store.find(list(self.jobs))}
             for id, job in self.jobs.items():
-                job.position = places[id]
-            self.position = max(places.values())
+                job.position = rows[id].position
+                if id in ids and job.life == self.now and job.state == "waits":
+                    queue, total = rows[id].queue_until is not None, rows[id].total_until is not None
+                    job.row = job.row._replace(
+                        queue_timeout=job.row.queue_timeout if queue else None,
+                        total_timeout=job.row.total_timeout if total else None,
+                    )
+            self.position = max(job.position for job in self.jobs.values())
 
     async def sweep(self) -> None:
         names = self.random.choice([[], ["f"], ["f", "g"]])
