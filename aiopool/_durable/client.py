@@ -120,7 +120,8 @@ class StoreJobs:
     async def open(self) -> None:
         """See `Durability`."""
         runtime, engine, store = self.runtime, self.engine, self.store
-        self.runs, self._ending, self._closing, self._lost_answer = {}, set(), False, False
+        self.runs, self._ending, self._closing = {}, set(), False
+        self._starting: set[str] = set()  # submissions that may start here at once, until their answer is there
         self._background: set[asyncio.Task[Any]] = set()
         self._ready = asyncio.Event()
         self._look_hint = asyncio.Event()
@@ -144,7 +145,7 @@ class StoreJobs:
             self._not_cancelled,
             patience=SUBMIT_PATIENCE,
         )
-        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere)
+        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere, self._reconcile)
         self.sweeper = Sweeper(store, runtime, lambda: self._handlers.names, self.claimer.hint)
         self._keeper: LeaseKeeper | None = None
         await self._connect()
@@ -309,6 +310,7 @@ class StoreJobs:
         )
         if start:
             self.claimer.reserved += 1
+            self._starting.add(id)
         row = NewJob(
             id,
             handler.name,
@@ -357,7 +359,8 @@ class StoreJobs:
         if not again:
             return answers
         # It was sent before, and the answer was lost: what is there under our name is what we sent.
-        self._lost_answer = True
+        self.claimer.lost_answer = True
+        self.claimer.look()
         mine = self.me.id
         return [
             answer._replace(outcome="queued") if answer.outcome == "same_id" and answer.submitter == mine else answer
@@ -369,6 +372,7 @@ class StoreJobs:
         row, handle = pending.row, pending.handle
         if row.start:
             self.claimer.reserved -= 1
+            self._starting.discard(row.id)
         if answer.outcome == "running":
             total = row.total_timeout
             self._start(
@@ -389,6 +393,7 @@ class StoreJobs:
     def _not_submitted(self, pending: _Pending, error: BaseException) -> None:
         if pending.row.start:
             self.claimer.reserved -= 1
+            self._starting.discard(pending.row.id)
         if pending.answer is None or pending.answer.done():
             self.handles.refused(pending.handle, error)
         else:
@@ -448,6 +453,12 @@ class StoreJobs:
             run.job._ensure_extra().parent = claimed.parent
         if claimed.time_left is not None:
             run.timer = engine.timers.add(engine.now() + claimed.time_left, engine.leased_expired, run.job)
+
+    async def _reconcile(self) -> None:
+        """Give back what the store says that we hold and we know nothing of: its answer was lost on the way to us."""
+        for id, fence in await self.store.owned():
+            if not (self._is_here(id) or id in self._starting):
+                self.ends.add(_Ended(None, Settlement(id, fence, "release")))
 
     def is_awaited(self, id: str) -> bool:
         """See `RunOwner`."""
