@@ -1,4 +1,4 @@
-"""The scripts of the Redis store for what has to be done now and then: members and their leases, the sweep, the history.
+"""The scripts of the Redis store for what has to be done now and then: members, leases, the sweep, the history.
 
 Rule: each does a bounded amount of work, says if there is more of it, and may be sent again as it is.
 """

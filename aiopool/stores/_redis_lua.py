@@ -55,10 +55,10 @@ local function text(value) return value and cjson.encode(value) or 'null' end
 local function num(value) return value and value ~= '' and value or 'null' end
 
 -- Jobs. What nearly all of them have comes first, in one order; the rest, if there is any, is a table after it.
---   s status, r line, a attempts, x crashes, f fence, t created, y submitter, n name, m max_crashes, o owner, w started,
---   d the fence that was settled last, z ended, v seconds of the last attempt, S result
---   u run_at, q queue_until, Q queue_timeout, e total_until, k unique, l lanes (JSON), g group, h the lane that holds it
---   or has called it, c a cancel is asked, P progress (JSON), E error, R reason
+--   s status, r line, a attempts, x crashes, f fence, t created, y submitter, n name, m max_crashes, o owner,
+--   w started, d the fence that was settled last, z ended, v seconds of the last attempt, S result
+--   u run_at, q queue_until, Q queue_timeout, e total_until, k unique, l lanes (JSON), g group, h the lane that holds
+--   it or has called it, c a cancel is asked, P progress (JSON), E error, R reason
 local REST = {'u', 'q', 'Q', 'e', 'k', 'l', 'g', 'h', 'c', 'P', 'E', 'R'}
 local jobs, dirty, changes = {}, {}, 0
 local function parse(id, packed)

@@ -38,17 +38,21 @@ _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _ascii = json.JSONEncoder(separators=(",", ":")).encode  # any text, lone surrogates too
 
 
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _or_false(value: Any) -> Any:
     return False if value is None else value
 
 
-def submit_arguments(jobs: Sequence[NewJob]) -> list[str]:
+def submit_arguments(jobs: Sequence[NewJob]) -> list[bytes]:
     """Return what the script that takes jobs in has to know of them."""
     submitter = jobs[0].submitter
-    words = [submitter, ""]
+    words = [_raw(submitter), b""]
     odd: dict[int, tuple[Any, ...]] = {}
     for index, job in enumerate(jobs):
-        words += job.id, rank(job.priority) + job.name, new_text(job)
+        words += _raw(job.id), _raw(rank(job.priority) + job.name), new_text(job).encode()
         if (
             job.delay > 0
             or job.run_at is not None
@@ -76,23 +80,23 @@ def submit_arguments(jobs: Sequence[NewJob]) -> list[str]:
                 job.submitter,
             )
     if odd:
-        words[1] = _dumps(odd)
+        words[1] = _raw(_dumps(odd))
     return words
 
 
-def settlement_arguments(ends: Sequence[Settlement]) -> list[str | int]:
+def settlement_arguments(ends: Sequence[Settlement]) -> list[bytes | int]:
     """Return what the script that settles has to know."""
-    words: list[str | int] = [""]
+    words: list[bytes | int] = [b""]
     odd: dict[int, tuple[Any, ...]] = {}
     for index, end in enumerate(ends):
         id, fence, outcome, delay, result, error, reason = end
         if outcome == "succeeded" and error is None and reason is None and result is not None:
-            words += id, fence, result
+            words += _raw(id), fence, _raw(result)
         else:
-            words += id, fence, ""
+            words += _raw(id), fence, b""
             odd[index] = outcome, delay, _or_false(result), _or_false(error), _or_false(reason)
     if odd:
-        words[0] = _dumps(odd)
+        words[0] = _raw(_dumps(odd))
     return words
 
 

@@ -2,8 +2,8 @@
 
 Rule 1: each may be sent again as it is: what was done already is answered, or left alone.
 
-Rule 2: a batch comes as a flat list: what is usual of a row as it is, and whatever is not as one JSON text, an object by
-the index of the row (absent values are `false`). The arguments of a job are never read here.
+Rule 2: a batch comes as a flat list: what is usual of a row as it is, and whatever is not as one JSON text for all, an
+object by the index of the row (absent values are `false`). The arguments of a job are never read here.
 
 Rule 3: a claim does a bounded amount of work, and says if there is more of it.
 """
