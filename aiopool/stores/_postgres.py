@@ -295,24 +295,19 @@ class Postgres(Admin):
 
     async def submit(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[Submitted]:
         """Take jobs in. See `Store.submit`."""
-        me = self._opened()
-        if not jobs:
-            return []
-        sql = _SUBMIT.replace("{s}", self._schema)
-        if within is not None:
-            columns = [self._queue, me.id, *rows_.new_jobs(jobs, may_start=False)]
-            try:
-                found = await fetch_within(within, sql, columns)
-            except (StoreError, TypeError):
-                raise
-            except Exception as error:
-                raise translate(error, self.url) from error
-            return rows_.submitted(jobs, found)[0]
+        self._opened()
+        answers: list[Submitted] = []
+        for part in rows_.parts_of(jobs) if jobs else ():
+            answers += await (self._submit(part) if within is None else self._submit_within(part, within))
+        return answers
+
+    async def _submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
+        may_start = self._opened().runs_jobs
         answers: list[Submitted] = []
         pending = list(range(len(jobs)))
         for _ in range(5):
             batch = [jobs[index] for index in pending]
-            found = await self._call(self._write, sql, *rows_.new_jobs(batch, may_start=me.runs_jobs))
+            found = await self._call(self._write, _SUBMIT, *rows_.new_jobs(batch, may_start=may_start))
             part, again = rows_.submitted(batch, found)
             if answers:
                 for index, answer in zip(pending, part, strict=True):
@@ -324,6 +319,16 @@ class Postgres(Admin):
                 return answers
         # Each time another job had the `unique`, and had ended before it could be named.
         return answers
+
+    async def _submit_within(self, jobs: Sequence[NewJob], within: object) -> list[Submitted]:
+        columns = [self._queue, self._opened().id, *rows_.new_jobs(jobs, may_start=False)]
+        try:
+            found = await fetch_within(within, _SUBMIT.replace("{s}", self._schema), columns)
+        except (StoreError, TypeError):
+            raise
+        except Exception as error:
+            raise translate(error, self.url) from error
+        return rows_.submitted(jobs, found)[0]
 
     async def claim(self, limit: int) -> Claim:
         """Take the best jobs that may start. See `Store.claim`."""

@@ -7,9 +7,11 @@ are locked is taken with SKIP LOCKED; so nobody waits in a circle.
 
 Rule 2: time is `clock()`, which tests may replace.
 
-Rule 3: a lane counts, besides those that run, those that it has *called*: held rows that it has put back into the queue
-for a place that is free. A called row that does not take the place passes the call on. So each row moves few times,
-nobody scans what is blocked, and no place stays free while somebody is held for it.
+Rule 3: when a lane has places, the best that are held there are *called*, as many as have places: they are queued, and
+the lane stays noted on them. One that was called while a better one was elsewhere does not stand in the way of that
+one: both are called, and whoever finds no place is held again. A called row that does not take the place makes its lane
+look again. So each row moves few times, nobody scans what is blocked, and no place stays free while somebody is held
+for it.
 
 Rule 4: plans are made once, while the tables may be empty, and must be good for tables of any size. So whole tables
 are never scanned; and what is looked up by its id is written as `queue + 0`, and `status || ''`, which leaves the
@@ -40,13 +42,13 @@ CREATE OR REPLACE FUNCTION {schema}.clock() RETURNS float8 LANGUAGE sql VOLATILE
 $$ SELECT extract(epoch FROM clock_timestamp())::float8 $$;
 
 -- So many may start now, as far as the rate goes: by the pace (GCRA), and by the window.
-CREATE OR REPLACE FUNCTION {schema}.rate_places(next_at float8, starts float8[], rate float8, burst int, t float8,
-    ahead int) RETURNS int LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION {schema}.rate_places(next_at float8, starts float8[], rate float8, burst int, t float8)
+RETURNS int LANGUAGE sql IMMUTABLE AS $$
 SELECT CASE WHEN rate IS NULL THEN 1000 ELSE greatest(0, least(1000,
-    floor(((burst - 1) / rate - ahead / rate
+    floor(((burst - 1) / rate
         - greatest(0, least(coalesce(next_at, t), t + (greatest(ceil(rate), burst) + 1) / rate) - t)) * rate
         + 1e-5) + 1,
-    greatest(ceil(rate), burst) - ahead - (SELECT count(*) FROM unnest(starts) s
+    greatest(ceil(rate), burst) - (SELECT count(*) FROM unnest(starts) s
         WHERE s > t - greatest(ceil(rate), burst) / rate + 1e-6 AND s <= t + 1e-6)))::int END $$;
 
 -- The moment from which on the rate lets another one start, after so many that were called.
@@ -74,52 +76,58 @@ BEGIN
         || '|' || coalesce(c, ''));
 END $$;
 
--- Call as many of the held as there are places. The lanes are locked.
+-- Call the best of the held, as many as there are places. The lanes are locked.
 CREATE OR REPLACE FUNCTION {schema}.call_held(q int, t float8, names text[]) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     n int;
 BEGIN
     WITH l AS MATERIALIZED (
-        SELECT l.lane, least(coalesce(r.max_at_once - l.running - l.called, 1000),
-            {schema}.rate_places(l.next_at, l.starts, r.max_per_second, r.burst, t, l.called)) AS places
+        SELECT l.lane, least(coalesce(r.max_at_once - l.running, 1000),
+            {schema}.rate_places(l.next_at, l.starts, r.max_per_second, r.burst, t)) AS places
         FROM lanes l LEFT JOIN limits r ON r.queue = q AND r.rule = l.rule
         WHERE l.queue = q AND l.lane = ANY(names)
     ), best AS MATERIALIZED (
-        SELECT b.tid FROM l CROSS JOIN LATERAL (
-            SELECT j.ctid AS tid FROM jobs j WHERE j.queue = q AND j.status = 'limited' AND j.lane = l.lane
-            ORDER BY j.priority, j.position LIMIT greatest(l.places, 0) FOR UPDATE SKIP LOCKED) b
+        SELECT b.tid, b.status FROM l CROSS JOIN LATERAL (
+            SELECT j.ctid AS tid, j.status FROM jobs j WHERE j.queue = q AND j.lane = l.lane
+            ORDER BY j.priority, j.position LIMIT greatest(l.places, 0)) b
         WHERE l.places > 0
+    ), free AS MATERIALIZED (
+        SELECT j.ctid AS tid FROM jobs j
+        WHERE j.ctid = ANY(ARRAY(SELECT tid FROM best WHERE status = 'limited')) AND j.status || '' = 'limited'
+        FOR UPDATE SKIP LOCKED
     ), up AS (
-        UPDATE jobs j SET status = 'queued' WHERE j.ctid = ANY(ARRAY(SELECT tid FROM best)) RETURNING j.lane
-    ), c AS (
-        SELECT up.lane, count(*)::int AS called FROM up GROUP BY up.lane
-    ), u AS (
-        UPDATE lanes l SET called = l.called + c.called FROM c WHERE l.queue = q AND l.lane = c.lane
+        UPDATE jobs j SET status = 'queued' WHERE j.ctid = ANY(ARRAY(SELECT tid FROM free)) RETURNING 1
     )
-    SELECT coalesce(sum(c.called), 0) INTO n FROM c;
+    SELECT count(*) INTO n FROM up;
     -- Somebody has to look again: when the rate opens; or now, if a row was locked by somebody else.
     UPDATE lanes l SET wake_at = w.at FROM (
-        SELECT l.lane, CASE
-            WHEN NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'limited' AND j.lane = l.lane)
+        SELECT x.lane, CASE
+            WHEN NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'limited' AND j.lane = x.lane)
                 THEN NULL
-            WHEN r.max_at_once IS NOT NULL AND l.running + l.called >= r.max_at_once THEN NULL
-            WHEN r.max_per_second IS NULL THEN t
-            ELSE greatest(t, {schema}.opens_at(l.next_at, l.starts, r.max_per_second, r.burst, t, l.called)) END AS at
-        FROM lanes l LEFT JOIN limits r ON r.queue = q AND r.rule = l.rule
-        WHERE l.queue = q AND l.lane = ANY(names)) w
+            WHEN EXISTS (SELECT 1 FROM (SELECT j.status FROM jobs j WHERE j.queue = q AND j.lane = x.lane
+                    ORDER BY j.priority, j.position LIMIT greatest(x.places, 0)) b WHERE b.status = 'limited')
+                THEN t
+            WHEN x.running + x.places >= x.max_at_once OR x.max_per_second IS NULL THEN NULL
+            ELSE greatest(t, {schema}.opens_at(x.next_at, x.starts, x.max_per_second, x.burst, t,
+                greatest(x.places, 0))) END AS at
+        FROM (
+            SELECT l.lane, l.running, l.next_at, l.starts, r.max_at_once, r.max_per_second, r.burst,
+                least(coalesce(r.max_at_once - l.running, 1000),
+            {schema}.rate_places(l.next_at, l.starts, r.max_per_second, r.burst, t)) AS places
+            FROM lanes l LEFT JOIN limits r ON r.queue = q AND r.rule = l.rule
+            WHERE l.queue = q AND l.lane = ANY(names)) x) w
     WHERE l.queue = q AND l.lane = w.lane AND l.wake_at IS DISTINCT FROM w.at;
     RETURN n;
 END $$;
 
--- Give places and calls back.
-CREATE OR REPLACE FUNCTION {schema}.free_lanes(q int, t float8, names text[], stops int[], calls int[]) RETURNS int
+-- Give places back, so many in each of these lanes; with none, only look whether others are next now.
+CREATE OR REPLACE FUNCTION {schema}.free_lanes(q int, t float8, names text[], stops int[]) RETURNS int
 LANGUAGE plpgsql AS $$
 BEGIN
     IF coalesce(cardinality(names), 0) = 0 THEN RETURN 0; END IF;
     PERFORM 1 FROM lanes l WHERE l.queue = q AND l.lane = ANY(names) ORDER BY l.lane FOR UPDATE;
-    UPDATE lanes l SET running = greatest(l.running - f.stops, 0), called = greatest(l.called - f.calls, 0), used_at = t
-    FROM (SELECT u.lane, sum(u.stops)::int AS stops, sum(u.calls)::int AS calls
-        FROM unnest(names, stops, calls) u(lane, stops, calls) GROUP BY u.lane) f
+    UPDATE lanes l SET running = greatest(l.running - f.stops, 0), used_at = t
+    FROM (SELECT u.lane, sum(u.stops)::int AS stops FROM unnest(names, stops) u(lane, stops) GROUP BY u.lane) f
     WHERE l.queue = q AND l.lane = f.lane;
     RETURN {schema}.call_held(q, t, names);
 END $$;
@@ -139,8 +147,7 @@ BEGIN
             coalesce(p_reason, d.reason), t FROM d ON CONFLICT DO NOTHING)
     SELECT count(*), array_agg(DISTINCT d.submitter), array_agg(d.lane) FILTER (WHERE d.status = 'queued' AND
         d.lane IS NOT NULL) INTO ended, told, names FROM d;
-    called := {schema}.free_lanes(q, t, names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]),
-        array_fill(1, ARRAY[coalesce(cardinality(names), 0)]));
+    called := {schema}.free_lanes(q, t, names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]));
 END $$;
 
 -- Take rows from the dead.
@@ -177,13 +184,14 @@ BEGIN
     UPDATE jobs j SET status = 'queued', crashes = j.crashes + 1, owner = NULL, expires_at = j.total_until,
         seconds = greatest(0, t - j.started_at) WHERE j.ctid = ANY(tids);
     GET DIAGNOSTICS back = ROW_COUNT;
-    back := back + {schema}.free_lanes(q, t, names, counts, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]));
+    back := back + {schema}.free_lanes(q, t, names, counts);
     UPDATE queues SET rescued = queues.rescued + rescue.rescued WHERE queues.no = q;
     PERFORM {schema}.hint(q, me, back > 0, told, NULL);
 END $$;
 """
 
 _SUBMIT = """
+-- No id is there twice, nor a `unique` before a tick that has it, too: `parts_of` sees to that.
 CREATE OR REPLACE FUNCTION {schema}.submit(q int, me text, ids text[], names text[], payloads text[],
     priorities bigint[], delays float8[], run_ats float8[], queue_timeouts float8[], total_timeouts float8[],
     max_crashes_ int[], uniques text[], groups_ text[], keys_ text[], lanes_ text[], metadata_ text[], traces text[],
@@ -266,11 +274,9 @@ BEGIN
             coalesce(j.id, h.id, k.id, u.id), coalesce(j.submitter, h.submitter, k.submitter, '')
         FROM unnest(ids, uniques) WITH ORDINALITY u(id, uniq, n)
         LEFT JOIN jobs j ON j.queue + 0 = q AND j.id = u.id AND u.n <> ALL(passed)
-        LEFT JOIN history h ON h.queue + 0 = q AND h.id = u.id
-        LEFT JOIN jobs k ON k.queue + 0 = q AND k.unique_key = u.uniq
-        WHERE u.id <> ALL(coalesce(taken, '{}')) OR u.id = ANY(coalesce(old, '{}')) OR u.n = ANY(passed)
-            OR EXISTS (SELECT 1 FROM unnest(ids) WITH ORDINALITY f(id, n) WHERE f.id = u.id AND f.n < u.n
-                AND f.n <> ALL(passed));
+        LEFT JOIN history h ON h.queue + 0 = q AND h.id = u.id AND u.n <> ALL(passed)
+        LEFT JOIN jobs k ON k.queue + 0 = q AND k.unique_key = u.uniq AND u.n <> ALL(passed)
+        WHERE u.id <> ALL(coalesce(taken, '{}')) OR u.id = ANY(coalesce(old, '{}'));
     END IF;
     PERFORM {schema}.hint(q, me, coalesce(waits, false), NULL, NULL);
 END $$;
@@ -298,7 +304,6 @@ DECLARE
     names text[];
     places int[];
     started int[];
-    calls int[];
     n int;
     k int;
     full_at int;
@@ -355,13 +360,12 @@ BEGIN
                 END IF;
                 SELECT array_agg(l.lane ORDER BY l.lane), array_agg(least(coalesce(m.max_at_once - l.running, 1000000),
                     CASE WHEN m.max_per_second IS NULL THEN 1000000 ELSE {schema}.rate_places(l.next_at, l.starts,
-                    m.max_per_second, m.burst, t, 0) END) ORDER BY l.lane) INTO names, places
+                    m.max_per_second, m.burst, t) END) ORDER BY l.lane) INTO names, places
                 FROM lanes l LEFT JOIN limits m ON m.queue = q AND m.rule = l.rule
                 WHERE l.queue = q AND l.lane = ANY(names);
                 started := array_fill(0, ARRAY[coalesce(cardinality(names), 0)]);
-                calls := started;
                 FOR r IN
-                    SELECT u.tid, j.lane, coalesce(j.expires_at <= t, false) AS late,
+                    SELECT u.tid, coalesce(j.expires_at <= t, false) AS late,
                         ARRAY(SELECT array_position(names, x.lane) FROM unnest(j.lanes) WITH ORDINALITY x(lane, i)
                             ORDER BY x.i) AS at
                     FROM unnest(tids) WITH ORDINALITY u(tid, i) JOIN jobs j ON j.ctid = u.tid ORDER BY u.i
@@ -372,10 +376,6 @@ BEGIN
                     FOREACH k IN ARRAY r.at LOOP
                         IF places[k] <= 0 THEN full_at := k; EXIT; END IF;
                     END LOOP;
-                    IF r.lane IS NOT NULL THEN
-                        k := array_position(names, r.lane);
-                        calls[k] := calls[k] + 1;
-                    END IF;
                     IF full_at > 0 THEN
                         held_tids := array_append(held_tids, r.tid);
                         held_in := array_append(held_in, names[full_at]);
@@ -400,15 +400,15 @@ BEGIN
                     WHERE j.ctid = x.tid;
                 END IF;
                 IF cardinality(names) > 0 THEN
-                    UPDATE lanes l SET running = l.running + x.started, called = greatest(l.called - x.calls, 0),
+                    UPDATE lanes l SET running = l.running + x.started,
                         next_at = CASE WHEN x.started > 0 AND m.max_per_second IS NOT NULL THEN
                             greatest(l.next_at, t) + x.started / m.max_per_second ELSE l.next_at END,
                         starts = CASE WHEN x.started > 0 AND m.max_per_second IS NOT NULL THEN
                             (l.starts || array_fill(t, ARRAY[x.started]))[greatest(1, cardinality(l.starts) + x.started
                                 - greatest(ceil(m.max_per_second), m.burst)::int + 1):] ELSE l.starts END
-                    FROM unnest(names, started, calls) x(lane, started, calls)
+                    FROM unnest(names, started) x(lane, started)
                     LEFT JOIN limits m ON m.queue = q AND m.rule = split_part(x.lane, E'\\x1f', 1)
-                    WHERE l.queue = q AND l.lane = x.lane AND (x.started > 0 OR x.calls > 0);
+                    WHERE l.queue = q AND l.lane = x.lane AND x.started > 0;
                     PERFORM {schema}.call_held(q, t, names);
                 END IF;
                 IF cardinality(late) > 0 THEN
@@ -489,8 +489,7 @@ BEGIN
         done := array_cat(done, more);
     END IF;
     IF cardinality(names) > 0 THEN
-        back := back + {schema}.free_lanes(q, t, names, array_fill(1, ARRAY[coalesce(cardinality(names), 0)]),
-            array_fill(0, ARRAY[coalesce(cardinality(names), 0)]));
+        back := back + {schema}.free_lanes(q, t, names, array_fill(1, ARRAY[coalesce(cardinality(names), 0)]));
     END IF;
     IF again AND coalesce(cardinality(done), 0) < cardinality(ids) THEN
         -- The answer was lost, so what is not running any more was most likely settled by the same call.
@@ -597,8 +596,8 @@ BEGIN
     GET DIAGNOSTICS n = ROW_COUNT;
     purged := purged + n;
     DELETE FROM lanes l WHERE l.ctid = ANY(ARRAY(SELECT x.ctid FROM lanes x WHERE x.queue = q AND x.running = 0
-        AND x.called = 0 AND x.wake_at IS NULL AND x.used_at < t - 60 AND coalesce(x.next_at, 0) < t
-        AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'limited' AND j.lane = x.lane)
+        AND x.wake_at IS NULL AND x.used_at < t - 60 AND coalesce(x.next_at, 0) < t
+        AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.lane = x.lane)
         LIMIT 1000 FOR UPDATE SKIP LOCKED));
     PERFORM {schema}.hint(q, me, timed_out + unparked > 0 AND back > 0, told, NULL);
 END $$;
@@ -692,8 +691,7 @@ BEGIN
     RETURN QUERY WITH u AS (
         UPDATE {schema}.jobs j SET status = 'moving', lane = NULL WHERE j.ctid = ANY(tids) RETURNING j.*)
     SELECT u.* FROM u ORDER BY u.priority, u.position;
-    n := {schema}.free_lanes(q, {schema}.clock(), names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]),
-        array_fill(1, ARRAY[coalesce(cardinality(names), 0)]));
+    n := {schema}.free_lanes(q, {schema}.clock(), names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]));
 END $$;
 """
 

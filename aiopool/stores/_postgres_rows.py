@@ -21,7 +21,7 @@ from aiopool.stores._rows import (
     Submitted,
 )
 
-__all__ = ["ENDED_COLUMNS", "LIVE_COLUMNS", "SUBMIT_TYPES", "claim", "finished", "new_jobs", "stored", "submitted"]
+__all__ = ["ENDED_COLUMNS", "LIVE_COLUMNS", "SUBMIT_TYPES", "claim", "finished", "new_jobs", "parts_of", "stored", "submitted"]
 
 _LANES: Final = "\x1e"  # between the names of lanes
 
@@ -73,6 +73,24 @@ def new_jobs(jobs: Sequence[NewJob], *, may_start: bool) -> list[list[Any]]:
         _column(None if job.tick is None else job.tick[0] for job in jobs),
         _column(None if job.tick is None else job.tick[1] for job in jobs),
     ]
+
+
+def parts_of(jobs: Sequence[NewJob]) -> list[Sequence[NewJob]]:
+    """Return a batch in parts in which what becomes of a job does not depend on those before it; most often in one."""
+    parts: list[Sequence[NewJob]] = []
+    ids: set[str] = set()
+    uniques: set[str] = set()
+    start = 0
+    for index, job in enumerate(jobs):
+        if job.id in ids or (job.tick is not None and job.unique in uniques):
+            parts.append(jobs[start:index])
+            start = index
+            ids.clear()
+            uniques.clear()
+        ids.add(job.id)
+        if job.unique is not None:
+            uniques.add(job.unique)
+    return [*parts, jobs[start:]] if parts else [jobs]
 
 
 def submitted(jobs: Sequence[NewJob], rows: Iterable[Any]) -> tuple[list[Submitted], list[int]]:
