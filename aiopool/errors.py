@@ -16,6 +16,7 @@ raises `RuntimeError` or `TypeError`, as asyncio does.
     │   ├── NotPicklableError  a call or its outcome cannot go to another process and back (also TypeError)
     │   ├── ProcessDiedError   the process that ran the job died: with which exit code
     │   ├── JobPendingError    result() or exception() too early (also asyncio.InvalidStateError)
+    │   ├── JobDeadError       its workers died while they ran it, too often: it was given up
     │   ├── PayloadError       arguments or a result that a store cannot keep (also ValueError)
     │   └── UnknownJobError    the store knows no job with this id (also KeyError)
     ├── StoreError             a store cannot do what it was asked for
@@ -29,6 +30,7 @@ from typing import Literal
 
 __all__ = [
     "JobCancelledError",
+    "JobDeadError",
     "JobDroppedError",
     "JobError",
     "JobPendingError",
@@ -186,6 +188,10 @@ class StoreError(PoolError):
 
 class StoreUnavailableError(StoreError):
     """A store cannot be reached now, or has no room now. Nothing was lost; the same call may go through later."""
+
+
+class JobDeadError(JobError):
+    """The processes that ran the job died, as often as its `max_crashes`: it was given up, and can be put back."""
 
 
 class PayloadError(JobError, ValueError):

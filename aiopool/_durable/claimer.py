@@ -15,6 +15,7 @@ from typing import Any, final
 
 from aiopool._durable.flusher import MAX_ROWS, backoff
 from aiopool._engine.engine import Engine
+from aiopool._runtime import failpoints
 from aiopool._runtime.faults import log_fault
 from aiopool.errors import StoreError
 from aiopool.stores._protocol import Store
@@ -140,6 +141,8 @@ class Claimer:
             self.may_be_more = False  # first: a hint that comes meanwhile must not be lost
         self._woken = False
         answer = await self._store.claim(limit)
+        if failpoints.ACTIVE and answer.jobs:
+            failpoints.reach("claim.after")
         self.claims += 1
         self.jobs += len(answer.jobs)
         self.paused = answer.paused

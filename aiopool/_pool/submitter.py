@@ -812,8 +812,7 @@ class Submitter:
     ) -> Job[Any]:
         """Hand in a call to the store of the pool."""
         self._state.check_accepting()
-        spec, engine = self._look_up(function), self._state.engine
-        assert engine is not None
+        spec = self._known_spec if function is self._known() else self._look_up(function)
         call = StoreCall(
             spec, function, args, kwargs, self._id, self._delay, self._unique, self._within, self._block, None
         )
