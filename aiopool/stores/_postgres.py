@@ -27,6 +27,7 @@ from aiopool.stores import _postgres_rows as rows_
 from aiopool.stores._postgres_admin import Admin
 from aiopool.stores._postgres_keeper import PostgresKeeper
 from aiopool.stores._postgres_link import Link, Target, driver, translate
+from aiopool.stores._postgres_moves import Moves
 from aiopool.stores._postgres_schema import check_schema_name, migrate
 from aiopool.stores._postgres_within import fetch_within
 from aiopool.stores._protocol import Keeper, Wake
@@ -55,7 +56,7 @@ _OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
-class Postgres(Admin):
+class Postgres(Admin, Moves):
     """Keep jobs in PostgreSQL 12 or later, for any number of processes on any number of machines.
 
     Args:
@@ -224,31 +225,22 @@ class Postgres(Admin):
             raise StoreError(f"{self.url} is not open: call `await store.open(...)` first, and nothing after `close()`")
         return self._me
 
-    async def _call(self, link: Link | None, sql: str, *args: Any, then: tuple[Any, ...] = ()) -> list[Any]:
-        """Run a statement of which `{s}` is the schema, and whose first two arguments are the queue and who asks.
-
-        `then`: another one, with its further arguments, in the same transaction: it sees what others have committed
-        until the first one has ended, and not only until it began.
-        """
+    async def _call(self, link: Link | None, sql: str, *args: Any) -> list[Any]:
+        """Run a statement of which `{s}` is the schema, and whose first two arguments are the queue and who asks."""
         me = self._opened()
         assert link is not None
         text = sql.replace("{s}", self._schema)
 
         async def work(conn: Any, again: bool) -> list[Any]:
-            if not then:
-                return list(await conn.fetch(text, self._queue, me.id, *args))
-            async with conn.transaction():
-                rows = list(await conn.fetch(text, self._queue, me.id, *args))
-                await conn.fetch(then[0].replace("{s}", self._schema), self._queue, me.id, *then[1:])
-                return rows
+            return list(await conn.fetch(text, self._queue, me.id, *args))
 
         return await link.call(work)
 
     async def _read(self, sql: str, *args: Any) -> list[Any]:
         return await self._call(self._side, sql, *args)
 
-    async def _change(self, sql: str, *args: Any, then: tuple[Any, ...] = ()) -> list[Any]:
-        return await self._call(self._write, sql, *args, then=then)
+    async def _change(self, sql: str, *args: Any) -> list[Any]:
+        return await self._call(self._write, sql, *args)
 
     def _wake_work(self) -> None:
         if self._me is not None and self._me.runs_jobs:
@@ -339,7 +331,7 @@ class Postgres(Admin):
 
     async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
         """Write ends. See `Store.settle`."""
-        me = self._opened()
+        self._opened()
         if not ends:
             return []
         first: dict[str, int] = {}  # a second end of the same job comes too late
@@ -347,7 +339,14 @@ class Postgres(Admin):
             other = first.setdefault(end.id, index)
             if other != index and end.fence > ends[other].fence:
                 first[end.id] = index
-        chosen = [ends[first[id]] for id in sorted(first)]  # in one order, so that nobody waits in a circle
+        settled: set[str] = set()
+        # In one order, so that nobody waits in a circle.
+        for part in rows_.parts_of_ends([ends[first[id]] for id in sorted(first)]):
+            settled |= await self._settle(part)
+        return [end.id in settled and first[end.id] == index for index, end in enumerate(ends)]
+
+    async def _settle(self, chosen: Sequence[Settlement]) -> set[str]:
+        me = self._opened()
         columns = (
             [end.id for end in chosen],
             [end.fence for end in chosen],
@@ -355,7 +354,7 @@ class Postgres(Admin):
             [end.delay for end in chosen],
             [end.result for end in chosen],
             [end.error for end in chosen],
-            [end.reason for end in chosen],
+            [rows_.plain(end.reason) for end in chosen],
         )
         sql = _SETTLE.replace("{s}", self._schema)
 
@@ -366,13 +365,14 @@ class Postgres(Admin):
         done, back = await self._work.call(work)
         if back:
             self._wake_work()
-        settled = set(done or ())
-        return [end.id in settled and first[end.id] == index for index, end in enumerate(ends)]
+        return set(done or ())
 
     async def cancel(self, ids: Sequence[str], reason: str | None) -> list[CancelAnswer]:
         """Cancel jobs. See `Store.cancel`."""
         found = await self._change(
-            "SELECT * FROM {s}.cancel($1::int, $2::text, $3::text[], $4::text)", sorted(set(ids)), reason
+            "SELECT * FROM {s}.cancel($1::int, $2::text, $3::text[], $4::text)",
+            sorted(set(ids)),
+            rows_.plain(reason),
         )
         was = dict(found)
         if self._me is not None and self._me.runs_jobs and "running" in was.values():
@@ -390,7 +390,7 @@ class Postgres(Admin):
                 [id for id, _ in last],
                 [fence for _, fence in last],
                 [fraction for fraction, _ in last.values()],
-                [message for _, message in last.values()],
+                [rows_.plain(message) for _, message in last.values()],
             )
 
     async def sweep(self, names: Sequence[str]) -> SweepReport:
