@@ -20,7 +20,6 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from aiopool.errors import StoreError
 from aiopool.stores import _postgres_rows as rows_
@@ -29,12 +28,12 @@ from aiopool.stores._postgres_keeper import PostgresKeeper
 from aiopool.stores._postgres_link import Link, Target, driver, translate
 from aiopool.stores._postgres_moves import Moves
 from aiopool.stores._postgres_schema import check_schema_name, migrate
+from aiopool.stores._postgres_url import read_url, shown
 from aiopool.stores._postgres_within import fetch_within
 from aiopool.stores._protocol import Keeper, Wake
 from aiopool.stores._rows import (
     CancelAnswer,
     Claim,
-    Finished,
     Incarnation,
     NewJob,
     Settlement,
@@ -45,15 +44,6 @@ from aiopool.stores._rows import (
 __all__ = ["Postgres"]
 
 _SETTLED: Final = 2.0  # seconds after a reconnect in which nobody is taken for dead
-_OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
-    "schema": str,
-    "lease": float,
-    "keep": float,
-    "keep_failed": float,
-    "durability": str,
-    "max_payload": int,
-    "pooler": lambda text: {"1": True, "0": False}[text],
-}
 
 
 class Postgres(Admin, Moves):
@@ -103,7 +93,7 @@ class Postgres(Admin, Moves):
                 raise ValueError(f"{option}={value!r}: it must be a number from {least} up")
         if not 1.0 <= lease <= 86400.0:
             raise ValueError(f"lease={lease!r}: from 1 to 86400 seconds; 30 is usual")
-        self.url = _shown(dsn, schema)
+        self.url = shown(dsn, schema)
         self.durability: str = durability
         self.poll = 1.0
         self.sweep_every = 0.4
@@ -129,18 +119,8 @@ class Postgres(Admin, Moves):
         Raises:
             ValueError: an option of ours has a value that it cannot have.
         """
-        parts = urlsplit(url)
-        ours: dict[str, Any] = {}
-        theirs: list[tuple[str, str]] = []
-        for option, text in parse_qsl(parts.query, keep_blank_values=True):
-            if option not in _OPTIONS:
-                theirs.append((option, text))
-                continue
-            try:
-                ours[option] = _OPTIONS[option](text)
-            except (ValueError, KeyError):
-                raise ValueError(f"store={_shown(url, None)!r}: {option}={text!r} is no value for it") from None
-        return cls(urlunsplit(parts._replace(query=urlencode(theirs), fragment="")), **ours)
+        dsn, options = read_url(url)
+        return cls(dsn, **options)
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------
 
@@ -412,22 +392,6 @@ class Postgres(Admin, Moves):
         more = max(rescued, timed_out, purged, unparked) >= 1000
         return SweepReport(rescued, dead, timed_out, purged, unparked, more)
 
-    async def owned(self) -> list[tuple[str, int]]:
-        """Return (id, fence) of all that this incarnation holds."""
-        found = await self._read(
-            "SELECT id, fence FROM {s}.jobs WHERE queue = $1::int AND owner = $2::text AND status = 'running'"
-        )
-        return [(id, fence) for id, fence in found]
-
-    async def finished(self, ids: Sequence[str]) -> list[Finished]:
-        """Return the ends of those of some jobs that have ended."""
-        found = await self._read(
-            "SELECT h.* FROM (SELECT $2::text) me, unnest($3::text[]) u(id) JOIN {s}.history h "
-            "ON h.queue = $1::int AND h.id = u.id",
-            list(dict.fromkeys(ids)),
-        )
-        return [rows_.finished(row) for row in found]
-
 
 _SUBMIT = "SELECT * FROM {s}.submit($1::int, $2::text, " + (
     ", ".join(f"${number}::{kind}" for number, kind in enumerate(rows_.SUBMIT_TYPES, 3)) + ")"
@@ -448,12 +412,3 @@ async def _nothing(conn: Any, again: bool) -> None:
 
 async def _ping(conn: Any, again: bool) -> None:
     await conn.fetchval("SELECT 1")
-
-
-def _shown(dsn: str, schema: str | None) -> str:
-    """Return a URL without its password, and without options that may hold one."""
-    parts = urlsplit(dsn)
-    user, at, host = parts.netloc.rpartition("@")
-    query = [] if schema in (None, "aiopool") else [("schema", str(schema))]
-    places = [(option, value) for option, value in parse_qsl(parts.query) if option in ("host", "port")]
-    return urlunsplit((parts.scheme, user.partition(":")[0] + at + host, parts.path, urlencode(places + query), ""))

@@ -1,4 +1,4 @@
-"""What an operator does to a store in PostgreSQL, and asks of it: none of it on the way of a job.
+"""What is asked of a store in PostgreSQL, by those who wait for jobs and by operators; and how it is steered.
 
 It knows: the tables. It refuses to know connections: `_read` and `_change` run statements whose first two arguments
 are the queue and who asks.
@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiopool.stores import _postgres_rows as rows_
-from aiopool.stores._rows import ENDED, LIVE, Facts, LimitRow, StoredJob, StoredStatus, StoreStatistics, WorkerRow
+from aiopool.stores._rows import (
+    ENDED,
+    LIVE,
+    Facts,
+    Finished,
+    LimitRow,
+    StoredJob,
+    StoredStatus,
+    StoreStatistics,
+    WorkerRow,
+)
 
 __all__ = ["Admin"]
 
@@ -21,7 +31,7 @@ _ME = "$2::text IS NOT NULL"
 
 
 class Admin:
-    """The part of `Postgres` that operators use."""
+    """The part of `Postgres` that is asked, and steered."""
 
     url: str
     durability: str
@@ -38,6 +48,24 @@ class Admin:
         """Return the time by the store's clock: seconds since 1970."""
         [(now,)] = await self._read(f"SELECT {{s}}.clock() WHERE $1::int IS NOT NULL AND {_ME}")
         return float(now)
+
+    # -- who waits -----------------------------------------------------------------------------------------------------
+
+    async def owned(self) -> list[tuple[str, int]]:
+        """Return (id, fence) of all that this incarnation holds."""
+        found = await self._read(
+            "SELECT id, fence FROM {s}.jobs WHERE queue = $1::int AND owner = $2::text AND status = 'running'"
+        )
+        return [(id, fence) for id, fence in found]
+
+    async def finished(self, ids: Sequence[str]) -> list[Finished]:
+        """Return the ends of those of some jobs that have ended."""
+        found = await self._read(
+            "SELECT h.* FROM (SELECT $2::text) me, unnest($3::text[]) u(id) JOIN {s}.history h "
+            "ON h.queue = $1::int AND h.id = u.id",
+            list(dict.fromkeys(ids)),
+        )
+        return [rows_.finished(row) for row in found]
 
     # -- who looks -----------------------------------------------------------------------------------------------------
 
