@@ -256,17 +256,35 @@ async def test_an_answer_that_was_lost(opened: Opened) -> None:
         conn.terminate()
         raise ConnectionResetError("the answer was lost")
 
-    link._conn = _Proxy(conn, lost)
+    link._conn = _Proxy(conn, fetchrow=lost)
     assert await store.settle([Settlement(job.id, job.fence, "succeeded")]) == [True]
     assert await store.settle([Settlement(job.id, job.fence, "succeeded")]) == [False]
+
+
+async def test_a_submission_whose_answer_was_lost(opened: Opened) -> None:
+    """It is sent again, and is taken: it is not told that its id is taken, which only it has."""
+    store = await opened()
+    link: Any = store._write
+    conn: Any = link._conn
+    fetch = conn.fetch
+
+    async def lost(*args: Any) -> Any:
+        await fetch(*args)
+        conn.terminate()
+        raise ConnectionResetError("the answer was lost")
+
+    link._conn = _Proxy(conn, fetch=lost)
+    assert [answer.outcome for answer in await store.submit(mine(store, "a", "b"))] == ["queued", "queued"]
+    assert [answer.outcome for answer in await store.submit(mine(store, "a"))] == ["same_id"]
+    assert [job.id for job in (await store.claim(5)).jobs] == ["a", "b"]
 
 
 class _Proxy:
     """A connection of which one call does not answer."""
 
-    def __init__(self, conn: Any, fetchrow: Any) -> None:
+    def __init__(self, conn: Any, **calls: Any) -> None:
         self._conn = conn
-        self.fetchrow = fetchrow
+        self.__dict__.update(calls)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._conn, name)
@@ -445,17 +463,28 @@ async def pooler(url: str, tmp_path: Path) -> AsyncIterator[str]:
     tmp_path.chmod(0o755)
     for parent in list(tmp_path.parents)[:2]:
         parent.chmod(0o755)
-    process = subprocess.Popen([program, "-q", str(settings)], **user, stderr=subprocess.DEVNULL)  # type: ignore[call-overload]
+    log = tmp_path / "pgbouncer.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([program, str(settings)], **user, stdout=output, stderr=output)  # type: ignore[call-overload]
+    pooled = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     try:
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    await writer.wait_closed()
-                    break
-                await asyncio.sleep(0.01)
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    if process.poll() is not None:
+                        pytest.skip(f"pgbouncer does not start here: {log.read_text()[-500:]}")
+                    with contextlib.suppress(OSError):
+                        _, writer = await asyncio.open_connection("127.0.0.1", port)
+                        writer.close()
+                        await writer.wait_closed()
+                        break
+                    await asyncio.sleep(0.05)
+                # It takes connections before it has got one of the server's, and tells what it lacks only then.
+                conn = await asyncpg.connect(pooled, statement_cache_size=0)
+                await conn.close()
+        except (TimeoutError, asyncpg.PostgresError, OSError) as error:
+            pytest.skip(f"pgbouncer gives no connection here ({error!r}): {log.read_text()[-500:]}")
+        yield pooled
     finally:
         process.kill()
         process.wait()
