@@ -156,8 +156,8 @@ class Handlers:
             known = function_options(function)
             if known is not None and isinstance(known.name, str) and known.name != name:
                 raise ValueError(
-                    f"{function_name(function)} has the name {known.name!r} already, by @handlers.register or @job, and "
-                    f"a function has one: for {name!r} write a function of its own that calls it"
+                    f"{function_name(function)} has the name {known.name!r} already, by @handlers.register or @job, "
+                    f"and a function has one: for {name!r} write a function of its own that calls it"
                 )
             job(name=name, **options)(function)
             self._by_name[name] = self._by_function[function] = Handler(name, function, max_crashes, every, tz, missed)
