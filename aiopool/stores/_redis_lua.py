@@ -132,7 +132,7 @@ local function ended_number()
     numbered = max(tonumber(cmd('HGET', B .. 'numbers', 'ended') or 0), floor(NOW * 1e6))
   end
   numbered = numbered + 1
-  return fmt('%.0f', numbered)
+  return fmt('%d', numbered)
 end
 
 -- Writes to sorted sets, collected.
@@ -293,7 +293,7 @@ local function call(name)
       cmd('ZADD', L.calls, 0, member)
       n = n + 1
       rem(held, member); rem(S .. 'limited', id)
-      add(QUEUE, 0, member); add(S .. 'queued', position(line), id)
+      add(QUEUE, '0', member); add(S .. 'queued', position(line), id)
       work = true
     end
     L.called = before + n
@@ -354,7 +354,7 @@ local function wait(j)  -- for its moment, or for a worker
     add(B .. 'due', at(j.u), j.id)
     j.s = 'scheduled'
   else
-    add(QUEUE, 0, j.r .. j.id)
+    add(QUEUE, '0', j.r .. j.id)
     work = true
     j.s = 'queued'
   end
@@ -365,8 +365,8 @@ local function park(j)
   watch(j)
   j.s = 'parked'
   add(S .. 'parked', position(j.r), j.id)
-  add(B .. 'park:' .. j.n, 0, j.r .. j.id)
-  add(B .. 'parked', 0, j.n)
+  add(B .. 'park:' .. j.n, '0', j.r .. j.id)
+  add(B .. 'parked', '0', j.n)
   save(j)
 end
 local function stop(j)  -- it ran until now
@@ -413,7 +413,7 @@ local function bring_due()  -- whether there is more of it
       if j then
         j.s = 'queued'
         save(j)
-        add(QUEUE, 0, j.r .. id); add(S .. 'queued', position(j.r), id)
+        add(QUEUE, '0', j.r .. id); add(S .. 'queued', position(j.r), id)
         work = true
       end
     end
