@@ -17,11 +17,36 @@ from typing import Any, Final
 
 from aiopool.stores._rows import NewJob, Settlement, StoredJob, StoredStatus
 
-__all__ = ["moved_row", "new_text", "rank", "settlement_arguments", "stored", "submit_arguments"]
+__all__ = [
+    "as_text",
+    "dump",
+    "moved_row",
+    "new_text",
+    "parse",
+    "rank",
+    "settlement_arguments",
+    "stored",
+    "submit_arguments",
+]
 
 _MOST_DIGITS: Final = 998
 _NINES: Final = str.maketrans("0123456789", "9876543210")
 _USUAL_CRASHES: Final = 3
+
+
+def dump(value: object) -> bytes:
+    """Return what a script reads as JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def parse(answer: bytes) -> Any:
+    """Return what a script has answered as JSON."""
+    return json.loads(answer.decode("utf-8", "surrogatepass"))
+
+
+def as_text(value: bytes) -> str:
+    """Return a text of the server's."""
+    return value.decode("utf-8", "surrogatepass")
 
 
 @lru_cache(256)
