@@ -14,7 +14,7 @@ from typing import Any
 from aiopool.errors import StoreError
 from aiopool.stores._redis_client import Client
 from aiopool.stores._redis_facts import durability_of, look, measured, warnings_of
-from aiopool.stores._redis_rows import dump, moved_row, parse, stored
+from aiopool.stores._redis_rows import dump, moved_row, new_text, parse, stored
 from aiopool.stores._rows import (
     ENDED,
     LIVE,
