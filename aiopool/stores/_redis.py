@@ -243,7 +243,8 @@ class Redis(Admin):
             raise TypeError(f"within={within!r}: {self.url} has no transactions; leave it out")
         if not jobs:
             return []
-        letters, others = await self._run("submit", *submit_arguments(jobs), sync=self._sync)
+        rows, texts = submit_arguments(jobs)
+        letters, others = await self._run("submit", rows, *texts, sync=self._sync)
         answers = [
             Submitted(_OUTCOMES[letter], job.id, job.submitter) for letter, job in zip(letters, jobs, strict=True)
         ]
@@ -265,10 +266,10 @@ class Redis(Admin):
         """Write ends. See `Store.settle`."""
         if not ends:
             return []
-        rows = {(end.id, end.fence) for end in ends} if self._unsure else ()
-        again = "0" if self._unsure.isdisjoint(rows) else "1"
+        again = bool(self._unsure) and not self._unsure.isdisjoint((end.id, end.fence) for end in ends)
+        rows, results = settlement_arguments(ends, again)
         try:
-            done = await self._run("settle", again, *settlement_arguments(ends), sync=self._sync)
+            done = await self._run("settle", rows, *results, sync=self._sync)
         except (StoreUnavailableError, asyncio.CancelledError):
             self._unsure.update((end.id, end.fence) for end in ends)
             raise

@@ -71,13 +71,15 @@ def _or_false(value: Any) -> Any:
     return False if value is None else value
 
 
-def submit_arguments(jobs: Sequence[NewJob]) -> list[bytes]:
-    """Return what the script that takes jobs in has to know of them."""
+def submit_arguments(jobs: Sequence[NewJob]) -> tuple[bytes, list[bytes]]:
+    """Return what the script that takes jobs in has to know of them, and their texts."""
     submitter = jobs[0].submitter
-    words = [_raw(submitter), b""]
+    words: list[Any] = [submitter, False]
+    texts: list[bytes] = []
     odd: dict[int, tuple[Any, ...]] = {}
     for index, job in enumerate(jobs):
-        words += _raw(job.id), _raw(rank(job.priority) + job.name), new_text(job).encode()
+        words += job.id, rank(job.priority) + job.name
+        texts.append(new_text(job).encode())
         if (
             job.delay > 0
             or job.run_at is not None
@@ -105,24 +107,26 @@ def submit_arguments(jobs: Sequence[NewJob]) -> list[bytes]:
                 job.submitter,
             )
     if odd:
-        words[1] = _raw(_dumps(odd))
-    return words
+        words[1] = odd
+    return _raw(_dumps(words)), texts
 
 
-def settlement_arguments(ends: Sequence[Settlement]) -> list[bytes | int]:
-    """Return what the script that settles has to know."""
-    words: list[bytes | int] = [b""]
+def settlement_arguments(ends: Sequence[Settlement], again: bool) -> tuple[bytes, list[bytes]]:
+    """Return what the script that settles has to know, and the results."""
+    words: list[Any] = [again, False]
+    results: list[bytes] = []
     odd: dict[int, tuple[Any, ...]] = {}
     for index, end in enumerate(ends):
         id, fence, outcome, delay, result, error, reason = end
+        words += id, fence
         if outcome == "succeeded" and error is None and reason is None and result is not None:
-            words += _raw(id), fence, _raw(result)
+            results.append(_raw(result))
         else:
-            words += _raw(id), fence, b""
+            results.append(b"")
             odd[index] = outcome, delay, _or_false(result), _or_false(error), _or_false(reason)
     if odd:
-        words[0] = _raw(_dumps(odd))
-    return words
+        words[1] = odd
+    return _raw(_dumps(words)), results
 
 
 def new_text(job: NewJob | StoredJob) -> str:

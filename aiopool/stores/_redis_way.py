@@ -2,8 +2,9 @@
 
 Rule 1: each may be sent again as it is: what was done already is answered, or left alone.
 
-Rule 2: a batch comes as a flat list: what is usual of a row as it is, and whatever is not as one JSON text for all, an
-object by the index of the row (absent values are `false`). The arguments of a job are never read here.
+Rule 2: a batch comes as one flat list in JSON: what is usual of each row, and before it, for all, what is not, as an
+object by the index of the row (absent values are `false`). What may be long, arguments and results, comes beside it
+and is never read here.
 
 Rule 3: a claim does a bounded amount of work, and says if there is more of it.
 """
@@ -15,9 +16,9 @@ from typing import Final
 __all__ = ["WAY"]
 
 _SUBMIT = r"""
--- 4: a submitter, 5: what is not usual of some rows, by index, or '', then for each row: id, rank and name, its text.
-local out, others, odd = {}, {}, ARGV[5] ~= '' and cjson.decode(ARGV[5])
-local count = (#ARGV - 5) / 3
+-- 4: a submitter, what is not usual of some rows by index, and for each row: id, rank and name; 5…: their texts
+local out, others, rows, count = {}, {}, cjson.decode(ARGV[4]), #ARGV - 4
+local submitter, odd = rows[1], rows[2]
 local pos = cmd('HINCRBY', B .. 'numbers', 'position', count) - count
 local before = tonumber(cmd('ZRANGE', B .. 'due', 0, 0, 'WITHSCORES')[2])
 local earliest, quiet = before or HUGE, nil
@@ -34,15 +35,15 @@ local function refuse(i, letter, id, submitter)
 end
 local ids, keys, known = {}, {}, 0
 for i = 1, count do
-  ids[i] = ARGV[3 + 3 * i]
+  ids[i] = rows[2 * i + 1]
   keys[i] = J .. ids[i]
 end
 for i = 1, count, 2000 do known = known + cmd('EXISTS', unpack(keys, i, min(i + 1999, count))) end
 if known > 0 then fetch(ids) end
 local QUEUED, set, n = S .. 'queued', texts, 0
-local USUAL, FIRST, SECOND = {y = ARGV[4]}, pack('queued'), pack(0, 0, 0, NOW, ARGV[4])
+local USUAL, FIRST, SECOND = {y = submitter}, pack('queued'), pack(0, 0, 0, NOW, submitter)
 for i = 1, count do
-  local id, head, v = ids[i], ARGV[4 + 3 * i], odd and odd[tostring(i - 1)]
+  local id, head, v = ids[i], rows[2 * i + 2], odd and odd[tostring(i - 1)]
   local same = jobs[id]
   local unique, tick = v and v[5], v and v[8]
   local other = not same and unique and cmd('HGET', B .. 'unique', unique)
@@ -59,7 +60,7 @@ for i = 1, count do
     local place = fmt('%016d', pos)
     local line = rank .. place
     set[n + 1] = B .. 'b:' .. id
-    set[n + 2] = ARGV[5 + 3 * i]
+    set[n + 2] = ARGV[4 + i]
     n = n + 2
     out[i] = 'q'
     if not v then
@@ -189,14 +190,15 @@ return '[[' .. table.concat(out, ',') .. '],[' .. table.concat(cancels, ',') .. 
 """
 
 _SETTLE = r"""
--- 4: '1': an answer was lost, so some of it may be done; 5: what is not usual of some rows, by index, or ''; then for
--- each row: id, fence, result. Usual is an end that succeeded, with a result.
-local out, ids, again, odd = {}, {}, ARGV[4] == '1', ARGV[5] ~= '' and cjson.decode(ARGV[5])
+-- 4: whether an answer was lost, so that some of it may be done; what is not usual of some rows by index; and for each
+-- row: id, fence; 5…: their results. Usual is an end that succeeded, with a result.
+local out, ids, rows = {}, {}, cjson.decode(ARGV[4])
+local again, odd = rows[1], rows[2]
 cmd('DEL', B .. 'void')
-for i = 6, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
+for i = 3, #rows, 2 do ids[#ids + 1] = rows[i] end
 fetch(ids)
 for i, id in ipairs(ids) do
-  local j, fence, result, v = load(id), tonumber(ARGV[4 + 3 * i]), ARGV[5 + 3 * i], odd and odd[tostring(i - 1)]
+  local j, fence, result, v = load(id), rows[2 * i + 2], ARGV[4 + i], odd and odd[tostring(i - 1)]
   if not j or j.s ~= 'running' or j.f ~= fence then
     out[i] = again and j and j.d == fence and '1' or '0'
   else
