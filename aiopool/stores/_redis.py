@@ -192,6 +192,7 @@ class Redis(Admin):
         client, self._client = self._client, None
         if client is None:
             return
+        self._unsure.clear()
         try:
             while not await client.run("close"):
                 pass
