@@ -4,13 +4,16 @@ another process could run.
 It asks when there may be something: a slot has become free and the last answer said that there is more; a hint has come
 from the store, or from a submission of this process; a moment has come that the store had named. And at least every
 `poll` seconds, for hints may be lost; then it also hears which of its jobs were cancelled elsewhere.
+
+An answer may be lost as well, and what it gave us is ours, though we do not know it. So now and then, and after each
+failure, it is compared what the store says that we hold, and what we hold: between two claims, when none is on its way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, final
 
 from aiopool._durable.flusher import MAX_ROWS, backoff
@@ -27,6 +30,8 @@ logger = logging.getLogger("aiopool.store")
 
 # Seconds for which it does not ask again because of a moment that the store has named: its clock may tick slower.
 LEAST_WAIT = 0.001
+# Seconds between two comparisons of what this process holds: a store may send a claim again by itself.
+COMPARE_EVERY = 5.0
 
 
 @final
@@ -36,6 +41,7 @@ class Claimer:
     Attributes:
         may_be_more: the store may have jobs that could start.
         paused: the fleet is paused, by the last answer.
+        doubtful: an answer may have been lost: what this process holds is to be compared.
         reserved: slots that are kept for jobs which may start as they are submitted.
         claims, jobs: how many answers there were, and jobs in them.
         failing_since: when the store was found out of reach, on the loop's clock; None: it answers.
@@ -43,6 +49,8 @@ class Claimer:
 
     __slots__ = (
         "_cancelled",
+        "_compare",
+        "_compared",
         "_engine",
         "_start",
         "_stopped",
@@ -51,6 +59,7 @@ class Claimer:
         "_wakeup",
         "_woken",
         "claims",
+        "doubtful",
         "failing_since",
         "jobs",
         "may_be_more",
@@ -64,12 +73,17 @@ class Claimer:
         engine: Engine,
         start: Callable[[Claimed], object],
         cancelled: Callable[[str, int, str | None], object],
+        compare: Callable[[], Awaitable[object]],
     ) -> None:
-        """`start(job)` begins a job; `cancelled(id, fence, reason)`: one that runs here was cancelled."""
+        """`start(job)` begins a job; `cancelled(id, fence, reason)`: one that runs here was cancelled; `compare()`
+        gives back what the store says that we hold, and we do not."""
         self._store = store
         self._engine = engine
         self._start = start
         self._cancelled = cancelled
+        self._compare = compare
+        self._compared = engine.now()
+        self.doubtful = False
         self._task: asyncio.Task[Any] | None = None
         self._wakeup: asyncio.Future[None] | None = None
         self._woken = self._stopped = False
@@ -122,11 +136,16 @@ class Claimer:
         failures = 0
         while not self._stopped:
             try:
+                if self.doubtful or self._engine.now() - self._compared >= COMPARE_EVERY:
+                    self.doubtful = False
+                    self._compared = self._engine.now()
+                    await self._compare()
                 wait = await self._claim()
                 failures, self.failing_since = 0, None
             except StoreError as error:
                 wait = backoff(failures, self._engine.runtime.random)
                 failures += 1
+                self.doubtful = True
                 self.failing_since = self.failing_since or self._engine.now()
                 if failures == 1 or failures % 20 == 0:
                     log_fault(logger, "no jobs can be claimed: %s", error, fields={}, level=logging.WARNING)

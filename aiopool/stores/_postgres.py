@@ -274,13 +274,30 @@ class Postgres(Admin, Moves):
         return answers
 
     async def _submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
-        may_start = self._opened().runs_jobs
+        me, sql = self._opened(), _SUBMIT.replace("{s}", self._schema)
+        may_start = me.runs_jobs
         answers: list[Submitted] = []
         pending = list(range(len(jobs)))
+        assert self._write is not None
         for _ in range(5):
             batch = [jobs[index] for index in pending]
-            found = await self._call(self._write, _SUBMIT, *rows_.new_jobs(batch, may_start=may_start))
+            values = rows_.new_jobs(batch, may_start=may_start)
+            sent_again = False
+
+            async def work(conn: Any, again: bool, values: Any = values) -> list[Any]:
+                nonlocal sent_again
+                sent_again = again
+                return list(await conn.fetch(sql, self._queue, me.id, *values))
+
+            found = await self._write.call(work)
             part, again = rows_.submitted(batch, found)
+            if sent_again:  # what is there under the name of its submitter is what was sent before
+                part = [
+                    answer._replace(outcome="queued")
+                    if answer.outcome == "same_id" and answer.submitter == job.submitter
+                    else answer
+                    for job, answer in zip(batch, part, strict=True)
+                ]
             if answers:
                 for index, answer in zip(pending, part, strict=True):
                     answers[index] = answer

@@ -17,13 +17,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from aiopool.errors import StoreError, StoreUnavailableError
 from aiopool.stores._protocol import Keeper, Wake
 from aiopool.stores._redis_client import Client, split_url, without_secrets
 from aiopool.stores._redis_facts import durability_of, look, measured, warnings_of
-from aiopool.stores._redis_rows import field_list, job_line, new_row, new_text, stored
+from aiopool.stores._redis_rows import moved_row, new_text, settlement_arguments, stored, submit_arguments
 from aiopool.stores._rows import (
     ENDED,
     LIVE,
@@ -51,6 +51,14 @@ _log = logging.getLogger("aiopool.store")
 
 _FORMAT: Final = 1
 _DAY: Final = 86400.0
+_OUTCOMES: Final[dict[int, Literal["queued", "running", "same_id", "same_unique", "tick_over"]]] = {
+    ord("q"): "queued",
+    ord("r"): "running",
+    ord("i"): "same_id",
+    ord("u"): "same_unique",
+    ord("t"): "tick_over",
+}
+_TAKEN: Final = frozenset(("queued", "running"))
 _OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
     "durability": str,
     "prefix": str,
@@ -141,6 +149,7 @@ class Redis:
         self._client: Client | None = None
         self._base = ""
         self._me: Incarnation | None = None
+        self._unsure: set[tuple[str, int]] = set()  # the ends whose answer was lost
         self._on_wake: Callable[[Wake], object] = lambda _: None
 
     @classmethod
@@ -256,9 +265,14 @@ class Redis:
             raise TypeError(f"within={within!r}: {self.url} has no transactions; leave it out")
         if not jobs:
             return []
-        rows = _dump([new_row(job) for job in jobs])
-        answer = await self._run("submit", rows, *[new_text(job) for job in jobs], sync=self._sync)
-        return [Submitted(*row) for row in _parse(answer)]
+        letters, others = await self._run("submit", *submit_arguments(jobs), sync=self._sync)
+        answers = [
+            Submitted(_OUTCOMES[letter], job.id, job.submitter) for letter, job in zip(letters, jobs, strict=True)
+        ]
+        if others != b"[]":
+            rest = iter(_parse(others))
+            answers = [one if one.outcome in _TAKEN else Submitted(one.outcome, *next(rest)) for one in answers]
+        return answers
 
     async def claim(self, limit: int) -> Claim:
         """Take the best jobs that may start. See `Store.claim`."""
@@ -273,19 +287,15 @@ class Redis:
         """Write ends. See `Store.settle`."""
         if not ends:
             return []
-        rows = [
-            (
-                end.id,
-                end.fence,
-                end.outcome,
-                end.delay,
-                False if end.result is None else end.result,
-                False if end.error is None else end.error,
-                False if end.reason is None else end.reason,
-            )
-            for end in ends
-        ]
-        return [one == 49 for one in await self._run("settle", _dump(rows), sync=self._sync)]  # a "1" each
+        rows = {(end.id, end.fence) for end in ends} if self._unsure else ()
+        again = "0" if self._unsure.isdisjoint(rows) else "1"
+        try:
+            done = await self._run("settle", again, *settlement_arguments(ends), sync=self._sync)
+        except (StoreUnavailableError, asyncio.CancelledError):
+            self._unsure.update((end.id, end.fence) for end in ends)
+            raise
+        self._unsure.clear()
+        return [one == 49 for one in done]  # a "1" each
 
     async def cancel(self, ids: Sequence[str], reason: str | None) -> list[CancelAnswer]:
         """Cancel jobs. See `Store.cancel`."""
@@ -432,11 +442,8 @@ class Redis:
     async def restore(self, jobs: Sequence[StoredJob]) -> None:
         """Take in jobs that another store has exported. See `Store.restore`."""
         if jobs:
-            rows = [
-                (job.id, job_line(job), job.status, False if job.unique is None else job.unique, field_list(job))
-                for job in jobs
-            ]
-            await self._run("restore", _dump(rows), *[new_text(job) for job in jobs], sync=self._sync)
+            rows = _dump([moved_row(job) for job in jobs])
+            await self._run("restore", rows, *[new_text(job) for job in jobs], sync=self._sync)
 
     async def forget_moved(self, ids: Sequence[str]) -> None:
         """Remove jobs that are `moving`, and have arrived."""

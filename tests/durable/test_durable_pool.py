@@ -596,17 +596,20 @@ async def test_limits_hold_over_the_fleet(new_pool):
 async def test_each_key_has_its_limit(new_pool):
     """`key_limit` holds for each key of its own."""
     running, most = {}, {}
-    own = Handlers()
+    own, all_are_there = Handlers(), asyncio.Event()
 
     @own.register("one")
     async def one(tenant: str) -> None:
         running[tenant] = running.get(tenant, 0) + 1
         most[tenant] = max(most.get(tenant, 0), running[tenant])
-        await asyncio.sleep(0.02)
+        await all_are_there.wait()
+        await asyncio.sleep(0)
         running[tenant] -= 1
 
     async with new_pool(own, key_limit=Limit(max_at_once=2)) as pool:
         jobs = [await pool.with_options(key=f"t{i % 3}").submit(one, f"t{i % 3}") for i in range(18)]
+        await wait_until(lambda: max(most.values(), default=0) == 2)
+        all_are_there.set()
         for job in jobs:
             await job
     assert max(most.values()) == 2

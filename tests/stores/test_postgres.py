@@ -256,17 +256,35 @@ async def test_an_answer_that_was_lost(opened: Opened) -> None:
         conn.terminate()
         raise ConnectionResetError("the answer was lost")
 
-    link._conn = _Proxy(conn, lost)
+    link._conn = _Proxy(conn, fetchrow=lost)
     assert await store.settle([Settlement(job.id, job.fence, "succeeded")]) == [True]
     assert await store.settle([Settlement(job.id, job.fence, "succeeded")]) == [False]
+
+
+async def test_a_submission_whose_answer_was_lost(opened: Opened) -> None:
+    """It is sent again, and is taken: it is not told that its id is taken, which only it has."""
+    store = await opened()
+    link: Any = store._write
+    conn: Any = link._conn
+    fetch = conn.fetch
+
+    async def lost(*args: Any) -> Any:
+        await fetch(*args)
+        conn.terminate()
+        raise ConnectionResetError("the answer was lost")
+
+    link._conn = _Proxy(conn, fetch=lost)
+    assert [answer.outcome for answer in await store.submit(mine(store, "a", "b"))] == ["queued", "queued"]
+    assert [answer.outcome for answer in await store.submit(mine(store, "a"))] == ["same_id"]
+    assert [job.id for job in (await store.claim(5)).jobs] == ["a", "b"]
 
 
 class _Proxy:
     """A connection of which one call does not answer."""
 
-    def __init__(self, conn: Any, fetchrow: Any) -> None:
+    def __init__(self, conn: Any, **calls: Any) -> None:
         self._conn = conn
-        self.fetchrow = fetchrow
+        self.__dict__.update(calls)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._conn, name)
