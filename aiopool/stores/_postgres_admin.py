@@ -89,7 +89,7 @@ class Admin:
         cursor: str | None = None,
     ) -> tuple[list[StoredJob], str | None]:
         """Return a page of jobs, the newest first. See `Store.page`."""
-        ended = status is not None and status in ENDED
+        ended = status if status is not None and status in ENDED else None
         moment = place = None
         if cursor is not None:
             try:
@@ -97,21 +97,14 @@ class Admin:
                 moment, place = float(first), int(second)
             except ValueError:
                 raise ValueError(f"cursor={cursor!r}: it is none that a page has returned") from None
-        of_status = "" if status is None else f"AND status = '{StoredStatus(status).value}'"
-        same = (
-            f"queue = $1::int AND {_ME} {of_status} AND ($3::text IS NULL OR name = $3) "
-            "AND ($4::text IS NULL OR group_name = $4)"
-        )
-        if ended:
+        if ended is not None:
             sql = (
-                f"SELECT {rows_.ENDED_COLUMNS} FROM {{s}}.history WHERE {same} AND ($6::bigint IS NULL OR "
-                "(finished_at, position) < ($5::float8, $6)) ORDER BY history.finished_at DESC, position DESC LIMIT $7"
+                f"SELECT {rows_.ENDED_COLUMNS} FROM {{s}}.history WHERE queue = $1::int AND {_ME} AND status = "
+                f"'{StoredStatus(ended).value}' AND {_SAME} AND ($6::bigint IS NULL OR (finished_at, position) < "
+                "($5::float8, $6)) ORDER BY history.finished_at DESC, position DESC LIMIT $7"
             )
         else:
-            sql = (
-                f"SELECT {rows_.LIVE_COLUMNS} FROM {{s}}.jobs WHERE {same} AND $5::float8 IS NOT DISTINCT FROM $5 "
-                "AND ($6::bigint IS NULL OR position < $6) ORDER BY position DESC LIMIT $7"
-            )
+            sql = _live_page(status)
         found = [rows_.stored(row) for row in await self._read(sql, name, group, moment, place, limit + 1)]
         if len(found) <= limit:
             return found, None
@@ -207,6 +200,41 @@ class Admin:
             facts["commit_seconds"] = sorted(times)[2]
         facts["warnings"] = warnings + _warnings(facts)
         return facts
+
+
+# $3: a name, $4: a group.
+_SAME = "($3::text IS NULL OR name = $3) AND ($4::text IS NULL OR group_name = $4)"
+
+
+def _live_page(status: StoredStatus | None) -> str:
+    """Return the statement for a page of live jobs.
+
+    Queued jobs have no index by position, which each of them would pay for: the newest of each priority are found by
+    the one from which they are claimed. Those that run are as many as there are workers.
+    """
+    statuses = [kind.value for kind in LIVE if status in (None, kind)]
+    part = (
+        f"SELECT j.* FROM {{s}}.jobs j WHERE j.queue = $1::int AND {_SAME} AND ($6::bigint IS NULL OR position < $6) "
+        "AND status %s ORDER BY position DESC LIMIT $7"
+    )
+    parts = []
+    if "queued" in statuses:
+        first = "SELECT j.priority FROM {s}.jobs j WHERE j.queue = $1::int AND status = 'queued'"
+        parts.append(
+            f"(WITH RECURSIVE p AS (({first} ORDER BY j.priority LIMIT 1) UNION ALL SELECT (({first} AND "
+            "j.priority > p.priority ORDER BY j.priority LIMIT 1)) FROM p WHERE p.priority IS NOT NULL) "
+            "SELECT x.* FROM p CROSS JOIN LATERAL ("
+            + part.replace("ORDER BY", "AND j.priority = p.priority ORDER BY") % "= 'queued'"
+            + ") x)"
+        )
+    if "running" in statuses:
+        parts.append("(" + part % "= 'running'" + ")")
+    if others := sorted({"scheduled", "limited", "parked", "moving"}.intersection(statuses)):
+        parts.append("(" + part % ("IN ('" + "', '".join(others) + "')") + ")")
+    return (
+        f"SELECT {rows_.LIVE_COLUMNS} FROM ({' UNION ALL '.join(parts)}) jobs WHERE {_ME} "
+        "AND $5::float8 IS NOT DISTINCT FROM $5 ORDER BY position DESC LIMIT $7"
+    )
 
 
 def _warnings(facts: Facts) -> list[str]:

@@ -11,27 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CHORES", "ENDINGS"]
+__all__ = ["CHORES"]
 
-ENDINGS: Final = """
--- End rows that wait and are locked: late ones as timed_out, others as cancelled. Returns whom to tell, and the called.
-CREATE OR REPLACE FUNCTION {schema}.end_waiting(q int, t float8, tids tid[], p_status text, p_reason text,
-    OUT told text[], OUT ended int, OUT called int) LANGUAGE plpgsql AS $$
-DECLARE
-    names text[];
-BEGIN
-    WITH d AS (DELETE FROM jobs j WHERE j.ctid = ANY(tids) RETURNING j.*),
-    h AS (INSERT INTO history ({shared}, status, result, error, reason, finished_at)
-        SELECT {shared}, p_status, NULL, CASE WHEN p_status = 'timed_out' THEN
-            '{"type": "JobTimeoutError", "limit": "' || CASE WHEN d.attempt = 0 AND d.queue_until IS NOT NULL
-                AND d.queue_until <= coalesce(d.total_until, d.queue_until) THEN 'queue_timeout'
-                ELSE 'total_timeout' END || '"}' ELSE d.error END,
-            coalesce(p_reason, d.reason), t FROM d ON CONFLICT DO NOTHING)
-    SELECT count(*), array_agg(DISTINCT d.submitter), array_agg(d.lane) FILTER (WHERE d.status = 'queued' AND
-        d.lane IS NOT NULL) INTO ended, told, names FROM d;
-    called := {schema}.free_lanes(q, t, names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]));
-END $$;
-
+CHORES: Final = """
 -- Take rows from the dead.
 CREATE OR REPLACE FUNCTION {schema}.rescue(q int, t float8, me text, owners text[], most int, OUT rescued int,
     OUT dead int, OUT back int) LANGUAGE plpgsql AS $$
@@ -70,9 +52,7 @@ BEGIN
     UPDATE queues SET rescued = queues.rescued + rescue.rescued WHERE queues.no = q;
     PERFORM {schema}.hint(q, me, back > 0, told, NULL);
 END $$;
-"""
 
-CHORES: Final = """
 CREATE OR REPLACE FUNCTION {schema}.sweep(q int, me text, names text[], keep float8, keep_failed float8, trust bool,
     OUT rescued int, OUT dead int, OUT timed_out int, OUT purged int, OUT unparked int, OUT back int)
 LANGUAGE plpgsql {plans} AS $$

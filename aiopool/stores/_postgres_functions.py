@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from aiopool.stores._postgres_chores import CHORES, ENDINGS
+from aiopool.stores._postgres_chores import CHORES
+from aiopool.stores._postgres_ends import ENDS, tried
 from aiopool.stores._postgres_lanes import LANES
 from aiopool.stores._postgres_moves import MOVES
 
@@ -53,6 +54,35 @@ BEGIN
     PERFORM pg_notify('{schema}_' || q, me || '|' || CASE WHEN work THEN 'w' ELSE '' END || '|' || coalesce(f, '')
         || '|' || coalesce(c, ''));
 END $$;
+"""
+
+_TAKE: Final = """\
+    WITH i AS (
+        INSERT INTO jobs (queue, id, name, payload, priority, position, max_crashes, created_at, run_at, queue_until,
+            total_until, unique_key, group_name, keys, lanes, metadata, trace, parent, submitter, status, attempt,
+            fence, owner, started_at, expires_at)
+        SELECT q, id, name, payload, coalesce(priority, 5), position, coalesce(max_crashes, 3), t, run_at,
+            greatest(run_at, t) + queue_timeout, t + total_timeout, uniq, grp, keys, string_to_array(lanes, E'\\x1e'),
+            metadata, trace, parent, submitter,
+            CASE WHEN go THEN 'running' WHEN run_at > t THEN 'scheduled' ELSE 'queued' END,
+            CASE WHEN go THEN 1 ELSE 0 END, CASE WHEN go THEN 1 ELSE 0 END, CASE WHEN go THEN me END,
+            CASE WHEN go THEN t END,
+            CASE WHEN go THEN t + total_timeout ELSE least(greatest(run_at, t) + queue_timeout, t + total_timeout) END
+        FROM (
+            SELECT u.id, u.name, u.payload, u.priority, u.queue_timeout, u.total_timeout, u.max_crashes, u.uniq, u.grp,
+                u.keys, u.lanes, u.metadata, u.trace, u.parent, u.submitter,
+                CASE WHEN u.run_at IS NOT NULL THEN u.run_at WHEN u.delay > 0 THEN t + u.delay END AS run_at,
+                may_start AND coalesce(u.go, false) AS go, nextval('{schema}.positions') AS position
+            FROM unnest(ids, names, payloads, priorities, delays, run_ats, queue_timeouts, total_timeouts, max_crashes_,
+                uniques, groups_, keys_, lanes_, metadata_, traces, parents, submitters, starts) WITH ORDINALITY
+                u(id, name, payload, priority, delay, run_at, queue_timeout, total_timeout, max_crashes, uniq, grp,
+                keys, lanes, metadata, trace, parent, submitter, go, n)
+            WHERE u.n <> ALL(passed)
+        ) x
+        {unless} RETURNING id, status
+    )
+    SELECT array_agg(i.id), bool_or(i.status = 'running'), bool_or(i.status <> 'running') INTO taken, begun, waits
+    FROM i;
 """
 
 _SUBMIT = """
@@ -95,32 +125,7 @@ BEGIN
             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'queued')
             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'scheduled' AND j.run_at <= t);
     END IF;
-    WITH i AS (
-        INSERT INTO jobs (queue, id, name, payload, priority, position, max_crashes, created_at, run_at, queue_until,
-            total_until, unique_key, group_name, keys, lanes, metadata, trace, parent, submitter, status, attempt,
-            fence, owner, started_at, expires_at)
-        SELECT q, id, name, payload, coalesce(priority, 5), position, coalesce(max_crashes, 3), t, run_at,
-            greatest(run_at, t) + queue_timeout, t + total_timeout, uniq, grp, keys, string_to_array(lanes, E'\\x1e'),
-            metadata, trace, parent, submitter,
-            CASE WHEN go THEN 'running' WHEN run_at > t THEN 'scheduled' ELSE 'queued' END,
-            CASE WHEN go THEN 1 ELSE 0 END, CASE WHEN go THEN 1 ELSE 0 END, CASE WHEN go THEN me END,
-            CASE WHEN go THEN t END,
-            CASE WHEN go THEN t + total_timeout ELSE least(greatest(run_at, t) + queue_timeout, t + total_timeout) END
-        FROM (
-            SELECT u.id, u.name, u.payload, u.priority, u.queue_timeout, u.total_timeout, u.max_crashes, u.uniq, u.grp,
-                u.keys, u.lanes, u.metadata, u.trace, u.parent, u.submitter,
-                CASE WHEN u.run_at IS NOT NULL THEN u.run_at WHEN u.delay > 0 THEN t + u.delay END AS run_at,
-                may_start AND coalesce(u.go, false) AS go, nextval('{schema}.positions') AS position
-            FROM unnest(ids, names, payloads, priorities, delays, run_ats, queue_timeouts, total_timeouts, max_crashes_,
-                uniques, groups_, keys_, lanes_, metadata_, traces, parents, submitters, starts) WITH ORDINALITY
-                u(id, name, payload, priority, delay, run_at, queue_timeout, total_timeout, max_crashes, uniq, grp,
-                keys, lanes, metadata, trace, parent, submitter, go, n)
-            WHERE u.n <> ALL(passed)
-        ) x
-        ON CONFLICT DO NOTHING RETURNING id, status
-    )
-    SELECT array_agg(i.id), bool_or(i.status = 'running'), bool_or(i.status <> 'running') INTO taken, begun, waits
-    FROM i;
+    {take}
     -- One that has ended already, as it was sent a second time. Only now: it may have ended a moment ago.
     WITH d AS (
         DELETE FROM jobs j USING unnest(taken) x(id), history h
@@ -295,115 +300,9 @@ BEGIN
 END $$;
 """
 
-_SETTLE = """
-CREATE OR REPLACE FUNCTION {schema}.settle(q int, me text, ids text[], fences bigint[], outcomes text[],
-    delays float8[], results text[], errors text[], reasons text[], again bool, OUT done text[], OUT back int)
-LANGUAGE plpgsql {plans} AS $$
-#variable_conflict use_column
-DECLARE
-    t float8 := {schema}.clock();
-    told text[];
-    more text[];
-    names text[];
-    laned bool;
-    n int;
-BEGIN
-    back := 0;
-    WITH d AS (
-        DELETE FROM jobs j USING unnest(ids, fences, outcomes, results, errors, reasons)
-            s(id, fence, outcome, result, error, reason)
-        WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence AND j.status || '' = 'running'
-            AND (j.cancel_asked OR s.outcome NOT IN ('retry', 'release', 'park'))
-        RETURNING j.queue, j.id, j.name, j.payload, j.priority, j.position, j.attempt, j.crashes, j.max_crashes,
-            j.created_at, j.run_at, j.queue_until, j.total_until, j.started_at,
-            greatest(0, t - j.started_at) AS seconds, j.owner,
-            j.fence, j.unique_key, j.group_name, j.keys, j.lanes, j.metadata, j.trace, j.parent,
-            j.submitter, j.progress, j.message,
-            CASE WHEN s.outcome IN ('retry', 'release', 'park') THEN 'cancelled' ELSE s.outcome END AS status,
-            s.result, CASE WHEN s.outcome <> 'succeeded' THEN coalesce(s.error, j.error) END AS error,
-            CASE WHEN s.outcome IN ('retry', 'release', 'park', 'cancelled') THEN coalesce(s.reason, j.reason)
-                ELSE s.reason END AS reason
-    ), h AS (
-        INSERT INTO history ({shared}, status, result, error, reason, finished_at)
-        SELECT {shared}, status, result, error, reason, t FROM d ON CONFLICT DO NOTHING
-    )
-    SELECT array_agg(d.id), array_agg(DISTINCT d.submitter) FILTER (WHERE d.submitter <> me),
-        bool_or(d.lanes IS NOT NULL) INTO done, told, laned FROM d;
-    IF laned THEN
-        SELECT array_agg(x.lane) INTO names FROM history h, unnest(h.lanes) x(lane)
-        WHERE h.queue + 0 = q AND h.id = ANY(done);
-    END IF;
-    IF outcomes && '{retry,release,park}' THEN
-        WITH u AS (
-            UPDATE jobs j SET
-                status = CASE WHEN s.outcome = 'park' THEN 'parked'
-                    WHEN (CASE WHEN s.outcome = 'retry' AND s.delay > 0 THEN t + s.delay ELSE j.run_at END) > t
-                    THEN 'scheduled' ELSE 'queued' END,
-                run_at = CASE WHEN s.outcome = 'retry' AND s.delay > 0 THEN t + s.delay ELSE j.run_at END,
-                attempt = j.attempt - CASE WHEN s.outcome = 'retry' THEN 0 ELSE 1 END,
-                expires_at = CASE WHEN s.outcome <> 'retry' AND j.attempt = 1
-                    THEN least(j.queue_until, j.total_until) ELSE j.total_until END,
-                owner = NULL, seconds = greatest(0, t - j.started_at), error = coalesce(s.error, j.error)
-            FROM unnest(ids, fences, outcomes, delays, errors) s(id, fence, outcome, delay, error)
-            WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence AND j.status || '' = 'running'
-                AND s.outcome IN ('retry', 'release', 'park')
-            RETURNING j.id, j.lanes, j.status
-        )
-        SELECT array_agg(u.id), array_cat(names, (SELECT array_agg(x.lane) FROM u, unnest(u.lanes) x(lane))),
-            count(*) FILTER (WHERE u.status IN ('queued', 'scheduled')) INTO more, names, back FROM u;
-        done := array_cat(done, more);
-    END IF;
-    IF cardinality(names) > 0 THEN
-        back := back + {schema}.free_lanes(q, t, names, array_fill(1, ARRAY[coalesce(cardinality(names), 0)]));
-    END IF;
-    IF again AND coalesce(cardinality(done), 0) < cardinality(ids) THEN
-        -- The answer was lost, so what is not running any more was most likely settled by the same call.
-        SELECT array_cat(done, array_agg(s.id)) INTO done FROM unnest(ids, fences) s(id, fence)
-        WHERE s.id <> ALL(coalesce(done, '{}')) AND (
-            EXISTS (SELECT 1 FROM history h WHERE h.queue + 0 = q AND h.id = s.id AND h.fence = s.fence
-                AND h.owner = me)
-            OR EXISTS (SELECT 1 FROM jobs j WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence
-                AND j.status <> 'running'));
-    END IF;
-    PERFORM {schema}.hint(q, me, back > 0, told, NULL);
-END $$;
-
-CREATE OR REPLACE FUNCTION {schema}.cancel(q int, me text, ids text[], p_reason text)
-RETURNS TABLE (of_id text, was text) LANGUAGE plpgsql {plans} AS $$
-#variable_conflict use_column
-DECLARE
-    t float8 := {schema}.clock();
-    tids tid[];
-    waiting text[];
-    running text[];
-    owners text[];
-    e record;
-BEGIN
-    SELECT array_agg(c.tid) FILTER (WHERE c.status NOT IN ('running', 'moving')),
-        array_agg(c.id) FILTER (WHERE c.status NOT IN ('running', 'moving')),
-        array_agg(c.id) FILTER (WHERE c.status = 'running'),
-        array_agg(DISTINCT c.owner) FILTER (WHERE c.status = 'running')
-    INTO tids, waiting, running, owners FROM (
-        SELECT j.ctid AS tid, j.id, j.status, j.owner
-        FROM unnest(ids) u(id) JOIN jobs j ON j.queue + 0 = q AND j.id = u.id
-        ORDER BY j.id FOR UPDATE OF j) c;
-    SELECT NULL::text[] AS told, 0 AS called INTO e;
-    IF tids IS NOT NULL THEN
-        SELECT * INTO e FROM {schema}.end_waiting(q, t, tids, 'cancelled', p_reason);
-    END IF;
-    IF running IS NOT NULL THEN
-        UPDATE jobs j SET cancel_asked = true, reason = p_reason
-        WHERE j.queue + 0 = q AND j.id = ANY(running) AND NOT j.cancel_asked;
-    END IF;
-    PERFORM {schema}.hint(q, me, e.called > 0, array_remove(e.told, me), owners);
-    RETURN QUERY SELECT u.id, CASE WHEN u.id = ANY(waiting) THEN 'queued' WHEN u.id = ANY(running) THEN 'running'
-        WHEN EXISTS (SELECT 1 FROM history h WHERE h.queue + 0 = q AND h.id = u.id) THEN 'ended' ELSE 'unknown' END
-    FROM unnest(ids) u(id);
-END $$;
-"""
-
 FUNCTIONS: Final = (
-    (_HELPERS + LANES + ENDINGS + _SUBMIT + _CLAIM + _SETTLE + CHORES + MOVES)
+    (_HELPERS + LANES + ENDS + _SUBMIT + _CLAIM + CHORES + MOVES)
+    .replace("{take}", tried(_TAKE))
     .replace("{plans}", _PLANS)
     .replace("{shared}", SHARED)
 )

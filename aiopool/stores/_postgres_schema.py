@@ -82,7 +82,8 @@ CREATE INDEX jobs_moving ON {schema}.jobs (queue, priority, position) WHERE stat
 CREATE INDEX jobs_late ON {schema}.jobs (queue, expires_at)
     WHERE expires_at IS NOT NULL AND status IN ('scheduled', 'queued', 'limited', 'parked');
 CREATE UNIQUE INDEX jobs_unique ON {schema}.jobs (unique_key, queue) WHERE unique_key IS NOT NULL;
-CREATE INDEX jobs_place ON {schema}.jobs (queue, position);
+CREATE INDEX jobs_place ON {schema}.jobs (queue, position)
+    WHERE status IN ('scheduled', 'limited', 'parked', 'moving'); -- for pages; not on the way of most jobs
 CREATE TABLE {schema}.history ({columns}
     result text,
     finished_at float8 NOT NULL,

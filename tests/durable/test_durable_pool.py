@@ -782,3 +782,11 @@ async def wait_until_async(ask, wanted):
             return
         await asyncio.sleep(0.01)
     assert await ask() == wanted
+
+
+async def test_a_priority_that_no_store_can_keep_is_refused(new_pool):
+    """It is refused where it is given: in a batch it would fail the jobs of others."""
+    async with new_pool(handlers) as pool:
+        with pytest.raises(ValueError, match="priority"):
+            await pool.with_options(priority=2**60).submit(add, 1, 2)
+        assert await (await pool.with_options(priority=2**53 - 1).submit(add, 1, 2)) == 3

@@ -27,9 +27,9 @@ from fleet import jobs
 from pg_server import machine_server, package_server, why_not_machine, why_not_package
 
 from aiopool.errors import StoreError, StoreUnavailableError
-from aiopool.stores import _postgres_schema
+from aiopool.stores import _postgres_rows, _postgres_schema
 from aiopool.stores._open import open_store
-from aiopool.stores._rows import Incarnation, Settlement
+from aiopool.stores._rows import Incarnation, Settlement, StoredStatus
 from aiopool.testing import wait_until
 
 asyncpg = pytest.importorskip("asyncpg")
@@ -424,6 +424,116 @@ async def test_whoever_was_rescued_learns_it(opened: Opened, admin: Any, schema:
     assert (await store.claim(5)).jobs == []
     assert [job.id for job in (await other.claim(5)).jobs] == ["a", "b"]
     await keeper.close()
+
+
+# -- batches and moves -------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_is_not_larger_than_a_server_takes(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with more text than one call may have is sent in parts, with the same answers in the same order."""
+    monkeypatch.setattr(_postgres_rows, "_MOST_TEXT", 100)
+    store = await opened()
+    batch = [job._replace(payload="x" * 60) for job in mine(store, *"abcde")]
+    assert [answer.id for answer in await store.submit(batch)] == list("abcde")
+    assert [job.id for job in (await store.claim(5)).jobs] == list("abcde")
+    ends = [Settlement(id, 1, "succeeded", result="y" * 60) for id in "edcba"]
+    assert await store.settle([*ends, Settlement("x", 1, "failed")]) == [True] * 5 + [False]
+
+
+async def test_what_somebody_says_harms_no_other_row(opened: Opened) -> None:
+    """Words that the server cannot keep, a NUL or half a character, are kept as well as can be."""
+    store = await opened()
+    await store.submit(mine(store, "a", "b"))
+    a, b = (await store.claim(2)).jobs
+    await store.report_progress([("a", a.fence, 0.5, "\0\ud800"), ("b", b.fence, 0.5, "half")])
+    assert [job.progress for job in sorted(await store.find(["a", "b"]))] == [(0.5, "\ufffd\ufffd"), (0.5, "half")]
+    ends = [Settlement("a", a.fence, "cancelled", reason="\0"), Settlement("b", b.fence, "cancelled", reason="ü🎉")]
+    assert await store.settle(ends) == [True, True]
+    assert {end.reason for end in await store.finished(["a", "b"])} == {"\ufffd", "ü🎉"}
+    await store.submit(mine(store, "c"))
+    await store.cancel(["c"], "\ud800\0")
+
+
+async def test_positions_never_go_back(opened: Opened) -> None:
+    """What arrives from another store, whatever its place, leaves what is submitted at the same time in order."""
+    store, other = await opened(), await opened()
+    await store.submit(mine(store, *[f"old{number}" for number in range(20)]))
+    moving = await store.export(20)
+    await store.forget_moved([job.id for job in moving])
+    far = [job._replace(position=job.position + 1000 * number) for number, job in enumerate(moving)]
+
+    async def produce() -> list[int]:
+        for number in range(20):
+            await store.submit(mine(store, f"new{number}"))
+        return [job.position for job in await store.find([f"new{number}" for number in range(20)])]
+
+    async def arrive() -> None:
+        for job in reversed(far):
+            await other.restore([job])
+
+    new, _ = await asyncio.gather(produce(), arrive())
+    assert len(set(new)) == 20
+    found = {job.id: job.position for job in await store.find([f"new{number}" for number in range(20)])}
+    assert sorted(found, key=found.__getitem__) == [f"new{number}" for number in range(20)]
+    await store.submit(mine(store, "last"))
+    [last] = await store.find(["last"])
+    assert last.position > max(job.position for job in far)
+
+
+async def test_a_job_arrives_while_its_unique_is_being_taken(opened: Opened, admin: Any) -> None:
+    """A job is not lost on its way if a transaction that takes its `unique` commits meanwhile: it comes without it."""
+    store, other = await opened(), await opened()
+    await store.submit(mine(store, "moved", unique="u"))
+    [job] = await store.export(5)
+    await store.forget_moved(["moved"])
+    async with admin.transaction():
+        await store.submit(mine(store, "here", unique="u"), within=admin)
+        arriving = asyncio.create_task(other.restore([job]))
+        waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+        while not await admin.fetchval(waits):
+            await asyncio.sleep(0.01)
+    await arriving
+    assert {job.id: job.unique for job in await store.find(["moved", "here"])} == {"moved": None, "here": "u"}
+
+
+async def test_a_job_that_was_put_back_may_wait_as_long_as_at_first(opened: Opened) -> None:
+    """A retry in between takes nothing from the time for which a job may wait once it is put back."""
+    store = await opened()
+    await store.submit(mine(store, "a", queue_timeout=100.0))
+    [job] = (await store.claim(1)).jobs
+    await store.settle([Settlement("a", job.fence, "retry", 50.0)])
+    await store.cancel(["a"], None)
+    assert await store.requeue(["a"], None) == 1
+    [row] = await store.find(["a"])
+    assert row.queue_until is not None
+    assert row.queue_until - row.created_at == pytest.approx(100.0, abs=0.01)
+
+
+async def test_pages_of_jobs_with_many_priorities(opened: Opened) -> None:
+    """Live jobs of all kinds come in pages, the newest first, whatever their priorities are."""
+    store = await opened()
+    for number in range(30):
+        delay = 100.0 if number % 7 == 0 else 0.0
+        await store.submit(mine(store, f"{number:02}", priority=number * 5 % 9, delay=delay, name="fg"[number % 2]))
+    running = [job.id for job in (await store.claim(4)).jobs]
+    expected = [f"{number:02}" for number in reversed(range(30))]
+
+    async def pages(**options: Any) -> list[str]:
+        seen: list[str] = []
+        cursor = None
+        while True:
+            page, cursor = await store.page(limit=4, cursor=cursor, **options)
+            seen += [job.id for job in page]
+            if cursor is None:
+                return seen
+
+    assert await pages() == expected
+    assert await pages(name="f") == expected[1::2]
+    late = [id for id in expected if int(id) % 7 == 0]
+    assert await pages(status=StoredStatus.SCHEDULED) == late
+    assert await pages(status=StoredStatus.RUNNING) == sorted(running, reverse=True)
+    assert await pages(status=StoredStatus.QUEUED) == [id for id in expected if id not in {*late, *running}]
+    assert await pages(status=StoredStatus.MOVING) == []
 
 
 # -- what a doctor asks, and poolers -----------------------------------------------------------------------------------
