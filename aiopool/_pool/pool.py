@@ -120,8 +120,8 @@ class Pool(Submitter, AsyncOnly):
         offload: where plain functions run that do not say so: see `with_options`; in threads, by default.
         max_processes: how many processes (or interpreters) there may be; as many as processors, by default. They are
             made when jobs need them, and kept until the pool closes.
-        dask: the cluster of `offload="dask"`: the address of its scheduler, such as `"tcp://scheduler:8786"`; or a cluster
-            or a `Client` of `dask.distributed`, whose address and certificates are taken.
+        dask: the cluster of `offload="dask"`: the address of its scheduler, such as `"tcp://scheduler:8786"`; or a
+            cluster or a `Client` of `dask.distributed`, whose address and certificates are taken.
         start_method: how processes are made, as in `multiprocessing`: `"spawn"`, `"forkserver"` or `"fork"`, which is
             not safe in a program with threads.
         restart: how often workers may crash before the pool gives up.

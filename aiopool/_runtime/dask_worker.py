@@ -18,16 +18,26 @@ from typing import Any, final
 
 __all__ = ["NotReturned", "run_call"]
 
+_NOT_DASKS: tuple[type[BaseException], ...] = (asyncio.CancelledError, SystemExit, KeyboardInterrupt)
 # Seconds between two notes of a call: nobody reads faster. The last one is always sent.
 _NOTE_INTERVAL = 0.02
 
 
 @final
 class NotReturned:
-    """Stands for an error that Dask would take for its own business: a cancel, an exit."""
+    """Stands for an error that Dask would take for its own business: a cancel, an exit.
+
+    It is made anew at home: Dask's pickle of an exception does not call its class, so an exit would lose its code.
+    """
 
     def __init__(self, error: BaseException) -> None:
-        self.error = error
+        self._kind = next(kind for kind in _NOT_DASKS if isinstance(error, kind))
+        code = getattr(error, "code", None)
+        self._args = (code if code is None or isinstance(code, int) else str(code),) if hasattr(error, "code") else ()
+
+    def error(self) -> BaseException:
+        """Return the error."""
+        return self._kind(*self._args)
 
 
 def run_call(topic: str, key: str, about: bytes, payload: bytes) -> Any:
@@ -58,7 +68,7 @@ def run_call(topic: str, key: str, about: bytes, payload: bytes) -> Any:
     try:
         # In a context of its own: the thread is used again.
         return contextvars.Context().run(_run, about, payload, note)
-    except (asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
+    except _NOT_DASKS as error:
         return NotReturned(error)
     finally:
         for value in kept:

@@ -141,6 +141,7 @@ async def test_an_exit_of_the_function_is_as_in_any_job(new_cluster, child):
     program = child(
         """
         import asyncio, sys
+        sys.path.append(sys.argv[2])
         import dask_jobs
         from aiopool import Pool
 
@@ -151,9 +152,24 @@ async def test_an_exit_of_the_function_is_as_in_any_job(new_cluster, child):
         asyncio.run(main())
         """,
         new_cluster().start().address,
+        str(HERE),
     )
     await asyncio.to_thread(program.communicate, timeout=60)
     assert program.returncode == 3
+
+
+@ecosystem
+@needs_dask
+async def test_the_program_of_the_page_runs(new_cluster, tmp_path):
+    """`docs/how-to/compute-on-a-dask-cluster.md` shows a program that works."""
+    program = HERE.parent / "docs" / "operations" / "on_dask.py"
+    cluster = new_cluster(PYTHONPATH=os.pathsep.join([PLACES, str(program.parent)])).start()
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-W", "error", program, cluster.address],
+        cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert ran.stdout.splitlines() == [f"sea-{frame:04}.png" for frame in range(100)], ran.stderr
 
 
 # -- stopping ----------------------------------------------------------------------------------------------------------
@@ -336,11 +352,14 @@ async def test_a_pool_without_a_cluster_refuses_the_call(new_pool):
 async def test_a_worker_without_a_cluster_does_not_open_and_a_producer_does():
     """A producer submits what others run; a worker that could not run its functions takes no jobs."""
     handlers = Handlers()
-    square = handlers.register("square", offload="dask")(process_jobs.square)
+
+    @handlers.register("square", offload="dask")
+    def square(x: int) -> int:
+        return x * x
+
     held = Memory("dask")
     async with Pool(store=held, handlers=handlers, role="producer") as pool:
         await pool.submit(square, 2)
     with pytest.raises(ValueError, match="'square' is to run on a Dask cluster"):
-    held = Memory("dask")
-    async with Pool(store=held, handlers=handlers):
+        async with Pool(store=held, handlers=handlers):
             pass
