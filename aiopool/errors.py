@@ -17,6 +17,7 @@ raises `RuntimeError` or `TypeError`, as asyncio does.
     │   ├── ProcessDiedError   the process that ran the job died: with which exit code
     │   ├── ClusterLostError   the cluster that ran the job was lost: nobody's failure
     │   ├── JobPendingError    result() or exception() too early (also asyncio.InvalidStateError)
+    │   ├── JobDeadError       its workers died while they ran it, too often: it was given up
     │   ├── PayloadError       arguments or a result that a store cannot keep (also ValueError)
     │   └── UnknownJobError    the store knows no job with this id (also KeyError)
     ├── StoreError             a store cannot do what it was asked for
@@ -31,6 +32,7 @@ from typing import Literal
 __all__ = [
     "ClusterLostError",
     "JobCancelledError",
+    "JobDeadError",
     "JobDroppedError",
     "JobError",
     "JobPendingError",
@@ -196,6 +198,10 @@ class StoreError(PoolError):
 
 class StoreUnavailableError(StoreError):
     """A store cannot be reached now, or has no room now. Nothing was lost; the same call may go through later."""
+
+
+class JobDeadError(JobError):
+    """The processes that ran the job died, as often as its `max_crashes`: it was given up, and can be put back."""
 
 
 class PayloadError(JobError, ValueError):

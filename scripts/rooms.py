@@ -45,7 +45,9 @@ WORDS = {
     "testing": "virtual time, schedules",
     "instrumentation": "Prometheus, OpenTelemetry",
     "pytest_plugin": "fixtures",
+    "_plan": "a fleet, simulated",
     "cli": "the command",
+    "_torture": "kills, and what survives it",
 }
 BOX, GAP, ROW = (226, 44), 14, 92
 WIDTH = 1000

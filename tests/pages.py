@@ -11,12 +11,16 @@ The rules, for whoever writes a page:
 - A block marked `pycon` is typed into `python -m asyncio`, and its lines without `>>>` are what is printed.
 - A block marked `sh` runs if a line `<!-- run -->` stands before it; `python` and `aiopool` are the ones of the tests.
 - A block marked `python no-run` is an excerpt of the file that the paragraph before it links to.
+- A block of Python that the paragraph before it says to "save as `name.py`" is written under that name; a later block
+  runs it, or imports it.
+- A program with `DATABASE_URL` or `REDIS_URL` in it gets the address of a server that was started for it.
 
 By hand: `python tests/pages.py docs/how-to/logs.md`.
 """
 
 import dataclasses
 import difflib
+import importlib
 import os
 import re
 import subprocess
@@ -29,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "python no-run", "pycon", "text", "sh", "console", "toml", "yaml", "ini", "json", "dockerfile"}
 CONTINUES = "in the same file"
+SAVED = re.compile(r"[Ss]ave (?:it|this|them) as `(\w+\.py)`")
 ONE_FILE = "one file, one below the other"
 # To find and load all that are installed would take two seconds a page.
 PLUGINS = ["-p", "pytest_asyncio.plugin", "-p", "anyio.pytest_plugin", "-p", "aiopool.pytest_plugin"]
@@ -36,6 +41,28 @@ FENCE = re.compile(
     r"(?P<mark><!-- run -->\n+)?^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
+
+
+def _server(variable: str) -> str:
+    """Return the address of a server, which is started now if it was not before."""
+    sys.path.insert(0, str(ROOT / "tests" / "stores"))
+    module = importlib.import_module(SERVERS[variable])
+    return str(module.package_server() if variable == "DATABASE_URL" else module.shared(module.VALKEY).url)
+
+
+def why_not(page: Path) -> str | None:
+    """Return why a page cannot run here: a server that cannot be had; None: it can."""
+    sys.path.insert(0, str(ROOT / "tests" / "stores"))
+    for variable in {variable for program in programs(page) for variable in program.servers}:
+        module = importlib.import_module(SERVERS[variable])
+        why: str | None = module.why_not_package() if variable == "DATABASE_URL" else module.why_not(module.VALKEY)
+        if why is not None:
+            return why
+    return None
+
+
+# By the variable that a program reads: the module in `tests/stores` that has the server.
+SERVERS = {"DATABASE_URL": "pg_server", "REDIS_URL": "redis_servers"}
 
 
 @dataclasses.dataclass
@@ -67,6 +94,17 @@ class Program:
     @property
     def where(self) -> str:
         return "line " + ", ".join(str(block.line) for block in self.blocks)
+
+    @property
+    def name(self) -> str | None:
+        """Under which it is saved, for other programs of the page; None: it is run itself."""
+        found = SAVED.search(" ".join(self.blocks[0].before.split())) if self.blocks[0].info == "python" else None
+        return found[1] if found else None
+
+    @property
+    def servers(self) -> list[str]:
+        """The variables in which it looks for the address of a server."""
+        return [variable for variable in SERVERS if variable in self.text]
 
     def command(self, directory: Path) -> list[str]:
         if self.blocks[0].info == "pycon":
@@ -136,10 +174,14 @@ def same(expected: str, output: str) -> bool:
 
 def problem(program: Program, directory: Path) -> str | None:
     """Run a program in a directory. Return what went wrong, or None."""
+    if program.name is not None:
+        (directory / program.name).write_text(program.text)
+        return None
     command = program.command(directory)
     testing = "pytest" in command
     bin_path = os.pathsep.join([str(directory / ".bin"), os.environ["PATH"]])
     environment = {**os.environ, "PATH": bin_path, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    environment |= {variable: _server(variable) for variable in program.servers}
     if testing:
         environment |= {"PYTHONWARNINGS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     else:

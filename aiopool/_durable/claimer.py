@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, final
 
 from aiopool._durable.flusher import MAX_ROWS, backoff
 from aiopool._engine.engine import Engine
+from aiopool._runtime import failpoints
 from aiopool._runtime.faults import log_fault
 from aiopool.errors import StoreError
 from aiopool.stores._protocol import Store
@@ -35,6 +36,7 @@ class Claimer:
     Attributes:
         may_be_more: the store may have jobs that could start.
         paused: the fleet is paused, by the last answer.
+        lost_answer: the store may have given us jobs, and we have not heard of it.
         reserved: slots that are kept for jobs which may start as they are submitted.
         claims, jobs: how many answers there were, and jobs in them.
         failing_since: when the store was found out of reach, on the loop's clock; None: it answers.
@@ -43,6 +45,7 @@ class Claimer:
     __slots__ = (
         "_cancelled",
         "_engine",
+        "_reconcile",
         "_start",
         "_stopped",
         "_store",
@@ -52,6 +55,7 @@ class Claimer:
         "claims",
         "failing_since",
         "jobs",
+        "lost_answer",
         "may_be_more",
         "paused",
         "reserved",
@@ -63,17 +67,26 @@ class Claimer:
         engine: Engine,
         start: Callable[[Claimed], object],
         cancelled: Callable[[str, int, str | None], object],
+        reconcile: Callable[[], Awaitable[object]],
     ) -> None:
-        """`start(job)` begins a job; `cancelled(id, fence, reason)`: one that runs here was cancelled."""
+        """What it does.
+
+        Args:
+            store, engine: where jobs come from, and who runs them.
+            start: begins a job.
+            cancelled: `cancelled(id, fence, reason)`: one that runs here was cancelled.
+            reconcile: gives back what the store says that we hold, and we do not know of.
+        """
         self._store = store
         self._engine = engine
         self._start = start
         self._cancelled = cancelled
+        self._reconcile = reconcile
         self._task: asyncio.Task[Any] | None = None
         self._wakeup: asyncio.Future[None] | None = None
         self._woken = self._stopped = False
         self.may_be_more = True
-        self.paused = False
+        self.paused = self.lost_answer = False
         self.reserved = self.claims = self.jobs = 0
         self.failing_since: float | None = None
 
@@ -129,17 +142,22 @@ class Claimer:
                 self.failing_since = self.failing_since or self._engine.now()
                 if failures == 1 or failures % 20 == 0:
                     log_fault(logger, "no jobs can be claimed: %s", error, fields={}, level=logging.WARNING)
-                self.may_be_more = False
+                self.may_be_more, self.lost_answer = False, True
             if not self._stopped:
                 await self._wait(wait)
 
     async def _claim(self) -> float:
         """Ask once, and return for how many seconds to wait for a hint."""
+        if self.lost_answer:
+            await self._reconcile()
+            self.lost_answer = False
         limit = min(max(self.free(), 0), MAX_ROWS)
         if limit:
             self.may_be_more = False  # first: a hint that comes meanwhile must not be lost
         self._woken = False
         answer = await self._store.claim(limit)
+        if failpoints.ACTIVE and answer.jobs:
+            failpoints.reach("claim.after")
         self.claims += 1
         self.jobs += len(answer.jobs)
         self.paused = answer.paused

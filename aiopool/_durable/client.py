@@ -29,7 +29,7 @@ from aiopool._durable.handles import Handles, current_job_id
 from aiopool._durable.ids import new_id
 from aiopool._durable.keeper import LeaseKeeper
 from aiopool._durable.payloads import encode_error
-from aiopool._durable.plans import Plans, limit_rows
+from aiopool._durable.plans import MAX_TEXT, Plans, check_text, limit_rows
 from aiopool._durable.runs import Run
 from aiopool._durable.sweeper import Sweeper
 from aiopool._engine.engine import Engine
@@ -40,6 +40,7 @@ from aiopool._pool.cancel_report import CancelReport
 from aiopool._pool.durability import Role, StoreCall
 from aiopool._pool.fleet import Fleet
 from aiopool._pool.state import PoolState
+from aiopool._runtime import failpoints
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.runtime import Runtime
 from aiopool.errors import PayloadError, StoreError, StoreUnavailableError
@@ -95,6 +96,7 @@ class StoreJobs:
         self.max_payload = store.max_payload
         self.fleet = Fleet(store, self.watch)
         self.runs: dict[str, Run] = {}
+        self._ending: set[str] = set()  # jobs whose attempt has ended here, and is not written yet
         self.lost_settlements = 0
         self._limits = limit_rows(state.limits)
         self._state = state
@@ -118,13 +120,16 @@ class StoreJobs:
     async def open(self) -> None:
         """See `Durability`."""
         runtime, engine, store = self.runtime, self.engine, self.store
-        self.runs, self._closing, self._lost_answer = {}, False, False
+        self.runs, self._ending, self._closing = {}, set(), False
+        self._starting: set[str] = set()  # submissions that may start here at once, until their answer is there
         self._background: set[asyncio.Task[Any]] = set()
         self._ready = asyncio.Event()
-        self._finished_hint = asyncio.Event()
+        self._look_hint = asyncio.Event()
+        self._may_have_ended = False
         self._fleet_numbers: StoreStatistics | None = None
         self.handles = Handles(self._state.name, engine, self._handlers, self._cancel_soon)
-        self.handles.on_expected = self._finished_hint.set
+        self.handles.is_here = self._is_here
+        self.handles.on_expected = self._look_hint.set
         self.plans = Plans(self._state, self._handlers, self.handles)
         self.submits: Flusher[_Pending, Submitted] = Flusher(
             "submissions", runtime, self._write_jobs, self._submitted, self._not_submitted, patience=SUBMIT_PATIENCE
@@ -140,7 +145,7 @@ class StoreJobs:
             self._not_cancelled,
             patience=SUBMIT_PATIENCE,
         )
-        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere)
+        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere, self._reconcile)
         self.sweeper = Sweeper(store, runtime, lambda: self._handlers.names, self.claimer.hint)
         self._keeper: LeaseKeeper | None = None
         if self.role != "producer" and self._state.dask is None:
@@ -203,6 +208,8 @@ class StoreJobs:
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._keeper is not None:
                     await self._keeper.stop()
+                if failpoints.ACTIVE:
+                    failpoints.reach("close.before")
                 await self.store.close()
         except (TimeoutError, StoreError) as error:
             log_fault(logger, "the store of pool %s could not be closed", self._state.name, error=error, fields={})
@@ -246,7 +253,7 @@ class StoreJobs:
         elif wake == "cancel":
             self.claimer.look()
         else:
-            self._finished_hint.set()
+            self._look_again()
 
     # -- submitting ----------------------------------------------------------------------------------------------------
 
@@ -269,7 +276,7 @@ class StoreJobs:
         moment = round(self.runtime.wall_time(due).timestamp(), 3)
         payload = self.plans.of(call.spec, call.function).handler.signature.encode(call.args, {}, self.max_payload)
         schedule = f"{call.spec.name} {about} {payload}"
-        unique = f"every {schedule}"[:MAX_ID] if skips else None
+        unique = f"every {schedule}"[:MAX_TEXT] if skips else None
         job = self.hand_in(call._replace(tick=(schedule, moment), unique=unique))
 
         def passed_over(job: Job[Any]) -> None:
@@ -284,9 +291,9 @@ class StoreJobs:
         plan = self.plans.of(call.spec, call.function)
         spec, handler = call.spec, plan.handler
         payload = handler.signature.encode(call.args, call.kwargs, self.max_payload)
-        id = new_id() if call.id is None else str(call.id)
-        if call.id is not None and ("\0" in id or len(id) > MAX_ID):
-            raise ValueError(f"id={call.id!r}: in a store an id has at most {MAX_ID} characters, and no NUL among them")
+        id = new_id() if call.id is None else check_text("id", str(call.id))
+        if call.unique is not None:
+            check_text("unique", call.unique)
         delay, run_at = 0.0, None
         if isinstance(call.delay, datetime.datetime):
             run_at = call.delay.timestamp()
@@ -305,6 +312,7 @@ class StoreJobs:
         )
         if start:
             self.claimer.reserved += 1
+            self._starting.add(id)
         row = NewJob(
             id,
             handler.name,
@@ -345,11 +353,16 @@ class StoreJobs:
 
     async def _write_jobs(self, batch: Sequence[_Pending], again: bool) -> Sequence[Submitted]:
         await self._ready.wait()
+        if failpoints.ACTIVE:
+            failpoints.reach("submit.before")
         answers = await self.store.submit([pending.row for pending in batch])
+        if failpoints.ACTIVE:
+            failpoints.reach("submit.after")
         if not again:
             return answers
         # It was sent before, and the answer was lost: what is there under our name is what we sent.
-        self._lost_answer = True
+        self.claimer.lost_answer = True
+        self.claimer.look()
         mine = self.me.id
         return [
             answer._replace(outcome="queued") if answer.outcome == "same_id" and answer.submitter == mine else answer
@@ -361,6 +374,7 @@ class StoreJobs:
         row, handle = pending.row, pending.handle
         if row.start:
             self.claimer.reserved -= 1
+            self._starting.discard(row.id)
         if answer.outcome == "running":
             total = row.total_timeout
             self._start(
@@ -381,6 +395,7 @@ class StoreJobs:
     def _not_submitted(self, pending: _Pending, error: BaseException) -> None:
         if pending.row.start:
             self.claimer.reserved -= 1
+            self._starting.discard(pending.row.id)
         if pending.answer is None or pending.answer.done():
             self.handles.refused(pending.handle, error)
         else:
@@ -431,6 +446,8 @@ class StoreJobs:
             text = "job %s id %s cannot be run, and is given up"
             log_fault(logger, text, claimed.name, claimed.id, error=error, fields={})
             return
+        if failpoints.ACTIVE:
+            failpoints.reach("start.before")
         self.runs[claimed.id] = run
         engine = self.engine
         run.job = engine.enter_leased(spec, function, args, run, claimed.id, attempt=claimed.attempt, age=claimed.age)
@@ -439,6 +456,12 @@ class StoreJobs:
         if claimed.time_left is not None:
             run.timer = engine.timers.add(engine.now() + claimed.time_left, engine.leased_expired, run.job)
 
+    async def _reconcile(self) -> None:
+        """Give back what the store says that we hold and we know nothing of: its answer was lost on the way to us."""
+        for id, fence in await self.store.owned():
+            if not (self._is_here(id) or id in self._starting):
+                self.ends.add(_Ended(None, Settlement(id, fence, "release")))
+
     def is_awaited(self, id: str) -> bool:
         """See `RunOwner`."""
         handle = self.handles.by_id.get(id)
@@ -446,7 +469,10 @@ class StoreJobs:
 
     def settle(self, run: Run, end: Settlement) -> None:
         """See `RunOwner`."""
+        if failpoints.ACTIVE:
+            failpoints.reach("job.ended")
         self._let_go(run)
+        self._ending.add(run.id)
         self.ends.add(_Ended(run, end))
 
     def drop(self, run: Run) -> None:
@@ -463,21 +489,28 @@ class StoreJobs:
 
     async def _write_ends(self, batch: Sequence[_Ended], again: bool) -> Sequence[bool]:
         await self._ready.wait()
-        return await self.store.settle([ended.end for ended in batch])
+        if failpoints.ACTIVE:
+            failpoints.reach("settle.before")
+        counted = await self.store.settle([ended.end for ended in batch])
+        if failpoints.ACTIVE:
+            failpoints.reach("settle.after")
+        return counted
 
     def _settled(self, ended: _Ended, counted: bool) -> None:
         """The end of an attempt is written; or it was somebody else's by now."""
         run, end = ended
+        self._ending.discard(end.id)
         if end.outcome == "release" and counted:
             self.claimer.hint()
         self.lost_settlements += not counted
         if counted and end.outcome == "succeeded" and run is not None and run.job is not None:
             self.handles.succeeded(run.id, end.result, run.job._attempt, run.job._started_at)
         else:
-            self._finished_hint.set()  # whoever waits for it here asks the store, as others do
+            self.handles.ask_about(end.id)  # whoever waits for it here asks the store, as others do
 
     def _not_settled(self, ended: _Ended, error: BaseException) -> None:
         """It could not be written at all: the store will notice that nobody holds the job."""
+        self._ending.discard(ended.end.id)
         text = "the end of job %s (%s) could not be written; it will run again"
         log_fault(logger, text, ended.end.id, ended.end.outcome, error=error, fields={})
 
@@ -507,7 +540,7 @@ class StoreJobs:
             if run is not None and run.job is not None and not run.cancelled:
                 run.cancelled = True
                 self.engine.cancel(run.job, row[1])
-        self._finished_hint.set()
+        self._look_again()
 
     def _not_cancelled(self, row: tuple[str, str | None], error: BaseException) -> None:
         log_fault(logger, "job %s could not be cancelled", row[0], error=error, fields={})
@@ -596,10 +629,18 @@ class StoreJobs:
             self.handles.expect(job)
         return ours
 
+    def _is_here(self, id: str) -> bool:
+        return id in self.runs or id in self._ending
+
+    def _look_again(self) -> None:
+        """Some job may have ended, whichever it is."""
+        self._may_have_ended = True
+        self._look_hint.set()
+
     async def _look(self) -> None:
         """Ask about jobs that somebody waits for, and write how far those are that run here."""
-        runs, hint, handles = self.runs, self._finished_hint, self.handles
-        wrote = counted = -math.inf
+        runs, hint, handles = self.runs, self._look_hint, self.handles
+        wrote = counted = polled = -math.inf
         while True:
             waits = handles.expected or self.me.runs_jobs or self._state.observers.recorder is not None
             seconds = min(self.store.poll, PROGRESS_EVERY) if waits else None
@@ -611,11 +652,17 @@ class StoreJobs:
             hint.clear()
             try:
                 await self._ready.wait()
-                asked = handles.next_asked(runs.__contains__)
+                now = self.engine.now()
+                again = (
+                    self._may_have_ended or now - polled >= self.store.poll
+                )  # hints may come all the time, or get lost
+                self._may_have_ended, polled = False, now if again else polled
+                asked = handles.next_asked(again=again)
+                if handles.are_unasked:
+                    hint.set()
                 if asked:
                     for end in await self.store.finished(asked):
                         handles.finished(end)
-                now = self.engine.now()
                 if runs and now - wrote >= PROGRESS_EVERY:
                     wrote = now
                     await self._write_progress()
@@ -648,9 +695,6 @@ _STATUS: dict[StoredStatus, JobStatus] = {
     StoredStatus.TIMED_OUT: JobStatus.TIMED_OUT,
     StoredStatus.CANCELLED: JobStatus.CANCELLED,
 }
-
-# It stands in an index of a database.
-MAX_ID = 200
 
 
 async def _unknown() -> None:

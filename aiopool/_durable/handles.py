@@ -11,6 +11,7 @@ import datetime
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
+from itertools import islice
 from typing import Any, Protocol, final
 
 from aiopool._durable.handlers import Handlers
@@ -51,14 +52,17 @@ class Handles:
         name: of the pool.
         by_id: those that somebody holds.
         expected: those that somebody waits for, in the order in which they are asked about.
-        on_expected: called when there is one more of these.
+        is_here: whether a job runs here, or its end is being written: nobody has to be asked then.
+        on_expected: called when there is one more to ask about.
     """
 
     def __init__(self, name: str, engine: Engine, handlers: Handlers, cancel: Canceller) -> None:
         self.name = name
         self.by_id: weakref.WeakValueDictionary[str, Job[Any]] = weakref.WeakValueDictionary()
         self.expected: dict[str, Job[Any]] = {}
+        self.is_here: Callable[[str], bool] = _nowhere
         self.on_expected: Callable[[], object] | None = None
+        self._unasked: dict[str, Job[Any]] = {}
         self._engine = engine
         self._handlers = handlers
         self._cancel = cancel
@@ -78,24 +82,44 @@ class Handles:
         return job
 
     def expect(self, job: Job[Any]) -> None:
-        """Somebody waits for a job: have it asked about."""
-        if job._finished_at is None and job.id not in self.expected:
-            self.expected[str(job.id)] = job
-            if self.on_expected is not None:
-                self.on_expected()
+        """Somebody waits for a job: have it asked about, for it may have ended before anybody did."""
+        if job._finished_at is None and (id := str(job.id)) not in self.expected:
+            self.expected[id] = job
+            if not self.is_here(id):
+                self.ask_about(id)
 
-    def next_asked(self, skip: Callable[[str], bool]) -> list[str]:
-        """Return the ids of some jobs that are waited for, the next ones in turn; `skip(id)`: not this one."""
+    def ask_about(self, id: str) -> None:
+        """Have a job asked about at once, if somebody waits for it."""
+        job = self.expected.get(id)
+        if job is not None and self.on_expected is not None:
+            self._unasked[id] = job
+            self.on_expected()
+
+    def next_asked(self, *, again: bool) -> list[str]:
+        """Return the ids of some jobs that are waited for: those that were not asked about yet; `again`: and then the
+        others, in turn."""
         asked: list[str] = []
-        for id in list(self.expected)[:MAX_ASKED] if len(self.expected) > MAX_ASKED else tuple(self.expected):
-            job = self.expected.pop(id)
-            extra = job._extra
-            waited = job._waiters is not None or (extra is not None and extra.callbacks)
-            if job._finished_at is None and waited:
-                self.expected[id] = job
-                if not skip(id):
-                    asked.append(id)
+        is_here = self.is_here
+        for id in list(islice(self._unasked, MAX_ASKED)):
+            job = self._unasked.pop(id)
+            if job._finished_at is None and id in self.expected and not is_here(id):
+                asked.append(id)
+        if again:
+            known = set(asked)
+            for id in list(islice(self.expected, MAX_ASKED - len(asked))):
+                job = self.expected.pop(id)
+                extra = job._extra
+                waited = job._waiters is not None or (extra is not None and extra.callbacks)
+                if job._finished_at is None and waited:
+                    self.expected[id] = job
+                    if id not in known and not is_here(id):
+                        asked.append(id)
         return asked
+
+    @property
+    def are_unasked(self) -> bool:
+        """Whether some were not asked about yet."""
+        return bool(self._unasked)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -196,6 +220,10 @@ class Handles:
     def run_inside_layers(self, job: Job[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> Awaitable[Any]:
         """No attempt of a handle runs."""
         raise NotImplementedError  # pragma: no cover: nobody can ask
+
+
+def _nowhere(id: str) -> bool:
+    return False
 
 
 def _elsewhere() -> None:

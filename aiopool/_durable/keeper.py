@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import final
 
+from aiopool._runtime import failpoints
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.runtime import Runtime
 from aiopool.stores._protocol import Keeper
@@ -113,6 +114,8 @@ class LeaseKeeper:
                     return
                 except TimeoutError:
                     pass
+                if failpoints.ACTIVE:
+                    failpoints.reach("beat.before")
                 began = time.monotonic()
                 try:
                     async with asyncio.timeout(self._lease):

@@ -25,7 +25,7 @@ from pydantic_core import PydanticSerializationError, ValidationError
 from aiopool._jobs.job import Job
 from aiopool._jobs.json_values import MAX_TEXT, bounded, json_value
 from aiopool._runtime.faults import describe, type_name
-from aiopool.errors import JobCancelledError, JobTimeoutError, PayloadError, RecordedError
+from aiopool.errors import JobCancelledError, JobDeadError, JobTimeoutError, PayloadError, RecordedError
 
 __all__ = ["Signature", "decode_error", "encode_error", "json_text"]
 
@@ -125,13 +125,7 @@ class Signature:
                 f"the {what} of {self._name!r} are {len(data) - 2:,} bytes, and the store takes {most:,}: keep what is "
                 "big in a file or an object store, and pass its name"
             )
-        text = data[1:-1].decode()
-        if "\\u0000" in text:
-            raise PayloadError(
-                f"the {what} of {self._name!r} have a text with a NUL character (\\0), which not every store can keep: "
-                "pass bytes, or leave it out"
-            )
-        return text
+        return data[1:-1].decode()
 
     def decode(self, payload: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of a call, for `function(*args, **kwargs)`.
@@ -231,6 +225,7 @@ _OWN: Final = frozenset(
     and issubclass(kind, Exception)
     and not issubclass(kind, (StopIteration, StopAsyncIteration, UnicodeError, BaseExceptionGroup, ImportError))
 )
+_OURS: Final = {kind.__name__: kind for kind in (JobDeadError, PayloadError)}
 _BY_NAME: Final = {kind.__name__: kind for kind in _OWN}
 
 
@@ -246,6 +241,8 @@ def decode_error(text: str | None, job: Job[Any], reason: str | None = None) -> 
         seconds = record.get("seconds")
         told = message or f"{about} waited for longer than its {limit} allows"
         error = JobTimeoutError(told, limit, float(seconds) if isinstance(seconds, (int, float)) else 0.0)
+    elif name in _OURS:
+        return _OURS[name](message)
     elif name == "JobCancelledError":
         return JobCancelledError(f"{about} was cancelled" + (f": {reason}" if reason else ""))
     elif name in _BY_NAME and isinstance(record.get("args"), list):

@@ -23,12 +23,37 @@ from aiopool._pool.submitter import Submitter
 from aiopool.errors import PayloadError
 from aiopool.stores._rows import Claimed, LimitRow
 
-__all__ = ["Plan", "Plans", "limit_rows"]
+__all__ = ["MAX_TEXT", "Plan", "Plans", "check_text", "limit_rows"]
 
 # So many are kept: a view may be made for each job, with a key of its own.
 MAX_PLANS = 512
 
 _RETRY_FIELDS = ("attempts", "backoff", "delay", "factor", "max_delay", "jitter", "max_elapsed")
+
+
+# It stands in an index of a database.
+MAX_TEXT = 200
+
+
+def check_text(option: str, text: str) -> str:
+    """Return a text that a store can look up.
+
+    Raises:
+        ValueError: it cannot: in a batch it would fail the rows of others, too.
+    """
+    if len(text) > MAX_TEXT or "\0" in text or (not text.isascii() and not _is_unicode(text)):
+        raise ValueError(
+            f"{option}={text[:50]!r}: in a store this has at most {MAX_TEXT} characters, no NUL, and no half characters"
+        )
+    return text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Plan(NamedTuple):
@@ -78,6 +103,8 @@ class Plans:
         if found is not None and found.spec is spec and found.handler.function is function:
             return found
         handler = self._handlers.of(function)
+        if spec.group is not None:
+            check_text("group", spec.group)
         handle = spec.with_priority(spec.priority)
         handle.owner, handle.limits = self._owner, ()
         metadata = None if spec.metadata is None else json_text(dict(spec.metadata), "metadata")
@@ -160,7 +187,7 @@ def _key_text(key: Any) -> str | int:
             f"key={key!r}: pool.lanes(...) is a limit of this process; for the whole fleet write "
             "Pool(limits={name: Limit(...)}) or Pool(key_limit=Limit(...))"
         )
-    return key if type(key) is int else str(key)
+    return key if type(key) is int else check_text("key", str(key))
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import final
 
 from aiopool._durable.flusher import backoff
+from aiopool._runtime import failpoints
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.runtime import Runtime
 from aiopool.errors import StoreError
@@ -57,7 +58,11 @@ class Sweeper:
         while True:
             more = False
             try:
+                if failpoints.ACTIVE:
+                    failpoints.reach("sweep.before")
                 report = await self._store.sweep(self._names())
+                if failpoints.ACTIVE:
+                    failpoints.reach("sweep.after")
             except StoreError as error:
                 failures += 1
                 if failures == 1 or failures % 20 == 0:

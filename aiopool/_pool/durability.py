@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from aiopool._jobs.job import Job
 from aiopool._jobs.limits import Key
 from aiopool._jobs.spec import JobSpec
-from aiopool._pool.block import JobBlock
 from aiopool._pool.cancel_report import CancelReport
 
 if TYPE_CHECKING:  # few pools have a store
@@ -46,7 +45,7 @@ class StoreCall(NamedTuple):
     delay: float | datetime.datetime
     unique: str | None
     within: object | None
-    block: JobBlock | None
+    block: Any  # a `JobBlock`, which stands above, or None
     tick: tuple[str, float] | None
 
     @property

@@ -157,8 +157,13 @@ class Submitter:
             QueueFullError: there is no room, and the pool's `overflow` policy says not to wait.
             TypeError: `function` is no function, or does not take these arguments; the text shows the line to write
                 instead. (Checked are functions and methods that are written in Python.)
+            PayloadError, StoreError: of a pool with a store: the arguments cannot be kept there; it cannot be reached.
 
         If the caller is cancelled while it waits for room, the job is withdrawn.
+
+        In a pool with a store this returns when the job is committed there, as durably as the store says. The function
+        must be registered, and its arguments must be such that JSON can hold them. If the caller is cancelled
+        meanwhile, the job may be there or not: an id of your own (`with_options(id=…)`) finds it.
 
         Example:
             job = await pool.submit(fetch, url)
@@ -817,8 +822,7 @@ class Submitter:
     ) -> Job[Any]:
         """Hand in a call to the store of the pool."""
         self._state.check_accepting()
-        spec, engine = self._look_up(function), self._state.engine
-        assert engine is not None
+        spec = self._known_spec if function is self._known() else self._look_up(function)
         call = StoreCall(
             spec, function, args, kwargs, self._id, self._delay, self._unique, self._within, self._block, None
         )

@@ -3,6 +3,7 @@
     _app      the commands and their options, in typer's words
     _complete what a shell completes
     _settings `aiopool settings`: the effective settings, and where each comes from
+    _plan     `aiopool plan`: a fleet, simulated; _plan_app has its options
     _map      `aiopool map`: from the options to an exit code
     _work     the work itself: lines in, through `pool.map`, results out
     _options  what was asked for, checked; _amounts reads rates, limits and arguments

@@ -10,6 +10,8 @@ from aiopool.cli._complete import complete_target
 from aiopool.cli._jobs_app import Queue, StoreUrl, jobs_app
 from aiopool.cli._map import map_lines
 from aiopool.cli._options import BACKOFFS
+from aiopool.cli._plan_app import plan_command
+from aiopool.cli._torture import torture_command
 
 __all__ = ["app"]
 
@@ -279,3 +281,7 @@ def doctor_command(
     from aiopool.cli._doctor import examine_store
 
     raise typer.Exit(examine_store(store, queue, as_json=as_json))
+
+
+app.command("torture")(torture_command)
+app.command("plan")(plan_command)

@@ -257,8 +257,12 @@ class PoolSettings(BaseSettings):
 
     # -- using -------------------------------------------------------------------------------------------------------
 
-    def create_pool(self) -> Pool:
+    def create_pool(self, **code: Any) -> Pool:
         """Make a pool of these settings; each call makes another one.
+
+        Args:
+            code: arguments of `Pool` that are no settings, because they are code, or a secret: `store` and `handlers`,
+                `limits`, `layers`, `worker_context`.
 
         `metrics` calls `aiopool.metrics.observe(pool)`. `logs` calls `configure_logging(log_level, renderer=logs)`, for
         the whole program. `health` is the default of each `HealthMonitor(pool)`. Pools that are made of the same
@@ -268,7 +272,7 @@ class PoolSettings(BaseSettings):
             async with PoolSettings.load("aiopool.yaml", size=4).create_pool() as pool:
                 ...
         """
-        pool = Pool(**self.to_arguments())
+        pool = Pool(**self.to_arguments(), **code)
         pool._state.health_limits = self.health
         if self.metrics:
             observe(pool)

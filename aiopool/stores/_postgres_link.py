@@ -44,7 +44,7 @@ def driver() -> Any:
         return importlib.import_module("asyncpg")
     except ImportError:
         raise RuntimeError(
-            "a store in PostgreSQL needs asyncpg, which is not installed: pip install 'aiopool[postgres]'"
+            "a store in PostgreSQL needs asyncpg, which is not installed: pip install asyncpg, or the extra postgres"
         ) from None
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from aiopool._runtime import failpoints
 from aiopool.errors import StoreError
 from aiopool.stores._postgres_functions import FUNCTIONS
 
@@ -173,6 +174,8 @@ async def migrate(conn: Any, schema: str) -> None:
         for version, needs, text in _MIGRATIONS:
             if version > found:
                 await conn.execute(text.replace("{schema}", schema))
+                if failpoints.ACTIVE:
+                    failpoints.reach("migrate.inside")
                 await conn.execute(f"INSERT INTO {schema}.migrations VALUES ({version}, {needs})")
 
 

@@ -56,7 +56,8 @@ costs time, never a job: everything is also found by asking again."""
 class Keeper(Protocol):
     """Keeps the leases of one incarnation, with a connection of its own, in a thread of its own.
 
-    All of its methods are called in that thread's event loop, so a blocked loop of the pool does not look dead.
+    All of its methods are called in that thread's event loop, which goes on running between them: so a blocked loop of
+    the pool does not look dead.
     """
 
     async def open(self) -> None:
@@ -109,7 +110,7 @@ class Store(Protocol):
         ...
 
     def keeper(self) -> Keeper | None:
-        """Return what keeps the leases of this incarnation; None: nothing has to."""
+        """Return what keeps the leases of this incarnation, if it runs jobs; None: nothing has to."""
         ...
 
     async def now(self) -> float:
@@ -139,7 +140,7 @@ class Store(Protocol):
 
     async def cancel(self, ids: Sequence[str], reason: str | None) -> list[CancelAnswer]:
         """Cancel jobs: those that wait are cancelled when this returns, and never start; the owners of those that run
-        are told."""
+        are told. One that is `moving` is `unknown`: it may run elsewhere already."""
         ...
 
     async def report_progress(self, rows: Sequence[tuple[str, int, float, str]]) -> None:
@@ -197,7 +198,8 @@ class Store(Protocol):
     async def requeue(self, ids: Sequence[str] | None, status: StoredStatus | None) -> int:
         """Put jobs that have ended back into the queue, with all of their attempts: these, or all with a status.
 
-        Their ids stay. Returns how many. A job whose `unique` a live job has stays where it is.
+        Their ids stay; they stand behind those that wait, and their time limits begin anew. Returns how many. A job
+        whose `unique` a live job has stays where it is.
         """
         ...
 
@@ -210,14 +212,15 @@ class Store(Protocol):
     async def export(self, limit: int) -> list[StoredJob]:
         """Take up to `limit` live jobs that do not run, to move them elsewhere: from now on they are `moving`.
 
-        They do not start here any more. Those that are `moving` already come first: whoever was interrupted goes on.
+        It may be fewer although there are more. They do not start here any more. Those that are `moving` already come
+        first: whoever was interrupted goes on.
         """
         ...
 
     async def restore(self, jobs: Sequence[StoredJob]) -> None:
         """Take in jobs that another store has exported, with their attempts, moments and order.
 
-        One that is here already, live or ended, is left as it is.
+        One that is here already, live or ended, is left as it is. One whose `unique` a live job has loses it.
         """
         ...
 

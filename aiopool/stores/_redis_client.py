@@ -28,7 +28,7 @@ try:
     from redis.backoff import NoBackoff
 except ImportError as error:
     raise RuntimeError(
-        "this store needs the client library redis, which is not installed: pip install 'aiopool[redis]'"
+        "this store needs the client library redis, which is not installed: pip install redis, or the extra redis"
     ) from error
 
 __all__ = ["Client", "faults", "split_url", "translated", "without_secrets"]

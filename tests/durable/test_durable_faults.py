@@ -1,0 +1,108 @@
+"""Answers of the store that get lost, and a store that cannot be reached for a while."""
+
+import asyncio
+
+import pytest
+
+from aiopool import Handlers
+from aiopool.errors import StoreUnavailableError
+from aiopool.stores import StoredStatus
+from aiopool.testing import wait_until
+
+handlers = Handlers()
+calls = []
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    calls.clear()
+
+
+@handlers.register("note")
+async def note(text: str) -> str:
+    calls.append(text)
+    return text
+
+
+def lose_answers(store, verb, *, times=1, before=False):
+    """Let some calls of a verb be carried out, and their answers be lost; `before`: they are not carried out."""
+    real = getattr(store, verb)
+    left = times
+
+    async def lossy(*args, **kwargs):
+        nonlocal left
+        if left and (verb != "claim" or args[0]):
+            left -= 1
+            if not before:
+                await real(*args, **kwargs)
+            raise StoreUnavailableError("the connection broke")
+        return await real(*args, **kwargs)
+
+    setattr(store, verb, lossy)
+    return lambda: left == 0
+
+
+async def test_a_claim_whose_answer_is_lost_loses_no_job(new_pool):
+    """What the store has given, and nobody has got, goes back to the queue; no attempt is counted."""
+    async with new_pool(handlers, role="producer") as producer:
+        jobs = [await producer.submit(note, str(i)) for i in range(3)]
+        worker = new_pool(handlers, role="worker")
+        lost = lose_answers(worker.fleet.store, "claim")
+        async with worker:
+            assert [await job for job in jobs] == ["0", "1", "2"]
+        assert lost()
+        assert sorted(calls) == ["0", "1", "2"]
+        for job in jobs:
+            row = await producer.fleet.find(job.id)
+            assert (row.attempt, row.crashes, row.status) == (1, 0, StoredStatus.SUCCEEDED)
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_a_submission_whose_answer_is_lost_is_sent_again(new_pool, before):
+    """With the same id: it is there once, whether it was written the first time or not."""
+    pool = new_pool(handlers)
+    lost = lose_answers(pool.fleet.store, "submit", before=before)
+    async with pool:
+        job = await pool.with_options(id="a").submit(note, "a")
+        assert await job == "a"
+        assert lost()
+        assert calls == ["a"]
+        await pool.run(note, "b")
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_an_end_whose_answer_is_lost_is_sent_again(new_pool, before):
+    """The job has run once, and whoever awaits it hears of its end."""
+    pool = new_pool(handlers)
+    lost = lose_answers(pool.fleet.store, "settle", before=before)
+    async with pool:
+        assert await pool.run(note, "a") == "a"
+        assert lost()
+    assert calls == ["a"]
+
+
+async def test_a_submission_that_cannot_be_written_raises(new_pool, monkeypatch):
+    """After its patience, with the store's own error; a later one goes through."""
+    monkeypatch.setattr("aiopool._durable.client.SUBMIT_PATIENCE", 0.2)
+    pool = new_pool(handlers)
+    async with pool:
+        lose_answers(pool.fleet.store, "submit", times=3, before=True)
+        with pytest.raises(StoreUnavailableError, match="the connection broke"):
+            await pool.submit(note, "never")
+        await wait_until(lambda: not pool._state.durability.submits.busy)
+        pool.fleet.store.__dict__.pop("submit")
+        assert await pool.run(note, "later") == "later"
+    assert calls == ["later"]
+
+
+async def test_a_caller_that_is_cancelled_in_submit_may_have_submitted(new_pool):
+    """The job is there, or not; nothing else happens to it, and other submissions of its batch go through."""
+    async with new_pool(handlers, role="producer") as pool:
+        first = asyncio.create_task(pool.with_options(id="first").submit(note, "first"))
+        second = asyncio.create_task(pool.with_options(id="second").submit(note, "second"))
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert (await second).id == "second"
+        assert (await pool.fleet.find("second")).status is StoredStatus.QUEUED
