@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import uuid
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from aiopool.stores import Memory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "stores"))
 
+import pg_server
+import redis_servers
 from kinds import KINDS
 
 _names = itertools.count()
@@ -51,3 +54,17 @@ def new_pool(new_store):
         return Pool(store=new_store(**store_options), handlers=handlers, **options)
 
     return make
+
+
+@pytest.fixture(params=["valkey", "postgres"])
+def short_lease(request):
+    """The URL of a new queue on a server, with leases of one second."""
+    name = f"lease{uuid.uuid4().hex[:8]}"
+    if request.param == "valkey":
+        if (why := redis_servers.why_not(redis_servers.VALKEY)) is not None:
+            pytest.skip(why)
+        return f"{redis_servers.shared(redis_servers.VALKEY).url}?lease=1&prefix={name}"
+    if (why := pg_server.why_not_package()) is not None:
+        pytest.skip(why)
+    url = pg_server.package_server()
+    return f"{url}{'&' if '?' in url else '?'}lease=1&schema={name}"

@@ -6,11 +6,8 @@ import signal
 import sys
 import textwrap
 import time
-import uuid
 
-import pg_server
 import pytest
-import redis_servers
 
 from aiopool import Handlers, Pool
 from aiopool.errors import JobDeadError
@@ -98,20 +95,6 @@ async def start(tmp_path):
 
 def producer(tmp_path, url=None):
     return Pool(store=url or SQLite(tmp_path / "jobs.db"), handlers=handlers, role="producer")
-
-
-@pytest.fixture(params=["valkey", "postgres"])
-def short_lease(request):
-    """The URL of a new queue on a server, with leases of one second."""
-    name = f"lease{uuid.uuid4().hex[:8]}"
-    if request.param == "valkey":
-        if (why := redis_servers.why_not(redis_servers.VALKEY)) is not None:
-            pytest.skip(why)
-        return f"{redis_servers.shared(redis_servers.VALKEY).url}?lease=1&prefix={name}"
-    if (why := pg_server.why_not_package()) is not None:
-        pytest.skip(why)
-    url = pg_server.package_server()
-    return f"{url}{'&' if '?' in url else '?'}lease=1&schema={name}"
 
 
 def lines(path):
