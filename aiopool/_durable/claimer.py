@@ -52,6 +52,7 @@ class Claimer:
         "_compare",
         "_compared",
         "_engine",
+        "_ready",
         "_start",
         "_stopped",
         "_store",
@@ -71,14 +72,23 @@ class Claimer:
         self,
         store: Store,
         engine: Engine,
+        ready: asyncio.Event,
         start: Callable[[Claimed], object],
         cancelled: Callable[[str, int, str | None], object],
         compare: Callable[[], Awaitable[object]],
     ) -> None:
-        """`start(job)` begins a job; `cancelled(id, fence, reason)`: one that runs here was cancelled; `compare()`
-        gives back what the store says that we hold, and we do not."""
+        """What it does.
+
+        Args:
+            store, engine: where jobs come from, and who runs them.
+            ready: the store is open.
+            start: begins a job.
+            cancelled: `cancelled(id, fence, reason)`: one that runs here was cancelled.
+            compare: gives back what the store says that we hold, and we do not.
+        """
         self._store = store
         self._engine = engine
+        self._ready = ready
         self._start = start
         self._cancelled = cancelled
         self._compare = compare
@@ -136,6 +146,7 @@ class Claimer:
         failures = 0
         while not self._stopped:
             try:
+                await self._ready.wait()
                 if self.doubtful or self._engine.now() - self._compared >= COMPARE_EVERY:
                     self.doubtful = False
                     self._compared = self._engine.now()

@@ -145,13 +145,17 @@ class StoreJobs:
             self._not_cancelled,
             patience=SUBMIT_PATIENCE,
         )
-        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere, self._give_back_unknown)
-        self.sweeper = Sweeper(store, runtime, lambda: self._handlers.names, self.claimer.hint)
+        self.claimer = Claimer(
+            store, engine, self._ready, self._start, self._cancelled_elsewhere, self._give_back_unknown
+        )
+        self.sweeper = Sweeper(store, runtime, self._ready, lambda: self._handlers.names, self.claimer.hint)
         self._keeper: LeaseKeeper | None = None
         if self.role != "producer" and self._state.dask is None:
             self.plans.refuse("dask", 'is to run on a Dask cluster: write Pool(dask="tcp://scheduler:8786"), too')
         await self._connect()
         self._is_open = True
+        if self.me.runs_jobs:
+            await self._sweep_first()
         self._looker = runtime.task(self._look(), "aiopool-store-look")
         if self.role != "producer":
             self.claimer.begin()
@@ -177,6 +181,14 @@ class StoreJobs:
             raise
         self._ready.set()
 
+    async def _sweep_first(self) -> None:
+        """Take back the jobs of the dead before the first claim: they stand before those that came later."""
+        try:
+            while (await self.store.sweep(self._handlers.names)).more:
+                pass
+        except StoreError as error:
+            log_fault(logger, "the store cannot be swept: %s", error, fields={}, level=logging.WARNING)
+
     def stop_claiming(self) -> None:
         """See `Durability`."""
         self._closing = True
@@ -188,6 +200,7 @@ class StoreJobs:
         if not self._is_open:
             return
         self._is_open = False
+        self._ready.set()  # whoever waits for the store to be opened again hears that it will not be
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.claimer.ended()
@@ -425,6 +438,8 @@ class StoreJobs:
 
     def _start(self, claimed: Claimed) -> None:
         """Have the engine run a job that the store has given to us."""
+        if not self._ready.is_set():
+            return  # to whom we were before its lease was lost: it goes back, or has gone
         handler = self._handlers.get(claimed.name)
         if handler is None:
             self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "park")))

@@ -7,6 +7,7 @@ given by hand, and has nothing to do with the name of the function or its module
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, final
 
 from aiopool._jobs.callables import check_function, function_name
@@ -148,6 +149,11 @@ class Handlers:
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
             check_function(function)
+            if not hasattr(function, "__dict__") or isinstance(function, MethodType):
+                raise TypeError(
+                    f"{function_name(function)} is no plain function, and cannot be registered: write a function of "
+                    "the module that calls it"
+                )
             if name in self._by_name:
                 raise ValueError(
                     f"{name!r} is registered already, for {function_name(self._by_name[name].function)}: choose "

@@ -33,11 +33,24 @@ class Sweeper:
     """
 
     def __init__(
-        self, store: Store, runtime: Runtime, names: Callable[[], tuple[str, ...]], found_work: Callable[[], object]
+        self,
+        store: Store,
+        runtime: Runtime,
+        ready: asyncio.Event,
+        names: Callable[[], tuple[str, ...]],
+        found_work: Callable[[], object],
     ) -> None:
-        """`names()` are those of the handlers; `found_work()` is called when jobs came back to the queue."""
+        """What it does.
+
+        Args:
+            store, runtime: what is swept, and in whose loop.
+            ready: the store is open.
+            names: those of the handlers.
+            found_work: called when jobs came back to the queue.
+        """
         self._store = store
         self._runtime = runtime
+        self._ready = ready
         self._names = names
         self._found_work = found_work
         self._task: asyncio.Task[None] | None = None
@@ -57,6 +70,7 @@ class Sweeper:
         failures = 0
         while True:
             more = False
+            await self._ready.wait()
             try:
                 if failpoints.ACTIVE:
                     failpoints.reach("sweep.before")
@@ -78,7 +92,7 @@ class Sweeper:
         self.dead += report.dead
         self.timed_out += report.timed_out
         if report.rescued or report.dead:
-            text = "%d jobs of dead processes went back to the queue, and %d were given up"
+            text = "jobs of dead processes: %d went back to the queue, %d were given up"
             log_fault(logger, text, report.rescued, report.dead, fields={}, level=logging.WARNING)
         if report.rescued or report.unparked:
             self._found_work()

@@ -281,6 +281,8 @@ class Pool(Submitter, AsyncOnly):
                 raise ValueError(
                     "fair_keys and aging order the jobs of one process, and a store its own: leave them out"
                 )
+            if overflow != "wait":
+                raise ValueError(f"overflow={overflow!r} is for a queue in memory: a store takes any number of jobs")
             state.durability = make_durability(state, store, handlers, role)
         elif handlers is not None or role != "both":
             raise ValueError('handlers= and role= are for a pool with a store: write store="sqlite:///jobs.db", too')
@@ -728,11 +730,21 @@ class Pool(Submitter, AsyncOnly):
 
         If the caller is cancelled, the cancel of the jobs goes on.
 
+        With a store: all live jobs of the fleet, as `pool.fleet.cancel_all`; those that run end soon after.
+
         Example:
             await pool.cancel_all("wrong text", group="newsletter")
             await pool.cancel_all(where=lambda job: job.metadata.get("tenant") == 7)
         """
-        return await cancel_jobs(self._state, self._engine("cancel_all"), reason, group, where, on_progress)
+        engine = self._engine("cancel_all")
+        if self._state.durability is not None:
+            if where is not None or on_progress is not None:
+                raise ValueError(
+                    "where= and on_progress= are for jobs in memory: in a store look through `pool.fleet.jobs()`, and "
+                    "cancel by id"
+                )
+            return await self.fleet.cancel_all(reason, group=group)
+        return await cancel_jobs(self._state, engine, reason, group, where, on_progress)
 
     async def stop_worker(self, id: int, *, graceful: bool = True) -> bool:
         """End a worker, close its resource, and make the pool smaller by one: fewer jobs run at once from now on.

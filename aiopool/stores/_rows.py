@@ -335,6 +335,11 @@ class StoreStatistics(NamedTuple):
     paused: bool
     size: int | None
 
+    @property
+    def unfinished(self) -> int:
+        """How many jobs have not ended, wherever they are."""
+        return sum(self.live.values())
+
 
 class SweepReport(NamedTuple):
     """What a sweep did: jobs taken from dead workers, jobs given up, jobs whose time was over, rows of the history

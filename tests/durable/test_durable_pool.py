@@ -22,7 +22,7 @@ from aiopool import (
     current_job,
 )
 from aiopool.errors import PayloadError, RecordedError, StoreError, UnknownJobError
-from aiopool.stores import StoredStatus
+from aiopool.stores import Incarnation, StoredStatus
 from aiopool.testing import wait_until
 
 handlers = Handlers()
@@ -790,3 +790,51 @@ async def test_a_priority_that_no_store_can_keep_is_refused(new_pool):
         with pytest.raises(ValueError, match="priority"):
             await pool.with_options(priority=2**60).submit(add, 1, 2)
         assert await (await pool.with_options(priority=2**53 - 1).submit(add, 1, 2)) == 3
+
+
+async def test_cancel_all_is_for_the_whole_fleet(new_pool):
+    """As `fleet.cancel_all`; what looks at jobs in memory is refused."""
+    async with new_pool(handlers, role="producer") as pool:
+        jobs = [await pool.submit(note, str(i)) for i in range(3)]
+        with pytest.raises(ValueError, match="fleet"):
+            await pool.cancel_all(where=lambda job: True)
+        assert await pool.cancel_all("over") == 3
+        for job in jobs:
+            with pytest.raises(JobCancelledError, match="over"):
+                await job
+        assert (await pool.fleet.statistics()).unfinished == 0
+
+
+async def test_jobs_of_the_dead_come_first(new_store):
+    """A process that starts takes back what a dead one ran before it takes anything else: the order holds."""
+    dead, heard = new_store(), []
+    await dead.open("pool", Incarnation("dead", "host", 1, True), heard.append)
+    async with Pool(store=new_store(), handlers=handlers, role="producer") as pool:
+        first = await pool.submit(note, "first")
+        second = await pool.submit(note, "second")
+        assert [job.id for job in (await dead.claim(1)).jobs] == [first.id]
+        await kill(new_store, dead)
+        async with Pool(size=1, store=new_store(), handlers=handlers, role="worker"):
+            await first
+            await second
+    assert calls == ["first", "second"]
+
+
+def test_what_cannot_be_registered_is_said():
+    """A method, and whatever cannot have options."""
+
+    class Mailer:
+        async def send(self) -> None: ...
+
+    with pytest.raises(TypeError, match="plain function"):
+        Handlers().register("send")(Mailer().send)
+    with pytest.raises(ValueError, match="overflow"):
+        Pool(store="memory://", handlers=handlers, overflow="reject")
+
+
+async def kill(new_store, store):
+    """Let an open store die as SIGKILL would."""
+    if hasattr(new_store, "kill"):
+        await new_store.kill(store)
+    else:
+        store.kill()
