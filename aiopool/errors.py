@@ -15,6 +15,7 @@ raises `RuntimeError` or `TypeError`, as asyncio does.
     │   ├── RecordedError      stands for what a job raised, in the record of one that has ended
     │   ├── NotPicklableError  a call or its outcome cannot go to another process and back (also TypeError)
     │   ├── ProcessDiedError   the process that ran the job died: with which exit code
+    │   ├── ClusterLostError   the cluster that ran the job was lost: nobody's failure
     │   ├── JobPendingError    result() or exception() too early (also asyncio.InvalidStateError)
     │   ├── JobDeadError       its workers died while they ran it, too often: it was given up
     │   ├── PayloadError       arguments or a result that a store cannot keep (also ValueError)
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
+    "ClusterLostError",
     "JobCancelledError",
     "JobDeadError",
     "JobDroppedError",
@@ -123,6 +125,14 @@ class ProcessDiedError(JobError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.args[0], self.exitcode)
+
+
+class ClusterLostError(JobError):
+    """The cluster that was to run the job cannot be reached, or was lost while it did. The job may run there still.
+
+    That is no failure of the job: with a store it goes back to the queue, and the attempt was none. Without one the job
+    fails with this error, and a `Retry` tries it again.
+    """
 
 
 class JobPendingError(JobError, asyncio.InvalidStateError):

@@ -148,6 +148,8 @@ class StoreJobs:
         self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere, self._give_back_unknown)
         self.sweeper = Sweeper(store, runtime, lambda: self._handlers.names, self.claimer.hint)
         self._keeper: LeaseKeeper | None = None
+        if self.role != "producer" and self._state.dask is None:
+            self.plans.refuse("dask", 'is to run on a Dask cluster: write Pool(dask="tcp://scheduler:8786"), too')
         await self._connect()
         self._is_open = True
         self._looker = runtime.task(self._look(), "aiopool-store-look")

@@ -141,6 +141,16 @@ class Plans:
             options["retry"] = None if spec.retry is None else _retry_numbers(spec.retry, handler.name)
         return json.dumps(options, separators=(",", ":")) if options else None
 
+    def refuse(self, runner: str, why: str) -> None:
+        """Raise if a function is to run where this pool cannot.
+
+        Raises:
+            ValueError: one is; `why` says what to write.
+        """
+        for handler in self._handlers:
+            if self.view._look_up(handler.function).runner == runner:
+                raise ValueError(f"{handler.name!r} {why}")
+
     def run_spec(self, handler: Handler, claimed: Claimed) -> JobSpec:
         """Return the spec with which an attempt runs here: limits, delays and total times are the store's business."""
         at = handler.name, claimed.priority, claimed.group, claimed.trace

@@ -46,7 +46,12 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict,
 # A leaked job is told again this often, in seconds, or once a grace if that is longer.
 RECANCEL_INTERVAL = 1.0
 # Above the stack of a job outside of the loop, or in place of it.
-OFFLOADED = {"thread": "  (in a thread)", "process": "  (in a process)", "interpreter": "  (in an interpreter)"}
+OFFLOADED = {
+    "thread": "  (in a thread)",
+    "process": "  (in a process)",
+    "interpreter": "  (in an interpreter)",
+    "dask": "  (on a Dask cluster)",
+}
 
 
 class Worker(ABC):

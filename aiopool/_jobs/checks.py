@@ -19,7 +19,7 @@ __all__ = [
     "check_unique",
 ]
 
-Offload = Literal["thread", "process", "interpreter"]
+Offload = Literal["thread", "process", "interpreter", "dask"]
 """Where a plain function runs."""
 
 
@@ -89,7 +89,7 @@ def check_moment(name: str, value: object) -> datetime:
 
 def check_offload(offload: object) -> None:
     """Raise if this is no place for a plain function, or this Python has none."""
-    if offload not in ("thread", "process", "interpreter"):
-        raise ValueError(f'offload={offload!r}: it must be "thread", "process" or "interpreter"')
+    if offload not in ("thread", "process", "interpreter", "dask"):
+        raise ValueError(f'offload={offload!r}: it must be "thread", "process", "interpreter" or "dask"')
     if offload == "interpreter" and sys.version_info < (3, 13):
         raise ValueError('offload="interpreter" needs Python 3.13 or newer: write offload="process"')

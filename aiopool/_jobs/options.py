@@ -103,7 +103,8 @@ class JobOptions:
         metadata: what you want to know of the job later (`job.metadata`): a small mapping with texts for keys. It is
             copied. The nearest place wins as a whole; mappings are not merged.
         offload: where a plain function runs: in a `"thread"` (as with `None`); in a `"process"` that the pool keeps,
-            and kills if the job is cancelled or its time is over; in an `"interpreter"` of its own (Python 3.13).
+            and kills if the job is cancelled or its time is over; in an `"interpreter"` of its own (Python 3.13); or
+            on the `"dask"` cluster of the pool.
         layers: what is done around each attempt: `async def layer(job, call)`, the outermost first. Those of the pool,
             the group, the function and the view add up; None: none at all.
     """

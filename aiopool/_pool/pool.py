@@ -120,6 +120,8 @@ class Pool(Submitter, AsyncOnly):
         offload: where plain functions run that do not say so: see `with_options`; in threads, by default.
         max_processes: how many processes (or interpreters) there may be; as many as processors, by default. They are
             made when jobs need them, and kept until the pool closes.
+        dask: the cluster of `offload="dask"`: the address of its scheduler, such as `"tcp://scheduler:8786"`; or a
+            cluster or a `Client` of `dask.distributed`, whose address and certificates are taken.
         start_method: how processes are made, as in `multiprocessing`: `"spawn"`, `"forkserver"` or `"fork"`, which is
             not safe in a program with threads.
         restart: how often workers may crash before the pool gives up.
@@ -210,6 +212,7 @@ class Pool(Submitter, AsyncOnly):
         offload: Offload = "thread",
         max_processes: int | None = None,
         start_method: StartMethod = "spawn",
+        dask: object | None = None,
         restart: Restart | None = None,
         handle_signals: bool = False,
         shutdown_timeout: float | None = None,
@@ -252,8 +255,12 @@ class Pool(Submitter, AsyncOnly):
         _check_choice("isolation", isolation, ("task", "scope"))
         _check_choice("overflow", overflow, ("wait", "reject", "drop_oldest", "drop_lowest"))
         _check_choice("on_leak", on_leak, ("hold", "replace"))
-        _check_choice("offload", offload, ("thread", "process", "interpreter"))
+        _check_choice("offload", offload, ("thread", "process", "interpreter", "dask"))
         _check_choice("start_method", start_method, ("spawn", "forkserver", "fork"))
+        if dask is not None:
+            from aiopool._runtime.dask import check_cluster
+
+            check_cluster(dask)
         weights = check_weights(fair_keys)
         if weights is not None and aging is not None:
             raise ValueError("aging and fair_keys are two orders among waiting jobs: choose one of them")
@@ -268,6 +275,7 @@ class Pool(Submitter, AsyncOnly):
         ).over(DEFAULTS)
         _check_choice("role", role, ("both", "producer", "worker"))
         state = PoolState(name, options, overflow, PoolLimits(limit, limits, key_limit, weights))
+        state.dask = dask
         if store is not None:
             if weights is not None or aging is not None:
                 raise ValueError(
@@ -333,6 +341,7 @@ class Pool(Submitter, AsyncOnly):
             threads=lambda: max(self._max_threads or self.size, 1),
             processes=self._max_processes,
             start_method=state.start_method,
+            dask=state.dask,
         )
         # The engine is made first: the supervisor below needs it, and is needed when the first job is to start.
         engine = Engine(
@@ -950,10 +959,16 @@ class Pool(Submitter, AsyncOnly):
 
         Raises:
             KeyError: the pool has no limit of this name.
+            RuntimeError: the pool has a store: its limits are those of the fleet.
 
         Example:
             pool.set_limit("mail", Limit(max_at_once=1))
         """
+        if self._state.durability is not None:
+            raise RuntimeError(
+                f"set_limit({name!r}) is for the limits of one process, and those of a pool with a store hold for the "
+                f"whole fleet: write `await pool.fleet.set_limit({name!r}, ...)`"
+            )
         engine = None if self._state.engine is None else self._engine("set_limit")
         rule = self._state.limits.replace(name, limit)
         if engine is not None:

@@ -20,6 +20,7 @@ def runners_of(
     threads: Callable[[], int],
     processes: int | None,
     start_method: str,
+    dask: object | None,
 ) -> Runners:
     """Return the runners of a pool.
 
@@ -29,6 +30,7 @@ def runners_of(
         threads: says how many threads there may be, when the first is wanted.
         processes: how many processes or interpreters there may be; None: as many as processors.
         start_method: how processes are made.
+        dask: the cluster of that; None: there is none.
     """
 
     def make_threads() -> Runner:
@@ -58,4 +60,19 @@ def runners_of(
             on_done=deliver,
         )
 
-    return Runners({"thread": make_threads, "process": make_processes, "interpreter": make_interpreters})
+    def make_dask() -> Runner:
+        from aiopool._jobs.remote import RemoteJob
+        from aiopool._runtime.dask import DaskRunner
+
+        return DaskRunner(
+            loop=loop,
+            cluster=dask,
+            name=name,
+            on_done=deliver,
+            describe=lambda token: RemoteJob.of(token.job),
+            on_note=lambda token, note: token.job.report_progress(*note),
+        )
+
+    return Runners(
+        {"thread": make_threads, "process": make_processes, "interpreter": make_interpreters, "dask": make_dask}
+    )

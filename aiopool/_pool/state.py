@@ -45,6 +45,7 @@ class PoolState:
         "bridges",
         "close_waiters",
         "closed_at",
+        "dask",
         "durability",
         "engine",
         "failure",
@@ -72,6 +73,7 @@ class PoolState:
         self.limits = limits
         self.overflow = overflow
         self.start_method = "spawn"  # of processes
+        self.dask: object | None = None  # the cluster of plain functions that run there
         self.status = PoolStatus.NEW
         self.engine: Engine | None = None
         self.bridges: dict[Engine, ThreadBridge] = {}  # to the engine, when another thread wants it: one at most

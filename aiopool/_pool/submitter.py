@@ -570,7 +570,8 @@ class Submitter:
             run_at: the moment at which the job enters the queue, in place of `delay`: a datetime with a time zone. At
                 once, if it is over.
             offload: where a plain function runs: in a `"thread"`; in a `"process"` that the pool keeps, and kills if
-                the job is cancelled or its time is over; in an `"interpreter"` of its own (Python 3.13).
+                the job is cancelled or its time is over; in an `"interpreter"` of its own (Python 3.13); or on the
+                `"dask"` cluster of the pool.
             layers: what is done around each attempt: `async def layer(job, call)`, the outermost first; inside of those
                 of the pool, the group and the function. None: none at all.
             unique: of a pool with a store: at most one live job has this text. A submission that finds one returns that
@@ -744,6 +745,10 @@ class Submitter:
             self._specs[key] = own, spec
         else:
             spec = known[1]
+        if spec.runner == "dask" and self._state.dask is None and self._state.durability is None:
+            raise ValueError(
+                f'{name} is to run on a Dask cluster, and this pool knows none: write Pool(dask="tcp://scheduler:8786")'
+            )
         if spec.sent:
             from aiopool._runtime.pickled_call import check_sendable
 

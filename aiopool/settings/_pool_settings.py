@@ -262,7 +262,7 @@ class PoolSettings(BaseSettings):
 
         Args:
             code: arguments of `Pool` that are no settings, because they are code, or a secret: `store` and `handlers`,
-                `limits`, `layers`, `worker_context`.
+                `limits`, `layers`, `worker_context`, `dask`.
 
         `metrics` calls `aiopool.metrics.observe(pool)`. `logs` calls `configure_logging(log_level, renderer=logs)`, for
         the whole program. `health` is the default of each `HealthMonitor(pool)`. Pools that are made of the same

@@ -17,11 +17,36 @@ from typing import Any, Final
 
 from aiopool.stores._rows import NewJob, Settlement, StoredJob, StoredStatus
 
-__all__ = ["moved_row", "new_text", "rank", "settlement_arguments", "stored", "submit_arguments"]
+__all__ = [
+    "as_text",
+    "dump",
+    "moved_row",
+    "new_text",
+    "parse",
+    "rank",
+    "settlement_arguments",
+    "stored",
+    "submit_arguments",
+]
 
 _MOST_DIGITS: Final = 998
 _NINES: Final = str.maketrans("0123456789", "9876543210")
 _USUAL_CRASHES: Final = 3
+
+
+def dump(value: object) -> bytes:
+    """Return what a script reads as JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def parse(answer: bytes) -> Any:
+    """Return what a script has answered as JSON."""
+    return json.loads(answer.decode("utf-8", "surrogatepass"))
+
+
+def as_text(value: bytes) -> str:
+    """Return a text of the server's."""
+    return value.decode("utf-8", "surrogatepass")
 
 
 @lru_cache(256)
@@ -46,13 +71,15 @@ def _or_false(value: Any) -> Any:
     return False if value is None else value
 
 
-def submit_arguments(jobs: Sequence[NewJob]) -> list[bytes]:
-    """Return what the script that takes jobs in has to know of them."""
+def submit_arguments(jobs: Sequence[NewJob]) -> tuple[bytes, list[bytes]]:
+    """Return what the script that takes jobs in has to know of them, and their texts."""
     submitter = jobs[0].submitter
-    words = [_raw(submitter), b""]
+    words: list[Any] = [submitter, False]
+    texts: list[bytes] = []
     odd: dict[int, tuple[Any, ...]] = {}
     for index, job in enumerate(jobs):
-        words += _raw(job.id), _raw(rank(job.priority) + job.name), new_text(job).encode()
+        words += job.id, rank(job.priority) + job.name
+        texts.append(new_text(job).encode())
         if (
             job.delay > 0
             or job.run_at is not None
@@ -80,24 +107,26 @@ def submit_arguments(jobs: Sequence[NewJob]) -> list[bytes]:
                 job.submitter,
             )
     if odd:
-        words[1] = _raw(_dumps(odd))
-    return words
+        words[1] = odd
+    return _raw(_dumps(words)), texts
 
 
-def settlement_arguments(ends: Sequence[Settlement]) -> list[bytes | int]:
-    """Return what the script that settles has to know."""
-    words: list[bytes | int] = [b""]
+def settlement_arguments(ends: Sequence[Settlement], again: bool) -> tuple[bytes, list[bytes]]:
+    """Return what the script that settles has to know, and the results."""
+    words: list[Any] = [again, False]
+    results: list[bytes] = []
     odd: dict[int, tuple[Any, ...]] = {}
     for index, end in enumerate(ends):
         id, fence, outcome, delay, result, error, reason = end
+        words += id, fence
         if outcome == "succeeded" and error is None and reason is None and result is not None:
-            words += _raw(id), fence, _raw(result)
+            results.append(_raw(result))
         else:
-            words += _raw(id), fence, b""
+            results.append(b"")
             odd[index] = outcome, delay, _or_false(result), _or_false(error), _or_false(reason)
     if odd:
-        words[0] = _raw(_dumps(odd))
-    return words
+        words[1] = odd
+    return _raw(_dumps(words)), results
 
 
 def new_text(job: NewJob | StoredJob) -> str:

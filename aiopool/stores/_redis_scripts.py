@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from aiopool.stores._redis_chores import CHORES
-from aiopool.stores._redis_lua import PRELUDE
+from aiopool.stores._redis_lanes import LANES
+from aiopool.stores._redis_lua import BASE, PLACES
 from aiopool.stores._redis_moves import STEERING
 from aiopool.stores._redis_questions import QUESTIONS
 from aiopool.stores._redis_way import WAY
@@ -13,6 +14,6 @@ from aiopool.stores._redis_way import WAY
 __all__ = ["SCRIPTS"]
 
 SCRIPTS: Final[dict[str, str]] = {
-    verb: PRELUDE + script for verb, script in (WAY | CHORES | QUESTIONS | STEERING).items()
+    verb: BASE + LANES + PLACES + script for verb, script in (WAY | CHORES | QUESTIONS | STEERING).items()
 }
 """By verb: the text of its script."""

@@ -2,8 +2,9 @@
 
 Rule 1: each may be sent again as it is: what was done already is answered, or left alone.
 
-Rule 2: a batch comes as a flat list: what is usual of a row as it is, and whatever is not as one JSON text for all, an
-object by the index of the row (absent values are `false`). The arguments of a job are never read here.
+Rule 2: a batch comes as one flat list in JSON: what is usual of each row, and before it, for all, what is not, as an
+object by the index of the row (absent values are `false`). What may be long, arguments and results, comes beside it
+and is never read here.
 
 Rule 3: a claim does a bounded amount of work, and says if there is more of it.
 """
@@ -15,9 +16,9 @@ from typing import Final
 __all__ = ["WAY"]
 
 _SUBMIT = r"""
--- 4: a submitter, 5: what is not usual of some rows, by index, or '', then for each row: id, rank and name, its text.
-local out, others, odd = {}, {}, ARGV[5] ~= '' and cjson.decode(ARGV[5]) or {}
-local count = (#ARGV - 5) / 3
+-- 4: a submitter, what is not usual of some rows by index, and for each row: id, rank and name; 5…: their texts
+local out, others, rows, count = {}, {}, cjson.decode(ARGV[4]), #ARGV - 4
+local submitter, odd = rows[1], rows[2]
 local pos = cmd('HINCRBY', B .. 'numbers', 'position', count) - count
 local before = tonumber(cmd('ZRANGE', B .. 'due', 0, 0, 'WITHSCORES')[2])
 local earliest, quiet = before or HUGE, nil
@@ -34,14 +35,15 @@ local function refuse(i, letter, id, submitter)
 end
 local ids, keys, known = {}, {}, 0
 for i = 1, count do
-  ids[i] = ARGV[3 + 3 * i]
+  ids[i] = rows[2 * i + 1]
   keys[i] = J .. ids[i]
 end
 for i = 1, count, 2000 do known = known + cmd('EXISTS', unpack(keys, i, min(i + 1999, count))) end
 if known > 0 then fetch(ids) end
-local QUEUED, set = S .. 'queued', texts
+local QUEUED, set, n = S .. 'queued', texts, 0
+local USUAL, FIRST, SECOND = {y = submitter}, pack('queued'), pack(0, 0, 0, NOW, submitter)
 for i = 1, count do
-  local id, head, v = ids[i], ARGV[4 + 3 * i], odd[tostring(i - 1)]
+  local id, head, v = ids[i], rows[2 * i + 2], odd and odd[tostring(i - 1)]
   local same = jobs[id]
   local unique, tick = v and v[5], v and v[8]
   local other = not same and unique and cmd('HGET', B .. 'unique', unique)
@@ -55,24 +57,27 @@ for i = 1, count do
   else
     pos = pos + 1
     local rank, name = cut_rank(head)
-    local place = fmt('%016.0f', pos)
-    local j = {id = id, s = 'queued', r = rank .. place, a = 0, x = 0, f = 0, t = NOW, y = ARGV[4], n = name, m = 3}
-    jobs[id] = j
-    set[#set + 1] = B .. 'b:' .. id
-    set[#set + 1] = ARGV[5 + 3 * i]
-    changes = changes + 1
-    dirty[changes] = j
-    j.dirty = true
+    local place = fmt('%016d', pos)
+    local line = rank .. place
+    set[n + 1] = B .. 'b:' .. id
+    set[n + 2] = ARGV[4 + i]
+    n = n + 2
     out[i] = 'q'
     if not v then
-      add(QUEUE, 0, j.r .. id)
+      jobs[id] = USUAL
+      set[n + 1] = J .. id
+      set[n + 2] = FIRST .. pack(line) .. SECOND .. pack(name, 3)  -- as `packed` would write it
+      n = n + 2
+      add(QUEUE, '0', line .. id)
       add(QUEUED, place, id)
       work = true
     else
+      local j = {id = id, r = line, a = 0, x = 0, f = 0, t = NOW, y = v[11], n = name, m = v[10]}
+      jobs[id] = j
       -- delay, run_at, queue_timeout, total_timeout, unique, lanes, start, tick, group, max_crashes, submitter
       if tick then cmd('HSET', B .. 'ticks', tick[1], fmt('%.17g', tick[2])) end
       if unique then cmd('HSET', B .. 'unique', unique, id) end
-      j.k, j.l, j.g, j.m, j.y = unique or nil, v[6] or nil, v[9] or nil, v[10], v[11]
+      j.k, j.l, j.g = unique or nil, v[6] or nil, v[9] or nil
       local run_at = v[2]
       if not run_at and v[1] > 0 then run_at = NOW + v[1] end
       if run_at then
@@ -86,6 +91,7 @@ for i = 1, count do
       if v[4] then j.e = NOW + v[4] end
       if v[7] and not j.l and not (run_at and run_at > NOW) and may_start() then
         j.s, j.a, j.f, j.o, j.w = 'running', 1, 1, ME, NOW
+        save(j)
         add(B .. 'own:' .. ME, place, id)
         out[i] = 'r'
       else
@@ -152,8 +158,8 @@ if not paused then
           if full then
             passed = called
             j.s, j.h = 'limited', full
-            add(B .. 'held:' .. full, 0, member)
-            add(B .. 'held', 0, full)
+            add(B .. 'held:' .. full, '0', member)
+            add(B .. 'held', '0', full)
             add(S .. 'limited', position(j.r), id)
             touched[full] = true
           else
@@ -168,7 +174,7 @@ if not paused then
         end
       end
       if passed then
-        for k = i + 1, count do add(QUEUE, 0, members[2 * k - 1]) end
+        for k = i + 1, count do add(QUEUE, '0', members[2 * k - 1]) end
         break
       end
     end
@@ -184,14 +190,15 @@ return '[[' .. table.concat(out, ',') .. '],[' .. table.concat(cancels, ',') .. 
 """
 
 _SETTLE = r"""
--- 4: '1': an answer was lost, so some of it may be done; 5: what is not usual of some rows, by index, or ''; then for
--- each row: id, fence, result. Usual is an end that succeeded, with a result.
-local out, ids, again, odd = {}, {}, ARGV[4] == '1', ARGV[5] ~= '' and cjson.decode(ARGV[5]) or {}
+-- 4: whether an answer was lost, so that some of it may be done; what is not usual of some rows by index; and for each
+-- row: id, fence; 5…: their results. Usual is an end that succeeded, with a result.
+local out, ids, rows = {}, {}, cjson.decode(ARGV[4])
+local again, odd = rows[1], rows[2]
 cmd('DEL', B .. 'void')
-for i = 6, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
+for i = 3, #rows, 2 do ids[#ids + 1] = rows[i] end
 fetch(ids)
 for i, id in ipairs(ids) do
-  local j, fence, result, v = load(id), tonumber(ARGV[4 + 3 * i]), ARGV[5 + 3 * i], odd[tostring(i - 1)]
+  local j, fence, result, v = load(id), rows[2 * i + 2], ARGV[4 + i], odd and odd[tostring(i - 1)]
   if not j or j.s ~= 'running' or j.f ~= fence then
     out[i] = again and j and j.d == fence and '1' or '0'
   else

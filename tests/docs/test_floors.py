@@ -52,6 +52,8 @@ LATE = {
     ("_pool.runners", "_jobs.remote"): "the same",
     ("_pool.runners", "_runtime.processes"): "the same; `multiprocessing` takes as long to import as asyncio",
     ("_pool.runners", "_runtime.interpreters"): "the same",
+    ("_pool.runners", "_runtime.dask"): "few programs have a Dask cluster",
+    ("_pool.pool", "_runtime.dask"): "the same",
     ("_engine.resizing", "_engine.adapter"): "few pools have a size that changes by itself",
     ("_engine.resizing", "_engine.autoscaler"): "the same",
     ("_engine.resizing", "_jobs.adaptive"): "the same",

@@ -128,7 +128,7 @@ def test_what_is_no_place_is_refused(wrong):
     with pytest.raises(ValueError, match=r"offload.*thread"):
         Pool(offload=wrong)
     if wrong is not None:
-        with pytest.raises(ValueError, match='"thread", "process" or "interpreter"'):
+        with pytest.raises(ValueError, match='"thread", "process", "interpreter" or "dask"'):
             Pool().with_options(offload=wrong)
 
 

@@ -21,7 +21,8 @@ from aiopool.settings._kinds import Kind, Nested
 
 
 # What only a program can say: objects with functions in them, and names of its own.
-IN_CODE = {"limit", "limits", "key_limit", "fair_keys", "layers", "worker_context", "store", "handlers", "role"}
+IN_CODE = {"limit", "limits", "key_limit", "fair_keys", "layers", "worker_context", "dask", "store"}
+IN_CODE |= {"handlers", "role"}
 
 
 def plain_parameters():
