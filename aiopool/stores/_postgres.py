@@ -43,6 +43,7 @@ from aiopool.stores._rows import (
 
 __all__ = ["Postgres"]
 
+_TURNS: Final = 20  # calls for one claim: another one follows when a lane has to be waited for, or has called somebody
 _SETTLED: Final = 2.0  # seconds after a reconnect in which nobody is taken for dead
 
 
@@ -321,10 +322,23 @@ class Postgres(Admin, Moves):
 
     async def claim(self, limit: int) -> Claim:
         """Take the best jobs that may start. See `Store.claim`."""
-        found = await self._call(self._work, "SELECT * FROM {s}.claim($1::int, $2::text, $3::int)", max(0, limit))
-        if found[-1][7]:
-            self._on_wake("finished")  # it met jobs whose time was over; those may have been our own
-        return rows_.claim(found)
+        sql = "SELECT * FROM {s}.claim($1::int, $2::text, $3::int, $4::bool)"
+        taken: list[Any] = []
+        rest: list[Any] = []
+        for turn in range(_TURNS):
+            try:
+                found = await self._call(self._work, sql, max(0, limit - len(taken)), turn == 0)
+            except StoreError:
+                if not taken:
+                    raise
+                break  # what was given is ours
+            if found[-1][7]:
+                self._on_wake("finished")  # it met jobs whose time was over; those may have been our own
+            taken += [row for row in found if row[0] == "job"]
+            rest = [row for row in found if row[0] != "job"]
+            if not found[-1][5]:
+                break
+        return rows_.claim([*taken, *rest])
 
     async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
         """Write ends. See `Store.settle`."""
@@ -395,13 +409,19 @@ class Postgres(Admin, Moves):
         self._opened()
         side = self._side
         trust = side is not None and bool(side.since) and time.monotonic() - side.since > _SETTLED
-        [(rescued, dead, timed_out, purged, unparked, back)] = await self._read(
-            "SELECT * FROM {s}.sweep($1::int, $2::text, $3::text[], $4::float8, $5::float8, $6::bool)",
-            list(names),
-            self._keep,
-            self._keep_failed,
-            trust,
-        )
+        numbers = [0] * 6
+        for _ in range(3):
+            [part] = await self._read(
+                "SELECT * FROM {s}.sweep($1::int, $2::text, $3::text[], $4::float8, $5::float8, $6::bool)",
+                list(names),
+                self._keep,
+                self._keep_failed,
+                trust,
+            )
+            numbers = [one + other for one, other in zip(numbers, part, strict=True)]
+            if not part[0]:  # one that rescues does nothing else
+                break
+        rescued, dead, timed_out, purged, unparked, back = numbers
         if back:
             self._wake_work()
         if rescued or timed_out:

@@ -89,6 +89,8 @@ BEGIN
         SELECT r.rescued, r.dead, r.back INTO rescued, dead, back FROM {schema}.rescue(q, t, me, gone, 1000) r;
         DELETE FROM workers w WHERE w.queue = q AND w.id = ANY(gone) AND w.dead AND NOT EXISTS (
             SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'running' AND j.owner = w.id);
+        -- It has waited for lanes, and must not wait for others while it holds them: the rest is for another call.
+        IF rescued > 0 THEN RETURN; END IF;
     END IF;
     SELECT array_agg(c.tid) INTO tids FROM (SELECT j.ctid AS tid FROM jobs j WHERE j.queue = q AND j.expires_at <= t
         AND j.status IN ('scheduled', 'queued', 'limited', 'parked') LIMIT 1000 FOR UPDATE SKIP LOCKED) c;

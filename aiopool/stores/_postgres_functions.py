@@ -3,7 +3,7 @@
 It knows: the tables of `_postgres_schema.py`. It refuses to know Python, connections and retries.
 
 Rule 1: whoever needs both locks the rows of jobs first, then those of lanes, each in order. What is taken while lanes
-are locked is taken with SKIP LOCKED; so nobody waits in a circle.
+are locked is taken with SKIP LOCKED, lanes too; so nobody waits in a circle.
 
 Rule 2: time is `clock()`, which tests may replace.
 
@@ -153,7 +153,7 @@ END $$;
 """
 
 _CLAIM = """
-CREATE OR REPLACE FUNCTION {schema}.claim(q int, me text, want int)
+CREATE OR REPLACE FUNCTION {schema}.claim(q int, me text, want int, wake bool)
 RETURNS TABLE (kind text, id text, name text, payload text, priority bigint, "position" bigint, attempt int,
     crashes int,
     fence bigint, created_at float8, total_until float8, group_name text, keys text, metadata text, trace text,
@@ -163,6 +163,7 @@ DECLARE
     t float8 := {schema}.clock();
     due bool := false;
     stop bool := false;
+    once_more bool := false;
     odd bool;
     is_paused bool;
     tids tid[];
@@ -198,9 +199,16 @@ BEGIN
             GET DIAGNOSTICS n = ROW_COUNT;
             due := n >= 1000;
         END IF;
-        names := ARRAY(SELECT l.lane FROM lanes l WHERE l.queue = q AND l.wake_at <= t ORDER BY l.wake_at LIMIT 100
-            FOR UPDATE SKIP LOCKED);
-        IF cardinality(names) > 0 THEN PERFORM {schema}.call_held(q, t, names); END IF;
+        IF wake THEN
+            names := ARRAY(SELECT l.lane FROM lanes l WHERE l.queue = q AND l.wake_at <= t ORDER BY l.wake_at LIMIT 100
+                FOR UPDATE SKIP LOCKED);
+            IF cardinality(names) > 0 THEN
+                -- The lanes have to be free before others are waited for; so jobs are claimed by another call.
+                PERFORM {schema}.call_held(q, t, names);
+                once_more := true;
+                want := 0;
+            END IF;
+        END IF;
         LOOP
             SELECT array_agg(c.tid), bool_or(c.odd), count(*) INTO tids, odd, n FROM (
                 SELECT j.ctid AS tid, j.lanes IS NOT NULL OR coalesce(j.expires_at <= t, false) AS odd FROM jobs j
@@ -221,9 +229,6 @@ BEGIN
                     names := ARRAY(SELECT DISTINCT x.lane FROM jobs j, unnest(j.lanes) x(lane)
                         WHERE j.ctid = ANY(tids));
                 ELSE
-                    INSERT INTO lanes AS l (queue, lane, rule, used_at)
-                    SELECT DISTINCT q, x.lane, split_part(x.lane, E'\\x1f', 1), t FROM jobs j, unnest(j.lanes) x(lane)
-                    WHERE j.ctid = ANY(tids) ORDER BY 2 ON CONFLICT DO NOTHING;
                     names := ARRAY(SELECT l.lane FROM lanes l WHERE l.queue = q AND l.lane IN (
                         SELECT x.lane FROM jobs j, unnest(j.lanes) x(lane) WHERE j.ctid = ANY(tids))
                         FOR UPDATE OF l SKIP LOCKED);
@@ -240,8 +245,8 @@ BEGIN
                             ORDER BY x.i) AS at
                     FROM unnest(tids) WITH ORDINALITY u(tid, i) JOIN jobs j ON j.ctid = u.tid ORDER BY u.i
                 LOOP
-                    IF r.late THEN late := array_append(late, r.tid); CONTINUE; END IF;
                     IF array_position(r.at, NULL) IS NOT NULL THEN stop := true; CONTINUE; END IF;
+                    IF r.late THEN late := array_append(late, r.tid); CONTINUE; END IF;
                     full_at := 0;
                     FOREACH k IN ARRAY r.at LOOP
                         IF places[k] <= 0 THEN full_at := k; EXIT; END IF;
@@ -257,6 +262,9 @@ BEGIN
                         END LOOP;
                     END IF;
                 END LOOP;
+                -- A lane that is new, too, may have to be waited for: by the first round of another call.
+                once_more := stop AND EXISTS (SELECT 1 FROM jobs j, unnest(j.lanes) x(lane) WHERE j.ctid = ANY(tids)
+                    AND NOT EXISTS (SELECT 1 FROM lanes l WHERE l.queue = q AND l.lane = x.lane));
             END IF;
             RETURN QUERY UPDATE jobs j SET status = 'running', owner = me, attempt = j.attempt + 1, fence = j.fence + 1,
                 started_at = t, expires_at = j.total_until, lane = NULL, progress = NULL, message = NULL
@@ -292,7 +300,8 @@ BEGIN
     END IF;
     RETURN QUERY SELECT 'end', NULL, NULL, NULL,
         CASE WHEN NOT is_paused AND (due OR EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'queued'))
-            THEN 1 ELSE 0 END::bigint, NULL::bigint, CASE WHEN is_paused THEN 1 ELSE 0 END, lates, NULL::bigint, t,
+            THEN 1 ELSE 0 END::bigint, CASE WHEN once_more THEN 1 END::bigint,
+        CASE WHEN is_paused THEN 1 ELSE 0 END, lates, NULL::bigint, t,
         CASE WHEN NOT is_paused THEN least(
             (SELECT min(j.run_at) FROM jobs j WHERE j.queue = q AND j.status = 'scheduled'),
             (SELECT min(l.wake_at) FROM lanes l WHERE l.queue = q AND l.wake_at IS NOT NULL)) - t END,

@@ -27,9 +27,9 @@ from fleet import jobs
 from pg_server import machine_server, package_server, why_not_machine, why_not_package
 
 from aiopool.errors import StoreError, StoreUnavailableError
-from aiopool.stores import _postgres_rows, _postgres_schema
+from aiopool.stores import _postgres_link, _postgres_rows, _postgres_schema
 from aiopool.stores._open import open_store
-from aiopool.stores._rows import Incarnation, Settlement, StoredStatus
+from aiopool.stores._rows import Incarnation, LimitRow, Settlement, StoredStatus
 from aiopool.testing import wait_until
 
 asyncpg = pytest.importorskip("asyncpg")
@@ -534,6 +534,39 @@ async def test_pages_of_jobs_with_many_priorities(opened: Opened) -> None:
     assert await pages(status=StoredStatus.RUNNING) == sorted(running, reverse=True)
     assert await pages(status=StoredStatus.QUEUED) == [id for id in expected if id not in {*late, *running}]
     assert await pages(status=StoredStatus.MOVING) == []
+
+
+async def test_nobody_waits_in_a_circle(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many who claim jobs of many lanes, with rates that open and several lanes to a job, meet no deadlock."""
+    stores = [await opened() for _ in range(4)]
+    await stores[0].set_limits([LimitRow("rate", None, 50.0, 2), LimitRow("few", 2, None, 1)])
+    lanes = [f"rate\x1f{number}" for number in range(60)] + [f"few\x1f{number}" for number in range(20)]
+    for part in range(6):
+        batch = mine(stores[0], *[f"{part}-{number}" for number in range(100)])
+        await stores[0].submit(
+            [
+                job._replace(lanes=tuple(lanes[(number * step + part) % 80] for step in (7, 31, 53)[: 1 + number % 3]))
+                for number, job in enumerate(batch)
+            ]
+        )
+    states: list[str] = []
+    state = _postgres_link._state
+    monkeypatch.setattr(_postgres_link, "_state", lambda error: states.append(state(error)) or state(error))
+    ended: set[str] = set()
+
+    async def work(store: Postgres) -> None:
+        while len(ended) < 600:
+            claimed = (await store.claim(30)).jobs
+            assert await store.settle([Settlement(job.id, job.fence, "succeeded") for job in claimed]) == [True] * len(
+                claimed
+            )
+            assert not ended & {job.id for job in claimed}
+            ended.update(job.id for job in claimed)
+            if not claimed:
+                await asyncio.sleep(0.02)
+
+    await asyncio.gather(*[work(store) for store in stores])
+    assert states == []
 
 
 # -- what a doctor asks, and poolers -----------------------------------------------------------------------------------
