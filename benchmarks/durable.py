@@ -349,6 +349,7 @@ def measure(options: argparse.Namespace) -> list[Trial]:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and print the tables; 1: something could not be measured, or a job started twice."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     trials = measure(options)
     print(
         f"CPython {platform.python_version()}, {os.cpu_count()} CPUs, {options.rounds} interleaved rounds of "

@@ -320,6 +320,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and print the table."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     peers = [peer for peer in PEERS if not options.peer or any(text in peer.name for text in options.peer)]
     if not peers:
         print(f"no such peer: there are {', '.join(peer.name for peer in PEERS)}", file=sys.stderr)

@@ -4,6 +4,9 @@ another process could run.
 It asks when there may be something: a slot has become free and the last answer said that there is more; a hint has come
 from the store, or from a submission of this process; a moment has come that the store had named. And at least every
 `poll` seconds, for hints may be lost; then it also hears which of its jobs were cancelled elsewhere.
+
+An answer may be lost as well, and what it gave us is ours, though we do not know it. So now and then, and after each
+failure, it is compared what the store says that we hold, and what we hold: between two claims, when none is on its way.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ logger = logging.getLogger("aiopool.store")
 
 # Seconds for which it does not ask again because of a moment that the store has named: its clock may tick slower.
 LEAST_WAIT = 0.001
+# Seconds between two comparisons of what this process holds: a store may send a claim again by itself.
+COMPARE_EVERY = 5.0
 
 
 @final
@@ -36,7 +41,7 @@ class Claimer:
     Attributes:
         may_be_more: the store may have jobs that could start.
         paused: the fleet is paused, by the last answer.
-        lost_answer: the store may have given us jobs, and we have not heard of it.
+        doubtful: an answer may have been lost: what this process holds is to be compared.
         reserved: slots that are kept for jobs which may start as they are submitted.
         claims, jobs: how many answers there were, and jobs in them.
         failing_since: when the store was found out of reach, on the loop's clock; None: it answers.
@@ -44,8 +49,9 @@ class Claimer:
 
     __slots__ = (
         "_cancelled",
+        "_compare",
+        "_compared",
         "_engine",
-        "_reconcile",
         "_start",
         "_stopped",
         "_store",
@@ -53,9 +59,9 @@ class Claimer:
         "_wakeup",
         "_woken",
         "claims",
+        "doubtful",
         "failing_since",
         "jobs",
-        "lost_answer",
         "may_be_more",
         "paused",
         "reserved",
@@ -67,26 +73,22 @@ class Claimer:
         engine: Engine,
         start: Callable[[Claimed], object],
         cancelled: Callable[[str, int, str | None], object],
-        reconcile: Callable[[], Awaitable[object]],
+        compare: Callable[[], Awaitable[object]],
     ) -> None:
-        """What it does.
-
-        Args:
-            store, engine: where jobs come from, and who runs them.
-            start: begins a job.
-            cancelled: `cancelled(id, fence, reason)`: one that runs here was cancelled.
-            reconcile: gives back what the store says that we hold, and we do not know of.
-        """
+        """`start(job)` begins a job; `cancelled(id, fence, reason)`: one that runs here was cancelled; `compare()`
+        gives back what the store says that we hold, and we do not."""
         self._store = store
         self._engine = engine
         self._start = start
         self._cancelled = cancelled
-        self._reconcile = reconcile
+        self._compare = compare
+        self._compared = engine.now()
+        self.doubtful = False
         self._task: asyncio.Task[Any] | None = None
         self._wakeup: asyncio.Future[None] | None = None
         self._woken = self._stopped = False
         self.may_be_more = True
-        self.paused = self.lost_answer = False
+        self.paused = False
         self.reserved = self.claims = self.jobs = 0
         self.failing_since: float | None = None
 
@@ -134,23 +136,25 @@ class Claimer:
         failures = 0
         while not self._stopped:
             try:
+                if self.doubtful or self._engine.now() - self._compared >= COMPARE_EVERY:
+                    self.doubtful = False
+                    self._compared = self._engine.now()
+                    await self._compare()
                 wait = await self._claim()
                 failures, self.failing_since = 0, None
             except StoreError as error:
                 wait = backoff(failures, self._engine.runtime.random)
                 failures += 1
+                self.doubtful = True
                 self.failing_since = self.failing_since or self._engine.now()
                 if failures == 1 or failures % 20 == 0:
                     log_fault(logger, "no jobs can be claimed: %s", error, fields={}, level=logging.WARNING)
-                self.may_be_more, self.lost_answer = False, True
+                self.may_be_more = False
             if not self._stopped:
                 await self._wait(wait)
 
     async def _claim(self) -> float:
         """Ask once, and return for how many seconds to wait for a hint."""
-        if self.lost_answer:
-            await self._reconcile()
-            self.lost_answer = False
         limit = min(max(self.free(), 0), MAX_ROWS)
         if limit:
             self.may_be_more = False  # first: a hint that comes meanwhile must not be lost

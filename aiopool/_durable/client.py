@@ -96,7 +96,7 @@ class StoreJobs:
         self.max_payload = store.max_payload
         self.fleet = Fleet(store, self.watch)
         self.runs: dict[str, Run] = {}
-        self._ending: set[str] = set()  # jobs whose attempt has ended here, and is not written yet
+        self._ending: dict[str, int] = {}  # the fences of jobs whose attempt has ended here, and is not written yet
         self.lost_settlements = 0
         self._limits = limit_rows(state.limits)
         self._state = state
@@ -120,8 +120,8 @@ class StoreJobs:
     async def open(self) -> None:
         """See `Durability`."""
         runtime, engine, store = self.runtime, self.engine, self.store
-        self.runs, self._ending, self._closing = {}, set(), False
-        self._starting: set[str] = set()  # submissions that may start here at once, until their answer is there
+        self.runs, self._ending, self._closing = {}, {}, False
+        self._starting: set[str] = set()  # submissions on their way that may start here at once
         self._background: set[asyncio.Task[Any]] = set()
         self._ready = asyncio.Event()
         self._look_hint = asyncio.Event()
@@ -145,7 +145,7 @@ class StoreJobs:
             self._not_cancelled,
             patience=SUBMIT_PATIENCE,
         )
-        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere, self._reconcile)
+        self.claimer = Claimer(store, engine, self._start, self._cancelled_elsewhere, self._give_back_unknown)
         self.sweeper = Sweeper(store, runtime, lambda: self._handlers.names, self.claimer.hint)
         self._keeper: LeaseKeeper | None = None
         if self.role != "producer" and self._state.dask is None:
@@ -361,12 +361,13 @@ class StoreJobs:
         if not again:
             return answers
         # It was sent before, and the answer was lost: what is there under our name is what we sent.
-        self.claimer.lost_answer = True
+        self.claimer.doubtful = True
         self.claimer.look()
-        mine = self.me.id
         return [
-            answer._replace(outcome="queued") if answer.outcome == "same_id" and answer.submitter == mine else answer
-            for answer in answers
+            answer._replace(outcome="queued")
+            if answer.outcome == "same_id" and answer.submitter == pending.row.submitter
+            else answer
+            for pending, answer in zip(batch, answers, strict=True)
         ]
 
     def _submitted(self, pending: _Pending, answer: Submitted) -> None:
@@ -395,6 +396,7 @@ class StoreJobs:
     def _not_submitted(self, pending: _Pending, error: BaseException) -> None:
         if pending.row.start:
             self.claimer.reserved -= 1
+            self.claimer.doubtful = True
             self._starting.discard(pending.row.id)
         if pending.answer is None or pending.answer.done():
             self.handles.refused(pending.handle, error)
@@ -425,10 +427,10 @@ class StoreJobs:
         """Have the engine run a job that the store has given to us."""
         handler = self._handlers.get(claimed.name)
         if handler is None:
-            self.ends.add(_Ended(None, Settlement(claimed.id, claimed.fence, "park")))
+            self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "park")))
             return
         if self._closing:
-            self.ends.add(_Ended(None, Settlement(claimed.id, claimed.fence, "release")))
+            self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "release")))
             return
         total = None if claimed.time_left is None else claimed.age + claimed.time_left
         run = Run(self, handler, claimed.id, claimed.fence, claimed.crashes, total)
@@ -442,7 +444,7 @@ class StoreJobs:
                 function, args = pickle_call(function, args), ()
         except Exception as error:  # a row that cannot be run must not stop those behind it
             record = encode_error(error if isinstance(error, PayloadError) else _unreadable(claimed, error))
-            self.ends.add(_Ended(None, Settlement(claimed.id, claimed.fence, "dead", error=record)))
+            self._add_end(_Ended(None, Settlement(claimed.id, claimed.fence, "dead", error=record)))
             text = "job %s id %s cannot be run, and is given up"
             log_fault(logger, text, claimed.name, claimed.id, error=error, fields={})
             return
@@ -456,11 +458,25 @@ class StoreJobs:
         if claimed.time_left is not None:
             run.timer = engine.timers.add(engine.now() + claimed.time_left, engine.leased_expired, run.job)
 
-    async def _reconcile(self) -> None:
-        """Give back what the store says that we hold and we know nothing of: its answer was lost on the way to us."""
+    async def _give_back_unknown(self) -> None:
+        """Give back what the store says that this process holds, and it has not heard of: the answer was lost.
+
+        What is on its way is known. What has ended meanwhile is told by its fence: the store does not take it back.
+        """
         for id, fence in await self.store.owned():
-            if not (self._is_here(id) or id in self._starting):
-                self.ends.add(_Ended(None, Settlement(id, fence, "release")))
+            run = self.runs.get(id)
+            is_known = (run is not None and run.fence == fence) or self._ending.get(id) == fence or id in self._starting
+            if not is_known:
+                logger.warning("job %s was given to this process, which did not hear of it: it is given back", id)
+                self._add_end(_Ended(None, Settlement(id, fence, "release")))
+
+    def _add_end(self, ended: _Ended) -> None:
+        self._ending[ended.end.id] = ended.end.fence
+        self.ends.add(ended)
+
+    def _is_written(self, end: Settlement) -> None:
+        if self._ending.get(end.id) == end.fence:
+            del self._ending[end.id]
 
     def is_awaited(self, id: str) -> bool:
         """See `RunOwner`."""
@@ -472,8 +488,7 @@ class StoreJobs:
         if failpoints.ACTIVE:
             failpoints.reach("job.ended")
         self._let_go(run)
-        self._ending.add(run.id)
-        self.ends.add(_Ended(run, end))
+        self._add_end(_Ended(run, end))
 
     def drop(self, run: Run) -> None:
         """See `RunOwner`."""
@@ -499,7 +514,7 @@ class StoreJobs:
     def _settled(self, ended: _Ended, counted: bool) -> None:
         """The end of an attempt is written; or it was somebody else's by now."""
         run, end = ended
-        self._ending.discard(end.id)
+        self._is_written(end)
         if end.outcome == "release" and counted:
             self.claimer.hint()
         self.lost_settlements += not counted
@@ -510,7 +525,7 @@ class StoreJobs:
 
     def _not_settled(self, ended: _Ended, error: BaseException) -> None:
         """It could not be written at all: the store will notice that nobody holds the job."""
-        self._ending.discard(ended.end.id)
+        self._is_written(ended.end)
         text = "the end of job %s (%s) could not be written; it will run again"
         log_fault(logger, text, ended.end.id, ended.end.outcome, error=error, fields={})
 

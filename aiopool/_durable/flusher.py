@@ -1,7 +1,8 @@
 """`Flusher`: many coroutines, one write.
 
 What is added while a write is under way goes into the next one, so the size of a batch adapts itself: one row when
-little happens, hundreds when much does. There is one write at a time.
+little happens, hundreds when much does. There is one write at a time. After one that answered many it waits for some
+turns of the loop: who got an answer is likely to add the next row, and rows that come together share a commit.
 
 A write that fails because the store cannot be reached is sent again, as it is, until `patience` is over: every verb of
 a store may be sent twice. Only then do those who wait get the error.
@@ -29,6 +30,9 @@ logger = logging.getLogger("aiopool.store")
 
 # So many rows go into one write.
 MAX_ROWS = 1000
+# Turns of the loop between two writes. Who got an answer goes on in the first, the jobs that were begun end in the next
+# ones; then ends and submissions come together, and a store that has one thread for both writes them as one.
+TURNS = 3
 # Seconds between the first two tries of a write, and at most.
 FIRST_DELAY, MAX_DELAY = 0.05, 2.0
 
@@ -126,7 +130,9 @@ class Flusher(Generic[T, A]):
             while self._rows:
                 batch = [self._rows.popleft() for _ in range(min(len(self._rows), MAX_ROWS))]
                 await self._flush(batch)
-                batch = []
+                turns, batch = TURNS if len(batch) > 1 else 0, []
+                for _ in range(turns):
+                    await asyncio.sleep(0)
         except asyncio.CancelledError:
             error = StoreUnavailableError(f"the pool has closed before its {self._name} could be written")
             rows, self._rows = [*batch, *self._rows], deque()

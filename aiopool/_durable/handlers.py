@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, final
 
 from aiopool._jobs.callables import check_function, function_name
 from aiopool._jobs.options import UNSET as _UNSET
-from aiopool._jobs.options import JobOptions, Offload, Unset, check_count, job
+from aiopool._jobs.options import JobOptions, Offload, Unset, check_count, function_options, job
 from aiopool._jobs.retry import Retry
 from aiopool._runtime.keywords import explain_keywords
 
@@ -123,7 +123,7 @@ class Handlers:
             A decorator that returns its function.
 
         Raises:
-            ValueError: the name is taken.
+            ValueError: the name is taken, or the function has another one.
             TypeError: it is no text, or what is decorated is no function that a pool could run.
         """
         if not isinstance(name, str) or not name or not name.isprintable() or len(name) > MAX_NAME:
@@ -152,6 +152,12 @@ class Handlers:
                 raise ValueError(
                     f"{name!r} is registered already, for {function_name(self._by_name[name].function)}: choose "
                     f"another name for {function_name(function)}"
+                )
+            known = function_options(function)
+            if known is not None and isinstance(known.name, str) and known.name != name:
+                raise ValueError(
+                    f"{function_name(function)} has the name {known.name!r} already, by @handlers.register or @job, "
+                    f"and a function has one: for {name!r} write a function of its own that calls it"
                 )
             job(name=name, **options)(function)
             self._by_name[name] = self._by_function[function] = Handler(name, function, max_crashes, every, tz, missed)

@@ -33,6 +33,8 @@ _RETRY_FIELDS = ("attempts", "backoff", "delay", "factor", "max_delay", "jitter"
 
 # It stands in an index of a database.
 MAX_TEXT = 200
+# It stands in a column of 64 bits, and in a number of Lua or JSON.
+MAX_PRIORITY = 2**53 - 1
 
 
 def check_text(option: str, text: str) -> str:
@@ -97,6 +99,7 @@ class Plans:
 
         Raises:
             TypeError: the function is not registered, or an option cannot be written.
+            ValueError: an option cannot stand in an index of a store: in a batch it would fail the rows of others.
             PayloadError: the metadata cannot.
         """
         found = self._plans.get(id(spec))
@@ -105,6 +108,8 @@ class Plans:
         handler = self._handlers.of(function)
         if spec.group is not None:
             check_text("group", spec.group)
+        if not -MAX_PRIORITY <= spec.priority <= MAX_PRIORITY:
+            raise ValueError(f"priority={spec.priority!r}: in a store it is from -{MAX_PRIORITY:,} to {MAX_PRIORITY:,}")
         handle = spec.with_priority(spec.priority)
         handle.owner, handle.limits = self._owner, ()
         metadata = None if spec.metadata is None else json_text(dict(spec.metadata), "metadata")

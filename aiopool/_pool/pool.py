@@ -959,10 +959,16 @@ class Pool(Submitter, AsyncOnly):
 
         Raises:
             KeyError: the pool has no limit of this name.
+            RuntimeError: the pool has a store: its limits are those of the fleet.
 
         Example:
             pool.set_limit("mail", Limit(max_at_once=1))
         """
+        if self._state.durability is not None:
+            raise RuntimeError(
+                f"set_limit({name!r}) is for the limits of one process, and those of a pool with a store hold for the "
+                f"whole fleet: write `await pool.fleet.set_limit({name!r}, ...)`"
+            )
         engine = None if self._state.engine is None else self._engine("set_limit")
         rule = self._state.limits.replace(name, limit)
         if engine is not None:

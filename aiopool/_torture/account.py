@@ -84,7 +84,7 @@ class _Execution:
     attempt: int
     fence: int | None
     start: float
-    lane: str | None
+    lanes: list[str]
     end: float = math.inf
     how: str | None = None  # None: its process died
 
@@ -174,7 +174,7 @@ class _Accountant:
                 event["attempt"],
                 event["fence"],
                 event["at"],
-                event.get("lane"),
+                event.get("lanes", []),
             )
         for event in self._events["end"]:
             execution = found.get(event["token"])
@@ -202,6 +202,7 @@ class _Accountant:
         self._check_pace()
         self._check_unique()
         self._check_cancels()
+        self._check_awaited()
         self._check_delays()
         self._check_line()
         self._check_seen()
@@ -218,6 +219,8 @@ class _Accountant:
                     self._bad("accepted is kept", id, f"it was answered with {other}, and is there all the same")
             elif id not in self._rows:
                 self._bad("accepted is kept", id, "it was acknowledged, and the store does not know it")
+        for event in self._events["refused"]:
+            self._bad("accepted once", event["id"], f"nobody else has this id, and it was refused: {event['error']}")
         known = self._submits.keys() | {event["id"] for event in self._events["child"]}
         for id, row in self._rows.items():
             if id not in known and row.parent is None:
@@ -246,6 +249,13 @@ class _Accountant:
                 self._bad("ends", row.id, "it was cancelled, and nobody had asked for that")
             return
         wanted = {"poison": StoredStatus.DEAD, "nobody": StoredStatus.PARKED}.get(row.name, StoredStatus.SUCCEEDED)
+        limits = [limit for limit in (row.queue_until, row.total_until) if limit is not None]
+        if status is StoredStatus.TIMED_OUT and limits:
+            if (row.finished_at or 0.0) < min(limits) - SLACK:
+                self._bad(
+                    "never early", row.id, f"it timed out {min(limits) - (row.finished_at or 0.0):.3f} s too early"
+                )
+            return
         if status is not wanted:
             if status in ENDED or self._conditions.finished:
                 self._bad("ends", row.id, f"{row.name} is {status}, and should be {wanted}: {(row.error or '')[:200]}")
@@ -326,8 +336,9 @@ class _Accountant:
     def _check_limits(self) -> None:
         lanes: dict[str, list[_Execution]] = defaultdict(list)
         for run in self._executions:
-            if run.lane is not None and run.start < run.end and not self._lost(run, run.end):
-                lanes[run.lane].append(run)
+            if run.lanes and run.start < run.end and not self._lost(run, run.end):
+                for lane in run.lanes:
+                    lanes[lane].append(run)
         for lane, runs in lanes.items():
             most = LANES[lane.partition(" ")[0]]
             steps = sorted(
@@ -377,6 +388,21 @@ class _Accountant:
                 for run in self._by_job[id]:
                     if run.start > event["at"] and not self._lost(run, run.start):
                         self._bad("cancelled never runs", id, f"it started {run.start - event['at']:.3f} s after")
+
+    def _check_awaited(self) -> None:
+        """Whoever waited was told what the store says."""
+        for event in self._events["awaited"]:
+            row = self._rows.get(event["id"])
+            if row is None:
+                continue
+            status = "failed" if row.status is StoredStatus.DEAD else str(row.status)
+            value = json.loads(row.result) if row.result else None
+            if (event["status"], event["value"]) != (status, value):
+                self._bad(
+                    "written once",
+                    row.id,
+                    f"its waiter got {event['status']} {event['value']}, and it is {status} {value}",
+                )
 
     def _check_delays(self) -> None:
         for id, event in self._submits.items():

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiopool import Pool
+from aiopool import Job, JobStatus, Pool, PoolClosedError
 from aiopool._torture.journal import Journal
 from aiopool._torture.work import Plan, Work, limits, plans
 from aiopool.errors import StoreError
@@ -119,9 +119,24 @@ class _Producer:
         except (StoreError, RuntimeError) as error:  # the store is away; the pool is closing
             self._journal.note("not_taken", id=id, error=repr(error)[:300])
             return
+        except ValueError as error:
+            self._journal.note("refused", id=id, error=repr(error)[:300])
+            return
         self._journal.note("taken", sure=True, id=id, other=None if job.id == id else str(job.id))
         if job.id == id:
             self._recent.append(id)
+            if not facts.get("line") and self._rng.random() < 0.2:
+                await self._await(job)
+
+    async def _await(self, job: Job[Any]) -> None:
+        """Wait for the end of a job, for a while, and write down what was told of it."""
+        try:
+            async with asyncio.timeout(5.0):
+                await job.wait()
+        except (TimeoutError, PoolClosedError):
+            return
+        value = await job if job.status is JobStatus.SUCCEEDED else None
+        self._journal.note("awaited", id=str(job.id), status=job.status.value, value=value)
 
     async def _cancel(self, id: str) -> None:
         self._journal.note("cancel", id=id)

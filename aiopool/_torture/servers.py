@@ -93,7 +93,6 @@ async def start_server(kind: str, directory: Path) -> Server:
             f"--server {kind} starts the server of the package {package.replace('_', '-')}, which is not installed: "
             f"install it, or name a store with --store URL"
         )
-    directory.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     server = _valkey(directory, port) if kind == "valkey" else await _postgres(directory, port)
     await server.start()
@@ -108,7 +107,10 @@ def _valkey(directory: Path, port: int) -> Server:
 
 
 async def _postgres(directory: Path, port: int) -> Server:
-    package = Path(str(importlib.import_module(PACKAGES["postgres"]).__file__)).parent
+    spec = importlib.util.find_spec(PACKAGES["postgres"])  # to import it would do more than we need
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
     programs = max(package.glob("pginstall*/bin"), key=lambda path: path.parent.name)
     data, user = directory / "data", None
     if os.getuid() == 0:  # it refuses to run as root

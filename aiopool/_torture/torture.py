@@ -45,6 +45,7 @@ class Options:
     wait: float = 60.0
     keep: Path | None = None
     rate: float = 60.0
+    poisons: int = 1
 
 
 @dataclass
@@ -146,6 +147,7 @@ class _Torture:
             clock=3600.0 if options.clock and not sqlite else 0.0,
             full=sqlite,
             rate=options.rate,
+            poisons=options.poisons,
             block=1.0 if lease is None else 1.3 * lease,
         )
         tormentor = Tormentor(torments, self._directory, self._queue, self._url_of, self._proxies, self._server, rng)

@@ -115,14 +115,14 @@ async def sleep(seconds: float) -> str:
         return token
 
 
-async def narrow(seconds: float) -> str:
-    async with _execution(lane="narrow") as token:
+async def narrow(seconds: float, key: str | None = None) -> str:
+    async with _execution(lanes=["narrow", *([] if key is None else [f"key {key}"])]) as token:
         await asyncio.sleep(seconds)
         return token
 
 
 async def keyed(key: str, seconds: float) -> str:
-    async with _execution(lane=f"key {key}") as token:
+    async with _execution(lanes=[f"key {key}"]) as token:
         await asyncio.sleep(seconds)
         return token
 
@@ -177,7 +177,7 @@ async def nobodys() -> str:
 def plans(rng: random.Random, poisons: int) -> Any:
     """Yield the jobs of one producer without end, by chance; `poisons`: so many kill their process."""
     kinds = ["quick"] * 8 + ["sleep"] * 4 + ["flaky"] * 3 + ["narrow"] * 2 + ["keyed"] * 3 + ["paced"] * 2
-    kinds += ["delayed"] * 3 + ["unique"] * 3 + ["group"] * 2 + ["parent", "late", "nobody", "long"]
+    kinds += ["delayed"] * 3 + ["unique"] * 3 + ["group", "both", "hasty"] * 2 + ["parent", "late", "nobody", "long"]
     for number in itertools.count(1):
         if poisons and number % 40 == 0:
             poisons -= 1
@@ -200,6 +200,12 @@ def plans(rng: random.Random, poisons: int) -> Any:
         elif kind == "keyed":
             key = f"k{rng.randrange(4)}"
             yield Plan("keyed", (key, seconds / 3), {"key": key})
+        elif kind == "both":
+            key = f"k{rng.randrange(4)}"
+            yield Plan("narrow", (seconds / 3, key), {"key": key})
+        elif kind == "hasty":
+            limit = rng.choice(("queue_timeout", "total_timeout"))
+            yield Plan("sleep", (seconds,), {limit: round(rng.uniform(0.05, 0.5), 3)})
         elif kind == "delayed":
             yield Plan("quick", (), {"delay": round(rng.uniform(0.1, 2.0), 3)})
         elif kind == "unique":

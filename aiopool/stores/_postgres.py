@@ -20,20 +20,20 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from aiopool.errors import StoreError
 from aiopool.stores import _postgres_rows as rows_
 from aiopool.stores._postgres_admin import Admin
 from aiopool.stores._postgres_keeper import PostgresKeeper
 from aiopool.stores._postgres_link import Link, Target, driver, translate
+from aiopool.stores._postgres_moves import Moves
 from aiopool.stores._postgres_schema import check_schema_name, migrate
+from aiopool.stores._postgres_url import read_url, shown
 from aiopool.stores._postgres_within import fetch_within
 from aiopool.stores._protocol import Keeper, Wake
 from aiopool.stores._rows import (
     CancelAnswer,
     Claim,
-    Finished,
     Incarnation,
     NewJob,
     Settlement,
@@ -44,18 +44,9 @@ from aiopool.stores._rows import (
 __all__ = ["Postgres"]
 
 _SETTLED: Final = 2.0  # seconds after a reconnect in which nobody is taken for dead
-_OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
-    "schema": str,
-    "lease": float,
-    "keep": float,
-    "keep_failed": float,
-    "durability": str,
-    "max_payload": int,
-    "pooler": lambda text: {"1": True, "0": False}[text],
-}
 
 
-class Postgres(Admin):
+class Postgres(Admin, Moves):
     """Keep jobs in PostgreSQL 12 or later, for any number of processes on any number of machines.
 
     Args:
@@ -102,7 +93,7 @@ class Postgres(Admin):
                 raise ValueError(f"{option}={value!r}: it must be a number from {least} up")
         if not 1.0 <= lease <= 86400.0:
             raise ValueError(f"lease={lease!r}: from 1 to 86400 seconds; 30 is usual")
-        self.url = _shown(dsn, schema)
+        self.url = shown(dsn, schema)
         self.durability: str = durability
         self.poll = 1.0
         self.sweep_every = 0.4
@@ -128,18 +119,8 @@ class Postgres(Admin):
         Raises:
             ValueError: an option of ours has a value that it cannot have.
         """
-        parts = urlsplit(url)
-        ours: dict[str, Any] = {}
-        theirs: list[tuple[str, str]] = []
-        for option, text in parse_qsl(parts.query, keep_blank_values=True):
-            if option not in _OPTIONS:
-                theirs.append((option, text))
-                continue
-            try:
-                ours[option] = _OPTIONS[option](text)
-            except (ValueError, KeyError):
-                raise ValueError(f"store={_shown(url, None)!r}: {option}={text!r} is no value for it") from None
-        return cls(urlunsplit(parts._replace(query=urlencode(theirs), fragment="")), **ours)
+        dsn, options = read_url(url)
+        return cls(dsn, **options)
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------
 
@@ -224,31 +205,22 @@ class Postgres(Admin):
             raise StoreError(f"{self.url} is not open: call `await store.open(...)` first, and nothing after `close()`")
         return self._me
 
-    async def _call(self, link: Link | None, sql: str, *args: Any, then: tuple[Any, ...] = ()) -> list[Any]:
-        """Run a statement of which `{s}` is the schema, and whose first two arguments are the queue and who asks.
-
-        `then`: another one, with its further arguments, in the same transaction: it sees what others have committed
-        until the first one has ended, and not only until it began.
-        """
+    async def _call(self, link: Link | None, sql: str, *args: Any) -> list[Any]:
+        """Run a statement of which `{s}` is the schema, and whose first two arguments are the queue and who asks."""
         me = self._opened()
         assert link is not None
         text = sql.replace("{s}", self._schema)
 
         async def work(conn: Any, again: bool) -> list[Any]:
-            if not then:
-                return list(await conn.fetch(text, self._queue, me.id, *args))
-            async with conn.transaction():
-                rows = list(await conn.fetch(text, self._queue, me.id, *args))
-                await conn.fetch(then[0].replace("{s}", self._schema), self._queue, me.id, *then[1:])
-                return rows
+            return list(await conn.fetch(text, self._queue, me.id, *args))
 
         return await link.call(work)
 
     async def _read(self, sql: str, *args: Any) -> list[Any]:
         return await self._call(self._side, sql, *args)
 
-    async def _change(self, sql: str, *args: Any, then: tuple[Any, ...] = ()) -> list[Any]:
-        return await self._call(self._write, sql, *args, then=then)
+    async def _change(self, sql: str, *args: Any) -> list[Any]:
+        return await self._call(self._write, sql, *args)
 
     def _wake_work(self) -> None:
         if self._me is not None and self._me.runs_jobs:
@@ -295,25 +267,37 @@ class Postgres(Admin):
 
     async def submit(self, jobs: Sequence[NewJob], *, within: object | None = None) -> list[Submitted]:
         """Take jobs in. See `Store.submit`."""
-        me = self._opened()
-        if not jobs:
-            return []
-        sql = _SUBMIT.replace("{s}", self._schema)
-        if within is not None:
-            columns = [self._queue, me.id, *rows_.new_jobs(jobs, may_start=False)]
-            try:
-                found = await fetch_within(within, sql, columns)
-            except (StoreError, TypeError):
-                raise
-            except Exception as error:
-                raise translate(error, self.url) from error
-            return rows_.submitted(jobs, found)[0]
+        self._opened()
+        answers: list[Submitted] = []
+        for part in rows_.parts_of(jobs) if jobs else ():
+            answers += await (self._submit(part) if within is None else self._submit_within(part, within))
+        return answers
+
+    async def _submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
+        me, sql = self._opened(), _SUBMIT.replace("{s}", self._schema)
+        may_start = me.runs_jobs
         answers: list[Submitted] = []
         pending = list(range(len(jobs)))
+        assert self._write is not None
         for _ in range(5):
             batch = [jobs[index] for index in pending]
-            found = await self._call(self._write, sql, *rows_.new_jobs(batch, may_start=me.runs_jobs))
+            values = rows_.new_jobs(batch, may_start=may_start)
+            sent_again = False
+
+            async def work(conn: Any, again: bool, values: Any = values) -> list[Any]:
+                nonlocal sent_again
+                sent_again = again
+                return list(await conn.fetch(sql, self._queue, me.id, *values))
+
+            found = await self._write.call(work)
             part, again = rows_.submitted(batch, found)
+            if sent_again:  # what is there under the name of its submitter is what was sent before
+                part = [
+                    answer._replace(outcome="queued")
+                    if answer.outcome == "same_id" and answer.submitter == job.submitter
+                    else answer
+                    for job, answer in zip(batch, part, strict=True)
+                ]
             if answers:
                 for index, answer in zip(pending, part, strict=True):
                     answers[index] = answer
@@ -325,6 +309,16 @@ class Postgres(Admin):
         # Each time another job had the `unique`, and had ended before it could be named.
         return answers
 
+    async def _submit_within(self, jobs: Sequence[NewJob], within: object) -> list[Submitted]:
+        columns = [self._queue, self._opened().id, *rows_.new_jobs(jobs, may_start=False)]
+        try:
+            found = await fetch_within(within, _SUBMIT.replace("{s}", self._schema), columns)
+        except (StoreError, TypeError):
+            raise
+        except Exception as error:
+            raise translate(error, self.url) from error
+        return rows_.submitted(jobs, found)[0]
+
     async def claim(self, limit: int) -> Claim:
         """Take the best jobs that may start. See `Store.claim`."""
         found = await self._call(self._work, "SELECT * FROM {s}.claim($1::int, $2::text, $3::int)", max(0, limit))
@@ -334,7 +328,7 @@ class Postgres(Admin):
 
     async def settle(self, ends: Sequence[Settlement]) -> list[bool]:
         """Write ends. See `Store.settle`."""
-        me = self._opened()
+        self._opened()
         if not ends:
             return []
         first: dict[str, int] = {}  # a second end of the same job comes too late
@@ -342,7 +336,14 @@ class Postgres(Admin):
             other = first.setdefault(end.id, index)
             if other != index and end.fence > ends[other].fence:
                 first[end.id] = index
-        chosen = [ends[first[id]] for id in sorted(first)]  # in one order, so that nobody waits in a circle
+        settled: set[str] = set()
+        # In one order, so that nobody waits in a circle.
+        for part in rows_.parts_of_ends([ends[first[id]] for id in sorted(first)]):
+            settled |= await self._settle(part)
+        return [end.id in settled and first[end.id] == index for index, end in enumerate(ends)]
+
+    async def _settle(self, chosen: Sequence[Settlement]) -> set[str]:
+        me = self._opened()
         columns = (
             [end.id for end in chosen],
             [end.fence for end in chosen],
@@ -350,7 +351,7 @@ class Postgres(Admin):
             [end.delay for end in chosen],
             [end.result for end in chosen],
             [end.error for end in chosen],
-            [end.reason for end in chosen],
+            [rows_.plain(end.reason) for end in chosen],
         )
         sql = _SETTLE.replace("{s}", self._schema)
 
@@ -361,13 +362,14 @@ class Postgres(Admin):
         done, back = await self._work.call(work)
         if back:
             self._wake_work()
-        settled = set(done or ())
-        return [end.id in settled and first[end.id] == index for index, end in enumerate(ends)]
+        return set(done or ())
 
     async def cancel(self, ids: Sequence[str], reason: str | None) -> list[CancelAnswer]:
         """Cancel jobs. See `Store.cancel`."""
         found = await self._change(
-            "SELECT * FROM {s}.cancel($1::int, $2::text, $3::text[], $4::text)", sorted(set(ids)), reason
+            "SELECT * FROM {s}.cancel($1::int, $2::text, $3::text[], $4::text)",
+            sorted(set(ids)),
+            rows_.plain(reason),
         )
         was = dict(found)
         if self._me is not None and self._me.runs_jobs and "running" in was.values():
@@ -385,7 +387,7 @@ class Postgres(Admin):
                 [id for id, _ in last],
                 [fence for _, fence in last],
                 [fraction for fraction, _ in last.values()],
-                [message for _, message in last.values()],
+                [rows_.plain(message) for _, message in last.values()],
             )
 
     async def sweep(self, names: Sequence[str]) -> SweepReport:
@@ -407,22 +409,6 @@ class Postgres(Admin):
         more = max(rescued, timed_out, purged, unparked) >= 1000
         return SweepReport(rescued, dead, timed_out, purged, unparked, more)
 
-    async def owned(self) -> list[tuple[str, int]]:
-        """Return (id, fence) of all that this incarnation holds."""
-        found = await self._read(
-            "SELECT id, fence FROM {s}.jobs WHERE queue = $1::int AND owner = $2::text AND status = 'running'"
-        )
-        return [(id, fence) for id, fence in found]
-
-    async def finished(self, ids: Sequence[str]) -> list[Finished]:
-        """Return the ends of those of some jobs that have ended."""
-        found = await self._read(
-            "SELECT h.* FROM (SELECT $2::text) me, unnest($3::text[]) u(id) JOIN {s}.history h "
-            "ON h.queue = $1::int AND h.id = u.id",
-            list(dict.fromkeys(ids)),
-        )
-        return [rows_.finished(row) for row in found]
-
 
 _SUBMIT = "SELECT * FROM {s}.submit($1::int, $2::text, " + (
     ", ".join(f"${number}::{kind}" for number, kind in enumerate(rows_.SUBMIT_TYPES, 3)) + ")"
@@ -443,12 +429,3 @@ async def _nothing(conn: Any, again: bool) -> None:
 
 async def _ping(conn: Any, again: bool) -> None:
     await conn.fetchval("SELECT 1")
-
-
-def _shown(dsn: str, schema: str | None) -> str:
-    """Return a URL without its password, and without options that may hold one."""
-    parts = urlsplit(dsn)
-    user, at, host = parts.netloc.rpartition("@")
-    query = [] if schema in (None, "aiopool") else [("schema", str(schema))]
-    places = [(option, value) for option, value in parse_qsl(parts.query) if option in ("host", "port")]
-    return urlunsplit((parts.scheme, user.partition(":")[0] + at + host, parts.path, urlencode(places + query), ""))

@@ -1,4 +1,4 @@
-"""What an operator does to a store in PostgreSQL, and asks of it: none of it on the way of a job.
+"""What is asked of a store in PostgreSQL, by those who wait for jobs and by operators; and how it is steered.
 
 It knows: the tables. It refuses to know connections: `_read` and `_change` run statements whose first two arguments
 are the queue and who asks.
@@ -12,17 +12,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiopool.stores import _postgres_rows as rows_
-from aiopool.stores._rows import ENDED, LIVE, Facts, LimitRow, StoredJob, StoredStatus, StoreStatistics, WorkerRow
+from aiopool.stores._rows import (
+    ENDED,
+    LIVE,
+    Facts,
+    Finished,
+    LimitRow,
+    StoredJob,
+    StoredStatus,
+    StoreStatistics,
+    WorkerRow,
+)
 
 __all__ = ["Admin"]
 
-_BATCH = 1000
 # Every statement has both arguments, whether it needs the second one or not.
 _ME = "$2::text IS NOT NULL"
 
 
 class Admin:
-    """The half of `Postgres` that operators use."""
+    """The part of `Postgres` that is asked, and steered."""
 
     url: str
     durability: str
@@ -32,13 +41,31 @@ class Admin:
     async def _read(self, sql: str, *args: Any) -> list[Any]:
         raise NotImplementedError
 
-    async def _change(self, sql: str, *args: Any, then: tuple[Any, ...] = ()) -> list[Any]:
+    async def _change(self, sql: str, *args: Any) -> list[Any]:
         raise NotImplementedError
 
     async def now(self) -> float:
         """Return the time by the store's clock: seconds since 1970."""
         [(now,)] = await self._read(f"SELECT {{s}}.clock() WHERE $1::int IS NOT NULL AND {_ME}")
         return float(now)
+
+    # -- who waits -----------------------------------------------------------------------------------------------------
+
+    async def owned(self) -> list[tuple[str, int]]:
+        """Return (id, fence) of all that this incarnation holds."""
+        found = await self._read(
+            "SELECT id, fence FROM {s}.jobs WHERE queue = $1::int AND owner = $2::text AND status = 'running'"
+        )
+        return [(id, fence) for id, fence in found]
+
+    async def finished(self, ids: Sequence[str]) -> list[Finished]:
+        """Return the ends of those of some jobs that have ended."""
+        found = await self._read(
+            "SELECT h.* FROM (SELECT $2::text) me, unnest($3::text[]) u(id) JOIN {s}.history h "
+            "ON h.queue = $1::int AND h.id = u.id",
+            list(dict.fromkeys(ids)),
+        )
+        return [rows_.finished(row) for row in found]
 
     # -- who looks -----------------------------------------------------------------------------------------------------
 
@@ -62,7 +89,7 @@ class Admin:
         cursor: str | None = None,
     ) -> tuple[list[StoredJob], str | None]:
         """Return a page of jobs, the newest first. See `Store.page`."""
-        ended = status is not None and status in ENDED
+        ended = status if status is not None and status in ENDED else None
         moment = place = None
         if cursor is not None:
             try:
@@ -70,21 +97,14 @@ class Admin:
                 moment, place = float(first), int(second)
             except ValueError:
                 raise ValueError(f"cursor={cursor!r}: it is none that a page has returned") from None
-        of_status = "" if status is None else f"AND status = '{StoredStatus(status).value}'"
-        same = (
-            f"queue = $1::int AND {_ME} {of_status} AND ($3::text IS NULL OR name = $3) "
-            "AND ($4::text IS NULL OR group_name = $4)"
-        )
-        if ended:
+        if ended is not None:
             sql = (
-                f"SELECT {rows_.ENDED_COLUMNS} FROM {{s}}.history WHERE {same} AND ($6::bigint IS NULL OR "
-                "(finished_at, position) < ($5::float8, $6)) ORDER BY history.finished_at DESC, position DESC LIMIT $7"
+                f"SELECT {rows_.ENDED_COLUMNS} FROM {{s}}.history WHERE queue = $1::int AND {_ME} AND status = "
+                f"'{StoredStatus(ended).value}' AND {_SAME} AND ($6::bigint IS NULL OR (finished_at, position) < "
+                "($5::float8, $6)) ORDER BY history.finished_at DESC, position DESC LIMIT $7"
             )
         else:
-            sql = (
-                f"SELECT {rows_.LIVE_COLUMNS} FROM {{s}}.jobs WHERE {same} AND $5::float8 IS NOT DISTINCT FROM $5 "
-                "AND ($6::bigint IS NULL OR position < $6) ORDER BY position DESC LIMIT $7"
-            )
+            sql = _live_page(status)
         found = [rows_.stored(row) for row in await self._read(sql, name, group, moment, place, limit + 1)]
         if len(found) <= limit:
             return found, None
@@ -149,105 +169,6 @@ class Admin:
     def _wake_work(self) -> None:
         raise NotImplementedError
 
-    async def requeue(self, ids: Sequence[str] | None, status: StoredStatus | None) -> int:
-        """Put jobs that have ended back into the queue. See `Store.requeue`."""
-        total: int = 0
-        wanted = None if ids is None else list(dict.fromkeys(ids))
-        moment, place = -1.0, 0
-        while True:
-            part = None if wanted is None else wanted[:_BATCH]
-            [(seen, count, moment_, place_)] = await self._change(
-                "SELECT * FROM {s}.requeue($1::int, $2::text, $3::text[], $4::text, $5::float8, $6::bigint, $7::int)",
-                part,
-                None if status is None else StoredStatus(status).value,
-                moment,
-                place,
-                _BATCH,
-            )
-            total += int(count)
-            if wanted is not None:
-                wanted = wanted[_BATCH:]
-                if not wanted:
-                    break
-            elif seen < _BATCH:
-                break
-            else:
-                moment, place = moment_, place_
-        if total:
-            self._wake_work()
-        return total
-
-    async def forget_history(self, older_than: float) -> int:
-        """Remove the rows of jobs that ended so many seconds ago, or earlier; return how many."""
-        total = 0
-        statuses = [status.value for status in ENDED]
-        until = await self.now() - older_than
-        while True:
-            gone = await self._change(
-                "DELETE FROM {s}.history h WHERE h.ctid = ANY(ARRAY(SELECT x.ctid FROM {s}.history x WHERE x.queue = "
-                f"$1::int AND {_ME} AND x.status = ANY($3::text[]) AND x.finished_at <= $4::float8 LIMIT 5000)) "
-                "RETURNING 1",
-                statuses,
-                until,
-            )
-            total += len(gone)
-            if len(gone) < 5000:
-                return total
-
-    # -- to another store ----------------------------------------------------------------------------------------------
-
-    async def export(self, limit: int) -> list[StoredJob]:
-        """Take live jobs that do not run, to move them elsewhere. See `Store.export`."""
-        found = await self._change(
-            f"SELECT {rows_.LIVE_COLUMNS} FROM {{s}}.export($1::int, $2::text, $3::int)",
-            limit,
-        )
-        return [rows_.stored(row) for row in found]
-
-    async def restore(self, jobs: Sequence[StoredJob]) -> None:
-        """Take in jobs that another store has exported. See `Store.restore`."""
-        if not jobs:
-            return
-        columns = [[getattr(job, field) for job in jobs] for field, _, _ in _RESTORED]
-        lanes = ["\x1e".join(dict.fromkeys(job.lanes)) if job.lanes else None for job in jobs]
-        progress = [None if job.progress is None else job.progress[0] for job in jobs]
-        messages = [None if job.progress is None else job.progress[1] for job in jobs]
-        statuses = [job.status.value for job in jobs]
-        names = ", ".join(column for _, column, _ in _RESTORED)
-        arrays = ", ".join(f"${number}::{kind}[]" for number, (_, _, kind) in enumerate(_RESTORED, 7))
-        await self._change(
-            f"WITH u AS (SELECT {names}, string_to_array(lanes_, E'\\x1e') AS lanes, progress, message, was "
-            f"FROM unnest($3::text[], $4::float8[], $5::text[], $6::text[], {arrays}) "
-            f"u(lanes_, progress, message, was, {names})), "
-            f"i AS (INSERT INTO {{s}}.jobs (queue, {names}, lanes, progress, message, status, expires_at) "
-            f"SELECT $1::int, {names.replace('unique_key', _FREE_UNIQUE)}, lanes, progress, message, "
-            "CASE WHEN was = 'parked' THEN 'parked' WHEN run_at > {s}.clock() THEN 'scheduled' ELSE 'queued' END, "
-            "CASE WHEN attempt = 0 THEN least(queue_until, total_until) ELSE total_until END FROM u "
-            "WHERE NOT EXISTS (SELECT 1 FROM {s}.history h WHERE h.queue = $1::int AND h.id = u.id) "
-            "ORDER BY position ON CONFLICT (queue, id) DO NOTHING RETURNING position) "
-            "SELECT setval('{s}.positions', greatest(nextval('{s}.positions'), "
-            "coalesce((SELECT max(position) FROM i), 0))), {s}.hint($1::int, $2::text, true, NULL, NULL)",
-            lanes,
-            progress,
-            messages,
-            statuses,
-            *columns,
-            # One that was here already may have ended while the insert waited for that: its history was not seen then.
-            then=(
-                "DELETE FROM {s}.jobs j USING {s}.history h WHERE j.queue = $1::int AND j.id = ANY($3::text[]) "
-                f"AND h.queue = j.queue AND h.id = j.id AND {_ME}",
-                [job.id for job in jobs],
-            ),
-        )
-        self._wake_work()
-
-    async def forget_moved(self, ids: Sequence[str]) -> None:
-        """Remove jobs that are moving, and have arrived."""
-        await self._change(
-            f"DELETE FROM {{s}}.jobs WHERE queue = $1::int AND {_ME} AND id = ANY($3::text[]) AND status = 'moving'",
-            list(ids),
-        )
-
     # -- facts ---------------------------------------------------------------------------------------------------------
 
     async def facts(self) -> Facts:
@@ -281,36 +202,39 @@ class Admin:
         return facts
 
 
-# Attribute, column, type.
-_RESTORED = (
-    ("id", "id", "text"),
-    ("name", "name", "text"),
-    ("payload", "payload", "text"),
-    ("priority", "priority", "bigint"),
-    ("position", "position", "bigint"),
-    ("attempt", "attempt", "int"),
-    ("crashes", "crashes", "int"),
-    ("max_crashes", "max_crashes", "int"),
-    ("created_at", "created_at", "float8"),
-    ("run_at", "run_at", "float8"),
-    ("queue_until", "queue_until", "float8"),
-    ("total_until", "total_until", "float8"),
-    ("fence", "fence", "bigint"),
-    ("unique", "unique_key", "text"),
-    ("group", "group_name", "text"),
-    ("keys", "keys", "text"),
-    ("metadata", "metadata", "text"),
-    ("trace", "trace", "text"),
-    ("parent", "parent", "text"),
-    ("submitter", "submitter", "text"),
-    ("error", "error", "text"),
-    ("reason", "reason", "text"),
-)
-# Two jobs that were accepted in two stores are two jobs.
-_FREE_UNIQUE = (
-    "CASE WHEN row_number() OVER (PARTITION BY unique_key ORDER BY position) = 1 AND NOT EXISTS (SELECT 1 FROM "
-    "{s}.jobs o WHERE o.queue = $1::int AND o.unique_key = u.unique_key AND o.id <> u.id) THEN unique_key END"
-)
+# $3: a name, $4: a group.
+_SAME = "($3::text IS NULL OR name = $3) AND ($4::text IS NULL OR group_name = $4)"
+
+
+def _live_page(status: StoredStatus | None) -> str:
+    """Return the statement for a page of live jobs.
+
+    Queued jobs have no index by position, which each of them would pay for: the newest of each priority are found by
+    the one from which they are claimed. Those that run are as many as there are workers.
+    """
+    statuses = [kind.value for kind in LIVE if status in (None, kind)]
+    part = (
+        f"SELECT j.* FROM {{s}}.jobs j WHERE j.queue = $1::int AND {_SAME} AND ($6::bigint IS NULL OR position < $6) "
+        "AND status %s ORDER BY position DESC LIMIT $7"
+    )
+    parts = []
+    if "queued" in statuses:
+        first = "SELECT j.priority FROM {s}.jobs j WHERE j.queue = $1::int AND status = 'queued'"
+        parts.append(
+            f"(WITH RECURSIVE p AS (({first} ORDER BY j.priority LIMIT 1) UNION ALL SELECT (({first} AND "
+            "j.priority > p.priority ORDER BY j.priority LIMIT 1)) FROM p WHERE p.priority IS NOT NULL) "
+            "SELECT x.* FROM p CROSS JOIN LATERAL ("
+            + part.replace("ORDER BY", "AND j.priority = p.priority ORDER BY") % "= 'queued'"
+            + ") x)"
+        )
+    if "running" in statuses:
+        parts.append("(" + part % "= 'running'" + ")")
+    if others := sorted({"scheduled", "limited", "parked", "moving"}.intersection(statuses)):
+        parts.append("(" + part % ("IN ('" + "', '".join(others) + "')") + ")")
+    return (
+        f"SELECT {rows_.LIVE_COLUMNS} FROM ({' UNION ALL '.join(parts)}) jobs WHERE {_ME} "
+        "AND $5::float8 IS NOT DISTINCT FROM $5 ORDER BY position DESC LIMIT $7"
+    )
 
 
 def _warnings(facts: Facts) -> list[str]:

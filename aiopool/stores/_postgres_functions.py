@@ -7,11 +7,7 @@ are locked is taken with SKIP LOCKED; so nobody waits in a circle.
 
 Rule 2: time is `clock()`, which tests may replace.
 
-Rule 3: a lane counts, besides those that run, those that it has *called*: held rows that it has put back into the queue
-for a place that is free. A called row that does not take the place passes the call on. So each row moves few times,
-nobody scans what is blocked, and no place stays free while somebody is held for it.
-
-Rule 4: plans are made once, while the tables may be empty, and must be good for tables of any size. So whole tables
+Rule 3: plans are made once, while the tables may be empty, and must be good for tables of any size. So whole tables
 are never scanned; and what is looked up by its id is written as `queue + 0`, and `status || ''`, which leaves the
 planner no other index than that of the id.
 """
@@ -19,6 +15,11 @@ planner no other index than that of the id.
 from __future__ import annotations
 
 from typing import Final
+
+from aiopool.stores._postgres_chores import CHORES
+from aiopool.stores._postgres_ends import ENDS, tried
+from aiopool.stores._postgres_lanes import LANES
+from aiopool.stores._postgres_moves import MOVES
 
 __all__ = ["FUNCTIONS", "SHARED"]
 
@@ -39,26 +40,6 @@ _HELPERS = """
 CREATE OR REPLACE FUNCTION {schema}.clock() RETURNS float8 LANGUAGE sql VOLATILE AS
 $$ SELECT extract(epoch FROM clock_timestamp())::float8 $$;
 
--- So many may start now, as far as the rate goes: by the pace (GCRA), and by the window.
-CREATE OR REPLACE FUNCTION {schema}.rate_places(next_at float8, starts float8[], rate float8, burst int, t float8,
-    ahead int) RETURNS int LANGUAGE sql IMMUTABLE AS $$
-SELECT CASE WHEN rate IS NULL THEN 1000 ELSE greatest(0, least(1000,
-    floor(((burst - 1) / rate - ahead / rate
-        - greatest(0, least(coalesce(next_at, t), t + (greatest(ceil(rate), burst) + 1) / rate) - t)) * rate
-        + 1e-5) + 1,
-    greatest(ceil(rate), burst) - ahead - (SELECT count(*) FROM unnest(starts) s
-        WHERE s > t - greatest(ceil(rate), burst) / rate + 1e-6 AND s <= t + 1e-6)))::int END $$;
-
--- The moment from which on the rate lets another one start, after so many that were called.
-CREATE OR REPLACE FUNCTION {schema}.opens_at(next_at float8, starts float8[], rate float8, burst int, t float8,
-    ahead int) RETURNS float8 LANGUAGE sql IMMUTABLE AS $$
-SELECT greatest(
-    CASE WHEN ahead > 0 THEN greatest(n.at, t) + ahead / rate ELSE n.at END - (burst - 1) / rate,
-    (SELECT s.at + w.size / rate FROM unnest(starts) WITH ORDINALITY s(at, i)
-     WHERE s.i = cardinality(starts) + ahead - w.size + 1 AND s.at <= t + 1e-6))
-FROM (SELECT greatest(ceil(rate), burst) AS size) w,
-    LATERAL (SELECT least(coalesce(next_at, t), t + (w.size + 1) / rate) AS at) n $$;
-
 -- One hint for all who listen, if anybody else is there.
 CREATE OR REPLACE FUNCTION {schema}.hint(q int, me text, work bool, finished text[], cancels text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = {schema}, pg_temp AS $$
@@ -73,117 +54,39 @@ BEGIN
     PERFORM pg_notify('{schema}_' || q, me || '|' || CASE WHEN work THEN 'w' ELSE '' END || '|' || coalesce(f, '')
         || '|' || coalesce(c, ''));
 END $$;
+"""
 
--- Call as many of the held as there are places. The lanes are locked.
-CREATE OR REPLACE FUNCTION {schema}.call_held(q int, t float8, names text[]) RETURNS int LANGUAGE plpgsql AS $$
-DECLARE
-    n int;
-BEGIN
-    WITH l AS MATERIALIZED (
-        SELECT l.lane, least(coalesce(r.max_at_once - l.running - l.called, 1000),
-            {schema}.rate_places(l.next_at, l.starts, r.max_per_second, r.burst, t, l.called)) AS places
-        FROM lanes l LEFT JOIN limits r ON r.queue = q AND r.rule = l.rule
-        WHERE l.queue = q AND l.lane = ANY(names)
-    ), best AS MATERIALIZED (
-        SELECT b.tid FROM l CROSS JOIN LATERAL (
-            SELECT j.ctid AS tid FROM jobs j WHERE j.queue = q AND j.status = 'limited' AND j.lane = l.lane
-            ORDER BY j.priority, j.position LIMIT greatest(l.places, 0) FOR UPDATE SKIP LOCKED) b
-        WHERE l.places > 0
-    ), up AS (
-        UPDATE jobs j SET status = 'queued' WHERE j.ctid = ANY(ARRAY(SELECT tid FROM best)) RETURNING j.lane
-    ), c AS (
-        SELECT up.lane, count(*)::int AS called FROM up GROUP BY up.lane
-    ), u AS (
-        UPDATE lanes l SET called = l.called + c.called FROM c WHERE l.queue = q AND l.lane = c.lane
+_TAKE: Final = """\
+    WITH i AS (
+        INSERT INTO jobs (queue, id, name, payload, priority, position, max_crashes, created_at, run_at, queue_until,
+            total_until, unique_key, group_name, keys, lanes, metadata, trace, parent, submitter, status, attempt,
+            fence, owner, started_at, expires_at)
+        SELECT q, id, name, payload, coalesce(priority, 5), position, coalesce(max_crashes, 3), t, run_at,
+            greatest(run_at, t) + queue_timeout, t + total_timeout, uniq, grp, keys, string_to_array(lanes, E'\\x1e'),
+            metadata, trace, parent, submitter,
+            CASE WHEN go THEN 'running' WHEN run_at > t THEN 'scheduled' ELSE 'queued' END,
+            CASE WHEN go THEN 1 ELSE 0 END, CASE WHEN go THEN 1 ELSE 0 END, CASE WHEN go THEN me END,
+            CASE WHEN go THEN t END,
+            CASE WHEN go THEN t + total_timeout ELSE least(greatest(run_at, t) + queue_timeout, t + total_timeout) END
+        FROM (
+            SELECT u.id, u.name, u.payload, u.priority, u.queue_timeout, u.total_timeout, u.max_crashes, u.uniq, u.grp,
+                u.keys, u.lanes, u.metadata, u.trace, u.parent, u.submitter,
+                CASE WHEN u.run_at IS NOT NULL THEN u.run_at WHEN u.delay > 0 THEN t + u.delay END AS run_at,
+                may_start AND coalesce(u.go, false) AS go, nextval('{schema}.positions') AS position
+            FROM unnest(ids, names, payloads, priorities, delays, run_ats, queue_timeouts, total_timeouts, max_crashes_,
+                uniques, groups_, keys_, lanes_, metadata_, traces, parents, submitters, starts) WITH ORDINALITY
+                u(id, name, payload, priority, delay, run_at, queue_timeout, total_timeout, max_crashes, uniq, grp,
+                keys, lanes, metadata, trace, parent, submitter, go, n)
+            WHERE u.n <> ALL(passed)
+        ) x
+        {unless} RETURNING id, status
     )
-    SELECT coalesce(sum(c.called), 0) INTO n FROM c;
-    -- Somebody has to look again: when the rate opens; or now, if a row was locked by somebody else.
-    UPDATE lanes l SET wake_at = w.at FROM (
-        SELECT l.lane, CASE
-            WHEN NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'limited' AND j.lane = l.lane)
-                THEN NULL
-            WHEN r.max_at_once IS NOT NULL AND l.running + l.called >= r.max_at_once THEN NULL
-            WHEN r.max_per_second IS NULL THEN t
-            ELSE greatest(t, {schema}.opens_at(l.next_at, l.starts, r.max_per_second, r.burst, t, l.called)) END AS at
-        FROM lanes l LEFT JOIN limits r ON r.queue = q AND r.rule = l.rule
-        WHERE l.queue = q AND l.lane = ANY(names)) w
-    WHERE l.queue = q AND l.lane = w.lane AND l.wake_at IS DISTINCT FROM w.at;
-    RETURN n;
-END $$;
-
--- Give places and calls back.
-CREATE OR REPLACE FUNCTION {schema}.free_lanes(q int, t float8, names text[], stops int[], calls int[]) RETURNS int
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF coalesce(cardinality(names), 0) = 0 THEN RETURN 0; END IF;
-    PERFORM 1 FROM lanes l WHERE l.queue = q AND l.lane = ANY(names) ORDER BY l.lane FOR UPDATE;
-    UPDATE lanes l SET running = greatest(l.running - f.stops, 0), called = greatest(l.called - f.calls, 0), used_at = t
-    FROM (SELECT u.lane, sum(u.stops)::int AS stops, sum(u.calls)::int AS calls
-        FROM unnest(names, stops, calls) u(lane, stops, calls) GROUP BY u.lane) f
-    WHERE l.queue = q AND l.lane = f.lane;
-    RETURN {schema}.call_held(q, t, names);
-END $$;
-
--- End rows that wait and are locked: late ones as timed_out, others as cancelled. Returns whom to tell, and the called.
-CREATE OR REPLACE FUNCTION {schema}.end_waiting(q int, t float8, tids tid[], p_status text, p_reason text,
-    OUT told text[], OUT ended int, OUT called int) LANGUAGE plpgsql AS $$
-DECLARE
-    names text[];
-BEGIN
-    WITH d AS (DELETE FROM jobs j WHERE j.ctid = ANY(tids) RETURNING j.*),
-    h AS (INSERT INTO history ({shared}, status, result, error, reason, finished_at)
-        SELECT {shared}, p_status, NULL, CASE WHEN p_status = 'timed_out' THEN
-            '{"type": "JobTimeoutError", "limit": "' || CASE WHEN d.attempt = 0 AND d.queue_until IS NOT NULL
-                AND d.queue_until <= coalesce(d.total_until, d.queue_until) THEN 'queue_timeout'
-                ELSE 'total_timeout' END || '"}' ELSE d.error END,
-            coalesce(p_reason, d.reason), t FROM d ON CONFLICT DO NOTHING)
-    SELECT count(*), array_agg(DISTINCT d.submitter), array_agg(d.lane) FILTER (WHERE d.status = 'queued' AND
-        d.lane IS NOT NULL) INTO ended, told, names FROM d;
-    called := {schema}.free_lanes(q, t, names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]),
-        array_fill(1, ARRAY[coalesce(cardinality(names), 0)]));
-END $$;
-
--- Take rows from the dead.
-CREATE OR REPLACE FUNCTION {schema}.rescue(q int, t float8, me text, owners text[], most int, OUT rescued int,
-    OUT dead int, OUT back int) LANGUAGE plpgsql AS $$
-DECLARE
-    tids tid[];
-    told text[];
-    names text[];
-    counts int[];
-BEGIN
-    dead := 0; back := 0;
-    SELECT coalesce(array_agg(c.tid), ARRAY[]::tid[]), count(*) INTO tids, rescued FROM (
-        SELECT j.ctid AS tid FROM jobs j WHERE j.queue = q AND j.status = 'running' AND j.owner = ANY(owners)
-        LIMIT most FOR UPDATE SKIP LOCKED) c;
-    IF rescued = 0 THEN RETURN; END IF;
-    SELECT array_agg(x.lane), array_agg(x.n) INTO names, counts FROM (
-        SELECT u.lane, count(*)::int AS n FROM jobs j, unnest(j.lanes) u(lane) WHERE j.ctid = ANY(tids)
-        GROUP BY u.lane) x;
-    WITH d AS (DELETE FROM jobs j WHERE j.ctid = ANY(tids) AND (j.cancel_asked OR j.crashes + 1 >= j.max_crashes)
-            RETURNING j.*),
-    s AS (SELECT d.*, CASE WHEN d.cancel_asked THEN 'cancelled' ELSE 'dead' END AS ends FROM d),
-    h AS (INSERT INTO history (queue, id, name, payload, priority, position, attempt, crashes, max_crashes, created_at,
-            run_at, queue_until, total_until, started_at, seconds, owner, fence, unique_key, group_name, keys, lanes,
-            metadata, trace, parent, submitter, progress, message, status, result, error, reason, finished_at)
-        SELECT queue, id, name, payload, priority, position, attempt, crashes + 1, max_crashes, created_at,
-            run_at, queue_until, total_until, started_at, greatest(0, t - started_at), owner, fence, unique_key,
-            group_name, keys, lanes, metadata, trace, parent, submitter, progress, message, ends, NULL,
-            CASE WHEN ends = 'dead' THEN '{"type": "JobDeadError", "message": "' || CASE WHEN crashes > 0
-                THEN (crashes + 1) || ' of its workers' ELSE 'its worker' END || ' died while it ran"}'
-                ELSE error END, reason, t
-        FROM s ON CONFLICT DO NOTHING)
-    SELECT count(*) FILTER (WHERE ends = 'dead'), array_agg(DISTINCT submitter) INTO dead, told FROM s;
-    UPDATE jobs j SET status = 'queued', crashes = j.crashes + 1, owner = NULL, expires_at = j.total_until,
-        seconds = greatest(0, t - j.started_at) WHERE j.ctid = ANY(tids);
-    GET DIAGNOSTICS back = ROW_COUNT;
-    back := back + {schema}.free_lanes(q, t, names, counts, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]));
-    UPDATE queues SET rescued = queues.rescued + rescue.rescued WHERE queues.no = q;
-    PERFORM {schema}.hint(q, me, back > 0, told, NULL);
-END $$;
+    SELECT array_agg(i.id), bool_or(i.status = 'running'), bool_or(i.status <> 'running') INTO taken, begun, waits
+    FROM i;
 """
 
 _SUBMIT = """
+-- No id is there twice, nor a `unique` before a tick that has it, too: `parts_of` sees to that.
 CREATE OR REPLACE FUNCTION {schema}.submit(q int, me text, ids text[], names text[], payloads text[],
     priorities bigint[], delays float8[], run_ats float8[], queue_timeouts float8[], total_timeouts float8[],
     max_crashes_ int[], uniques text[], groups_ text[], keys_ text[], lanes_ text[], metadata_ text[], traces text[],
@@ -222,32 +125,7 @@ BEGIN
             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'queued')
             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'scheduled' AND j.run_at <= t);
     END IF;
-    WITH i AS (
-        INSERT INTO jobs (queue, id, name, payload, priority, position, max_crashes, created_at, run_at, queue_until,
-            total_until, unique_key, group_name, keys, lanes, metadata, trace, parent, submitter, status, attempt,
-            fence, owner, started_at, expires_at)
-        SELECT q, id, name, payload, coalesce(priority, 5), position, coalesce(max_crashes, 3), t, run_at,
-            greatest(run_at, t) + queue_timeout, t + total_timeout, uniq, grp, keys, string_to_array(lanes, E'\\x1e'),
-            metadata, trace, parent, submitter,
-            CASE WHEN go THEN 'running' WHEN run_at > t THEN 'scheduled' ELSE 'queued' END,
-            CASE WHEN go THEN 1 ELSE 0 END, CASE WHEN go THEN 1 ELSE 0 END, CASE WHEN go THEN me END,
-            CASE WHEN go THEN t END,
-            CASE WHEN go THEN t + total_timeout ELSE least(greatest(run_at, t) + queue_timeout, t + total_timeout) END
-        FROM (
-            SELECT u.id, u.name, u.payload, u.priority, u.queue_timeout, u.total_timeout, u.max_crashes, u.uniq, u.grp,
-                u.keys, u.lanes, u.metadata, u.trace, u.parent, u.submitter,
-                CASE WHEN u.run_at IS NOT NULL THEN u.run_at WHEN u.delay > 0 THEN t + u.delay END AS run_at,
-                may_start AND coalesce(u.go, false) AS go, nextval('{schema}.positions') AS position
-            FROM unnest(ids, names, payloads, priorities, delays, run_ats, queue_timeouts, total_timeouts, max_crashes_,
-                uniques, groups_, keys_, lanes_, metadata_, traces, parents, submitters, starts) WITH ORDINALITY
-                u(id, name, payload, priority, delay, run_at, queue_timeout, total_timeout, max_crashes, uniq, grp,
-                keys, lanes, metadata, trace, parent, submitter, go, n)
-            WHERE u.n <> ALL(passed)
-        ) x
-        ON CONFLICT DO NOTHING RETURNING id, status
-    )
-    SELECT array_agg(i.id), bool_or(i.status = 'running'), bool_or(i.status <> 'running') INTO taken, begun, waits
-    FROM i;
+    {take}
     -- One that has ended already, as it was sent a second time. Only now: it may have ended a moment ago.
     WITH d AS (
         DELETE FROM jobs j USING unnest(taken) x(id), history h
@@ -266,11 +144,9 @@ BEGIN
             coalesce(j.id, h.id, k.id, u.id), coalesce(j.submitter, h.submitter, k.submitter, '')
         FROM unnest(ids, uniques) WITH ORDINALITY u(id, uniq, n)
         LEFT JOIN jobs j ON j.queue + 0 = q AND j.id = u.id AND u.n <> ALL(passed)
-        LEFT JOIN history h ON h.queue + 0 = q AND h.id = u.id
-        LEFT JOIN jobs k ON k.queue + 0 = q AND k.unique_key = u.uniq
-        WHERE u.id <> ALL(coalesce(taken, '{}')) OR u.id = ANY(coalesce(old, '{}')) OR u.n = ANY(passed)
-            OR EXISTS (SELECT 1 FROM unnest(ids) WITH ORDINALITY f(id, n) WHERE f.id = u.id AND f.n < u.n
-                AND f.n <> ALL(passed));
+        LEFT JOIN history h ON h.queue + 0 = q AND h.id = u.id AND u.n <> ALL(passed)
+        LEFT JOIN jobs k ON k.queue + 0 = q AND k.unique_key = u.uniq AND u.n <> ALL(passed)
+        WHERE u.id <> ALL(coalesce(taken, '{}')) OR u.id = ANY(coalesce(old, '{}'));
     END IF;
     PERFORM {schema}.hint(q, me, coalesce(waits, false), NULL, NULL);
 END $$;
@@ -298,7 +174,6 @@ DECLARE
     names text[];
     places int[];
     started int[];
-    calls int[];
     n int;
     k int;
     full_at int;
@@ -355,13 +230,12 @@ BEGIN
                 END IF;
                 SELECT array_agg(l.lane ORDER BY l.lane), array_agg(least(coalesce(m.max_at_once - l.running, 1000000),
                     CASE WHEN m.max_per_second IS NULL THEN 1000000 ELSE {schema}.rate_places(l.next_at, l.starts,
-                    m.max_per_second, m.burst, t, 0) END) ORDER BY l.lane) INTO names, places
+                    m.max_per_second, m.burst, t) END) ORDER BY l.lane) INTO names, places
                 FROM lanes l LEFT JOIN limits m ON m.queue = q AND m.rule = l.rule
                 WHERE l.queue = q AND l.lane = ANY(names);
                 started := array_fill(0, ARRAY[coalesce(cardinality(names), 0)]);
-                calls := started;
                 FOR r IN
-                    SELECT u.tid, j.lane, coalesce(j.expires_at <= t, false) AS late,
+                    SELECT u.tid, coalesce(j.expires_at <= t, false) AS late,
                         ARRAY(SELECT array_position(names, x.lane) FROM unnest(j.lanes) WITH ORDINALITY x(lane, i)
                             ORDER BY x.i) AS at
                     FROM unnest(tids) WITH ORDINALITY u(tid, i) JOIN jobs j ON j.ctid = u.tid ORDER BY u.i
@@ -372,10 +246,6 @@ BEGIN
                     FOREACH k IN ARRAY r.at LOOP
                         IF places[k] <= 0 THEN full_at := k; EXIT; END IF;
                     END LOOP;
-                    IF r.lane IS NOT NULL THEN
-                        k := array_position(names, r.lane);
-                        calls[k] := calls[k] + 1;
-                    END IF;
                     IF full_at > 0 THEN
                         held_tids := array_append(held_tids, r.tid);
                         held_in := array_append(held_in, names[full_at]);
@@ -400,15 +270,15 @@ BEGIN
                     WHERE j.ctid = x.tid;
                 END IF;
                 IF cardinality(names) > 0 THEN
-                    UPDATE lanes l SET running = l.running + x.started, called = greatest(l.called - x.calls, 0),
+                    UPDATE lanes l SET running = l.running + x.started,
                         next_at = CASE WHEN x.started > 0 AND m.max_per_second IS NOT NULL THEN
                             greatest(l.next_at, t) + x.started / m.max_per_second ELSE l.next_at END,
                         starts = CASE WHEN x.started > 0 AND m.max_per_second IS NOT NULL THEN
                             (l.starts || array_fill(t, ARRAY[x.started]))[greatest(1, cardinality(l.starts) + x.started
                                 - greatest(ceil(m.max_per_second), m.burst)::int + 1):] ELSE l.starts END
-                    FROM unnest(names, started, calls) x(lane, started, calls)
+                    FROM unnest(names, started) x(lane, started)
                     LEFT JOIN limits m ON m.queue = q AND m.rule = split_part(x.lane, E'\\x1f', 1)
-                    WHERE l.queue = q AND l.lane = x.lane AND (x.started > 0 OR x.calls > 0);
+                    WHERE l.queue = q AND l.lane = x.lane AND x.started > 0;
                     PERFORM {schema}.call_held(q, t, names);
                 END IF;
                 IF cardinality(late) > 0 THEN
@@ -430,274 +300,10 @@ BEGIN
 END $$;
 """
 
-_SETTLE = """
-CREATE OR REPLACE FUNCTION {schema}.settle(q int, me text, ids text[], fences bigint[], outcomes text[],
-    delays float8[], results text[], errors text[], reasons text[], again bool, OUT done text[], OUT back int)
-LANGUAGE plpgsql {plans} AS $$
-#variable_conflict use_column
-DECLARE
-    t float8 := {schema}.clock();
-    told text[];
-    more text[];
-    names text[];
-    laned bool;
-    n int;
-BEGIN
-    back := 0;
-    WITH d AS (
-        DELETE FROM jobs j USING unnest(ids, fences, outcomes, results, errors, reasons)
-            s(id, fence, outcome, result, error, reason)
-        WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence AND j.status || '' = 'running'
-            AND (j.cancel_asked OR s.outcome NOT IN ('retry', 'release', 'park'))
-        RETURNING j.queue, j.id, j.name, j.payload, j.priority, j.position, j.attempt, j.crashes, j.max_crashes,
-            j.created_at, j.run_at, j.queue_until, j.total_until, j.started_at,
-            greatest(0, t - j.started_at) AS seconds, j.owner,
-            j.fence, j.unique_key, j.group_name, j.keys, j.lanes, j.metadata, j.trace, j.parent,
-            j.submitter, j.progress, j.message,
-            CASE WHEN s.outcome IN ('retry', 'release', 'park') THEN 'cancelled' ELSE s.outcome END AS status,
-            s.result, CASE WHEN s.outcome <> 'succeeded' THEN coalesce(s.error, j.error) END AS error,
-            CASE WHEN s.outcome IN ('retry', 'release', 'park', 'cancelled') THEN coalesce(s.reason, j.reason)
-                ELSE s.reason END AS reason
-    ), h AS (
-        INSERT INTO history ({shared}, status, result, error, reason, finished_at)
-        SELECT {shared}, status, result, error, reason, t FROM d ON CONFLICT DO NOTHING
-    )
-    SELECT array_agg(d.id), array_agg(DISTINCT d.submitter) FILTER (WHERE d.submitter <> me),
-        bool_or(d.lanes IS NOT NULL) INTO done, told, laned FROM d;
-    IF laned THEN
-        SELECT array_agg(x.lane) INTO names FROM history h, unnest(h.lanes) x(lane)
-        WHERE h.queue + 0 = q AND h.id = ANY(done);
-    END IF;
-    IF outcomes && '{retry,release,park}' THEN
-        WITH u AS (
-            UPDATE jobs j SET
-                status = CASE WHEN s.outcome = 'park' THEN 'parked'
-                    WHEN (CASE WHEN s.outcome = 'retry' AND s.delay > 0 THEN t + s.delay ELSE j.run_at END) > t
-                    THEN 'scheduled' ELSE 'queued' END,
-                run_at = CASE WHEN s.outcome = 'retry' AND s.delay > 0 THEN t + s.delay ELSE j.run_at END,
-                attempt = j.attempt - CASE WHEN s.outcome = 'retry' THEN 0 ELSE 1 END,
-                expires_at = CASE WHEN s.outcome <> 'retry' AND j.attempt = 1
-                    THEN least(j.queue_until, j.total_until) ELSE j.total_until END,
-                owner = NULL, seconds = greatest(0, t - j.started_at), error = coalesce(s.error, j.error)
-            FROM unnest(ids, fences, outcomes, delays, errors) s(id, fence, outcome, delay, error)
-            WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence AND j.status || '' = 'running'
-                AND s.outcome IN ('retry', 'release', 'park')
-            RETURNING j.id, j.lanes, j.status
-        )
-        SELECT array_agg(u.id), array_cat(names, (SELECT array_agg(x.lane) FROM u, unnest(u.lanes) x(lane))),
-            count(*) FILTER (WHERE u.status IN ('queued', 'scheduled')) INTO more, names, back FROM u;
-        done := array_cat(done, more);
-    END IF;
-    IF cardinality(names) > 0 THEN
-        back := back + {schema}.free_lanes(q, t, names, array_fill(1, ARRAY[coalesce(cardinality(names), 0)]),
-            array_fill(0, ARRAY[coalesce(cardinality(names), 0)]));
-    END IF;
-    IF again AND coalesce(cardinality(done), 0) < cardinality(ids) THEN
-        -- The answer was lost, so what is not running any more was most likely settled by the same call.
-        SELECT array_cat(done, array_agg(s.id)) INTO done FROM unnest(ids, fences) s(id, fence)
-        WHERE s.id <> ALL(coalesce(done, '{}')) AND (
-            EXISTS (SELECT 1 FROM history h WHERE h.queue + 0 = q AND h.id = s.id AND h.fence = s.fence
-                AND h.owner = me)
-            OR EXISTS (SELECT 1 FROM jobs j WHERE j.queue + 0 = q AND j.id = s.id AND j.fence = s.fence
-                AND j.status <> 'running'));
-    END IF;
-    PERFORM {schema}.hint(q, me, back > 0, told, NULL);
-END $$;
-
-CREATE OR REPLACE FUNCTION {schema}.cancel(q int, me text, ids text[], p_reason text)
-RETURNS TABLE (of_id text, was text) LANGUAGE plpgsql {plans} AS $$
-#variable_conflict use_column
-DECLARE
-    t float8 := {schema}.clock();
-    tids tid[];
-    waiting text[];
-    running text[];
-    owners text[];
-    e record;
-BEGIN
-    SELECT array_agg(c.tid) FILTER (WHERE c.status NOT IN ('running', 'moving')),
-        array_agg(c.id) FILTER (WHERE c.status NOT IN ('running', 'moving')),
-        array_agg(c.id) FILTER (WHERE c.status = 'running'),
-        array_agg(DISTINCT c.owner) FILTER (WHERE c.status = 'running')
-    INTO tids, waiting, running, owners FROM (
-        SELECT j.ctid AS tid, j.id, j.status, j.owner
-        FROM unnest(ids) u(id) JOIN jobs j ON j.queue + 0 = q AND j.id = u.id
-        ORDER BY j.id FOR UPDATE OF j) c;
-    SELECT NULL::text[] AS told, 0 AS called INTO e;
-    IF tids IS NOT NULL THEN
-        SELECT * INTO e FROM {schema}.end_waiting(q, t, tids, 'cancelled', p_reason);
-    END IF;
-    IF running IS NOT NULL THEN
-        UPDATE jobs j SET cancel_asked = true, reason = p_reason
-        WHERE j.queue + 0 = q AND j.id = ANY(running) AND NOT j.cancel_asked;
-    END IF;
-    PERFORM {schema}.hint(q, me, e.called > 0, array_remove(e.told, me), owners);
-    RETURN QUERY SELECT u.id, CASE WHEN u.id = ANY(waiting) THEN 'queued' WHEN u.id = ANY(running) THEN 'running'
-        WHEN EXISTS (SELECT 1 FROM history h WHERE h.queue + 0 = q AND h.id = u.id) THEN 'ended' ELSE 'unknown' END
-    FROM unnest(ids) u(id);
-END $$;
-
-CREATE OR REPLACE FUNCTION {schema}.sweep(q int, me text, names text[], keep float8, keep_failed float8, trust bool,
-    OUT rescued int, OUT dead int, OUT timed_out int, OUT purged int, OUT unparked int, OUT back int)
-LANGUAGE plpgsql {plans} AS $$
-#variable_conflict use_column
-DECLARE
-    t float8 := {schema}.clock();
-    held bigint[];
-    gone text[];
-    tids tid[];
-    told text[];
-    called int;
-    n int;
-BEGIN
-    rescued := 0; dead := 0; timed_out := 0; purged := 0; unparked := 0; back := 0;
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('{schema}/sweep', q)) THEN RETURN; END IF;
-    IF trust AND pg_postmaster_start_time() < clock_timestamp() - interval '2 seconds'
-        AND EXISTS (SELECT 1 FROM workers w WHERE w.queue = q AND w.lock_key IS NOT NULL AND w.id <> me) THEN
-        held := ARRAY(SELECT (l.classid::bigint << 32) | l.objid::bigint FROM pg_locks l
-            WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-            AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
-        UPDATE workers w SET missing_since = CASE WHEN w.lock_key = ANY(held) THEN NULL ELSE t END
-        WHERE w.queue = q AND w.lock_key IS NOT NULL AND w.id <> me
-            AND (w.lock_key = ANY(held)) = (w.missing_since IS NOT NULL);
-    ELSE
-        held := NULL;
-    END IF;
-    -- One whose row is locked claims at this moment, so it lives.
-    UPDATE workers w SET dead = true WHERE w.ctid = ANY(ARRAY(
-        SELECT x.ctid FROM workers x WHERE x.queue = q AND NOT x.dead AND (x.lease_until < t
-            OR held IS NOT NULL AND x.lock_key IS NOT NULL AND x.missing_since <= t - 0.6)
-        FOR UPDATE SKIP LOCKED));
-    gone := ARRAY(SELECT w.id FROM workers w WHERE w.queue = q AND w.dead);
-    IF cardinality(gone) > 0 THEN
-        SELECT r.rescued, r.dead, r.back INTO rescued, dead, back FROM {schema}.rescue(q, t, me, gone, 1000) r;
-        DELETE FROM workers w WHERE w.queue = q AND w.id = ANY(gone) AND w.dead AND NOT EXISTS (
-            SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'running' AND j.owner = w.id);
-    END IF;
-    SELECT array_agg(c.tid) INTO tids FROM (SELECT j.ctid AS tid FROM jobs j WHERE j.queue = q AND j.expires_at <= t
-        AND j.status IN ('scheduled', 'queued', 'limited', 'parked') LIMIT 1000 FOR UPDATE SKIP LOCKED) c;
-    IF tids IS NOT NULL THEN
-        SELECT e.told, e.ended, e.called INTO told, timed_out, called
-        FROM {schema}.end_waiting(q, t, tids, 'timed_out', NULL) e;
-        back := back + called;
-    END IF;
-    IF cardinality(names) > 0 AND EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'parked') THEN
-        UPDATE jobs j SET status = CASE WHEN j.run_at > t THEN 'scheduled' ELSE 'queued' END WHERE j.ctid = ANY(ARRAY(
-            SELECT p.ctid FROM jobs p WHERE p.queue = q AND p.status = 'parked' AND p.name = ANY(names)
-            LIMIT 1000 FOR UPDATE SKIP LOCKED));
-        GET DIAGNOSTICS unparked = ROW_COUNT;
-        back := back + unparked;
-    END IF;
-    DELETE FROM history h WHERE h.ctid = ANY(ARRAY(SELECT x.ctid FROM history x WHERE x.queue = q
-        AND x.status = 'succeeded' AND x.finished_at <= t - keep LIMIT 1000 FOR UPDATE SKIP LOCKED));
-    GET DIAGNOSTICS purged = ROW_COUNT;
-    DELETE FROM history h WHERE h.ctid = ANY(ARRAY(SELECT x.ctid FROM history x WHERE x.queue = q
-        AND x.status IN ('failed', 'timed_out', 'cancelled', 'dead') AND x.finished_at <= t - keep_failed
-        LIMIT 1000 FOR UPDATE SKIP LOCKED));
-    GET DIAGNOSTICS n = ROW_COUNT;
-    purged := purged + n;
-    DELETE FROM lanes l WHERE l.ctid = ANY(ARRAY(SELECT x.ctid FROM lanes x WHERE x.queue = q AND x.running = 0
-        AND x.called = 0 AND x.wake_at IS NULL AND x.used_at < t - 60 AND coalesce(x.next_at, 0) < t
-        AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'limited' AND j.lane = x.lane)
-        LIMIT 1000 FOR UPDATE SKIP LOCKED));
-    PERFORM {schema}.hint(q, me, timed_out + unparked > 0 AND back > 0, told, NULL);
-END $$;
-"""
-
-_ADMIN = """
--- An incarnation leaves; whether it still holds something.
-CREATE OR REPLACE FUNCTION {schema}.leave(q int, me text) RETURNS bool LANGUAGE plpgsql {plans} AS $$
-DECLARE
-    t float8 := {schema}.clock();
-    r record;
-BEGIN
-    PERFORM 1 FROM workers w WHERE w.queue = q AND w.id = me FOR UPDATE;
-    UPDATE workers w SET dead = true WHERE w.queue = q AND w.id = me;
-    SELECT * INTO r FROM {schema}.rescue(q, t, me, ARRAY[me], 1000);
-    IF r.rescued >= 1000 THEN RETURN true; END IF;
-    DELETE FROM workers w WHERE w.queue = q AND w.id = me AND NOT EXISTS (
-        SELECT 1 FROM jobs j WHERE j.queue = q AND j.status = 'running' AND j.owner = me);
-    RETURN false;
-END $$;
-
-CREATE OR REPLACE FUNCTION {schema}.set_limits(q int, me text, rules text[], at_once int[], per_second float8[],
-    bursts int[]) RETURNS void LANGUAGE plpgsql {plans} AS $$
-DECLARE
-    names text[];
-BEGIN
-    INSERT INTO limits (queue, rule, max_at_once, max_per_second, burst)
-    SELECT q, u.* FROM unnest(rules, at_once, per_second, bursts) u ORDER BY 2
-    ON CONFLICT (queue, rule) DO UPDATE SET max_at_once = excluded.max_at_once,
-        max_per_second = excluded.max_per_second, burst = excluded.burst;
-    names := ARRAY(SELECT l.lane FROM lanes l WHERE l.queue = q AND l.rule = ANY(rules) ORDER BY l.lane FOR UPDATE);
-    IF cardinality(names) > 0 THEN
-        PERFORM {schema}.call_held(q, {schema}.clock(), names);
-    END IF;
-    PERFORM {schema}.hint(q, me, true, NULL, NULL);
-END $$;
-
--- Put some of the history back: these, or those that ended after a moment.
-CREATE OR REPLACE FUNCTION {schema}.requeue(q int, me text, ids text[], p_status text, after float8, place bigint,
-    most int, OUT seen int, OUT count int, OUT last_at float8, OUT last_place bigint) LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-DECLARE
-    t float8 := {schema}.clock();
-    wanted text[];
-BEGIN
-    IF ids IS NOT NULL THEN
-        wanted := ids;
-        seen := cardinality(ids);
-    ELSE
-        SELECT array_agg(x.id), count(*), max(x.finished_at) INTO wanted, seen, last_at FROM (
-            SELECT h.id, h.finished_at FROM {schema}.history h WHERE h.queue = q
-                AND (p_status IS NULL OR h.status = p_status) AND (h.finished_at, h.position) > (after, place)
-            ORDER BY h.finished_at, h.position LIMIT most) x;
-        SELECT max(h.position) INTO last_place FROM {schema}.history h
-        WHERE h.queue + 0 = q AND h.id = ANY(wanted) AND h.finished_at = last_at;
-    END IF;
-    WITH h AS MATERIALIZED (
-        SELECT * FROM {schema}.history h WHERE h.queue + 0 = q AND h.id = ANY(wanted)
-            AND (p_status IS NULL OR h.status = p_status) ORDER BY h.position FOR UPDATE
-    ), i AS (
-        INSERT INTO {schema}.jobs (queue, id, name, payload, status, priority, position, max_crashes, created_at,
-            queue_until, total_until, fence, unique_key, group_name, keys, lanes, metadata, trace, parent, submitter,
-            expires_at)
-        SELECT queue, id, name, payload, 'queued', priority, nextval('{schema}.positions'), max_crashes, t,
-            t + queue_until - greatest(coalesce(run_at, created_at), created_at), t + total_until - created_at, fence,
-            unique_key, group_name, keys, lanes, metadata, trace, parent, submitter,
-            least(t + queue_until - greatest(coalesce(run_at, created_at), created_at), t + total_until - created_at)
-        FROM h ON CONFLICT DO NOTHING RETURNING id
-    ), d AS (
-        DELETE FROM {schema}.history h USING i WHERE h.queue = q AND h.id = i.id RETURNING h.id
-    )
-    SELECT count(*) INTO count FROM d;
-    PERFORM {schema}.hint(q, me, count > 0, NULL, NULL);
-END $$;
-
-CREATE OR REPLACE FUNCTION {schema}.export(q int, me text, most int) RETURNS SETOF {schema}.jobs LANGUAGE plpgsql
-SET search_path = {schema}, pg_temp AS $$
-DECLARE
-    tids tid[];
-    names text[];
-    n int;
-BEGIN
-    RETURN QUERY SELECT j.* FROM {schema}.jobs j WHERE j.queue = q AND j.status = 'moving'
-        ORDER BY j.priority, j.position LIMIT most;
-    GET DIAGNOSTICS n = ROW_COUNT;
-    SELECT array_agg(c.tid), array_agg(c.lane) FILTER (WHERE c.status = 'queued' AND c.lane IS NOT NULL)
-    INTO tids, names FROM (
-        SELECT j.ctid AS tid, j.lane, j.status FROM {schema}.jobs j WHERE j.queue = q
-            AND j.status IN ('scheduled', 'queued', 'limited', 'parked')
-        ORDER BY j.priority, j.position LIMIT most - n FOR UPDATE SKIP LOCKED) c;
-    RETURN QUERY WITH u AS (
-        UPDATE {schema}.jobs j SET status = 'moving', lane = NULL WHERE j.ctid = ANY(tids) RETURNING j.*)
-    SELECT u.* FROM u ORDER BY u.priority, u.position;
-    n := {schema}.free_lanes(q, {schema}.clock(), names, array_fill(0, ARRAY[coalesce(cardinality(names), 0)]),
-        array_fill(1, ARRAY[coalesce(cardinality(names), 0)]));
-END $$;
-"""
-
 FUNCTIONS: Final = (
-    (_HELPERS + _SUBMIT + _CLAIM + _SETTLE + _ADMIN).replace("{plans}", _PLANS).replace("{shared}", SHARED)
+    (_HELPERS + LANES + ENDS + _SUBMIT + _CLAIM + CHORES + MOVES)
+    .replace("{take}", tried(_TAKE))
+    .replace("{plans}", _PLANS)
+    .replace("{shared}", SHARED)
 )
 """All functions, as SQL text; `{schema}` stands for the schema."""

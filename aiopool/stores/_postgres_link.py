@@ -155,7 +155,7 @@ def translate(error: BaseException, what: str) -> StoreError:
         _lost(error)
         or isinstance(error, (TimeoutError, asyncio.TimeoutError))
         or state[:2] in ("53", "57", "58")
-        or state in ("55P03", "40001", "40P01", "26000", "42P05", "XX000")
+        or state in ("55P03", "40001", "40P01", "23505", "26000", "42P05", "XX000")
     )
     if unavailable:
         return StoreUnavailableError(f"{what} cannot do it now ({text}); it is tried again later")
@@ -219,7 +219,7 @@ class Link:
                         elif _lost(error):
                             self._drop()
                             again = True
-                        elif state not in ("40001", "40P01"):
+                        elif state not in ("40001", "40P01", "23505"):  # another was sooner, and is seen the next time
                             raise translate(error, self._target.shown) from error
                         failure = f"{type(error).__name__}: {error}".strip()
                     if self._closed or once or time.monotonic() + pause >= ends:

@@ -16,14 +16,27 @@ from aiopool.stores._rows import (
     Claimed,
     Finished,
     NewJob,
+    Settlement,
     StoredJob,
     StoredStatus,
     Submitted,
 )
 
-__all__ = ["ENDED_COLUMNS", "LIVE_COLUMNS", "SUBMIT_TYPES", "claim", "finished", "new_jobs", "stored", "submitted"]
+__all__ = [
+    "ENDED_COLUMNS",
+    "LIVE_COLUMNS",
+    "SUBMIT_TYPES",
+    "claim",
+    "finished",
+    "new_jobs",
+    "parts_of",
+    "stored",
+    "submitted",
+]
 
 _LANES: Final = "\x1e"  # between the names of lanes
+_MOST_TEXT: Final = 16 * 1024 * 1024  # characters of one call
+_MOST: Final = 2**31 - 1
 
 _KINDS: Final = "ttt" + "iffff" + "n" + "tttttttt" + "b" + "t" + "f"
 SUBMIT_TYPES: Final = tuple(
@@ -60,7 +73,7 @@ def new_jobs(jobs: Sequence[NewJob], *, may_start: bool) -> list[list[Any]]:
         _column(job.run_at for job in jobs),
         _column(job.queue_timeout for job in jobs),
         _column(job.total_timeout for job in jobs),
-        _column((job.max_crashes for job in jobs), 3),
+        _column((min(job.max_crashes, _MOST) for job in jobs), 3),
         _column(job.unique for job in jobs),
         _column(job.group for job in jobs),
         _column(job.keys for job in jobs),
@@ -73,6 +86,49 @@ def new_jobs(jobs: Sequence[NewJob], *, may_start: bool) -> list[list[Any]]:
         _column(None if job.tick is None else job.tick[0] for job in jobs),
         _column(None if job.tick is None else job.tick[1] for job in jobs),
     ]
+
+
+def parts_of(jobs: Sequence[NewJob]) -> list[Sequence[NewJob]]:
+    """Return a batch in parts; most often in one.
+
+    In a part, what becomes of a job does not depend on those before it; and it is not larger than a server can take.
+    """
+    parts: list[Sequence[NewJob]] = []
+    ids: set[str] = set()
+    uniques: set[str] = set()
+    start = size = 0
+    for index, job in enumerate(jobs):
+        size += len(job.payload)
+        if job.id in ids or (job.tick is not None and job.unique in uniques) or (size > _MOST_TEXT and index > start):
+            parts.append(jobs[start:index])
+            start, size = index, len(job.payload)
+            ids.clear()
+            uniques.clear()
+        ids.add(job.id)
+        if job.unique is not None:
+            uniques.add(job.unique)
+    return [*parts, jobs[start:]] if parts else [jobs]
+
+
+def parts_of_ends(ends: Sequence[Settlement]) -> list[list[Settlement]]:
+    """Return ends in parts that are not larger than a server can take; most often in one."""
+    parts: list[list[Settlement]] = [[]]
+    size = 0
+    for end in ends:
+        more = len(end.result or "") + len(end.error or "")
+        if size + more > _MOST_TEXT and parts[-1]:
+            parts.append([])
+            size = 0
+        parts[-1].append(end)
+        size += more
+    return parts
+
+
+def plain(text: str | None) -> str | None:
+    """Return a text of somebody's own words as the server takes it: a NUL would fail the rows of others, too."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def submitted(jobs: Sequence[NewJob], rows: Iterable[Any]) -> tuple[list[Submitted], list[int]]:

@@ -75,13 +75,15 @@ CREATE TABLE {schema}.jobs ({columns}
 CREATE INDEX jobs_queued ON {schema}.jobs (queue, priority, position) WHERE status = 'queued';
 CREATE INDEX jobs_due ON {schema}.jobs (queue, run_at) WHERE status = 'scheduled';
 CREATE INDEX jobs_running ON {schema}.jobs (queue, owner) WHERE status = 'running';
-CREATE INDEX jobs_held ON {schema}.jobs (queue, lane, priority, position) WHERE status = 'limited';
+CREATE INDEX jobs_held ON {schema}.jobs (queue, lane, priority, position) WHERE lane IS NOT NULL;
+CREATE INDEX jobs_limited ON {schema}.jobs (queue, lane) WHERE status = 'limited';
 CREATE INDEX jobs_parked ON {schema}.jobs (queue, name) WHERE status = 'parked';
 CREATE INDEX jobs_moving ON {schema}.jobs (queue, priority, position) WHERE status = 'moving';
 CREATE INDEX jobs_late ON {schema}.jobs (queue, expires_at)
     WHERE expires_at IS NOT NULL AND status IN ('scheduled', 'queued', 'limited', 'parked');
 CREATE UNIQUE INDEX jobs_unique ON {schema}.jobs (unique_key, queue) WHERE unique_key IS NOT NULL;
-CREATE INDEX jobs_place ON {schema}.jobs (queue, position);
+CREATE INDEX jobs_place ON {schema}.jobs (queue, position)
+    WHERE status IN ('scheduled', 'limited', 'parked', 'moving'); -- for pages; not on the way of most jobs
 CREATE TABLE {schema}.history ({columns}
     result text,
     finished_at float8 NOT NULL,
@@ -107,7 +109,6 @@ CREATE TABLE {schema}.lanes (
     lane text NOT NULL,
     rule text NOT NULL,
     running int NOT NULL DEFAULT 0,
-    called int NOT NULL DEFAULT 0,
     next_at float8,
     starts float8[] NOT NULL DEFAULT '{}',
     wake_at float8, -- somebody is held here, and has to be looked at then
@@ -116,7 +117,7 @@ CREATE TABLE {schema}.lanes (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX lanes_rule ON {schema}.lanes (queue, rule);
 CREATE INDEX lanes_wake ON {schema}.lanes (queue, wake_at) WHERE wake_at IS NOT NULL;
-CREATE INDEX lanes_free ON {schema}.lanes (queue, used_at) WHERE running = 0 AND called = 0 AND wake_at IS NULL;
+CREATE INDEX lanes_free ON {schema}.lanes (queue, used_at) WHERE running = 0 AND wake_at IS NULL;
 CREATE TABLE {schema}.limits (
     queue int NOT NULL,
     rule text NOT NULL,

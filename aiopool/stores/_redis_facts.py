@@ -146,6 +146,6 @@ async def measured(client: Client, power: bool, sync: int) -> dict[str, Any]:
     facts: dict[str, Any] = {"round_trip": sorted(times)[_ROUNDS // 2]}
     if power:
         begun = time.perf_counter()
-        await client.run("settle", "[]", sync=sync)
+        await client.run("settle", "[false,false]", sync=sync)
         facts["commit"] = time.perf_counter() - begun
     return facts

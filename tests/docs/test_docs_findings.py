@@ -36,6 +36,7 @@ PUBLIC = [
     "aiopool",
     "aiopool.errors",
     "aiopool.events",
+    "aiopool.fleet",
     "aiopool.from_thread",
     "aiopool.health",
     "aiopool.instrumentation.logging",
@@ -48,6 +49,7 @@ PUBLIC = [
     "aiopool.services",
     "aiopool.settings",
     "aiopool.sizing",
+    "aiopool.stores",
     "aiopool.testing",
 ]
 

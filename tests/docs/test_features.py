@@ -5,7 +5,7 @@ import re
 from pages import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "features.md"
-ROWS = 97
+ROWS = 110
 ANSWERS = {"yes", "part", "–", "n/a"}
 # What is no question of yes or no: the versions of Python, the licence.
 TEXTS = {94, 95}

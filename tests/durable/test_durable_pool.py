@@ -596,17 +596,20 @@ async def test_limits_hold_over_the_fleet(new_pool):
 async def test_each_key_has_its_limit(new_pool):
     """`key_limit` holds for each key of its own."""
     running, most = {}, {}
-    own = Handlers()
+    own, all_are_there = Handlers(), asyncio.Event()
 
     @own.register("one")
     async def one(tenant: str) -> None:
         running[tenant] = running.get(tenant, 0) + 1
         most[tenant] = max(most.get(tenant, 0), running[tenant])
-        await asyncio.sleep(0.02)
+        await all_are_there.wait()
+        await asyncio.sleep(0)
         running[tenant] -= 1
 
     async with new_pool(own, key_limit=Limit(max_at_once=2)) as pool:
         jobs = [await pool.with_options(key=f"t{i % 3}").submit(one, f"t{i % 3}") for i in range(18)]
+        await wait_until(lambda: max(most.values(), default=0) == 2)
+        all_are_there.set()
         for job in jobs:
             await job
     assert max(most.values()) == 2
@@ -779,3 +782,11 @@ async def wait_until_async(ask, wanted):
             return
         await asyncio.sleep(0.01)
     assert await ask() == wanted
+
+
+async def test_a_priority_that_no_store_can_keep_is_refused(new_pool):
+    """It is refused where it is given: in a batch it would fail the jobs of others."""
+    async with new_pool(handlers) as pool:
+        with pytest.raises(ValueError, match="priority"):
+            await pool.with_options(priority=2**60).submit(add, 1, 2)
+        assert await (await pool.with_options(priority=2**53 - 1).submit(add, 1, 2)) == 3

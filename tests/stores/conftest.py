@@ -14,6 +14,8 @@ import pytest_asyncio
 from fleet import Fleet, Peer
 from kinds import KINDS, Kind, Maker
 
+pytest.register_assert_rewrite("walk")  # what fails there shows its values
+
 
 @pytest.fixture(params=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> Kind:

@@ -27,9 +27,9 @@ from fleet import jobs
 from pg_server import machine_server, package_server, why_not_machine, why_not_package
 
 from aiopool.errors import StoreError, StoreUnavailableError
-from aiopool.stores import _postgres_schema
+from aiopool.stores import _postgres_rows, _postgres_schema
 from aiopool.stores._open import open_store
-from aiopool.stores._rows import Incarnation, Settlement
+from aiopool.stores._rows import Incarnation, Settlement, StoredStatus
 from aiopool.testing import wait_until
 
 asyncpg = pytest.importorskip("asyncpg")
@@ -256,17 +256,35 @@ async def test_an_answer_that_was_lost(opened: Opened) -> None:
         conn.terminate()
         raise ConnectionResetError("the answer was lost")
 
-    link._conn = _Proxy(conn, lost)
+    link._conn = _Proxy(conn, fetchrow=lost)
     assert await store.settle([Settlement(job.id, job.fence, "succeeded")]) == [True]
     assert await store.settle([Settlement(job.id, job.fence, "succeeded")]) == [False]
+
+
+async def test_a_submission_whose_answer_was_lost(opened: Opened) -> None:
+    """It is sent again, and is taken: it is not told that its id is taken, which only it has."""
+    store = await opened()
+    link: Any = store._write
+    conn: Any = link._conn
+    fetch = conn.fetch
+
+    async def lost(*args: Any) -> Any:
+        await fetch(*args)
+        conn.terminate()
+        raise ConnectionResetError("the answer was lost")
+
+    link._conn = _Proxy(conn, fetch=lost)
+    assert [answer.outcome for answer in await store.submit(mine(store, "a", "b"))] == ["queued", "queued"]
+    assert [answer.outcome for answer in await store.submit(mine(store, "a"))] == ["same_id"]
+    assert [job.id for job in (await store.claim(5)).jobs] == ["a", "b"]
 
 
 class _Proxy:
     """A connection of which one call does not answer."""
 
-    def __init__(self, conn: Any, fetchrow: Any) -> None:
+    def __init__(self, conn: Any, **calls: Any) -> None:
         self._conn = conn
-        self.fetchrow = fetchrow
+        self.__dict__.update(calls)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._conn, name)
@@ -408,6 +426,116 @@ async def test_whoever_was_rescued_learns_it(opened: Opened, admin: Any, schema:
     await keeper.close()
 
 
+# -- batches and moves -------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_is_not_larger_than_a_server_takes(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with more text than one call may have is sent in parts, with the same answers in the same order."""
+    monkeypatch.setattr(_postgres_rows, "_MOST_TEXT", 100)
+    store = await opened()
+    batch = [job._replace(payload="x" * 60) for job in mine(store, *"abcde")]
+    assert [answer.id for answer in await store.submit(batch)] == list("abcde")
+    assert [job.id for job in (await store.claim(5)).jobs] == list("abcde")
+    ends = [Settlement(id, 1, "succeeded", result="y" * 60) for id in "edcba"]
+    assert await store.settle([*ends, Settlement("x", 1, "failed")]) == [True] * 5 + [False]
+
+
+async def test_what_somebody_says_harms_no_other_row(opened: Opened) -> None:
+    """Words that the server cannot keep, a NUL or half a character, are kept as well as can be."""
+    store = await opened()
+    await store.submit(mine(store, "a", "b"))
+    a, b = (await store.claim(2)).jobs
+    await store.report_progress([("a", a.fence, 0.5, "\0\ud800"), ("b", b.fence, 0.5, "half")])
+    assert [job.progress for job in sorted(await store.find(["a", "b"]))] == [(0.5, "\ufffd\ufffd"), (0.5, "half")]
+    ends = [Settlement("a", a.fence, "cancelled", reason="\0"), Settlement("b", b.fence, "cancelled", reason="ü🎉")]
+    assert await store.settle(ends) == [True, True]
+    assert {end.reason for end in await store.finished(["a", "b"])} == {"\ufffd", "ü🎉"}
+    await store.submit(mine(store, "c"))
+    await store.cancel(["c"], "\ud800\0")
+
+
+async def test_positions_never_go_back(opened: Opened) -> None:
+    """What arrives from another store, whatever its place, leaves what is submitted at the same time in order."""
+    store, other = await opened(), await opened()
+    await store.submit(mine(store, *[f"old{number}" for number in range(20)]))
+    moving = await store.export(20)
+    await store.forget_moved([job.id for job in moving])
+    far = [job._replace(position=job.position + 1000 * number) for number, job in enumerate(moving)]
+
+    async def produce() -> list[int]:
+        for number in range(20):
+            await store.submit(mine(store, f"new{number}"))
+        return [job.position for job in await store.find([f"new{number}" for number in range(20)])]
+
+    async def arrive() -> None:
+        for job in reversed(far):
+            await other.restore([job])
+
+    new, _ = await asyncio.gather(produce(), arrive())
+    assert len(set(new)) == 20
+    found = {job.id: job.position for job in await store.find([f"new{number}" for number in range(20)])}
+    assert sorted(found, key=found.__getitem__) == [f"new{number}" for number in range(20)]
+    await store.submit(mine(store, "last"))
+    [last] = await store.find(["last"])
+    assert last.position > max(job.position for job in far)
+
+
+async def test_a_job_arrives_while_its_unique_is_being_taken(opened: Opened, admin: Any) -> None:
+    """A job is not lost on its way if a transaction that takes its `unique` commits meanwhile: it comes without it."""
+    store, other = await opened(), await opened()
+    await store.submit(mine(store, "moved", unique="u"))
+    [job] = await store.export(5)
+    await store.forget_moved(["moved"])
+    async with admin.transaction():
+        await store.submit(mine(store, "here", unique="u"), within=admin)
+        arriving = asyncio.create_task(other.restore([job]))
+        waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+        while not await admin.fetchval(waits):
+            await asyncio.sleep(0.01)
+    await arriving
+    assert {job.id: job.unique for job in await store.find(["moved", "here"])} == {"moved": None, "here": "u"}
+
+
+async def test_a_job_that_was_put_back_may_wait_as_long_as_at_first(opened: Opened) -> None:
+    """A retry in between takes nothing from the time for which a job may wait once it is put back."""
+    store = await opened()
+    await store.submit(mine(store, "a", queue_timeout=100.0))
+    [job] = (await store.claim(1)).jobs
+    await store.settle([Settlement("a", job.fence, "retry", 50.0)])
+    await store.cancel(["a"], None)
+    assert await store.requeue(["a"], None) == 1
+    [row] = await store.find(["a"])
+    assert row.queue_until is not None
+    assert row.queue_until - row.created_at == pytest.approx(100.0, abs=0.01)
+
+
+async def test_pages_of_jobs_with_many_priorities(opened: Opened) -> None:
+    """Live jobs of all kinds come in pages, the newest first, whatever their priorities are."""
+    store = await opened()
+    for number in range(30):
+        delay = 100.0 if number % 7 == 0 else 0.0
+        await store.submit(mine(store, f"{number:02}", priority=number * 5 % 9, delay=delay, name="fg"[number % 2]))
+    running = [job.id for job in (await store.claim(4)).jobs]
+    expected = [f"{number:02}" for number in reversed(range(30))]
+
+    async def pages(**options: Any) -> list[str]:
+        seen: list[str] = []
+        cursor = None
+        while True:
+            page, cursor = await store.page(limit=4, cursor=cursor, **options)
+            seen += [job.id for job in page]
+            if cursor is None:
+                return seen
+
+    assert await pages() == expected
+    assert await pages(name="f") == expected[1::2]
+    late = [id for id in expected if int(id) % 7 == 0]
+    assert await pages(status=StoredStatus.SCHEDULED) == late
+    assert await pages(status=StoredStatus.RUNNING) == sorted(running, reverse=True)
+    assert await pages(status=StoredStatus.QUEUED) == [id for id in expected if id not in {*late, *running}]
+    assert await pages(status=StoredStatus.MOVING) == []
+
+
 # -- what a doctor asks, and poolers -----------------------------------------------------------------------------------
 
 
@@ -445,17 +573,28 @@ async def pooler(url: str, tmp_path: Path) -> AsyncIterator[str]:
     tmp_path.chmod(0o755)
     for parent in list(tmp_path.parents)[:2]:
         parent.chmod(0o755)
-    process = subprocess.Popen([program, "-q", str(settings)], **user, stderr=subprocess.DEVNULL)  # type: ignore[call-overload]
+    log = tmp_path / "pgbouncer.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([program, str(settings)], **user, stdout=output, stderr=output)  # type: ignore[call-overload]
+    pooled = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     try:
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    await writer.wait_closed()
-                    break
-                await asyncio.sleep(0.01)
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    if process.poll() is not None:
+                        pytest.skip(f"pgbouncer does not start here: {log.read_text()[-500:]}")
+                    with contextlib.suppress(OSError):
+                        _, writer = await asyncio.open_connection("127.0.0.1", port)
+                        writer.close()
+                        await writer.wait_closed()
+                        break
+                    await asyncio.sleep(0.05)
+                # It takes connections before it has got one of the server's, and tells what it lacks only then.
+                conn = await asyncpg.connect(pooled, statement_cache_size=0)
+                await conn.close()
+        except (TimeoutError, asyncpg.PostgresError, OSError) as error:
+            pytest.skip(f"pgbouncer gives no connection here ({error!r}): {log.read_text()[-500:]}")
+        yield pooled
     finally:
         process.kill()
         process.wait()

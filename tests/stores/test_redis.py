@@ -349,6 +349,68 @@ async def test_acknowledged_jobs_survive_the_death_of_the_server(own, opened):
     assert sum(statistics.live.values()) == 0
 
 
+class Deaf:
+    """Stands between a store and its server, and can lose an answer: the server has done it, and nobody hears of it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._lose = False
+
+    async def __aenter__(self) -> Deaf:
+        self._proxy = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._proxy.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._proxy.close()
+
+    def lose_one(self) -> None:
+        self._lose = True
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_server = await asyncio.open_connection("127.0.0.1", self._server.port)
+        deaf = False
+
+        async def ask() -> None:
+            nonlocal deaf
+            while data := await reader.read(65536):
+                if self._lose and b"EVALSHA" in data:
+                    self._lose, deaf = False, True
+                to_server.write(data)
+            to_server.close()
+
+        async def answer() -> None:
+            while (data := await there.read(65536)) and not deaf:
+                writer.write(data)
+            writer.close()
+
+        await asyncio.gather(ask(), answer(), return_exceptions=True)
+
+
+async def test_an_end_whose_answer_was_lost_is_known_when_it_is_sent_again(server, opened):
+    """Settlements that were carried out though nobody heard of it are done, not lost; those of others are not."""
+    async with Deaf(server) as deaf:
+        store = await opened(server)
+        through = Redis(deaf.url, prefix=opened.prefix, timeout=5.0)
+        await through.open("queue", me(), lambda kind: None)
+        await through.submit([job("a"), job("b"), job("c")])
+        a, b, c = (await through.claim(3)).jobs
+        ends = [
+            Settlement("a", a.fence, "succeeded", result="1"),
+            Settlement("b", b.fence, "retry", error="{}"),
+            Settlement("c", c.fence + 1, "succeeded", result="1"),
+        ]
+        assert await store.settle(ends[2:]) == [False]  # the server has the script by now
+        deaf.lose_one()
+        with pytest.raises(StoreUnavailableError):
+            await through.settle(ends)
+        assert (await store.statistics()).ended[StoredStatus.SUCCEEDED] == 1
+        assert await again(lambda: through.settle(ends)) == [True, True, False]
+        assert await through.settle(ends) == [False, False, False]
+        assert (await store.find(["b"]))[0].attempt == 1
+        await through.close()
+
+
 async def test_hints_come_back_after_a_restart(own, opened):
     """The line of the hints is connected anew, and whoever waits is told to look."""
     hints: asyncio.Queue[str] = asyncio.Queue()

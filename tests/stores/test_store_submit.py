@@ -104,6 +104,28 @@ async def test_an_id_twice_in_one_batch_is_taken_once(peer):
     assert [job.payload for job in await peer.take()] == ["1", "3"]
 
 
+async def test_an_id_twice_of_which_the_first_is_not_taken(peer):
+    """In a batch each job is judged after those before it: one whose `unique` is taken does not take the id."""
+    await peer.submit(*jobs("holder", unique="u"))
+    answers = await peer.submit(*jobs("a", unique="u"), *jobs("a"), *jobs("b"), *jobs("a"))
+    assert [answer[:2] for answer in answers] == [
+        ("same_unique", "holder"),
+        ("queued", "a"),
+        ("queued", "b"),
+        ("same_id", "a"),
+    ]
+    assert await peer.ids() == ["holder", "a", "b"]
+
+
+async def test_a_tick_is_not_used_up_by_a_job_that_is_not_taken(peer):
+    """A moment of a schedule whose job is not taken, as another of the batch has its `unique`, may be sent again."""
+    first = NewJob("a", "f", "[]", unique="u")
+    answers = await peer.submit(first, NewJob("b", "f", "[]", unique="u", tick=("s", 5.0)))
+    assert [answer[:2] for answer in answers] == [("queued", "a"), ("same_unique", "a")]
+    await peer.end(await peer.one())
+    assert await peer.outcomes(NewJob("c", "f", "[]", unique="u", tick=("s", 5.0))) == ["queued"]
+
+
 async def test_a_batch_sent_twice_counts_once(peer):
     """A batch whose answer was lost may be sent again: nothing is there twice, and one's own are known."""
     await peer.submit("a", "b", "c")

@@ -100,6 +100,10 @@ def _lost_id(story: Story) -> None:
     del story.rows["a"]
 
 
+def _refused_for_itself(story: Story) -> None:
+    story.note("refused", 1.05, PRODUCER, id="a", error="its id is taken")
+
+
 def _not_done(story: Story) -> None:
     story.submit("c", 3.0)
 
@@ -125,7 +129,7 @@ def _crash_of_the_living(story: Story) -> None:
 def _exceeded_limit(story: Story) -> None:
     for id in ("c", "d", "e"):
         story.submit(id, 3.0, "narrow")
-        story.run(id, 3.1, 3.5, lane="narrow")
+        story.run(id, 3.1, 3.5, lanes=["narrow"])
 
 
 def _exceeded_pace(story: Story) -> None:
@@ -143,6 +147,15 @@ def _late_write(story: Story) -> None:
     row = story.rows["a"]
     facts = {"status": "succeeded", "result": '"of another"', "finished_at": row.finished_at, "attempt": row.attempt}
     story.note("seen", 1.25, TORMENTOR, id="a", **facts)
+
+
+def _waiter_got_something_else(story: Story) -> None:
+    story.note("awaited", 1.3, PRODUCER, id="a", status="succeeded", value="of another")
+
+
+def _timed_out_early(story: Story) -> None:
+    story.submit("c", 3.0)
+    story.change("c", status=StoredStatus.TIMED_OUT, total_until=4.0, finished_at=3.5)
 
 
 def _result_of_a_lost_claim(story: Story) -> None:
@@ -190,6 +203,7 @@ def _poison_that_is_not_given_up(story: Story) -> None:
     ("falsify", "promise"),
     [
         (_lost_id, "accepted is kept"),
+        (_refused_for_itself, "accepted once"),
         (_lost_child, "accepted is kept"),
         (_not_done, "ends"),
         (_cancelled_by_nobody, "ends"),
@@ -201,6 +215,8 @@ def _poison_that_is_not_given_up(story: Story) -> None:
         (_exceeded_limit, "limits hold"),
         (_exceeded_pace, "limits hold"),
         (_early_start, "never early"),
+        (_timed_out_early, "never early"),
+        (_waiter_got_something_else, "written once"),
         (_late_write, "written once"),
         (_cancel_that_was_forgotten, "written once"),
         (_runs_after_its_cancel, "cancelled never runs"),

@@ -34,6 +34,17 @@ async def test_sqlite_keeps_its_promises_while_processes_are_killed(tmp_path: Pa
     assert outcome.account.acknowledged > 0
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_server_keeps_its_promises_while_processes_are_killed(server: str, tmp_path: Path) -> None:
+    """The same on a server, which is killed, too, and whose connections are cut, delayed and frozen."""
+    outcome = await torture(
+        Options(server=server, kills=6, hosts=2, seconds=6, seed=2, rate=40, poisons=0, keep=tmp_path)
+    )
+    assert outcome.ok, as_text(outcome)
+    assert outcome.account.acknowledged > 0
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_sqlite_survives_a_hundred_deaths(tmp_path: Path) -> None:
