@@ -31,7 +31,9 @@ from aiopool._runtime.dask_link import DaskCall, DaskLink
 
 __all__ = ["DaskRunner", "check_cluster"]
 
-MISSING = "the offload to a Dask cluster needs distributed, which is not installed: pip install 'aiopool[dask]'"
+MISSING = (
+    "a pool with a Dask cluster needs distributed, which is not installed: pip install distributed, or the extra dask"
+)
 
 
 def check_cluster(cluster: object) -> None:

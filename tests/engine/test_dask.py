@@ -326,13 +326,38 @@ async def test_with_a_store_no_job_is_lost_whatever_dies(new_cluster, tmp_path):
     assert [id for moment, id in begun if moment > ends[id]] == []
 
 
+@ecosystem
+@needs_dask
+async def test_a_pool_that_closes_gives_the_job_of_a_store_back(new_cluster, tmp_path):
+    """Another process runs it: its function could not be stopped, and its end counts for nobody."""
+    handlers = Handlers()
+
+    @handlers.register("wait", offload="dask")
+    def wait(folder: str) -> str:
+        return jobs.wait_for(folder)
+
+    options = {
+        "store": f"sqlite:///{tmp_path / 'jobs.db'}",
+        "handlers": handlers,
+        "dask": new_cluster().start().address,
+    }
+    async with Pool(shutdown_timeout=0, cancel_grace=0.1, **options) as pool:
+        job = await pool.submit(wait, str(tmp_path))
+        await told(tmp_path, "begun")
+    async with Pool(**options) as pool:
+        await told(tmp_path, "begun", 2)
+        (tmp_path / "gate").touch()
+        assert await (await pool.fleet.job(job.id)) == "gate"
+        assert (await pool.fleet.find(job.id)).status is StoredStatus.SUCCEEDED
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
 def test_without_distributed_the_error_names_the_extra(monkeypatch):
     """A pool with a cluster says what to install."""
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'aiopool[dask]'")):
+    with pytest.raises(ModuleNotFoundError, match="pip install distributed, or the extra dask"):
         Pool(dask="tcp://127.0.0.1:8786")
 
 
