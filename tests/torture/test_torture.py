@@ -34,6 +34,7 @@ async def test_sqlite_keeps_its_promises_while_processes_are_killed(tmp_path: Pa
     assert outcome.account.acknowledged > 0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_server_keeps_its_promises_while_processes_are_killed(server: str, tmp_path: Path) -> None:
