@@ -123,6 +123,15 @@ class Claimer:
         slots = self._engine.slots
         return 0 if self._stopped else slots.limit - slots.active - self._engine.queue.live - self.reserved
 
+    def could_start(self) -> bool:
+        """Whether a job that is submitted now could start at once: a slot is free, and nobody waits that we know of."""
+        return not self.may_be_more and not self.paused and self.free() > 0
+
+    def doubt(self) -> None:
+        """An answer may have been lost: compare what this process holds, soon."""
+        self.doubtful = True
+        self.look()
+
     def hint(self) -> None:
         """There may be something to claim, or to cancel."""
         self.may_be_more = True

@@ -102,7 +102,7 @@ class Durability(Protocol):
         ...
 
     async def join(self) -> None:
-        """Wait until the jobs that were submitted here have ended."""
+        """Wait until no job of the fleet is left; see `Pool.join`."""
         ...
 
 

@@ -632,7 +632,8 @@ class Pool(Submitter, AsyncOnly):
     async def join(self) -> None:
         """Wait until no job is left, and stay open. Called inside a job, it waits for all others.
 
-        With a store: until all jobs that were submitted by this pool have ended, wherever they run, and it runs none.
+        With a store: until no live job is left in it, whoever submitted it and wherever it runs; but those that are
+        parked, for no process knows their names.
 
         If the caller is cancelled, the jobs go on.
         """

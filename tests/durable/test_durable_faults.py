@@ -83,13 +83,13 @@ async def test_an_end_whose_answer_is_lost_is_sent_again(new_pool, before):
 
 async def test_a_submission_that_cannot_be_written_raises(new_pool, monkeypatch):
     """After its patience, with the store's own error; a later one goes through."""
-    monkeypatch.setattr("aiopool._durable.client.SUBMIT_PATIENCE", 0.2)
+    monkeypatch.setattr("aiopool._durable.submissions.SUBMIT_PATIENCE", 0.2)
     pool = new_pool(handlers)
     async with pool:
         lose_answers(pool.fleet.store, "submit", times=3, before=True)
         with pytest.raises(StoreUnavailableError, match="the connection broke"):
             await pool.submit(note, "never")
-        await wait_until(lambda: not pool._state.durability.submits.busy)
+        await wait_until(lambda: not pool._state.durability.submissions.flusher.busy)
         pool.fleet.store.__dict__.pop("submit")
         assert await pool.run(note, "later") == "later"
     assert calls == ["later"]

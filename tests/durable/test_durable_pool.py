@@ -710,12 +710,27 @@ async def test_a_pool_is_opened_again(new_pool):
 
 
 async def test_join_waits_for_all_that_was_submitted(new_pool):
-    """Wherever it runs."""
-    async with new_pool(handlers, role="producer") as producer, new_pool(handlers, role="worker"):
-        jobs = [await producer.submit(note, str(i)) for i in range(20)]
+    """Wherever it runs, whether somebody holds its handle or not; called in a job, it waits for all others."""
+    own = Handlers()
+
+    @own.register("last")
+    async def last() -> int:
+        await pools["pool"].join()
+        return len(calls)
+
+    own.include(handlers)
+    async with new_pool(own, role="producer") as producer, new_pool(own, role="worker", size=2) as worker:
+        for i in range(20):
+            await producer.submit(note, str(i))
         await producer.join()
         assert len(calls) == 20
-        assert all(job.done() for job in jobs)
+        pools["pool"] = worker
+        await producer.fleet.pause()
+        job = await producer.with_options(priority=1).submit(last)  # it begins before the others
+        for i in range(20):
+            await producer.submit(note, str(i))
+        await producer.fleet.resume()
+        assert await job == 40
 
 
 async def test_a_retry_that_the_job_asks_for(new_pool):
