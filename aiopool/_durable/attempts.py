@@ -58,7 +58,13 @@ class Attempts:
         self.lost = 0
         self.closing = False
         self.flusher: Flusher[Ended, bool] = Flusher(
-            "ends of jobs", engine.runtime, self._write, self._settled, self._not_settled, patience=None
+            "ends of jobs",
+            engine.runtime,
+            self._write,
+            self._settled,
+            self._not_settled,
+            patience=None,
+            weigh=lambda ended: len(ended.end.result or ""),
         )
         self._store = store
         self._engine = engine

@@ -70,7 +70,13 @@ class Cancels:
         self._look_again = look_again
         self._watch = watch
         self.flusher: Flusher[tuple[str, str | None], CancelAnswer] = Flusher(
-            "cancels", runtime, self._write, self._answered, self._failed, patience=SUBMIT_PATIENCE
+            "cancels",
+            runtime,
+            self._write,
+            self._answered,
+            self._failed,
+            patience=SUBMIT_PATIENCE,
+            weigh=lambda row: 0,
         )
 
     def soon(self, id: str, reason: str | None) -> None:

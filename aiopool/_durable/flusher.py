@@ -30,6 +30,8 @@ logger = logging.getLogger("aiopool.store")
 
 # So many rows go into one write.
 MAX_ROWS = 1000
+# And no more of them once there are so many bytes: one write is one message, and one transaction.
+MAX_BYTES = 8 << 20
 # Turns of the loop between two writes. Who got an answer goes on in the first, the jobs that were begun end in the next
 # ones; then ends and submissions come together, and a store that has one thread for both writes them as one.
 TURNS = 3
@@ -54,13 +56,12 @@ class Flusher(Generic[T, A]):
     __slots__ = (
         "_answered",
         "_failed",
-        "_idle",
         "_name",
         "_patience",
         "_rows",
         "_runtime",
         "_task",
-        "_wakeup",
+        "_weigh",
         "_write",
         "failing_since",
         "rows",
@@ -76,6 +77,7 @@ class Flusher(Generic[T, A]):
         failed: Callable[[T, BaseException], object],
         *,
         patience: float | None,
+        weigh: Callable[[T], int],
     ) -> None:
         """What it does.
 
@@ -85,6 +87,7 @@ class Flusher(Generic[T, A]):
             write: writes a batch; `again`: it may have been written before.
             answered, failed: called with each row, and its answer or error; must not raise.
             patience: seconds for which a write is tried; None: until it is closed.
+            weigh: returns about how many bytes a row has, where that may be many.
         """
         self._name = name
         self._runtime = runtime
@@ -92,9 +95,8 @@ class Flusher(Generic[T, A]):
         self._answered = answered
         self._failed = failed
         self._patience = patience
+        self._weigh = weigh
         self._rows: deque[T] = deque()
-        self._wakeup: asyncio.Future[None] | None = None
-        self._idle: asyncio.Future[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self.writes = self.rows = 0
         self.failing_since: float | None = None
@@ -128,7 +130,7 @@ class Flusher(Generic[T, A]):
         batch: list[T] = []
         try:
             while self._rows:
-                batch = [self._rows.popleft() for _ in range(min(len(self._rows), MAX_ROWS))]
+                batch = self._next()
                 await self._flush(batch)
                 turns, batch = TURNS if len(batch) > 1 else 0, []
                 for _ in range(turns):
@@ -142,6 +144,15 @@ class Flusher(Generic[T, A]):
             self._task = None
             if self._rows:  # what came in the last step
                 self._task = self._runtime.task(self._run(), f"aiopool-store-{self._name}")
+
+    def _next(self) -> list[T]:
+        """Return the rows of the next write, and forget them."""
+        rows, weigh, weight = self._rows, self._weigh, 0
+        batch: list[T] = []
+        while rows and len(batch) < MAX_ROWS and weight < MAX_BYTES:
+            weight += weigh(rows[0])
+            batch.append(rows.popleft())
+        return batch
 
     async def _flush(self, batch: list[T]) -> None:
         now = self._runtime.now

@@ -79,7 +79,13 @@ class Submissions:
         self._start = start
         self.starting: set[str] = set()
         self.flusher: Flusher[Pending, Submitted] = Flusher(
-            "submissions", runtime, self._write, self._submitted, self._not_submitted, patience=SUBMIT_PATIENCE
+            "submissions",
+            runtime,
+            self._write,
+            self._submitted,
+            self._not_submitted,
+            patience=SUBMIT_PATIENCE,
+            weigh=lambda pending: len(pending.row.payload),
         )
 
     async def submit(self, call: StoreCall) -> Job[Any]:

@@ -106,3 +106,47 @@ async def test_a_caller_that_is_cancelled_in_submit_may_have_submitted(new_pool)
             await first
         assert (await second).id == "second"
         assert (await pool.fleet.find("second")).status is StoredStatus.QUEUED
+
+
+async def test_big_rows_go_in_several_writes(new_pool):
+    """A write has a bounded number of bytes, however big the arguments and results are."""
+    pool = new_pool(handlers)
+    sizes = []
+    real = pool.fleet.store.submit
+
+    async def measured(jobs, **options):
+        sizes.append(sum(len(job.payload) for job in jobs))
+        return await real(jobs, **options)
+
+    pool.fleet.store.submit = measured
+    async with pool:
+        jobs = await asyncio.gather(*[pool.submit(note, "x" * 900_000) for _ in range(25)])
+        assert {len(await job) for job in jobs} == {900_000}
+    assert max(sizes) < 10_000_000
+    assert len(sizes) >= 3
+
+
+async def test_an_opening_that_is_cancelled_leaves_nothing_open(new_pool):
+    """The store is closed again, and the pool can be opened anew."""
+    pool = new_pool(handlers)
+    store, reached = pool.fleet.store, asyncio.Event()
+
+    async def stuck(names):
+        reached.set()
+        await asyncio.Event().wait()
+
+    store.sweep = stuck
+
+    async def opened():
+        async with pool:
+            raise AssertionError("it cannot be opened")
+
+    task = asyncio.create_task(opened())
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert pool.status == "closed"
+    del store.sweep
+    async with pool:
+        assert await pool.run(note, "a") == "a"
