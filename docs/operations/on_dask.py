@@ -14,7 +14,8 @@ def render(scene: str, frame: int) -> str:
 
 
 async def main(scheduler: str) -> None:
-    async with Pool(size=50, store="sqlite:///jobs.db", handlers=handlers, dask=scheduler) as pool:
+    store = "sqlite:///jobs.db"
+    async with Pool(size=50, store=store, handlers=handlers, dask=scheduler) as pool:
         jobs = [await pool.submit(render, "sea", frame) for frame in range(100)]
         for job in jobs:
             print(await job)

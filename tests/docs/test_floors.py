@@ -59,7 +59,7 @@ LATE = {
     ("_engine.resizing", "_jobs.adaptive"): "the same",
     ("_engine.resizing", "_jobs.autoscale"): "the same",
     ("_durable.handlers", "_durable.payloads"): "pydantic is loaded with the first job of a store",
-    ("_durable.client", "_runtime.pickled_call"): "few functions run in processes",
+    ("_durable.attempts", "_runtime.pickled_call"): "few functions run in processes",
     ("aiopool", "_durable.client"): "most programs have no store",
     ("_program.run", "_program.orphans"): "only process 1 of a container reaps orphans",
     ("settings._pool_settings", "_observe.logs"): "logs are off until they are asked for",

@@ -27,7 +27,7 @@ class Harness:
             start_method="forkserver",
             name="kit",
             on_done=self.done,
-            describe=lambda token: RemoteJob(token, f"call {token}", 1),
+            describe=lambda token: RemoteJob(token, f"call {token}", 1, f"key {token}"),
             on_note=lambda token, note: self.notes.append((token, note)),
         )
         self.changed = asyncio.Event()
