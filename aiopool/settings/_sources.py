@@ -33,7 +33,9 @@ from aiopool.settings._text import did_you_mean, names_code
 __all__ = ["Schema", "Sources"]
 
 # Variables of ours that are no settings of a pool.
-RESERVED: Final = frozenset({"AIOPOOL_SEEDS", "AIOPOOL_SERVICE", "AIOPOOL_STORE", "AIOPOOL_STORE_TO"})
+RESERVED: Final = frozenset(
+    {"AIOPOOL_FAILPOINT", "AIOPOOL_SEEDS", "AIOPOOL_SERVICE", "AIOPOOL_STORE", "AIOPOOL_STORE_TO"}
+)
 # Kubernetes sets these in every container if there is a Service with the name "aiopool".
 _KUBERNETES: Final = re.compile(
     r"AIOPOOL_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)"
