@@ -163,6 +163,9 @@ class StoreJobs:
                 self._keeper = LeaseKeeper(keeper, self.store.lease, self.engine.runtime, self._lease_lost)
                 await self._keeper.begin()
         except BaseException:
+            if self._keeper is not None:
+                await self._keeper.stop()
+                self._keeper = None
             await self.store.close()
             raise
         self._ready.set()

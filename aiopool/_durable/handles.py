@@ -152,13 +152,14 @@ class Handles:
 
     def refused(self, job: Job[Any], error: BaseException) -> None:
         """A job was not taken in."""
-        self.by_id.pop(str(job.id), None)
+        self.forget(job)
         if job._finished_at is None:
             self._end(job, JobStatus.FAILED, (error, None))
 
     def forget(self, job: Job[Any]) -> None:
-        """A job was not taken in, and its submitter gets the error, or another job."""
-        self.by_id.pop(str(job.id), None)
+        """Nothing more is to be heard of a job by this handle."""
+        if self.by_id.get(str(job.id)) is job:
+            del self.by_id[str(job.id)]
         self.expected.pop(str(job.id), None)
 
     def _end_with_result(self, job: Job[Any], text: str | None) -> None:
@@ -171,7 +172,8 @@ class Handles:
             self._end(job, JobStatus.SUCCEEDED, value)
 
     def _end(self, job: Job[Any], status: JobStatus, value: Any) -> None:
-        self.expected.pop(str(job.id), None)
+        # Whoever asks for the job by its id from now on asks the store: it may be put back.
+        self.forget(job)
         extra = job._extra
         job._finish(status, value, self._engine.now())
         if extra is not None and extra.callbacks is not None:

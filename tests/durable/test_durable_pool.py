@@ -665,9 +665,13 @@ async def test_dead_and_failed_jobs_are_put_back(new_pool):
         with pytest.raises(ValueError, match="attempt 3"):
             await pool.with_options(id="x").run(flaky, 3)
         calls.clear()
+        held = await pool.fleet.job("x")  # a handle tells of one end: this one knows that of before
+        with pytest.raises(ValueError, match="attempt 3"):
+            await held
         assert await pool.fleet.retry("x") == 1
         with pytest.raises(ValueError, match="attempt 3"):
             await (await pool.fleet.job("x"))
+        assert held.done()
         assert calls == [1, 2, 3]
         assert await pool.fleet.requeue_dead("failed") == 1
 

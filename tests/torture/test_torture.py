@@ -46,6 +46,11 @@ async def test_a_server_keeps_its_promises_while_processes_are_killed(server: st
     assert outcome.account.acknowledged > 0
 
 
+# It takes minutes, and tries the engines: once, on the newest Python, is enough.
+newest = pytest.mark.skipif(sys.version_info < (3, 13), reason="a hundred deaths are tried on the newest Python")
+
+
+@newest
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_sqlite_survives_a_hundred_deaths(tmp_path: Path) -> None:
@@ -54,6 +59,7 @@ async def test_sqlite_survives_a_hundred_deaths(tmp_path: Path) -> None:
     assert outcome.ok, as_text(outcome)
 
 
+@newest
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("server", SERVERS)
