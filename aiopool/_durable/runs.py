@@ -16,8 +16,9 @@ from aiopool._jobs.lease import Lease
 from aiopool._jobs.status import JobStatus
 from aiopool._pool.shutdown import REASON as SHUT_DOWN
 from aiopool._pool.workers import RESTARTED, STOPPED
+from aiopool._runtime.faults import is_kind
 from aiopool._runtime.timers import Timer
-from aiopool.errors import PayloadError
+from aiopool.errors import ClusterLostError, PayloadError
 from aiopool.stores._rows import Settlement
 
 __all__ = ["Run", "RunOwner"]
@@ -94,6 +95,9 @@ class Run(Lease):
 
     def retry(self, job: Job[Any], error: BaseException, delay: float) -> None:
         self._retry = Settlement(self.id, self.fence, "retry", delay=delay, error=encode_error(error))
+
+    def excuses(self, error: BaseException) -> bool:
+        return is_kind(error, ClusterLostError)
 
     def takes_back(self, job: Job[Any]) -> bool:
         extra = job._extra

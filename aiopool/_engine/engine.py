@@ -52,10 +52,9 @@ from aiopool._jobs.status import JobStatus
 from aiopool._jobs.stop import StopCause, StopRequest, outcome_status
 from aiopool._jobs.waiters import JobObserver, add_waiter, awaiter_count, remove_waiter
 from aiopool._observe.observers import Observers
-from aiopool._runtime.faults import is_kind, set_context
+from aiopool._runtime.faults import set_context
 from aiopool._runtime.runtime import Runtime
 from aiopool._runtime.timers import TimerQueue
-from aiopool.errors import ClusterLostError
 
 __all__ = ["TIME_SLICE", "Engine"]
 
@@ -620,8 +619,8 @@ class Engine:
             self.endings.finish_cancelled(job, now, cause=foreign)
         else:
             failure = failure_of(job, stop, error, status)
-            if stop is None and extra is not None and extra.lease is not None and is_kind(failure, ClusterLostError):
-                self.endings.give_back(job, extra.lease, now)  # nobody's failure
+            if stop is None and extra is not None and extra.lease is not None and extra.lease.excuses(failure):
+                self.endings.give_back(job, extra.lease, now)
                 if extra.exit_waiters is not None:
                     self.endings.wake_exit_waiters(extra)
                 return

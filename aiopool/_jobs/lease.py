@@ -31,6 +31,10 @@ class Lease(JobObserver):
         """The attempt has failed, and there is to be another one in `delay` seconds. Then the job is given back."""
         raise NotImplementedError  # pragma: no cover: the one kind of lease does this itself
 
+    def excuses(self, error: BaseException) -> bool:
+        """Whether a failure is nobody's: the job is given back, and the attempt was none."""
+        raise NotImplementedError  # pragma: no cover: the one kind of lease does this itself
+
     def takes_back(self, job: Any) -> bool:
         """Whether a job that was told to stop is not cancelled, but given back: for another process."""
         raise NotImplementedError  # pragma: no cover: the one kind of lease does this itself

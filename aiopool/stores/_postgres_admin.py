@@ -8,6 +8,7 @@ are the queue and who asks.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ __all__ = ["Admin"]
 _ME = "$2::text IS NOT NULL"
 
 
-class Admin:
+class Admin(ABC):
     """The part of `Postgres` that is asked, and steered."""
 
     url: str
@@ -38,11 +39,13 @@ class Admin:
     _schema: str
     _target: Any
 
+    @abstractmethod
     async def _read(self, sql: str, *args: Any) -> list[Any]:
-        raise NotImplementedError
+        """Run a statement that only reads."""
 
+    @abstractmethod
     async def _change(self, sql: str, *args: Any) -> list[Any]:
-        raise NotImplementedError
+        """Run a statement that writes."""
 
     async def now(self) -> float:
         """Return the time by the store's clock: seconds since 1970."""
@@ -166,8 +169,9 @@ class Admin:
         )
         self._wake_work()
 
+    @abstractmethod
     def _wake_work(self) -> None:
-        raise NotImplementedError
+        """Tell this process that there may be something to claim."""
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ Rule 3: the sequence of positions goes on behind whatever has arrived, and never
 # ruff: noqa: S608 (what goes into statements is the name of the schema, which is checked, and constants)
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -163,18 +164,20 @@ END $$;
 """The functions, as SQL text."""
 
 
-class Moves:
+class Moves(ABC):
     """The part of `Postgres` that takes rows from one place to another."""
 
+    @abstractmethod
     async def _change(self, sql: str, *args: Any) -> list[Any]:
-        raise NotImplementedError
+        """Run a statement that writes."""
 
+    @abstractmethod
     async def now(self) -> float:
         """Return the time by the store's clock."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _wake_work(self) -> None:
-        raise NotImplementedError
+        """Tell this process that there may be something to claim."""
 
     # -- the history ---------------------------------------------------------------------------------------------------
 

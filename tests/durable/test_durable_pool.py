@@ -21,7 +21,7 @@ from aiopool import (
     RetryAfter,
     current_job,
 )
-from aiopool.errors import PayloadError, RecordedError, StoreError, UnknownJobError
+from aiopool.errors import JobDeadError, PayloadError, RecordedError, StoreError, UnknownJobError
 from aiopool.stores import Incarnation, StoredStatus
 from aiopool.testing import wait_until
 
@@ -857,3 +857,88 @@ async def kill(new_store, store):
         await new_store.kill(store)
     else:
         store.kill()
+
+
+async def test_a_registered_schedule_runs_in_each_process_that_runs_jobs(new_pool):
+    """`register(every=…)` is `pool.every(…)` of each of them: one job for each moment; a producer submits none."""
+    own = Handlers()
+
+    @own.register("tick", every=0.05)
+    async def tick() -> None:
+        calls.append("tick")
+
+    async with new_pool(own, role="producer") as producer:
+        assert producer.statistics().submitted == 0
+        async with new_pool(own, role="worker"), new_pool(own, role="worker"):
+            await wait_until(lambda: len(calls) >= 4)
+        rows = [row async for row in producer.fleet.jobs("succeeded")]
+        assert len(rows) >= len(calls) - 2  # of the last ones the ends may be on their way
+
+
+async def test_a_missed_moment_is_made_up_for_once(new_pool):
+    """With `missed="once"` the last moment that went by has its job when a process comes; only one of them all."""
+    async with new_pool(handlers) as pool, new_pool(handlers) as other:
+        first = pool.every(3600, note, "hourly", missed="once")
+        await first.job
+        second = other.every(3600, note, "hourly", missed="once")
+        await wait_until(lambda: second.elsewhere == 1)
+        none = other.every(3600, note, "other")
+        assert none.job is None
+        assert (calls, first.runs, second.runs) == (["hourly"], 1, 0)
+
+
+def test_missed_is_for_a_store():
+    """A pool in memory has missed nothing: it was not there."""
+
+    async def main():
+        async with Pool() as pool:
+            with pytest.raises(ValueError, match="missed='once'"):
+                pool.every(1, note, "x", missed="once")
+            with pytest.raises(ValueError, match="skip"):
+                pool.every(1, note, "x", missed="all")
+
+    asyncio.run(main())
+
+
+async def test_max_crashes_is_that_of_the_handler(new_store):
+    """With one a job is dead after its first worker died."""
+    own = Handlers()
+
+    @own.register("fragile", max_crashes=1)
+    async def fragile() -> None: ...
+
+    async with Pool(store=new_store(), handlers=own, role="producer") as pool:
+        job = await pool.submit(fragile)
+        dead = new_store()
+        await dead.open("pool", Incarnation("dead", "host", 1, True), lambda wake: None)
+        assert len((await dead.claim(1)).jobs) == 1
+        await kill(new_store, dead)
+        async with Pool(store=new_store(), handlers=own, role="worker"):
+            with pytest.raises(JobDeadError):
+                await job
+
+
+async def test_a_job_within_a_transaction_is_there_when_it_commits(new_pool):
+    """`with_options(within=connection)`: rolled back, it never was; another store says that it has no such thing."""
+    async with new_pool(handlers) as pool:
+        if not pool.fleet.store.url.startswith("postgresql"):
+            with pytest.raises(TypeError):
+                await pool.with_options(within=object()).submit(note, "x")
+            return
+        import asyncpg
+        import pg_server
+
+        connection = await asyncpg.connect(pg_server.package_server())
+        try:
+            inside = connection.transaction()
+            await inside.start()
+            lost = await pool.with_options(within=connection).submit(note, "lost")
+            await inside.rollback()
+            async with connection.transaction():
+                kept = await pool.with_options(within=connection).submit(note, "kept")
+                assert await pool.fleet.find(kept.id) is None
+            assert await kept is None
+            assert await pool.fleet.find(lost.id) is None
+            assert calls == ["kept"]
+        finally:
+            await connection.close()
