@@ -55,7 +55,7 @@ _FIRST_DUE: Final = "SELECT min(run_at) FROM jobs WHERE q = ? AND status = 'sche
 
 def submit(tx: Transaction, jobs: Sequence[NewJob]) -> list[Submitted]:
     """See `Store.submit`."""
-    connection, q, now, me = tx.connection, tx.q, tx.now, tx.me
+    connection, q, now = tx.connection, tx.q, tx.now
     ids = json.dumps([job.id for job in jobs])
     submitters: dict[str, str] = {}
     for statement in _KNOWN:
@@ -87,53 +87,18 @@ def submit(tx: Transaction, jobs: Sequence[NewJob]) -> list[Submitted]:
         submitters[job_id] = job.submitter
         if job.tick is not None:
             ticks[job.tick[0]] = moved[job.tick[0]] = job.tick[1]
-        run_at = job.run_at
-        if run_at is None and job.delay > 0:
-            run_at = now + job.delay
-        begins = now if run_at is None or run_at < now else run_at
-        queue_until = None if job.queue_timeout is None else begins + job.queue_timeout
-        total_until = None if job.total_timeout is None else now + job.total_timeout
-        lanes = json.dumps(list(dict.fromkeys(job.lanes))) if job.lanes else None
-        if begins > now:
+        run_at = now + job.delay if job.run_at is None and job.delay > 0 else job.run_at
+        if run_at is not None and run_at > now:
             status = "scheduled"
-            earliest = min(earliest, begins)
-        elif job.start and may_start and lanes is None:
+            earliest = min(earliest, run_at)
+        elif job.start and may_start and not job.lanes:
             status = "running"
         else:
             status = "queued"
             may_start, queued = False, True
-        starts = status == "running"
-        rows.append(
-            (
-                q,
-                job_id,
-                status,
-                job.priority,
-                position,
-                1 if starts else 0,
-                job.max_crashes,
-                1 if starts else 0,
-                now,
-                run_at,
-                queue_until,
-                total_until,
-                None if starts else expires_of(0, queue_until, total_until),
-                now if starts else None,
-                me if starts else None,
-                job.name,
-                job.unique,
-                job.group,
-                job.keys,
-                lanes,
-                job.metadata,
-                job.trace,
-                job.parent,
-                job.submitter,
-                job.payload,
-            )
-        )
+        rows.append(_row(tx, job, status, position, run_at))
         position += 1
-        answers.append(Submitted("running" if starts else "queued", job_id, job.submitter))
+        answers.append(Submitted("running" if status == "running" else "queued", job_id, job.submitter))
     if earliest < math.inf:  # those who wait for a moment may have to wait for an earlier one
         due = connection.execute(_FIRST_DUE, (q,)).fetchone()[0]
         queued = queued or due is None or earliest < due
@@ -149,6 +114,41 @@ def submit(tx: Transaction, jobs: Sequence[NewJob]) -> list[Submitted]:
     if queued:
         tx.wakes.add((None, b"w"))
     return answers
+
+
+def _row(tx: Transaction, job: NewJob, status: str, position: int, run_at: float | None) -> tuple[object, ...]:
+    """Return the values of `_INSERT`."""
+    now, starts = tx.now, status == "running"
+    begins = now if run_at is None or run_at < now else run_at
+    queue_until = None if job.queue_timeout is None else begins + job.queue_timeout
+    total_until = None if job.total_timeout is None else now + job.total_timeout
+    return (
+        tx.q,
+        job.id,
+        status,
+        job.priority,
+        position,
+        int(starts),
+        job.max_crashes,
+        int(starts),
+        now,
+        run_at,
+        queue_until,
+        total_until,
+        None if starts else expires_of(0, queue_until, total_until),
+        now if starts else None,
+        tx.me if starts else None,
+        job.name,
+        job.unique,
+        job.group,
+        job.keys,
+        json.dumps(list(dict.fromkeys(job.lanes))) if job.lanes else None,
+        job.metadata,
+        job.trace,
+        job.parent,
+        job.submitter,
+        job.payload,
+    )
 
 
 def _holders(tx: Transaction, uniques: list[str]) -> dict[str, tuple[str, str]]:
