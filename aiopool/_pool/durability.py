@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from aiopool._jobs.job import Job
-from aiopool._jobs.limits import Key
 from aiopool._jobs.spec import JobSpec
 from aiopool._pool.cancel_report import CancelReport
 
@@ -41,17 +40,12 @@ class StoreCall(NamedTuple):
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    id: int | str | None
-    delay: float | datetime.datetime
-    unique: str | None
-    within: object | None
-    block: Any  # a `JobBlock`, which stands above, or None
-    tick: tuple[str, float] | None
-
-    @property
-    def key(self) -> Key | None:
-        """The option `key`."""
-        return self.spec.key
+    id: int | str | None = None
+    delay: float | datetime.datetime = 0.0
+    unique: str | None = None
+    within: object | None = None
+    block: Any = None  # a `JobBlock`, which stands above
+    tick: tuple[str, float] | None = None
 
 
 class Durability(Protocol):

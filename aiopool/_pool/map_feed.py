@@ -363,7 +363,8 @@ class MapFeed(JobObserver):
         """Make a job of an item if there is room; else return None."""
         durability = self._state.durability
         if durability is not None:
-            call = StoreCall(spec, self._function, (item,), {}, id, delay, None, None, None, None)
+            self._state.check_accepting()
+            call = StoreCall(spec, self._function, (item,), {}, id, delay)
             job = durability.hand_in(call)
             add_waiter(job, self)
             durability.expect(job)

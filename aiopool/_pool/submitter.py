@@ -202,10 +202,10 @@ class Submitter:
             if keywords != view._known_keywords or function is not view._known():
                 view._check_keywords(what, function, args, kwargs, keywords)
             function = functools.partial(function, **kwargs)
-            if spec.sent:
+            if spec.sent and self._state.durability is None:
                 function, args = _pickle(what, function, args)
         elif len(args) != spec.least and not spec.least <= len(args) <= spec.most:
-            if spec.sent:
+            if spec.sent and self._state.durability is None:  # to a store go the arguments as JSON
                 function, args = _pickle(what, function, args)
             else:
                 check_call(what, function, args, kwargs)
@@ -446,7 +446,7 @@ class Submitter:
             def submit(periodic: Periodic, due: float) -> Job[Any]:
                 return view.submit_nowait(function, *args)
         else:
-            call = StoreCall(spec, function, args, {}, None, 0.0, None, None, self._block, None)
+            call = StoreCall(spec, function, args, {}, block=self._block)
 
             def submit(periodic: Periodic, due: float) -> Job[Any]:
                 return durability.submit_tick(periodic, call, str(schedule), due, skips=skips)
@@ -823,9 +823,7 @@ class Submitter:
         """Hand in a call to the store of the pool."""
         self._state.check_accepting()
         spec = self._known_spec if function is self._known() else self._look_up(function)
-        call = StoreCall(
-            spec, function, args, kwargs, self._id, self._delay, self._unique, self._within, self._block, None
-        )
+        call = StoreCall(spec, function, args, kwargs, self._id, self._delay, self._unique, self._within, self._block)
         return await durability.submit(call)
 
     def _make(

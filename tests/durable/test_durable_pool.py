@@ -6,6 +6,7 @@ import datetime
 import enum
 import uuid
 
+import process_jobs
 import pytest
 
 import aiopool
@@ -942,3 +943,31 @@ async def test_a_job_within_a_transaction_is_there_when_it_commits(new_pool):
             assert calls == ["kept"]
         finally:
             await connection.close()
+
+
+async def test_a_handler_that_runs_in_processes(new_pool):
+    """Its arguments are checked when they are submitted, go through the store, and then to the process."""
+    own = Handlers()
+    own.register("square", offload="process")(process_jobs.square)
+    async with new_pool(own, max_processes=1) as pool:
+        assert await pool.run(process_jobs.square, 7) == 49
+        with pytest.raises(TypeError, match="square"):
+            await pool.submit(process_jobs.square, 1, 2, 3)
+
+
+async def test_a_map_ends_when_its_pool_closes(new_pool):
+    """No item is handed in any more; the consumer hears why."""
+    async with new_pool(handlers, size=2) as pool:
+
+        async def numbers():
+            for number in range(1000):
+                yield number
+
+        stream = pool.map(add, numbers())
+        closing = None
+        with pytest.raises(PoolClosedError):
+            async for result in stream:
+                if result == 5:
+                    closing = asyncio.create_task(pool.shutdown())
+        await closing
+        assert len(calls) < 1000
