@@ -205,6 +205,7 @@ class StoreJobs:
             await flusher.drain()
         await self.sweeper.stop()
         await self.lookout.stop()
+        self.handles.close()
         for task in self._background:
             task.cancel()
         if self._background:

@@ -21,7 +21,7 @@ from aiopool._jobs.job import Job, JobExtra, make_job, running_job
 from aiopool._jobs.spec import JobSpec
 from aiopool._jobs.status import JobStatus
 from aiopool._jobs.waiters import JobObserver
-from aiopool.errors import JobCancelledError
+from aiopool.errors import JobCancelledError, PoolClosedError
 from aiopool.stores._rows import Finished, StoredStatus
 
 __all__ = ["Handles"]
@@ -155,6 +155,16 @@ class Handles:
         self.forget(job)
         if job._finished_at is None:
             self._end(job, JobStatus.FAILED, (error, None))
+
+    def close(self) -> None:
+        """The pool has closed: nobody hears of an end any more, so nobody waits for one."""
+        for job in list(self.by_id.values()):
+            if job._finished_at is None:
+                text = (
+                    f"pool {self.name!r} has closed, and job {job.name!r} id {job.id!r} had not ended: it is in the "
+                    "store. Await it in another pool of this name: `await (await pool.fleet.job(id))`"
+                )
+                self._end(job, JobStatus.FAILED, (PoolClosedError(text), None))
 
     def forget(self, job: Job[Any]) -> None:
         """Nothing more is to be heard of a job by this handle."""

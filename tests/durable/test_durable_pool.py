@@ -971,3 +971,21 @@ async def test_a_map_ends_when_its_pool_closes(new_pool):
                     closing = asyncio.create_task(pool.shutdown())
         await closing
         assert len(calls) < 1000
+
+
+async def test_whoever_waits_is_released_when_the_pool_closes(new_pool):
+    """A job that has not ended stays in the store; those who await it here hear that, and nobody hangs."""
+    async with new_pool(handlers, role="producer") as pool:
+        job = await pool.submit(note, "later")
+        held = await pool.submit(note, "held")
+        waiting = asyncio.create_task(job.wait())
+        running = asyncio.create_task(pool.run(note, "run"))
+        await asyncio.sleep(0)
+    assert await waiting
+    for one in (job, held, running):
+        with pytest.raises(PoolClosedError, match="had not ended"):
+            await one
+    async with new_pool(handlers) as pool:
+        assert await (await pool.fleet.job(job.id)) is None
+        await pool.join()
+    assert sorted(calls) == ["held", "later", "run"]
