@@ -37,7 +37,7 @@ from aiopool._pool.fleet import Fleet
 from aiopool._pool.state import PoolState
 from aiopool._runtime import failpoints
 from aiopool._runtime.faults import log_fault
-from aiopool.errors import StoreError
+from aiopool.errors import PoolClosedError, StoreError
 from aiopool.stores._open import open_store
 from aiopool.stores._protocol import Store, Wake
 from aiopool.stores._rows import Incarnation
@@ -287,7 +287,14 @@ class StoreJobs:
     async def _join(self) -> None:
         await self.submissions.flusher.drain()
         await self.attempts.flusher.drain()
-        await self.lookout.drained(lambda: self._joining)
+        try:
+            await self.lookout.drained(lambda: self._joining)
+        except StoreError:
+            if self._is_open:
+                raise
+            raise PoolClosedError(
+                f"pool {self._state.name!r} has closed, and its store had jobs that had not ended"
+            ) from None
 
     def numbers(self) -> StoreNumbers:
         """See `Durability`."""

@@ -129,7 +129,7 @@ class Pool(Submitter, AsyncOnly):
             `aiopool.run` does not do so already.
         shutdown_timeout: seconds that jobs have to finish when the pool is left or shut down; then they are cancelled.
             The whole end takes this, a grace (twice `cancel_grace`) and a second for callbacks. None: as long as the
-            jobs take.
+            jobs take. If a store does not answer, ten seconds more.
         seed: of the pool's random numbers (jitter), for tests.
         limit: a `Limit` of all jobs together, such as a rate.
         limits: a `Limit` by name: of a group, of a function (or of the option `name`), or of a key.

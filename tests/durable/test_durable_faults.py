@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aiopool import Handlers
+from aiopool import Handlers, PoolClosedError
 from aiopool.errors import StoreUnavailableError
 from aiopool.stores import StoredStatus
 from aiopool.testing import wait_until
@@ -150,3 +150,37 @@ async def test_an_opening_that_is_cancelled_leaves_nothing_open(new_pool):
     del store.sweep
     async with pool:
         assert await pool.run(note, "a") == "a"
+
+
+async def test_a_store_that_hangs_does_not_hold_up_the_end(new_pool, monkeypatch):
+    """The pool closes in the time that it has for that; whoever waits is released, and the job runs again."""
+    monkeypatch.setattr("aiopool._durable.client.CLOSE_SECONDS", 0.1)
+    pool = new_pool(handlers)
+    store, hung = pool.fleet.store, asyncio.Event()
+    real = store.settle
+
+    async def settle(ends):
+        hung.set()
+        await asyncio.Event().wait()
+
+    async with pool:
+        store.settle = settle
+        job = await pool.submit(note, "a")
+        await hung.wait()
+    assert pool.status == "closed"
+    with pytest.raises(PoolClosedError, match="had not ended"):
+        await job
+    store.settle = real
+    async with new_pool(handlers) as other:
+        assert await (await other.fleet.job(job.id)) == "a"
+    assert calls == ["a", "a"]
+
+
+async def test_join_ends_with_the_pool(new_pool):
+    """It says that there are jobs left."""
+    async with new_pool(handlers, role="producer") as pool:
+        await pool.submit(note, "a")
+        joining = asyncio.create_task(pool.join())
+        await asyncio.sleep(0)
+    with pytest.raises(PoolClosedError, match="had not ended"):
+        await joining
