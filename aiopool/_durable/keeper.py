@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import final
 
@@ -46,7 +45,6 @@ class LeaseKeeper:
         self._ended: asyncio.Future[None] = runtime.loop.create_future()
         self._answered = 0.0
         self._asked = False
-        self.last_beat = 0.0
 
     async def begin(self) -> None:
         """Start the thread, and return when the lease is held.
@@ -99,15 +97,16 @@ class LeaseKeeper:
             return  # the pool's loop is closed: nobody is there
 
     async def _keep(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        loop = self._loop = asyncio.get_running_loop()
+        self._stop, now = asyncio.Event(), loop.time
         await self._keeper.open()
         try:
             alive = (await self._keeper.beat()).alive
-            held_until = time.monotonic() + self._lease
+            held_until = now() + self._lease
             self._tell(self._is_held)
             interval = self._lease / BEATS
             while alive:
-                self._watch(interval)
+                self._watch(now(), interval)
                 try:
                     async with asyncio.timeout(interval):
                         await self._stop.wait()
@@ -116,7 +115,7 @@ class LeaseKeeper:
                     pass
                 if failpoints.ACTIVE:
                     failpoints.reach("beat.before")
-                began = time.monotonic()
+                began = now()
                 try:
                     async with asyncio.timeout(self._lease):
                         alive = (await self._keeper.beat()).alive
@@ -124,20 +123,18 @@ class LeaseKeeper:
                     # Short of the end of the lease nobody has taken anything from us.
                     log_fault(logger, "a lease could not be renewed: %s", error, fields={}, level=logging.WARNING)
                     interval = min(1.0, self._lease / 10)
-                    alive = time.monotonic() < held_until
+                    alive = now() < held_until
                 else:
-                    self.last_beat, held_until, interval = began, began + self._lease, self._lease / BEATS
-                    if time.monotonic() - began > interval:
+                    held_until, interval = began + self._lease, self._lease / BEATS
+                    if (took := now() - began) > interval:
                         text = "a lease of %.3g s took %.3g s to renew: make it longer"
-                        took = time.monotonic() - began
                         log_fault(logger, text, self._lease, took, fields={}, level=logging.WARNING)
             self._tell(self._lost)
         finally:
             await self._keeper.close()
 
-    def _watch(self, interval: float) -> None:
+    def _watch(self, now: float, interval: float) -> None:
         """Ask the pool's loop for a sign of life, and say so if the last one has not come."""
-        now = time.monotonic()
         if self._asked and now - self._answered > max(interval, 1.0):
             text = "the event loop of the pool has been blocked for %.3g s: its jobs are kept, and no others claimed"
             log_fault(logger, text, now - self._answered, fields={}, level=logging.WARNING)

@@ -51,7 +51,6 @@ class Signature:
         parameters = inspect.signature(function).parameters
         hints = _hints(function)
         self._order = [p.name for p in parameters.values() if p.kind in _POSITIONAL]
-        self._positional_only = {p.name for p in parameters.values() if p.kind is p.POSITIONAL_ONLY}
         self._many = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
         self._others = next((p.name for p in parameters.values() if p.kind is p.VAR_KEYWORD), None)
         fields: dict[str, Any] = {}

@@ -1,10 +1,11 @@
 """Answers of the store that get lost, and a store that cannot be reached for a while."""
 
 import asyncio
+import time
 
 import pytest
 
-from aiopool import Handlers, PoolClosedError
+from aiopool import Handlers, Pool, PoolClosedError
 from aiopool.errors import StoreUnavailableError
 from aiopool.stores import StoredStatus
 from aiopool.testing import wait_until
@@ -184,3 +185,21 @@ async def test_join_ends_with_the_pool(new_pool):
         await asyncio.sleep(0)
     with pytest.raises(PoolClosedError, match="had not ended"):
         await joining
+
+
+async def test_a_blocked_loop_is_told_and_keeps_its_jobs(short_lease, caplog):
+    """A job that holds up the event loop for longer than a lease runs once; the thread that keeps the lease says so."""
+    own = Handlers()
+
+    @own.register("block")
+    async def block() -> None:
+        calls.append("block")
+        time.sleep(2.5)
+
+    async with Pool(store=short_lease, handlers=own) as pool, Pool(store=short_lease, handlers=own, role="producer"):
+        job = await pool.submit(block)
+        await job
+        assert (await pool.fleet.find(job.id)).crashes == 0
+    assert calls == ["block"]
+    assert "the event loop of the pool has been blocked for" in caplog.text
+    assert "was lost" not in caplog.text
