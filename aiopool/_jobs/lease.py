@@ -22,6 +22,8 @@ class Lease(JobObserver):
         total_timeout: seconds from submission to the end; None: no limit.
     """
 
+    # No abstract class, for the reason that `JobObserver` gives.
+
     __slots__ = ("crashes", "total_timeout")
 
     crashes: int
