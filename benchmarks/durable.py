@@ -38,6 +38,9 @@ from benchmarks.measure import ROOT, Spread
 SUBMITTERS = (1, 10, 100, 500)
 HELD = 10
 """Jobs that a process runs when it is killed."""
+
+SETTLED = 2.5
+"""Seconds that the other process is there before: for two, one that has just come to PostgreSQL calls nobody dead."""
 PATIENCE = 120.0
 """Seconds after which a child that says nothing is given up."""
 
@@ -217,7 +220,7 @@ class Trial:
             self._starts(place, HELD)
             with child("work", **place) as second:
                 second.hear()
-                time.sleep(random.random())  # at any moment of its rounds
+                time.sleep(SETTLED + random.random())  # at any moment of its rounds
                 began = time.monotonic()
                 first.process.send_signal(how)
                 starts = self._starts(place, HELD, second.process.pid)
