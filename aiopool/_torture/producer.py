@@ -133,7 +133,9 @@ class _Producer:
         try:
             async with asyncio.timeout(5.0):
                 await job.wait()
-        except (TimeoutError, PoolClosedError):
+        except TimeoutError:
+            return
+        if isinstance(job.exception(), PoolClosedError):  # the handle ends with its pool, the job does not
             return
         value = await job if job.status is JobStatus.SUCCEEDED else None
         self._journal.note("awaited", id=str(job.id), status=job.status.value, value=value)
