@@ -11,11 +11,13 @@ General layout, from the ground up; a room imports only rooms above it in this l
     _pool              what users hold: pool, views, groups, maps, shutdown
     blocking           a pool for programs without an event loop
     metrics, health    what a pool did, and how it is
+    inspection         looking at the pools of a program from outside
     records            what is kept of jobs that have ended
     workers            what a worker is about, and what it holds
     settings, services values from files and the environment; helper processes
     _program           a whole program: `run`
     _durable           the jobs of a pool in its store
+    _control           a door into a running program
     aiopool            this face, which only re-exports
     testing, instrumentation, pytest_plugin, cli: they use the face, as programs do
 
@@ -25,6 +27,7 @@ Read `_jobs/job.py`, `_engine/queue.py`, `_engine/engine.py`, `_engine/worker.py
 
 from aiopool import events as events
 from aiopool import from_thread as from_thread
+from aiopool._control.face import control
 from aiopool._durable.handlers import Handlers
 from aiopool._engine.current_worker import current_worker
 from aiopool._jobs.job import Job, current_job
@@ -84,6 +87,7 @@ __all__ = [
     "ShutdownReport",
     "Statistics",
     "Submitter",
+    "control",
     "current_job",
     "current_worker",
     "job",

@@ -24,7 +24,7 @@ from aiopool._pool.pool import Pool
 from aiopool._pool.state import PoolState
 from aiopool._runtime.public import publish
 
-__all__ = ["HistogramCounts", "JobMetrics", "Metrics", "PoolMetrics", "StoreNumbers", "observe"]
+__all__ = ["HistogramCounts", "JobMetrics", "Metrics", "PoolMetrics", "StoreNumbers", "observe", "observed"]
 
 
 def observe(
@@ -61,6 +61,16 @@ def observe(
     return PoolMetrics(pool)
 
 
+def observed(pool: Pool) -> PoolMetrics | None:
+    """Return what reads the numbers of a pool, if `observe(pool)` was called before; else None, and count nothing.
+
+    Example:
+        metrics = observed(pool)
+        slow = {} if metrics is None else metrics.snapshot().jobs
+    """
+    return None if pool._state.observers.recorder is None else PoolMetrics(pool)
+
+
 @final
 class PoolMetrics:
     """The metrics of one pool; made by `observe(pool)`."""
@@ -73,7 +83,7 @@ class PoolMetrics:
     def snapshot(self) -> Metrics:
         """Return the pool in numbers and histograms, of one moment, as a frozen record; from any thread.
 
-        In another thread than the loop's it waits for the loop, for at most a quarter of a second.
+        In another thread than the loop's it waits for the loop, for at most 50 ms.
 
         Raises:
             RuntimeError: the pool was never opened.

@@ -19,7 +19,7 @@ from aiopool._jobs.job import Job, running_job
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.watchdog import Watchdog
 
-__all__ = ["BlockWatch"]
+__all__ = ["BlockWatch", "running_code"]
 
 logger = logging.getLogger("aiopool.watchdog")
 
@@ -47,7 +47,7 @@ class BlockWatch:
         self.arm, self.stop = watchdog.arm, watchdog.stop
 
     def _blocked(self, innermost: FrameType, seconds: float) -> None:
-        job, frames = self._blame(innermost)
+        job, frames, _ = running_code(self._engine, innermost)
         stack = "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in frames)))
         self._job, self._stack = job, stack
         fields = {"pool": self._name, "job": None if job is None else job.id}
@@ -65,25 +65,37 @@ class BlockWatch:
             id, name = (None, None) if job is None else (job.id, job.name)
             self._engine.observers.event("LoopBlocked", job_id=id, job_name=name, seconds=seconds, stack=stack)
 
-    def _blame(self, innermost: FrameType) -> tuple[Job[Any] | None, list[FrameType]]:
-        """Return the job of this pool to which the running code belongs, or None; and the frames of that code."""
-        fast_lane = sys.modules.get("aiopool._engine.scope_worker")
-        attempts = {TaskWorker._attempt.__code__, None if fast_lane is None else fast_lane._run_jobs.__code__}
-        found: Any = None
-        frames: list[FrameType] = []
-        frame: FrameType | None = innermost
-        while frame is not None:
-            if frame.f_code in attempts:
-                found = frame.f_locals.get("job")
-                break
-            if frame.f_code is asyncio.Handle._run.__code__:
-                found = frame.f_locals["self"]._context.get(running_job)
-                break
-            frames.append(frame)
-            frame = frame.f_back
-        else:  # uvloop has no frames of its own
-            task = asyncio.current_task(self._engine.runtime.loop)
-            if task is not None and sys.version_info >= (3, 12):
-                found = task.get_context().get(running_job)
-        own = isinstance(found, Job) and found._spec.owner is self._engine.owner
-        return found if own else None, frames[::-1]
+
+def running_code(engine: Engine, innermost: FrameType) -> tuple[Job[Any] | None, list[FrameType], bool]:
+    """Say whose code runs in the thread of an engine's loop.
+
+    Args:
+        engine: of the pool that asks.
+        innermost: the frame in which that thread is.
+
+    Returns:
+        The job of this pool to which the code belongs, or None; the frames of the code, the outermost first; and
+        whether a callback or a task runs at all: an event loop that waits runs none.
+    """
+    fast_lane = sys.modules.get("aiopool._engine.scope_worker")
+    attempts = {TaskWorker._attempt.__code__, None if fast_lane is None else fast_lane._run_jobs.__code__}
+    found: Any = None
+    frames: list[FrameType] = []
+    frame: FrameType | None = innermost
+    busy = True
+    while frame is not None:
+        if frame.f_code in attempts:
+            found = frame.f_locals.get("job")
+            break
+        if frame.f_code is asyncio.Handle._run.__code__:
+            found = frame.f_locals["self"]._context.get(running_job)
+            break
+        frames.append(frame)
+        frame = frame.f_back
+    else:  # uvloop has no frames of its own
+        task = asyncio.current_task(engine.runtime.loop)
+        busy = task is not None
+        if task is not None and sys.version_info >= (3, 12):
+            found = task.get_context().get(running_job)
+    own = isinstance(found, Job) and found._spec.owner is engine.owner
+    return found if own else None, frames[::-1], busy

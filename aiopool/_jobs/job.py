@@ -274,6 +274,12 @@ class Job(Generic[T]):
         return None if self._extra is None else self._extra.progress
 
     @property
+    def history(self) -> tuple[AttemptRecord, ...]:
+        """The attempts that have failed so far, the first one first."""
+        extra = self._extra
+        return () if extra is None or extra.history is None else tuple(extra.history)
+
+    @property
     def leaked(self) -> bool:
         """Whether its waiters were released while its code would not end."""
         return self._extra is not None and self._extra.leaked
@@ -360,7 +366,7 @@ class Job(Generic[T]):
             seconds=self._finished_at - started,
             reason=None if extra is None else extra.cancel_reason,
             leaked=self.leaked,
-            history=() if extra is None or extra.history is None else tuple(extra.history),
+            history=self.history,
             priority=self._spec.priority,
             group=self._spec.group,
             metadata=dict(self._spec.metadata or {}),

@@ -49,6 +49,7 @@ from aiopool._pool.durability import Durability, Role, make_durability
 from aiopool._pool.group import Group
 from aiopool._pool.job_scan import JobScan
 from aiopool._pool.lanes import Lanes
+from aiopool._pool.open_pools import list_pool, unlist_pool
 from aiopool._pool.runners import runners_of
 from aiopool._pool.shutdown import OnShutdown, Shutdown, ShutdownReport, only
 from aiopool._pool.state import PoolState
@@ -392,6 +393,7 @@ class Pool(Submitter, AsyncOnly):
         self._roster = register_open_pool(runtime.loop, self)
         if self._signals is not None and self._roster is None:  # else the program hears them, for all of its pools
             self._signals.install(runtime.loop)
+        list_pool(self)
         return self
 
     async def _open_store(self, durability: Durability) -> None:
@@ -572,6 +574,7 @@ class Pool(Submitter, AsyncOnly):
             if self._roster is not None and self._report is not None:
                 self._roster.broken |= bool(self._report.callback_errors)
             self._state.closed(len(self._report.leaked) if self._report else 0)
+            unlist_pool(self)
 
     def on_shutdown(self, callback: OnShutdown) -> Registration:
         """Have `callback()` called (and awaited, if it is asynchronous) at the end of the shutdown.
@@ -1208,7 +1211,7 @@ class Pool(Submitter, AsyncOnly):
     def statistics(self) -> Statistics:
         """Return the pool in numbers, of one moment, as a frozen snapshot; from any state after the first opening.
 
-        From any thread: another than the loop's waits for the loop, for at most a quarter of a second.
+        From any thread: another than the loop's waits for the loop, for at most 50 ms.
         """
         return self._engine("statistics").runtime.read(self._statistics, adds_up)
 
@@ -1271,7 +1274,21 @@ class Pool(Submitter, AsyncOnly):
 
 
 # What may be asked from any thread.
-_READERS = frozenset(("find", "finished_jobs", "get_job", "jobs", "next_jobs", "running_jobs", "statistics", "workers"))
+_READERS = frozenset(
+    (
+        "find",
+        "finished_jobs",
+        "get_job",
+        "groups",
+        "jobs",
+        "loop_of",
+        "next_jobs",
+        "running_code",
+        "running_jobs",
+        "statistics",
+        "workers",
+    )
+)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -33,7 +33,7 @@ __all__ = ["Runtime", "running_loop_or_none", "shield"]
 T = TypeVar("T")
 
 # A reader in another thread waits this long for the event loop to answer, and tries so often to read from outside.
-LOOP_REPLY_TIMEOUT = 0.25
+LOOP_REPLY_TIMEOUT = 0.05
 TRIES = 100
 # A loop clock this near the system's monotonic clock *is* that clock. uvloop caches its reading for a whole
 # turn, to the millisecond, so the distance is not zero.
@@ -59,6 +59,7 @@ class Runtime:
     """
 
     __slots__ = (
+        "_silent",
         "_wall_offset",
         "context",
         "loop",
@@ -77,6 +78,7 @@ class Runtime:
         self.now: Callable[[], float] = loop.time if self.virtual else time.monotonic
         self.start_task = task_starter(loop)
         self._wall_offset = time.time() - self.now()
+        self._silent = False  # it has not answered the last reader yet: the next one does not wait for it
         self.random = random.Random(seed)  # noqa: S311 - jitter is no secret
         self.next_job: Callable[[], int] = itertools.count(1).__next__
         self.next_worker: Callable[[], int] = itertools.count(1).__next__
@@ -93,11 +95,14 @@ class Runtime:
 
         If the loop does not run, or does not answer in time, it is read from outside, until what is found is `whole`.
         """
-        if self.on_loop_thread() or self.forked or not self.loop.is_running():
-            return function() if self.on_loop_thread() else _patiently(function, whole)
+        if self.on_loop_thread():
+            return function()
+        if self._silent or self.forked or not self.loop.is_running():
+            return _patiently(function, whole)
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def call() -> None:
+            self._silent = False
             if answer.set_running_or_notify_cancel():
                 try:
                     answer.set_result(function())
@@ -111,7 +116,11 @@ class Runtime:
         try:
             return answer.result(LOOP_REPLY_TIMEOUT)
         except concurrent.futures.TimeoutError:
-            return _patiently(function, whole) if answer.cancel() else answer.result()
+            self._silent = True  # before it is taken back: the call may just begin
+            if answer.cancel():
+                return _patiently(function, whole)
+            self._silent = False
+            return answer.result()
 
     def wall_time(self, at: float) -> datetime.datetime:
         """Return a moment of the loop's clock by the clock on the wall, in UTC; the same each time it is asked.

@@ -1,0 +1,77 @@
+"""`EventLog`: the last events of a pool, while somebody asks for them."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections import deque
+from typing import Any, final
+
+from aiopool._control.views import event_view
+from aiopool._pool.pool import Pool
+from aiopool.events import Listener, PoolEvent
+
+__all__ = ["EventLog"]
+
+MAX_EVENTS = 500
+# Seconds after the last question until it stops to listen.
+PATIENCE = 30.0
+
+
+@final
+class EventLog:
+    """Listens to a pool from the first question on, and stops by itself when nobody has asked for a while.
+
+    An event costs a pool a little, so nothing is heard while nobody looks. Its methods belong to the loop of the pool.
+    """
+
+    __slots__ = ("_asked_at", "_events", "_listener", "_next", "_pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._events: deque[tuple[int, PoolEvent, float]] = deque(maxlen=MAX_EVENTS)
+        self._listener: Listener | None = None
+        self._next = 1
+        self._asked_at = 0.0
+
+    @property
+    def listening(self) -> bool:
+        """Whether the pool has to tell it events."""
+        return self._listener is not None
+
+    def after(self, number: int, types: frozenset[str], limit: int) -> dict[str, Any]:
+        """Return the events after a number, the oldest first.
+
+        Returns:
+            `items`; `next`, the number to ask with; `gap`: events after `number` are not kept, or were not heard.
+        """
+        self._asked_at = time.monotonic()
+        began = self._listener is None
+        if self._listener is None:
+            self._next += 1  # what happened meanwhile is missing, if only one event
+            self._listener = self._pool.listen(self._hear)
+        first = self._events[0][0] if self._events else self._next
+        items: list[dict[str, Any]] = []
+        last = number
+        for at, event, wall in self._events:
+            if at > number and len(items) < limit:
+                last = at
+                if not types or type(event).__name__ in types:
+                    moment = datetime.datetime.fromtimestamp(wall, datetime.UTC)
+                    items.append({"number": at} | event_view(event, moment))
+        gap = number > 0 and (began or number + 1 < first or number >= self._next)
+        return {"items": items, "next": max(last, first - 1) if last < self._next else self._next - 1, "gap": gap}
+
+    def _hear(self, event: PoolEvent) -> None:
+        if time.monotonic() - self._asked_at > PATIENCE:
+            self.stop()
+            return
+        self._events.append((self._next, event, time.time()))
+        self._next += 1
+
+    def stop(self) -> None:
+        """Hear no more, and forget."""
+        if self._listener is not None:
+            self._listener.remove()
+            self._listener = None
+        self._events.clear()

@@ -1,0 +1,171 @@
+"""`Filter`: which jobs a request is about; and a page of them, which says what it has looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Any, Self, final
+
+from aiopool._control.arguments import Arguments
+from aiopool._control.problems import Problem
+from aiopool._control.views import job_view, outcome_view
+from aiopool._control.watched import Watched
+from aiopool._jobs.job import Job
+from aiopool._jobs.records import JobOutcome
+from aiopool._jobs.status import JobStatus
+from aiopool._pool.pool import Pool
+from aiopool.errors import RecordedError
+from aiopool.inspection import loop_of
+
+__all__ = ["LIVE", "Filter", "page"]
+
+LIVE = ("scheduled", "queued", "running")
+ENDED = ("succeeded", "failed", "timed_out", "cancelled")
+MAX_ROWS = 200
+# So many jobs are looked at for one page; then it says so, and where to go on.
+MAX_LOOKED_AT = 20_000
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs; None: any.
+
+    Attributes:
+        status, name, group: as a job has them.
+        waits_for: what `Job.waiting_for` says.
+        error: the class of its error.
+        label: `key` or `key=value` of its metadata.
+        older_than: seconds since its submission.
+    """
+
+    status: str | None
+    name: str | None
+    group: str | None
+    waits_for: str | None
+    error: str | None
+    label: str | None
+    older_than: float | None
+
+    @classmethod
+    def of(cls, arguments: Arguments) -> Self:
+        """Read it of a request."""
+        return cls(
+            arguments.choice("status", (*LIVE, *ENDED)),
+            arguments.text("name"),
+            arguments.text("group"),
+            arguments.text("waits_for"),
+            arguments.text("error"),
+            arguments.text("label"),
+            arguments.seconds("older_than", most=1e9),
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is about jobs that have ended."""
+        return self.status in ENDED or self.error is not None
+
+    def matches(self, job: Job[Any], now: float) -> bool:
+        """Whether a live job is meant; its status, name and group are known to fit."""
+        return (
+            (self.older_than is None or now - job.submitted_at > self.older_than)
+            and (self.waits_for is None or job.waiting_for == self.waits_for)
+            and (self.label is None or self._labelled(job.metadata))
+        )
+
+    def fits(self, outcome: JobOutcome[Any]) -> bool:
+        """Whether a job that has ended is meant."""
+        error = outcome.error
+        kind = error.kind if isinstance(error, RecordedError) else type(error).__name__
+        return (
+            (self.status is None or outcome.status.value == self.status)
+            and (self.name is None or outcome.name == self.name)
+            and (self.group is None or outcome.group == self.group)
+            and (self.error is None or (error is not None and kind.rpartition(".")[2] == self.error.rpartition(".")[2]))
+            and (self.label is None or self._labelled(outcome.metadata))
+        )
+
+    def _labelled(self, labels: Any) -> bool:
+        assert self.label is not None
+        key, equals, value = self.label.partition("=")
+        return key in labels and (not equals or str(labels[key]) == value)
+
+    async def live(
+        self, pool: Pool, *, cursor: int | None = None, newest_first: bool = True, most: int | None = None
+    ) -> AsyncIterator[tuple[Job[Any] | None, int | None, int]]:
+        """Go through the live jobs that are meant, in slices of the loop's time.
+
+        Yields:
+            The job; the place after it; how many were looked at. At the end the job is None, and the place is where to
+            go on, or None: that was all.
+        """
+        status = None if self.status is None else JobStatus(self.status)
+        scan = pool.scan(status, name=self.name, group=self.group, cursor=cursor, newest_first=newest_first)
+        now = loop_of(pool).time
+        async for job in scan:
+            if self.matches(job, now()):
+                yield job, scan.cursor, scan.looked_at
+            if most is not None and scan.looked_at >= most:
+                break
+        yield None, scan.cursor, scan.looked_at
+
+
+async def page(watch: Watched, arguments: Arguments) -> dict[str, Any]:
+    """Return one page of jobs: `items`; `next`, the cursor to go on with; `searched`; and whether that is `complete`."""
+    wanted = Filter.of(arguments)
+    limit = arguments.whole("limit", 50, least=1, most=MAX_ROWS)
+    cursor = arguments.text("cursor")
+    order = arguments.choice("order", ("newest", "oldest", "next"))
+    arguments.end()
+    pool = watch.pool
+    if wanted.ended:
+        return _ended(pool, wanted, limit, cursor)
+    now = loop_of(pool).time()
+    if order == "next":
+        found = [job for job in pool.next_jobs(limit) if wanted.matches(job, now)]
+        return {"items": [job_view(job, now=now) for job in found], "next": None, "searched": limit, "complete": True}
+    items: list[dict[str, Any]] = []
+    place, searched = _number(cursor), 0
+    async for job, place, searched in wanted.live(  # noqa: B007 - the last of them are read below
+        pool, cursor=place, newest_first=order != "oldest", most=MAX_LOOKED_AT
+    ):
+        if job is not None:
+            items.append(job_view(job, now=now))
+            if len(items) >= limit:
+                break
+    return {
+        "items": items,
+        "next": None if place is None else str(place),
+        "searched": searched,
+        "complete": place is None,
+    }
+
+
+def _ended(pool: Pool, wanted: Filter, limit: int, cursor: str | None) -> dict[str, Any]:
+    """A page of jobs that have ended; the cursor is how many were seen."""
+    kept = pool.finished_jobs(MAX_LOOKED_AT)
+    start = _number(cursor) or 0
+    items: list[dict[str, Any]] = []
+    searched = 0
+    for outcome in kept[start:]:
+        searched += 1
+        if wanted.fits(outcome):
+            items.append(outcome_view(outcome))
+            if len(items) >= limit:
+                break
+    more = start + searched < len(kept)
+    return {
+        "items": items,
+        "next": str(start + searched) if more else None,
+        "searched": searched,
+        "complete": not more,
+        "kept": len(kept),
+    }
+
+
+def _number(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if not cursor.isdecimal() or len(cursor) > 18:
+        raise Problem("bad-request", f"cursor={cursor!r:.50}: write the `next` of the page before, or leave it out")
+    return int(cursor)

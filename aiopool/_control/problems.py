@@ -1,0 +1,55 @@
+"""`Problem`: why a request was refused, or did not work, in the words of RFC 9457."""
+
+from __future__ import annotations
+
+from typing import Any, Self, final
+
+__all__ = ["TITLES", "Problem"]
+
+# By type: what HTTP says, and a title that is the same each time.
+TITLES = {
+    "bad-request": (400, "The request cannot be read"),
+    "not-allowed": (403, "This is not allowed for you"),
+    "not-found": (404, "There is no such thing"),
+    "conflict": (409, "This cannot be done in the present state"),
+    "forgotten": (410, "It is not kept any more"),
+    "invalid": (422, "An argument cannot be used"),
+    "queue-full": (429, "The queue is full"),
+    "error": (500, "It failed"),
+    "loop-blocked": (503, "The event loop does not answer"),
+    "closing": (503, "The pool takes no more"),
+}
+
+
+@final
+class Problem(Exception):
+    """A request was refused, or did not work.
+
+    Attributes:
+        kind: which of `TITLES`.
+        detail: what was asked, why it cannot be, and what to do instead.
+        facts: more about it, as JSON.
+    """
+
+    def __init__(self, kind: str, detail: str, **facts: Any) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.facts = facts
+
+    @property
+    def status(self) -> int:
+        """The status that HTTP has for it."""
+        return TITLES[self.kind][0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        status, title = TITLES[self.kind]
+        return self.facts | {"type": self.kind, "title": title, "status": status, "detail": self.detail}
+
+    @classmethod
+    def from_dict(cls, said: dict[str, Any]) -> Self:
+        """Make it of JSON that a server has sent."""
+        kind = str(said.get("type"))
+        facts = {name: value for name, value in said.items() if name not in ("type", "title", "status", "detail")}
+        return cls(kind if kind in TITLES else "error", str(said.get("detail", "")), **facts)

@@ -1,0 +1,213 @@
+"""`Server`: the socket, in a thread of its own with an event loop of its own, so that it answers while others do not.
+
+    {"id": 1, "verb": "status", "pool": "mail", "args": {"rows": 10}}     one line of JSON
+    {"id": 1, "ok": {...}}      or      {"id": 1, "problem": {...}}       the answer, one line
+
+The directory is the user's alone, the socket is, and whoever connects is asked for by the kernel: the same user, or
+root. What can be asked is a closed list (`verbs`); nothing that is sent is looked up, imported or run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import pwd
+import socket
+import struct
+import sys
+import threading
+from pathlib import Path
+from typing import Any, final
+
+from aiopool._control.call import call, hello
+from aiopool._control.problems import Problem
+from aiopool._control.verbs import Access
+from aiopool._runtime.faults import log_fault
+
+__all__ = ["Server"]
+
+logger = logging.getLogger("aiopool.control")
+
+MAX_LINE = 2**20
+MAX_CONNECTIONS = 16
+_START = 10.0  # seconds for a thread to start
+
+
+@final
+class Server:
+    """One socket of this process.
+
+    Attributes:
+        path: where it is.
+        access: what who connects may do.
+    """
+
+    def __init__(self, path: Path, access: Access) -> None:
+        self.path = path
+        self.access = access
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._socket: socket.socket | None = None
+        self._end: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="aiopool-control", daemon=True)
+
+    def start(self) -> None:
+        """Listen, and answer from now on.
+
+        Raises:
+            OSError: it cannot listen there.
+            RuntimeError: there is no thread to be had.
+        """
+        self._socket = _listen(self.path)
+        try:
+            self._thread.start()
+        except BaseException:
+            self.abandon()
+            self._remove()
+            raise
+
+    def close(self) -> None:
+        """Listen no more, and remove the socket; from any thread, also at the end of the program."""
+        if os.getpid() != self._pid:
+            return
+        self._remove()
+        loop, end = self._loop, self._end
+        if loop is not None and end is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(end.set)
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(_START)
+
+    def abandon(self) -> None:
+        """Give our copy of the socket away: in a forked child, where nobody would answer."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            log_fault(logger, "the control socket %s has failed, and answers no more", self.path, error=error)
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_unix_server(self._connected, sock=self._socket, limit=MAX_LINE)
+        async with server:
+            await self._end.wait()
+            server.close()
+            for writer in list(self._connections):
+                writer.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
+        try:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                await self._talk(reader, writer)
+        finally:
+            self._connections.discard(writer)
+            writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            who = _peer(writer.get_extra_info("socket"))
+            if len(self._connections) > MAX_CONNECTIONS:
+                raise Problem("conflict", f"{MAX_CONNECTIONS} are connected already: close one of them")
+        except Problem as problem:
+            await _send(writer, {"id": None, "problem": problem.to_dict()})
+            return
+        while True:
+            try:
+                line = await reader.readuntil(b"\n")
+            except asyncio.IncompleteReadError:
+                return
+            except asyncio.LimitOverrunError:
+                too_long = Problem("bad-request", f"a request is one line of at most {MAX_LINE} bytes")
+                await _send(writer, {"id": None, "problem": too_long.to_dict()})
+                return
+            await _send(writer, await self._answer(line, who))
+
+    async def _answer(self, line: bytes, who: str) -> dict[str, Any]:
+        id: Any = None
+        try:
+            request = _request(line)
+            id = request.get("id")
+            verb, pool, arguments = request.get("verb"), request.get("pool"), request.get("args") or {}
+            if not isinstance(verb, str):
+                raise Problem("bad-request", 'the verb is missing: write {"verb": "status"}')
+            if not (pool is None or isinstance(pool, str)) or not isinstance(arguments, dict):
+                raise Problem("bad-request", 'pool is a text, and args an object: {"verb": "job", "args": {"id": 17}}')
+            if verb == "hello":
+                return {"id": id, "ok": hello(self.access)}
+            return {"id": id, "ok": await call(verb, arguments, pool=pool, who=who, access=self.access)}
+        except Problem as problem:
+            return {"id": id, "problem": problem.to_dict()}
+
+
+def _request(line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Problem("bad-request", f"this is no JSON: {line[:80]!r}") from None
+    if not isinstance(request, dict):
+        raise Problem("bad-request", 'a request is an object: {"verb": "status"}')
+    return request
+
+
+async def _send(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+    writer.write(json.dumps(answer, default=str).encode() + b"\n")
+    await writer.drain()
+
+
+def _listen(path: Path) -> socket.socket:
+    """Return a socket that listens; one that a dead process has left is replaced."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            listener.bind(os.fspath(path))
+        except OSError:
+            with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+                probe.settimeout(1.0)
+                try:
+                    probe.connect(os.fspath(path))
+                except ConnectionRefusedError:
+                    os.unlink(path)
+                else:
+                    raise
+            listener.bind(os.fspath(path))
+        # Nobody else can reach it meanwhile: the directory is ours alone. (A umask would be one of all threads.)
+        os.chmod(path, 0o600)
+        listener.listen(MAX_CONNECTIONS)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _peer(connection: socket.socket) -> str:
+    """Return who has connected, in words.
+
+    Raises:
+        Problem: it is another user.
+    """
+    if sys.platform != "linux":
+        return _user(os.getuid())  # the modes of the socket and its directory are all that keeps others out
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    if uid not in (0, os.getuid()):
+        raise Problem("not-allowed", f"this program is of {_user(os.getuid())}, and you are {_user(uid)}")
+    return f"{_user(uid)} (process {pid})"
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
