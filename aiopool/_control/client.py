@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
@@ -70,8 +71,16 @@ class Connection:
         """The number of the process."""
         return int(self.hello["pid"])
 
-    def ask(self, verb: str, pool: str | None = None, **arguments: Any) -> dict[str, Any]:
+    def ask(
+        self, verb: str, pool: str | None = None, *, on_behalf_of: Mapping[str, str] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
         """Ask something, and return the answer.
+
+        Args:
+            verb: what to ask.
+            pool: the key of the pool; None: the only one.
+            on_behalf_of: `who` asks, and their `access`; None: we do.
+            arguments: of the verb; None is left out.
 
         Raises:
             Problem: it was refused, or did not work.
@@ -79,7 +88,8 @@ class Connection:
         """
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
-            self._file.write(json.dumps({"verb": verb, "pool": pool, "args": given}).encode() + b"\n")
+            request = {"verb": verb, "pool": pool, "args": given, "for": on_behalf_of}
+            self._file.write(json.dumps(request).encode() + b"\n")
             self._file.flush()
             line = self._file.readline()
         except TimeoutError:

@@ -111,7 +111,7 @@ class Filter:
 
 
 async def page(watch: Watched, arguments: Arguments) -> dict[str, Any]:
-    """Return one page of jobs: `items`; `next`, the cursor to go on with; `searched`; and whether that is `complete`."""
+    """Return one page of jobs: `items`; `next`, the cursor to go on with; `searched`; whether that is `complete`."""
     wanted = Filter.of(arguments)
     limit = arguments.whole("limit", 50, least=1, most=MAX_ROWS)
     cursor = arguments.text("cursor")
@@ -125,9 +125,10 @@ async def page(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         found = [job for job in pool.next_jobs(limit) if wanted.matches(job, now)]
         return {"items": [job_view(job, now=now) for job in found], "next": None, "searched": limit, "complete": True}
     items: list[dict[str, Any]] = []
-    place, searched = _number(cursor), 0
+    begin = _number(cursor)
+    place, searched = begin, 0
     async for job, place, searched in wanted.live(  # noqa: B007 - the last of them are read below
-        pool, cursor=place, newest_first=order != "oldest", most=MAX_LOOKED_AT
+        pool, cursor=begin, newest_first=order != "oldest", most=MAX_LOOKED_AT
     ):
         if job is not None:
             items.append(job_view(job, now=now))

@@ -22,7 +22,7 @@ TITLES = {
 
 
 @final
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
     """A request was refused, or did not work.
 
     Attributes:

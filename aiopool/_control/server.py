@@ -3,6 +3,9 @@
     {"id": 1, "verb": "status", "pool": "mail", "args": {"rows": 10}}     one line of JSON
     {"id": 1, "ok": {...}}      or      {"id": 1, "problem": {...}}       the answer, one line
 
+Whoever asks for others, as a web page does, says so: `"for": {"who": "alice", "access": "read"}`. That can only lower what
+they may do.
+
 The directory is the user's alone, the socket is, and whoever connects is asked for by the kernel: the same user, or
 root. What can be asked is a closed list (`verbs`); nothing that is sent is looked up, imported or run.
 """
@@ -146,7 +149,8 @@ class Server:
                 raise Problem("bad-request", 'pool is a text, and args an object: {"verb": "job", "args": {"id": 17}}')
             if verb == "hello":
                 return {"id": id, "ok": hello(self.access)}
-            return {"id": id, "ok": await call(verb, arguments, pool=pool, who=who, access=self.access)}
+            asker, access = _asker(request.get("for"), who, self.access)
+            return {"id": id, "ok": await call(verb, arguments, pool=pool, who=asker, access=access)}
         except Problem as problem:
             return {"id": id, "problem": problem.to_dict()}
 
@@ -159,6 +163,17 @@ def _request(line: bytes) -> dict[str, Any]:
     if not isinstance(request, dict):
         raise Problem("bad-request", 'a request is an object: {"verb": "status"}')
     return request
+
+
+def _asker(other: object, who: str, access: Access) -> tuple[str, Access]:
+    """Return for whom is asked, and what they may do: no more than whoever asks."""
+    if other is None:
+        return who, access
+    names = {level.name.lower(): level for level in Access}
+    if not isinstance(other, dict) or not isinstance(other.get("who"), str) or other.get("access") not in names:
+        raise Problem("bad-request", 'write "for": {"who": "alice", "access": "read"}')
+    name: str = other["who"][:100]
+    return f"{name}, through {who}", min(access, names[other["access"]])
 
 
 async def _send(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""The pools of a program over HTTP: an API, a dashboard, and a client."""

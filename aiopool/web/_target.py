@@ -1,0 +1,111 @@
+"""What a web app shows: the pools of its own process, or those of another one, through its control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from aiopool._control.call import call, hello
+from aiopool._control.client import Connection, NoAnswerError, NoProgramError
+from aiopool._control.problems import Problem
+from aiopool._control.verbs import Access
+
+__all__ = ["Here", "Remote", "Target"]
+
+
+class Target(Protocol):
+    """Some pools that can be asked. Verbs, arguments and answers are those of `aiopool._control.verbs`."""
+
+    async def hello(self) -> dict[str, Any]:
+        """Say what can be asked: `pools` is a list of keys."""
+        ...
+
+    async def ask(self, verb: str, pool: str | None, *, who: str, access: Access, **arguments: Any) -> dict[str, Any]:
+        """Ask something on behalf of somebody.
+
+        Raises:
+            Problem: it was refused, or did not work.
+        """
+        ...
+
+
+@final
+class Here:
+    """The pools of this process."""
+
+    async def hello(self) -> dict[str, Any]:
+        """See `Target.hello`."""
+        return hello(Access.ADMIN)
+
+    async def ask(self, verb: str, pool: str | None, *, who: str, access: Access, **arguments: Any) -> dict[str, Any]:
+        """See `Target.ask`."""
+        answer: dict[str, Any] = await call(verb, arguments, pool=pool, who=who, access=access)
+        return answer
+
+
+@final
+class Remote:
+    """The pools of another process, through its socket; some connections are kept, for threads of this one."""
+
+    MAX_IDLE = 4
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: deque[Connection] = deque()
+
+    async def hello(self) -> dict[str, Any]:
+        """See `Target.hello`."""
+        return await self._ask("hello", None, None, {})
+
+    async def ask(self, verb: str, pool: str | None, *, who: str, access: Access, **arguments: Any) -> dict[str, Any]:
+        """See `Target.ask`."""
+        return await self._ask(verb, pool, {"who": who, "access": access.name.lower()}, arguments)
+
+    async def _ask(
+        self, verb: str, pool: str | None, behalf: dict[str, str] | None, arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        return await asyncio.to_thread(self._ask_now, verb, pool, behalf, arguments)
+
+    def _ask_now(
+        self, verb: str, pool: str | None, behalf: dict[str, str] | None, arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        kept = True
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                kept = False
+                try:
+                    connection = Connection(self._path)
+                except (NoProgramError, NoAnswerError, PermissionError) as error:
+                    raise Problem("loop-blocked", str(error)) from error
+            try:
+                answer = connection.ask(verb, pool, on_behalf_of=behalf, **arguments)
+            except NoAnswerError as error:
+                connection.close()
+                if kept:  # it is of before the program started anew, or was closed: nothing was asked
+                    continue
+                raise Problem("loop-blocked", str(error)) from error
+            except Problem:
+                self._keep(connection)
+                raise
+            except BaseException:
+                connection.close()
+                raise
+            self._keep(connection)
+            return answer
+
+    def _keep(self, connection: Connection) -> None:
+        if len(self._idle) < self.MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
