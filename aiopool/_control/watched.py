@@ -245,22 +245,29 @@ _watched: weakref.WeakKeyDictionary[Pool, Watched] = weakref.WeakKeyDictionary()
 
 
 def watched(pool: Pool) -> Watched:
-    """Return what is known of a pool. Its key is its name; with a number, if that is taken."""
+    """Return what is known of a pool."""
     with _lock:
         found = _watched.get(pool)
         if found is None:
-            taken = {one.key for one in _watched.values()}
-            key, number = pool.name, 1
-            while key in taken:
-                number += 1
-                key = f"{pool.name}-{number}"
-            found = _watched[pool] = Watched(pool, key)
+            found = _watched[pool] = Watched(pool, pool.name)
         return found
 
 
 def watched_pools() -> list[Watched]:
-    """Return the open pools of this process, the oldest first."""
-    return [watched(pool) for pool in open_pools()]
+    """Return the open pools of this process, the oldest first.
+
+    The key of each is its name; with a number, if an older one that is open has that.
+    """
+    found: dict[str, Watched] = {}
+    for pool in open_pools():
+        watch, number = watched(pool), 1
+        if watch.key in found:
+            watch.key = pool.name
+            while watch.key in found:
+                number += 1
+                watch.key = f"{pool.name}-{number}"
+        found[watch.key] = watch
+    return list(found.values())
 
 
 def find_pool(key: str | None) -> Watched:
