@@ -23,7 +23,7 @@ FACE = "aiopool"
 # From the ground up: a room may import what stands before it, and nothing behind it.
 ROOMS = """
     errors _runtime stores from_thread _jobs layers events _observe _engine _pool fleet blocking metrics health
-    records workers inspection settings services sizing _program _durable _control aiopool
+    records workers inspection _control settings services sizing _program _durable aiopool
     testing instrumentation pytest_plugin _plan _torture web cli __main__
 """.split()
 # Rooms that stand above the face and use it as a user does.
@@ -200,7 +200,8 @@ def test_every_way_to_write_an_import_is_seen(source, package, found):
 # that is added here costs every program its time, and start-up is promised to be short (docs: what a job costs).
 LOADED = """
     _control _control.face _durable _durable.handlers _engine _engine.admission _engine.caller _engine.chores
-    _engine.current_worker _engine.deadlines _engine.endings _engine.engine _engine.error_reporter _engine.groups _engine.job_ids
+    _engine.current_worker _engine.deadlines _engine.endings _engine.engine _engine.error_reporter _engine.groups
+    _engine.job_ids
     _engine.join_waiters _engine.lanes _engine.lending _engine.outside _engine.queue _engine.resizing _engine.slots
     _engine.supervisor _engine.walk _engine.worker _jobs _jobs.callables _jobs.checks _jobs.fair_shares _jobs.job
     _jobs.layered _jobs.lease _jobs.limits _jobs.match _jobs.options _jobs.outcome _jobs.records _jobs.restart
