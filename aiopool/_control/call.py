@@ -85,9 +85,8 @@ async def call(name: str, arguments: Mapping[str, Any], *, pool: str | None, who
         logger.exception("%s of pool %r, asked by %s, has failed", name, watch.key, who)
         raise Problem("error", f"{name} has failed: {describe_error(error)}") from error
     if verb.access > Access.READ and not answer.get("dry_run"):
-        about = " ".join(f"{key}={value}" for key, value in arguments.items() if value not in (None, ""))[:500]
-        watch.note(who, name, about)
-        logger.info("%s: %s %s of pool %r", who, name, about, watch.key)
+        action = watch.note(who, name, arguments)
+        logger.info("%s: %s %s of pool %r", who, name, action.about, watch.key)
     return answer
 
 

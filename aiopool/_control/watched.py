@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, final
 
@@ -30,6 +30,7 @@ __all__ = ["Action", "Operation", "Watched", "find_pool", "watched", "watched_po
 LATE = 0.05
 MAX_SPELLS = 50
 MAX_ACTIONS = 200
+MAX_ABOUT = 500  # characters
 MAX_OPERATIONS = 20
 
 
@@ -220,14 +221,13 @@ class Watched:
 
     # -- what was done -------------------------------------------------------------------------------------------------
 
-    def note(self, who: str, verb: str, about: str) -> Action:
+    def note(self, who: str, verb: str, arguments: Mapping[str, Any]) -> Action:
         """Write down what somebody did."""
-        action = Action(datetime.datetime.now(datetime.UTC), who, verb, about)
+        about = " ".join(f"{name}={value}" for name, value in arguments.items() if value not in (None, ""))
+        action = Action(datetime.datetime.now(datetime.UTC), who, verb, about[:MAX_ABOUT])
         self.actions.append(action)
-        if verb == "pause":
-            self.paused_by = action
-        elif verb == "resume":
-            self.paused_by = None
+        if verb in ("pause", "resume") and not arguments.get("group"):
+            self.paused_by = action if verb == "pause" else None
         return action
 
     def begin(self, verb: str, total: int) -> Operation:
