@@ -104,6 +104,11 @@ class Connection:
         found: dict[str, Any] = answer["ok"]
         return found
 
+    def abort(self) -> None:
+        """End what another thread asks at this moment, with a `NoAnswerError`. The connection is of no use any more."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the connection."""
         with contextlib.suppress(OSError, AttributeError):
