@@ -63,7 +63,7 @@ class Connection:
                 raise PermissionError(problem.detail) from None
             raise
         except BaseException:
-            self._socket.close()
+            self.close()  # the file, too: it holds the socket
             raise
 
     @property
