@@ -18,6 +18,7 @@ TITLES = {
     "error": (500, "It failed"),
     "loop-blocked": (503, "The event loop does not answer"),
     "closing": (503, "The pool takes no more"),
+    "store-lost": (503, "The store does not answer"),
     "program-gone": (503, "The program has ended"),
     # Of HTTP alone.
     "not-known": (401, "Say who you are"),

@@ -281,6 +281,8 @@ async def metrics(watch: Watched, arguments: Arguments) -> dict[str, Any]:
                 "wait_p95": json_value(row.wait.quantile(0.95)),
                 "run_p50": json_value(row.run.quantile(0.5)),
                 "run_p95": json_value(row.run.quantile(0.95)),
+                "run_sum": row.run.sum,
+                "run_count": row.run.count,
             }
         )
     return {"items": rows, "measuring": True}

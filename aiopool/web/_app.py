@@ -22,6 +22,7 @@ from aiopool.web._jobs import add_jobs
 from aiopool.web._models import ProblemView
 from aiopool.web._once import Once
 from aiopool.web._pools import add_pools
+from aiopool.web._submissions import add_submissions
 from aiopool.web._target import Here, Target
 
 __all__ = ["create_app"]
@@ -93,6 +94,7 @@ def app_of(target: Target, config: Config) -> FastAPI:
     api = APIRouter(prefix="/api/v1")
     once = Once()
     add_pools(api, desk, once)
+    add_submissions(api, desk, once)
     add_jobs(api, desk)
 
     @api.get("/openapi.json", responses=answers(dict[str, Any], "This document") | problems())

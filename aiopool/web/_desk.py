@@ -1,8 +1,9 @@
-"""`Desk`: what the routes of an app share: the pools that are asked, the settings, who watches; words for the schema."""
+"""`Desk`: what the routes share: the pools that are asked, the settings, who watches; and words for the schema."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Annotated, Any, final
 
 from fastapi import Path
@@ -10,11 +11,14 @@ from starlette.requests import Request
 
 from aiopool._control.problems import TITLES, Problem
 from aiopool._control.verbs import Access
+from aiopool._control.watched import find_pool
 from aiopool.web._config import Config
 from aiopool.web._hub import Hubs
 from aiopool.web._target import Here, Target
 
 __all__ = ["UNCHANGED", "Desk", "GroupName", "JobId", "PoolKey", "answers", "problems"]
+
+logger = logging.getLogger("aiopool.web")
 
 PoolKey = Annotated[str, Path(max_length=200, description="The key of a pool, as /pools lists it.")]
 JobId = Annotated[str, Path(max_length=500, description="The id of a job.")]
@@ -65,6 +69,12 @@ class Desk:
         """Ask for whoever sends a request; what they may do is checked where it is done."""
         given = {name: value for name, value in arguments.items() if value is not None}
         return await self.target.ask(verb, pool, who=request.state.who, access=request.state.access, **given)
+
+    def note(self, pool: str, request: Request, about: str) -> None:
+        """Write down what somebody did that is no verb."""
+        who = request.state.who
+        find_pool(pool).note(who, "submit", about)
+        logger.info("%s: submit %s of pool %r", who, about, pool)
 
     def need(self, request: Request, access: Access, what: str) -> None:
         """Refuse what somebody may not do.

@@ -19,6 +19,10 @@ __all__ = [
     "Listing",
     "Many",
     "OperationView",
+    "PlainCancelled",
+    "PlainJob",
+    "PlainQueued",
+    "PlainStatistics",
     "PoolView",
     "ProblemView",
     "Reason",
@@ -192,7 +196,7 @@ class JobResult(_Shown):
     """How a job ended: `result` if it succeeded, `error` otherwise."""
 
     id: int | str
-    status: Status
+    status: str
     result: Any = None
     error: str | None = None
 
@@ -216,6 +220,39 @@ class OperationView(_Shown):
     """How far something is that is done to many jobs; of a dry run, the count."""
 
     total: int
+
+
+class PlainJob(_Sent):
+    """A job for the default pool: 1 is the highest priority, 10 the lowest."""
+
+    name: Name
+    priority: Annotated[int, Field(ge=1, le=10)] = 5
+    params: Annotated[dict[str, JsonValue], Field(max_length=200)] = {}
+
+
+class PlainQueued(BaseModel):
+    """A job that was taken."""
+
+    job_id: str
+    status: Literal["queued"]
+
+
+class PlainCancelled(BaseModel):
+    """A job that was cancelled."""
+
+    message: str
+
+
+class PlainStatistics(BaseModel):
+    """The default pool in numbers; a duration is written as 5m30s."""
+
+    total_submitted: int
+    total_completed: int
+    total_failed: int
+    total_cancelled: int
+    active_workers: int
+    queued_tasks: int
+    average_exec_time: str
 
 
 class Reordered(_Shown):
