@@ -340,7 +340,7 @@ async def test_every_problem_is_declared_and_in_one_form():
 
 
 async def test_names_of_hostile_jobs_stay_data():
-    """Names, groups and errors of script, NUL and half a character come back as JSON, which no browser shows as a page."""
+    """Names, groups and errors of script, NUL and half a character come back as JSON, which is no page."""
     name = '"><script>alert(1)</script>\0\u202e\ud800'
     async with Pool(1, name="p", keep_finished=10) as pool, client(make_app(), "read") as visitor:
         job = await pool.with_options(name=name, group="<b>g</b>").submit(ValueError, name)
