@@ -110,8 +110,7 @@ class StandAlone:
             pool=pool,
             open_paths=frozenset((f"{root_path}/livez", f"{root_path}/readyz")),
         )
-        family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-        self._socket = socket.create_server((listen, port), family=family, backlog=128)
+        self._socket = _listen(listen, port)
         bound = self._socket.getsockname()[1]
         login = Login(level, token, f"aiopool-{bound}")
         self.url = f"http://{f'[{name}]' if ':' in name else name}:{bound}{root_path}/"
@@ -148,6 +147,24 @@ class StandAlone:
     def close(self) -> None:
         """Give the port back, if it was never served."""
         self._socket.close()
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    It names its protocol, else asyncio does not know that it is TCP, and leaves Nagle's algorithm on: an answer of two
+    parts then takes 40 ms.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(128)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _nobody(request: Request) -> None:
