@@ -99,7 +99,18 @@ async def _run(watch: Watched, verb: Verb, arguments: Arguments) -> dict[str, An
     assert verb.inside is not None
     inside = verb.inside
     if here:
-        return await asyncio.wait_for(inside(watch, arguments), PATIENCE)
+        # Not `wait_for(inside(...))`: what has begun goes on, if whoever asks goes away.
+        task = asyncio.get_running_loop().create_task(inside(watch, arguments), name="aiopool-control")
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), PATIENCE)
+        except TimeoutError:
+            if task.done():
+                raise
+            raise Problem(
+                "loop-blocked", f"{verb.name} takes longer than {PATIENCE:g} s, and goes on: look again"
+            ) from None
     future = run_in(loop_of(watch.pool), lambda: inside(watch, arguments))
     await _answers(watch)
     try:
@@ -147,4 +158,4 @@ def run_in(loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[T]]
     return future
 
 
-_running: set[asyncio.Task[None]] = set()  # a loop holds tasks weakly
+_running: set[asyncio.Task[Any]] = set()  # a loop holds tasks weakly

@@ -20,6 +20,7 @@ from typing import Any, final
 from aiopool._control.events import EventLog
 from aiopool._control.problems import Problem
 from aiopool._control.views import frames_view, moment
+from aiopool._observe.metrics import label_text  # no line of a log breaks by it
 from aiopool._pool.pool import Pool
 from aiopool.health import HealthMonitor
 from aiopool.inspection import RunningCode, loop_of, open_pools, running_code
@@ -224,7 +225,7 @@ class Watched:
     def note(self, who: str, verb: str, arguments: Mapping[str, Any]) -> Action:
         """Write down what somebody did."""
         about = " ".join(f"{name}={value}" for name, value in arguments.items() if value not in (None, ""))
-        action = Action(datetime.datetime.now(datetime.UTC), who, verb, about[:MAX_ABOUT])
+        action = Action(datetime.datetime.now(datetime.UTC), who, verb, label_text(about, MAX_ABOUT))
         self.actions.append(action)
         if verb in ("pause", "resume") and not arguments.get("group"):
             self.paused_by = action if verb == "pause" else None
