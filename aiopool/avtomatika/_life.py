@@ -6,8 +6,10 @@ fault in one of them ends the run, loudly.
     stop ──▶ draining is told ──▶ the last poll ends ──▶ what has not begun is handed back ──▶ running tasks end, or are
     cancelled at the deadline ──▶ results are delivered, for `delivery_timeout` at most ──▶ offline is told
 
-A poll that is given up can lose a task: the orchestrator may hand it to a connection that nobody reads any more. So the
-last poll is dropped only after the orchestrator was told that there is nothing that this worker can do.
+A poll that is given up can lose a task: the orchestrator does not notice, and hands the next one for this worker to a
+connection that nobody reads any more. So the orchestrator is told first that there is nothing this worker can do. And
+if the next run may have the same id, the poll is waited for, unless there is no time: it would take that run's first
+task.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ logger = logging.getLogger("aiopool.avtomatika")
 class Options:
     """What a run is told beside its settings; see `Worker`."""
 
+    named: bool  # its id was given, so that another run may have the same
     resources: Mapping[str, Any]
     results_file: str | None
     delivery_timeout: float
@@ -186,42 +189,50 @@ class Life:
             raise
 
     async def _end(self, polls: asyncio.Task[None]) -> None:
-        polling = self._polling
-        await self._presence.say_draining(nothing_waits=polling)
-        if polling:
+        loop = asyncio.get_running_loop()
+        await self._presence.say_draining(nothing_waits=self._polling)
+        self._hand_back_waiting()
+        if self._options.named or not self._polling:
+            await self._in_time(polls)
+        else:
             await asyncio.wait([polls], timeout=_LAST_POLL)
         polls.cancel()
         await asyncio.wait([polls])
-        self._hand_back("the worker is stopping, and has not begun the task", running=False)
-        if not await self._tasks_end():
-            self._hand_back("the worker is stopping, and the time for its tasks is over", running=True)
-            await self._tasks.wait_empty(None)  # the pool bounds it: a cancelled job has its grace
+        self._hand_back_waiting()  # what the last poll has brought
+        empty = loop.create_task(self._tasks.wait_empty(), name="avtomatika-tasks-end")
+        try:
+            if not await self._in_time(empty):
+                self._hand_back("the worker is stopping, and the time for its tasks is over", running=True)
+                await empty  # the pool bounds it: a cancelled job has its grace
+        finally:
+            empty.cancel()
         await self._outbox.drain(self._options.delivery_timeout)
         await self._presence.say_offline()
 
-    async def _tasks_end(self) -> bool:
-        """Wait for the tasks; False: their time is over."""
+    async def _in_time(self, future: asyncio.Future[Any]) -> bool:
+        """Wait for something as long as a stop may take; False: the time is over."""
         loop = asyncio.get_running_loop()
-        while True:
-            hurried = self._hurried
-            left = None if self._ends_at is None else max(0.0, self._ends_at - loop.time())
-            empty = asyncio.ensure_future(self._tasks.wait_empty(left))
-            hurry = asyncio.ensure_future(hurried.wait())
+        while not future.done():
+            left = None if self._ends_at is None else self._ends_at - loop.time()
+            if left is not None and left <= 0:
+                return False
+            hurried = loop.create_task(self._hurried.wait())
             try:
-                await asyncio.wait([empty, hurry], return_when=asyncio.FIRST_COMPLETED)
-                if empty.done():
-                    return empty.result()
+                await asyncio.wait([future, hurried], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                empty.cancel()
-                hurry.cancel()
+                hurried.cancel()
+        return True
 
     async def _end_in_a_hurry(self) -> None:
         self._hand_back("the worker was stopped", running=True)
         # What is left then is in the report, and on the disk.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_HURRY):
-                await self._tasks.wait_empty(None)
+                await self._tasks.wait_empty()
                 await self._outbox.drain(None)
+
+    def _hand_back_waiting(self) -> None:
+        self._hand_back("the worker is stopping, and has not begun the task", running=False)
 
     def _hand_back(self, why: str, *, running: bool) -> None:
         self._handed_back += self._tasks.hand_back(why, running=running)

@@ -138,15 +138,10 @@ class Tasks:
                 count += 1
         return count
 
-    async def wait_empty(self, timeout: float | None) -> bool:
-        """Wait until no task is held and each result is in the outbox; False: the time was over before."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self._held:
-                    await self._changed.wait()
-        except TimeoutError:
-            return not self._held
-        return True
+    async def wait_empty(self) -> None:
+        """Wait until no task is held, and each result is in the outbox."""
+        while self._held:
+            await self._changed.wait()
 
     def told_progress(self) -> Iterable[tuple[Task, float, str]]:
         """Return the tasks that have got further since the last call."""

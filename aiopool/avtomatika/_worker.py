@@ -69,8 +69,8 @@ class Worker:
             they have busy workers only; say True if there are always enough others.
         handle_signals: stop at SIGINT and SIGTERM, and cancel at the second; not if the program handles SIGTERM itself.
         tls: how to connect by `https`: certificates, as `ssl.create_default_context()` makes them.
-        pool: runs the handlers; one is made from `max_concurrent_tasks` otherwise. It must not be open, and its size
-            is what counts.
+        pool: runs the handlers; one is made from `max_concurrent_tasks` otherwise. It must not be open; its size
+            and its limits are what counts.
 
     Raises:
         SettingsError: one or more settings cannot be used; it lists all of them.
@@ -116,6 +116,8 @@ class Worker:
             raise ValueError(f"retry_as={retry_as!r}: write 'failure' or 'retry'")
         if pool is not None and max_concurrent_tasks is not None:
             raise ValueError("max_concurrent_tasks= and pool= were both given: the size of the pool is what counts")
+        if pool is not None and task_type_limits is not None:
+            raise ValueError("task_type_limits= and pool= were both given: write Pool(limits={...}) for the types")
         given = {
             "orchestrator_url": None if orchestrator_url is ... else orchestrator_url,
             "worker_id": worker_id,
@@ -135,6 +137,7 @@ class Worker:
                 (SettingsProblem("worker_id", None, "default", problem),),
             )
         self._options = Options(
+            named=named,
             resources=told_resources(resources),
             results_file=None if results_file is None else str(results_file),
             delivery_timeout=_seconds("delivery_timeout", delivery_timeout),
@@ -155,9 +158,6 @@ class Worker:
             size = self._settings.max_concurrent_tasks
             # A task that was fetched is held here anyway; the bound is on what is fetched.
             pool = Pool(size, None, name=name, limits=self._limits, on_error=_result_tells)
-        else:
-            for name, limit in self._limits.items():
-                pool.set_limit(name, limit)
         self._pool = pool
         self._handlers = Handlers()
         self._counts = Counts()

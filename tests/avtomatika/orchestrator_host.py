@@ -13,6 +13,7 @@ from avtomatika.storage.memory import MemoryStorage
 
 TOKEN = os.environ["CLIENT_TOKEN"]
 
+
 def flow(name: str) -> Blueprint:
     """Make a blueprint that has one task done: the one that the client names."""
     made = Blueprint(name, api_endpoint=f"/jobs/{name}", api_version="v1")

@@ -178,4 +178,6 @@ async def running(worker: Any) -> AsyncIterator[asyncio.Task[Any]]:
         yield main
     finally:
         await worker.stop(timeout=0)
-        await main
+        await asyncio.wait([main])
+        if not main.cancelled():
+            main.result()
