@@ -32,7 +32,7 @@ def told_resources(resources: Mapping[str, Any] | None) -> dict[str, Any]:
         properties = plain(dict(resources), "resources")
     except NotPlainError as error:
         raise TypeError(str(error)) from None
-    devices = list(properties.pop("devices", None) or ())
+    devices: list[dict[str, Any]] = [*(properties.pop("devices", None) or ())]
     properties |= properties.pop("properties", None) or {}
     for name, other in _ALSO.items():
         if name in properties:

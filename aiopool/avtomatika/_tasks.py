@@ -59,7 +59,7 @@ class Tasks:
         self._counts = counts
         self._size = size
         self._max_waiting = max_waiting
-        self._retry_as = retry_as
+        self._retry_as: outcome.RetryAs = retry_as
         self._held: dict[str, _Held] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()

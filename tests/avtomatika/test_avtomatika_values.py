@@ -9,7 +9,7 @@ import hmac
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_server import signature
 
@@ -56,6 +56,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(TEXT, JSON))
 def test_signatures_agree_with_the_rule_in_other_words(body):
     """For any body; and one that was changed has another."""
