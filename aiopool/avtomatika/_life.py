@@ -34,7 +34,7 @@ from aiopool.avtomatika._result_file import ResultFile
 from aiopool.avtomatika._settings import WorkerSettings
 from aiopool.avtomatika._task import NotATaskError, Result, read_task
 from aiopool.avtomatika._tasks import Tasks
-from aiopool.events import PoolClosing
+from aiopool.events import PoolClosing, PoolResized
 
 __all__ = ["Life", "Options", "StopReport"]
 
@@ -110,7 +110,6 @@ class Life:
             handlers,
             self._outbox,
             counts,
-            size=settings.max_concurrent_tasks,
             max_waiting=options.max_waiting_tasks,
             retry_as=options.retry_as,
         )
@@ -153,9 +152,12 @@ class Life:
         await self._link.open()
         try:
             async with self._pool:
-                with self._pool.listen(self._pool_closing, PoolClosing):
+                listen = self._pool.listen
+                with listen(self._pool_closing, PoolClosing), listen(self._pool_resized, PoolResized):
                     await self._run()
         finally:
+            if self._cancels:
+                await asyncio.wait(self._cancels)
             await self._outbox.close()
             await self._link.close()
             ended = sum(self._counts.tasks.values()) - self._ended_before
@@ -265,6 +267,9 @@ class Life:
         if not self._stopping.is_set():
             self.begin_stop(event.timeout)
 
+    def _pool_resized(self, event: PoolResized) -> None:
+        self._tasks.wake()
+
     # -- polls -------------------------------------------------------------------------------------------------------
 
     async def _polls(self) -> None:
@@ -347,8 +352,11 @@ class Life:
         task.add_done_callback(self._cancels.discard)
 
     async def _cancelled(self, task_id: str | None, job_id: str | None) -> None:
-        if await self._tasks.cancel(task_id, job_id, "the orchestrator cancelled the job"):
-            self._counts.cancels += 1
+        try:
+            if await self._tasks.cancel(task_id, job_id, "the orchestrator cancelled the job"):
+                self._counts.cancels += 1
+        except Exception:
+            logger.exception("task %s could not be cancelled", task_id or job_id)
 
     # -- progress ----------------------------------------------------------------------------------------------------
 

@@ -138,6 +138,9 @@ class Outbox:
             except AwayError as error:
                 fault = error
                 self._on_away()
+            except Exception as error:  # a fault of ours must not lose it
+                fault = error
+                logger.exception("the result of task %s could not be sent, and is sent again", result.task_id)
             attempt += 1
             self._counts.results["again"] += 1
             delay = AGAIN.next_delay(fault, attempt=attempt, elapsed=0.0, previous=delay, rng=self._random) or 0.0

@@ -49,7 +49,6 @@ class Tasks:
         outbox: Outbox,
         counts: Counts,
         *,
-        size: int,
         max_waiting: int,
         retry_as: outcome.RetryAs,
     ) -> None:
@@ -57,7 +56,6 @@ class Tasks:
         self._handlers = handlers
         self._outbox = outbox
         self._counts = counts
-        self._size = size
         self._max_waiting = max_waiting
         self._retry_as: outcome.RetryAs = retry_as
         self._held: dict[str, _Held] = {}
@@ -92,7 +90,7 @@ class Tasks:
         heavy ones is not taken in whole.
         """
         waiting = sum(held.job is not None and held.job.status in _WAITING for held in self._held.values())
-        return len(self._held) - waiting < self._size and waiting < self._max_waiting
+        return len(self._held) - waiting < self._pool.size and waiting < self._max_waiting
 
     async def wait_room(self) -> None:
         """Wait until another task may be taken."""
@@ -167,9 +165,10 @@ class Tasks:
             await self._outbox.put(result)
         finally:
             del self._held[task.task_id]
-            self._wake()
+            self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Something has changed: whoever waits looks again."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -191,8 +190,8 @@ class Tasks:
             return outcome.failure(task, outcome.TRANSIENT, "the worker is stopping, and has not begun the task")
         if held.cancelled is not None:  # while the job was submitted
             held.job.cancel(held.cancelled)
-        held.job.add_done_callback(lambda _: self._wake())
-        self._wake()
+        held.job.add_done_callback(lambda _: self.wake())
+        self.wake()
         return await self._outcome(held, held.job)
 
     async def _submit(self, handler: Handler, task: Task, left: float | None) -> Job[Any]:

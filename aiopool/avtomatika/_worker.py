@@ -69,8 +69,8 @@ class Worker:
             they have busy workers only; say True if there are always enough others.
         handle_signals: stop at SIGINT and SIGTERM, and cancel at the second; not if the program handles SIGTERM itself.
         tls: how to connect by `https`: certificates, as `ssl.create_default_context()` makes them.
-        pool: runs the handlers; one is made from `max_concurrent_tasks` otherwise. It must not be open; its size
-            and its limits are what counts.
+        pool: runs the handlers; one is made from `max_concurrent_tasks` otherwise. It must not be open; its size and
+            its limits are what counts. (One that grows with its queue never does: what cannot start is not fetched.)
 
     Raises:
         SettingsError: one or more settings cannot be used; it lists all of them.

@@ -142,6 +142,31 @@ async def test_a_job_is_done(server):
             assert (await server.until(job_id))["status"] == "finished"
 
 
+async def test_what_may_be_sent_is_taken(server):
+    """The deepest, the largest and the smallest: all that the worker lets through."""
+    deep = value = []
+    for _ in range(22):
+        value.append(value := [])
+    extremes = {
+        "deep": deep,
+        "most": 2**64 - 1,
+        "least": -(2**63),
+        "tiny": 5e-324,
+        "large": 1.5e15,
+        "text": "\x00\U0010ffff",
+    }
+    worker = make(server)
+
+    @worker.task("extreme")
+    async def extreme(params):
+        return extremes
+
+    async with running(worker):
+        job = await server.done("extreme")
+        assert job["status"] == "finished", job
+        assert {key: job["state_history"][key] for key in extremes} == extremes
+
+
 @pytest.mark.parametrize(
     ("answers", "ends", "calls"),
     [

@@ -146,6 +146,19 @@ async def test_no_more_is_fetched_than_can_run_or_wait():
         assert worker.most == 1
 
 
+async def test_the_pool_can_be_resized_while_the_worker_runs():
+    """What is fetched follows."""
+    async with together(max_concurrent_tasks=1) as (server, worker):
+        for _ in range(4):
+            server.give("hold")
+        await until(lambda: len(worker.running) == 1)
+        worker.pool.resize(3)
+        await until(lambda: len(worker.running) == 3)
+        worker.gate.set()
+        await until(lambda: len(server.kinds("result")) == 4)
+        assert worker.most == 3
+
+
 async def test_never_more_than_max_concurrent_tasks():
     """And no poll while all slots are taken."""
     async with together(max_concurrent_tasks=3) as (server, worker):
