@@ -42,7 +42,9 @@ async def parse_channel(params: dict) -> dict:
 async def save_user(params: dict) -> dict:
     async with database.acquire() as connection:
         user_id = await connection.fetchval(
-            "INSERT INTO users (name, email) VALUES ($1, $2) RETURNING id", params["name"], params["email"]
+            "INSERT INTO users (name, email) VALUES ($1, $2) RETURNING id",
+            params["name"],
+            params["email"],
         )
     return {"status": "success", "data": {"user_id": user_id}}
 
@@ -52,13 +54,14 @@ async def get_user(params: dict) -> dict:
     async with database.acquire() as connection:
         user = await connection.fetchrow("SELECT * FROM users WHERE id = $1", params["user_id"])
     if user is None:
-        return {"status": "failure", "error": {"code": "NOT_FOUND", "message": "there is no such user"}}
+        return {"status": "failure", "error": {"code": "NOT_FOUND", "message": "no such user"}}
     return {"status": "success", "data": dict(user)}
 
 
 @worker.task("fetch_weather")
 async def fetch_weather(params: dict) -> dict:
-    async with http.get(os.environ["WEATHER_URL"], params={"city": params["city"]}) as response:
+    query = {"city": params["city"]}
+    async with http.get(os.environ["WEATHER_URL"], params=query) as response:
         if response.status != 200:
             message = f"the weather service answers {response.status}"
             return {"status": "retry", "error": {"code": "API_ERROR", "message": message}}
@@ -69,7 +72,10 @@ async def fetch_weather(params: dict) -> dict:
 async def main() -> None:
     global database, http
     await parser.start()
-    async with asyncpg.create_pool(os.environ["DATABASE_URL"]) as database, aiohttp.ClientSession() as http:
+    async with (
+        asyncpg.create_pool(os.environ["DATABASE_URL"]) as database,
+        aiohttp.ClientSession() as http,
+    ):
         await worker.main()
 
 

@@ -16,7 +16,7 @@ from aiopool import current_job
 from aiopool.avtomatika import Worker
 from aiopool.avtomatika.prometheus import WorkerCollector
 
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 logger = logging.getLogger("practice")
 
 worker = Worker()
@@ -42,12 +42,13 @@ async def limited_inside(params: dict) -> dict:
     try:
         found = await asyncio.wait_for(slow_operation(params["seconds"]), timeout=0.5)
     except TimeoutError:
-        return {"status": "failure", "error": {"code": "TIMEOUT", "message": "the operation took too long"}}
+        error = {"code": "TIMEOUT", "message": "the operation took too long"}
+        return {"status": "failure", "error": error}
     return {"status": "success", "data": found}
 
 
 if __name__ == "__main__":
-    REGISTRY.register(WorkerCollector(worker))  # worker_tasks_total, worker_task_duration_seconds, ...
+    REGISTRY.register(WorkerCollector(worker))  # worker_tasks_total, and others
     server, thread = start_http_server(int(os.environ["METRICS_PORT"]), addr="127.0.0.1")
     asyncio.run(worker.main())
     server.shutdown()
