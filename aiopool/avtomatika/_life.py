@@ -234,7 +234,7 @@ class Life:
                 await self._outbox.drain(None)
 
     def _hand_back_waiting(self) -> None:
-        self._hand_back("the worker is stopping, and has not begun the task", running=False)
+        self._hand_back("the worker is stopping, and does not run the task now", running=False)
 
     def _hand_back(self, why: str, *, running: bool) -> None:
         self._handed_back += self._tasks.hand_back(why, running=running)
@@ -294,7 +294,7 @@ class Life:
             self._outbox.hurry()
             if payload is not None:
                 self._counts.polls["task"] += 1
-                self._take(payload)
+                await self._take(payload)
                 continue
             self._counts.polls["empty"] += 1
             # An orchestrator that does not hold polls would be asked without a pause.
@@ -307,13 +307,13 @@ class Life:
         finally:
             self._polling = False
 
-    def _take(self, payload: dict[str, Any]) -> None:
+    async def _take(self, payload: dict[str, Any]) -> None:
         try:
             task = read_task(payload, self._settings.orchestrator_secret)
         except NotATaskError as error:
             logger.error("the orchestrator sent something else than a task: %s", error)
         else:
-            self._tasks.take(task)
+            await self._tasks.take(task)
 
     def _away(self) -> None:
         self._presence.lost()

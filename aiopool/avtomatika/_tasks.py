@@ -10,10 +10,11 @@ pool's promise; how many tasks are *held* beyond that is bounded here, by `wait_
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, field
+from typing import Any, Final, final
 
 from aiopool import Job, JobCancelledError, JobStatus, Pool, PoolClosedError, Priority
 from aiopool.avtomatika import _outcome as outcome
@@ -26,13 +27,18 @@ __all__ = ["Tasks"]
 
 logger = logging.getLogger("aiopool.avtomatika")
 
-_WAITING = (JobStatus.QUEUED, JobStatus.SCHEDULED)
+_WAITING: Final = (JobStatus.QUEUED, JobStatus.SCHEDULED)
+# Why a job holds no slot, and will get none by itself for a while.
+_PARKED: Final = ("limit", "backoff", "delay")
+# A job that was just handed over is parked a moment later, and nobody says so.
+_MOMENT: Final = 0.02
 
 
 @dataclass(slots=True)
 class _Held:
     task: Task
     job: Job[Any] | None = None
+    taken: asyncio.Event = field(default_factory=asyncio.Event)  # by the pool, or it has ended before
     cancelled: str | None = None  # by the orchestrator: why
     handed_back: str | None = None  # by us: why
     progress: tuple[float, str] | None = None  # as it was told last
@@ -70,8 +76,11 @@ class Tasks:
         """The ids of all tasks that are held."""
         return list(self._held)
 
-    def take(self, task: Task) -> None:
-        """Run a task, and put its result into the outbox. Returns at once."""
+    async def take(self, task: Task) -> None:
+        """Run a task, and put its result into the outbox. Returns when the pool has it.
+
+        If the caller is cancelled, the task goes on.
+        """
         if task.task_id in self._held:
             logger.warning("task %s came twice: it runs once", task.task_id)
             return
@@ -80,6 +89,8 @@ class Tasks:
         begun = asyncio.create_task(self._run(held), name=f"avtomatika-{task.task_id}")
         self._running.add(begun)
         begun.add_done_callback(self._running.discard)
+        await held.taken.wait()
+        await asyncio.sleep(0)  # in this turn it starts, or is parked
 
     # -- room --------------------------------------------------------------------------------------------------------
 
@@ -89,13 +100,21 @@ class Tasks:
         Those that wait hold no slot. So light tasks are taken while heavy ones wait for their turn, and yet a flood of
         heavy ones is not taken in whole.
         """
-        waiting = sum(held.job is not None and held.job.status in _WAITING for held in self._held.values())
-        return len(self._held) - waiting < self._pool.size and waiting < self._max_waiting
+        why = [None if held.job is None else held.job.waiting_for for held in self._held.values()]
+        parked = sum(reason in _PARKED for reason in why)
+        return len(why) - parked < self._pool.size and parked + self._unsettled() < self._max_waiting
+
+    def _unsettled(self) -> int:
+        """How many tasks may be parked or started any moment."""
+        jobs = [held.job for held in self._held.values()]
+        return sum(job is None or job.waiting_for == "slot" for job in jobs)
 
     async def wait_room(self) -> None:
         """Wait until another task may be taken."""
         while not self.has_room():
-            await self._changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_MOMENT if self._unsettled() else None):
+                    await self._changed.wait()
 
     def startable(self) -> list[str]:
         """Return the names of the tasks whose type is not at its limit."""
@@ -103,7 +122,7 @@ class Tasks:
             handler.category
             for held in self._held.values()
             if held.job is not None
-            and held.job.status in _WAITING
+            and held.job.waiting_for == "limit"
             and (handler := self._handlers.get(held.task.name)) is not None
         }
         return [handler.name for handler in self._handlers if handler.category not in busy]
@@ -123,7 +142,7 @@ class Tasks:
         return bool(found)
 
     def hand_back(self, why: str, *, running: bool) -> int:
-        """Give tasks back to the orchestrator, which lets another worker have them: those that have not begun, or all.
+        """Give tasks back to the orchestrator, which lets another worker have them: those that do not run, or all.
 
         Returns:
             How many.
@@ -162,6 +181,7 @@ class Tasks:
         started = begin if held.job is None or held.job.started_at is None else held.job.started_at
         self._counts.task_ended(task.name, result.status, max(0.0, loop.time() - started))
         try:
+            held.taken.set()
             await self._outbox.put(result)
         finally:
             del self._held[task.task_id]
@@ -191,6 +211,7 @@ class Tasks:
         if held.cancelled is not None:  # while the job was submitted
             held.job.cancel(held.cancelled)
         held.job.add_done_callback(lambda _: self.wake())
+        held.taken.set()
         self.wake()
         return await self._outcome(held, held.job)
 
