@@ -18,7 +18,7 @@ General layout, from the ground up; a room imports only rooms above it in this l
     _program           a whole program: `run`
     _durable           the jobs of a pool in its store
     aiopool            this face, which only re-exports
-    testing, instrumentation, pytest_plugin, cli: they use the face, as programs do
+    testing, instrumentation, avtomatika, pytest_plugin, cli: they use the face, as programs do
 
 Read `_jobs/job.py`, `_engine/queue.py`, `_engine/engine.py`, `_engine/worker.py`, `_engine/supervisor.py` and
 `_pool/pool.py`, and you know the machine. `docs/project/architecture.md` has the picture.

@@ -47,6 +47,7 @@ WORDS = {
     "aiopool": "the face: it re-exports",
     "testing": "virtual time, schedules",
     "instrumentation": "Prometheus, OpenTelemetry",
+    "avtomatika": "a worker of that orchestrator",
     "pytest_plugin": "fixtures",
     "_plan": "a fleet, simulated",
     "cli": "the command",

@@ -120,7 +120,6 @@ def status(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         "paused": is_paused(pool),
         "version": pool_version(pool),
         "numbers": numbers_view(statistics),
-        "paused": pool._engine("statistics").slots.paused,  # by whomever, the program itself included
         "paused_by": None if watch.paused_by is None else watch.paused_by.to_dict(),
         "loop": {"lag": round(max((lag for _, lag in lags), default=0.0), 4), "blocked": blocked},
     }

@@ -24,7 +24,7 @@ FACE = "aiopool"
 ROOMS = """
     errors _runtime stores from_thread _jobs layers events _observe _engine _pool fleet blocking metrics health
     records workers inspection _control settings services sizing _program _durable aiopool
-    testing instrumentation pytest_plugin _plan _torture web cli __main__
+    testing instrumentation avtomatika pytest_plugin _plan _torture web cli __main__
 """.split()
 # Rooms that stand above the face and use it as a user does.
 DOORS = ROOMS[ROOMS.index(FACE) + 1 :]
