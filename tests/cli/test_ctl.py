@@ -100,7 +100,9 @@ def test_verbs_that_look(here: Path, doors: Path):
         assert 'File "<string>", line' in ask("job", "id=long")
         assert re.fullmatch(r'  File "<string>", line \d+, in forever\n', ask("stack", "id=long"))
         assert "ValueError: no such page" in ask("jobs", "status=failed")
-        assert re.match(r"mum parent: running .*, at .*\n  \d+ forever: running .*, at <string>:\d+ in forever\n$", ask("tree"))
+        assert re.match(
+            r"mum parent: running .*, at .*\n  \d+ forever: running .*, at <string>:\d+ in forever\n$", ask("tree")
+        )
         assert ask("list-groups").split() == "name live running paused waiting host 3 0 no 3".split()
         assert "the event loop answers" in ask("blocked")
         assert ask("stack") == "the event loop is idle\n"
