@@ -89,7 +89,7 @@ async def test_a_screen(doors: Path, size: tuple[int, int]):
     """The numbers, the slots, the loop; a table, and below it the keys."""
     with busy():
         async with seat(size=size) as me:
-            shown = await me.sees("in forever")
+            shown = await me.sees("in forever", "running 3", "waiting 5", "failed 2")
             first = masked(re.sub(r" \(\d+/(s|min)\)", "", shown))
             assert first.splitlines()[:5] == SCREEN.splitlines()
             lines = shown.splitlines()
@@ -296,7 +296,7 @@ async def test_several_programs(doors: Path):
             assert all(str(process.pid) in shown for process in (one, other))
             pools = [key for _, key in me.app.screen.query_one(Rows).items]
             await me.pilot.press(*["down"] * pools.index("spam"))
-            await me.press("enter", f"-c {other.pid}  pool spam  open", "in nap")
+            await me.press("enter", f"-c {other.pid}  pool spam  open", "in sleep")
 
 
 # -- a real terminal ---------------------------------------------------------------------------------------------------
