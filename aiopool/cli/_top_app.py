@@ -141,8 +141,10 @@ class TopApp(App[None]):
                 return
             self._asked_at = time.monotonic()
             if (view, wanted) == (self.view_name, self.wanted):  # nobody has gone elsewhere meanwhile
-                self.look = look
+                first, self.look = self.look is None, look
                 self.show_look()
+                if first:
+                    self._refresh_keys()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._interval)
                 self._asked_at = time.monotonic()
@@ -172,7 +174,6 @@ class TopApp(App[None]):
                 tab.label = title
         sort = "" if order == next(iter(ORDERS[look.view])) else f"by {order}"
         self._note.update("; ".join(filter(None, (sort, found.summary()))))
-        self._refresh_keys()
 
     def _refresh_keys(self) -> None:
         with contextlib.suppress(ScreenStackError):  # somebody has left, and an answer came after that

@@ -89,10 +89,10 @@ async def test_a_screen(doors: Path, size: tuple[int, int]):
     """The numbers, the slots, the loop; a table, and below it the keys."""
     with busy():
         async with seat(size=size) as me:
-            shown = await me.sees("in forever", "running 3", "waiting 5", "failed 2")
+            shown = await me.sees("in forever", "running 3", "waiting 5", "failed 2", "q Quit")
             first = masked(re.sub(r" \(\d+/(s|min)\)", "", shown))
             assert first.splitlines()[:5] == SCREEN.splitlines()
-            lines = shown.splitlines()
+            lines = shown.split("\n")
             assert len(lines) == size[1]
             assert lines[6].split() == ["S", "id", "name", "runs", "attempt", "suspended", "at"]
             assert [line.split()[:3] for line in lines[7:9]] == [["R", "mum", "parent"], ["R", "long", "forever"]]
