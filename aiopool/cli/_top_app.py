@@ -24,8 +24,7 @@ from aiopool.cli._answer_text import answer_lines, stack_lines
 from aiopool.cli._door import Found, exit_code
 from aiopool.cli._fit import clean_cell
 from aiopool.cli._frame import HEAD, ORDERS, head, table, titles
-from aiopool.cli._look import MAX_ROWS, VIEWS, Look, Wanted, Watcher
-from aiopool.cli._top import ended_text
+from aiopool.cli._look import MAX_ROWS, VIEWS, Look, Wanted, Watcher, ended_text
 from aiopool.cli._top_choose import Choose
 from aiopool.cli._top_dialogs import Page, Question, SizeQuestion
 from aiopool.cli._top_rows import Rows
