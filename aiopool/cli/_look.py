@@ -13,11 +13,11 @@ import time
 from collections import deque
 from typing import Any, Final, Self, final
 
-from aiopool._control.client import Connection, NoAnswerError
+from aiopool._control.client import Connection, NoAnswerError, NoProgramError
 from aiopool._control.problems import Problem
 from aiopool.cli._words import Refusal
 
-__all__ = ["MAX_ROWS", "VIEWS", "Look", "Page", "Wanted", "Watcher"]
+__all__ = ["MAX_ROWS", "VIEWS", "Look", "Page", "Wanted", "Watcher", "ended_text"]
 
 VIEWS: Final = ("running", "waiting", "failed", "groups", "loop")
 MAX_ROWS: Final = 200
@@ -296,3 +296,13 @@ def _page_of(answers: list[dict[str, Any]], now: float) -> Page:
     left = [answer["searched"] for answer in answers if not answer["complete"]]
     note = f"searched {sum(left):,} jobs: there are more" if left else None
     return Page(items, now, not left, note=note)
+
+
+def ended_text(error: Exception, watcher: Watcher) -> str:
+    """Return why there is nothing more to see of a program."""
+    program = f"{watcher.hello['program']} {watcher.hello['pid']}"
+    if isinstance(error, NoProgramError):
+        return f"{program} has ended, or has closed its door"
+    if isinstance(error, Problem) and error.kind == "not-found":
+        return f"pool {watcher.pool!r} of {program} has closed"
+    return str(error)

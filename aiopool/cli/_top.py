@@ -12,12 +12,12 @@ from aiopool._control.problems import Problem
 from aiopool.cli._door import NO_DOOR, at_door, exit_code, find_programs, open_door
 from aiopool.cli._frame import frame
 from aiopool.cli._job_text import to_line
-from aiopool.cli._look import MAX_ROWS, VIEWS, Wanted, Watcher
+from aiopool.cli._look import MAX_ROWS, VIEWS, Wanted, Watcher, ended_text
 from aiopool.cli._store import complain
 from aiopool.cli._streams import write_output
 from aiopool.cli._words import FINE, MISUSED, Refusal
 
-__all__ = ["ended_text", "top"]
+__all__ = ["top"]
 
 NO_TEXTUAL = (
     "aiopool top needs textual, which is not installed; in the checkout of aiopool, write: "
@@ -76,16 +76,6 @@ def _frames(
                 return FINE
             first = False
             time.sleep(every)
-
-
-def ended_text(error: Exception, watcher: Watcher) -> str:
-    """Return why there is nothing more to see of a program."""
-    program = f"{watcher.hello['program']} {watcher.hello['pid']}"
-    if isinstance(error, NoProgramError):
-        return f"{program} has ended, or has closed its door"
-    if isinstance(error, Problem) and error.kind == "not-found":
-        return f"pool {watcher.pool!r} of {program} has closed"
-    return str(error)
 
 
 def _screen(target: str | None, interval: float, view: str, wanted: Wanted, *, read_only: bool) -> int:

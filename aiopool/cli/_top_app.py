@@ -14,7 +14,7 @@ from typing import Any, ClassVar, final
 
 from rich.text import Text
 from textual import work
-from textual.app import App, ComposeResult
+from textual.app import App, ComposeResult, ScreenStackError
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Input, Static, Tab, Tabs
 
@@ -24,8 +24,7 @@ from aiopool.cli._answer_text import answer_lines, stack_lines
 from aiopool.cli._door import Found, exit_code
 from aiopool.cli._fit import clean_cell
 from aiopool.cli._frame import HEAD, ORDERS, head, table, titles
-from aiopool.cli._look import MAX_ROWS, VIEWS, Look, Wanted, Watcher
-from aiopool.cli._top import ended_text
+from aiopool.cli._look import MAX_ROWS, VIEWS, Look, Wanted, Watcher, ended_text
 from aiopool.cli._top_choose import Choose
 from aiopool.cli._top_dialogs import Page, Question, SizeQuestion
 from aiopool.cli._top_rows import Rows
@@ -81,23 +80,26 @@ class TopApp(App[None]):
         self._interval = interval
         self._read_only = read_only
         self._orders = {view: next(iter(orders)) for view, orders in ORDERS.items()}
+        # Kept, and not looked for: an answer may come while a dialog is above them, or while they are removed.
+        self._head = Static(id="head", markup=False)
+        self._tabs = Tabs(*(Tab(view, id=view) for view in VIEWS), active=view)
+        self._rows = Rows(id="rows")
+        self._note = Static(id="note", markup=False)
+        self._field = Input(
+            placeholder="a word of the row, or name= group= error= label= waits_for= older_than=", id="find"
+        )
         self._wake = asyncio.Event()
         self._asked_at = 0.0
 
     def compose(self) -> ComposeResult:
         """Make the screen."""
-        yield Static(id="head", markup=False)
-        tabs = Tabs(*(Tab(view, id=view) for view in VIEWS), active=self.view_name)
-        tabs.can_focus = False
-        yield tabs
-        yield Rows(id="rows")
-        yield Static(id="note", markup=False)
-        yield Input(placeholder="a word of the row, or name= group= error= label= waits_for= older_than=", id="find")
+        self._tabs.can_focus = False
+        yield from (self._head, self._tabs, self._rows, self._note, self._field)
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         """Begin to ask; or ask first which pool is meant."""
-        self.query_one("#rows", Rows).focus()
+        self._rows.focus()
         self.set_interval(1.0, self._tell_silence)
         if self._watcher is None:
             self.push_screen(Choose(), self._chosen)
@@ -138,15 +140,17 @@ class TopApp(App[None]):
                 return
             self._asked_at = time.monotonic()
             if (view, wanted) == (self.view_name, self.wanted):  # nobody has gone elsewhere meanwhile
-                self.look = look
+                first, self.look = self.look is None, look
                 self.show_look()
+                if first:
+                    self._refresh_keys()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._interval)
                 self._asked_at = time.monotonic()
 
     def _rows_wanted(self) -> int:
         """Return how many rows to ask for: those that are seen, and one more screen; all, if they are to be sorted."""
-        rows = self.query_one("#rows", Rows)
+        rows = self._rows
         sorted_anew = ORDERS[self.view_name][self._orders[self.view_name]] is not None
         if sorted_anew or self.wanted.words:
             return MAX_ROWS
@@ -159,17 +163,20 @@ class TopApp(App[None]):
             return
         order = self._orders[look.view]
         found = table(look, order)
-        top = self.query_one("#head", Static)
+        top = self._head
         top.update(_coloured(head(look, self.size.width)))
-        self.query_one("#rows", Rows).show_rows(found.header, found.rows, found.items, _keys(found.items))
+        self._rows.show_rows(found.header, found.rows, found.items, _keys(found.items))
         self.set_class(False, "stale")
-        for name, title in titles(look).items():
-            tab = self.query_one(f"#{name}", Tab)
+        for tab in self._tabs.query(Tab):
+            title = titles(look)[str(tab.id)]
             if tab.label_text != title:
                 tab.label = title
         sort = "" if order == next(iter(ORDERS[look.view])) else f"by {order}"
-        self.query_one("#note", Static).update("; ".join(filter(None, (sort, found.summary()))))
-        self.refresh_bindings()
+        self._note.update("; ".join(filter(None, (sort, found.summary()))))
+
+    def _refresh_keys(self) -> None:
+        with contextlib.suppress(ScreenStackError):  # somebody has left, and an answer came after that
+            self.refresh_bindings()
 
     def _tell_silence(self) -> None:
         """Say so if there was no answer for a while: numbers that are old must not look like new ones."""
@@ -178,7 +185,7 @@ class TopApp(App[None]):
             return
         self.set_class(True, "stale")
         who = f"{self._watcher.hello['program']} {self._watcher.hello['pid']}"
-        self.query_one("#note", Static).update(clean_cell(f"NO ANSWER from {who} for {silent:.0f} s: this is old"))
+        self._note.update(clean_cell(f"NO ANSWER from {who} for {silent:.0f} s: this is old"))
 
     def _end(self, why: str, code: int) -> None:
         self.left_because = why
@@ -211,7 +218,7 @@ class TopApp(App[None]):
 
     def action_view(self, view: str) -> None:
         """Show another view."""
-        self.query_one(Tabs).active = view
+        self._tabs.active = view
 
     def action_next_view(self, step: int) -> None:
         """Show the view beside this one."""
@@ -226,7 +233,7 @@ class TopApp(App[None]):
 
     def _ask_now(self) -> None:
         self._wake.set()
-        self.refresh_bindings()
+        self._refresh_keys()
 
     def action_sort(self) -> None:
         """Sort by the next thing that the rows can be sorted by."""
@@ -237,7 +244,7 @@ class TopApp(App[None]):
 
     def action_find(self) -> None:
         """Ask for a filter."""
-        field = self.query_one("#find", Input)
+        field = self._field
         field.display = True
         field.value = str(self.wanted)
         field.focus()
@@ -254,25 +261,26 @@ class TopApp(App[None]):
 
     def action_clear(self) -> None:
         """Leave the field of the filter; outside of it: filter no more."""
-        if self.query_one("#find", Input).display:
+        if self._field.display:
             self._hide_field()
         elif str(self.wanted):
             self.wanted = Wanted()
             self._ask_now()
 
     def _hide_field(self) -> None:
-        self.query_one("#find", Input).display = False
-        self.query_one("#rows", Rows).focus()
+        self._field.display = False
+        self._rows.focus()
 
     # -- pages ---------------------------------------------------------------------------------------------------------
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Show all that is known of a row."""
-        self.action_details()
+        if event.data_table is self._rows:
+            self.action_details()
 
     def action_details(self) -> None:
         """Show all that is known of the row below the cursor."""
-        item = self.query_one("#rows", Rows).item
+        item = self._rows.item
         if item is not None:
             self.run_worker(self._show_details(self.view_name, item))
 
@@ -283,9 +291,12 @@ class TopApp(App[None]):
         elif view == "groups":
             self.push_screen(Page(f"group {item['name']}", "".join(answer_lines("group", item))))
         else:
-            blocked = self.look is not None and self.look.status["loop"]["blocked"] is not None
+            blocked = None if self.look is None else self.look.status["loop"]["blocked"]
             verb = "stack" if blocked and view == "running" else "job"  # a stack needs no event loop
-            answer = await self._ask(verb, id=str(item["id"]))
+            if blocked and blocked["job"] == item["id"]:
+                answer: dict[str, Any] | None = {"frames": blocked["stack"]}  # it is suspended nowhere: it runs
+            else:
+                answer = await self._ask(verb, id=str(item["id"]))
             if answer is not None:
                 self.push_screen(Page(f"job {item['id']} {item['name']}", "".join(answer_lines(verb, answer))))
 
@@ -303,7 +314,7 @@ class TopApp(App[None]):
         """Pause or resume the pool; in the view of groups: the group."""
         if self.look is None:
             return
-        item = self.query_one("#rows", Rows).item if self.view_name == "groups" else None
+        item = self._rows.item if self.view_name == "groups" else None
         paused = bool(self.look.status.get("paused") if item is None else item["paused"])
         verb = "resume" if paused else "pause"
         what = f"pool {self.look.status['pool']}" if item is None else f"group {item['name']}"
@@ -326,7 +337,7 @@ class TopApp(App[None]):
     @work
     async def action_cancel(self) -> None:
         """Cancel the job below the cursor; in the view of groups: all jobs of the group."""
-        item = self.query_one("#rows", Rows).item
+        item = self._rows.item
         if item is None:
             return
         if self.view_name == "groups":

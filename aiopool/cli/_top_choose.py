@@ -62,6 +62,7 @@ class Choose(Screen[tuple[Found, str]]):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Go in."""
+        event.stop()
         self.action_go()
 
     def action_go(self) -> None:
