@@ -18,6 +18,7 @@ from contextvars import Context
 from typing import Any, final
 
 from aiopool._control.events import EventLog
+from aiopool._control.history import History
 from aiopool._control.problems import Problem
 from aiopool._control.views import frames_view, moment
 from aiopool._pool.pool import Pool
@@ -106,6 +107,7 @@ class Watched:
         "_spell",
         "actions",
         "events",
+        "history",
         "key",
         "operations",
         "paused_by",
@@ -117,6 +119,7 @@ class Watched:
         self.key = key
         self.pool_ref = weakref.ref(pool)
         self.events = EventLog(pool)
+        self.history = History()
         self.actions: deque[Action] = deque(maxlen=MAX_ACTIONS)
         self.operations: dict[int, Operation] = {}
         self.paused_by: Action | None = None
