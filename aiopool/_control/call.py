@@ -86,10 +86,16 @@ async def call(name: str, arguments: Mapping[str, Any], *, pool: str | None, who
         logger.exception("%s of pool %r, asked by %s, has failed", name, watch.key, who)
         raise Problem("error", f"{name} has failed: {describe_error(error)}") from error
     if verb.access > Access.READ and not answer.get("dry_run"):
-        about = " ".join(f"{key}={value}" for key, value in arguments.items() if value not in (None, ""))[:500]
+        about = _words(arguments)
         watch.note(who, name, about)
         logger.info("%s: %s %s of pool %r", who, name, about, watch.key)
     return answer
+
+
+def _words(arguments: Mapping[str, Any]) -> str:
+    """Return arguments in words that fit into a line of a log, whatever is in them."""
+    text = " ".join(f"{key}={value}" for key, value in arguments.items() if value not in (None, ""))[:500]
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 async def _run(watch: Watched, verb: Verb, arguments: Arguments) -> dict[str, Any]:
@@ -101,7 +107,18 @@ async def _run(watch: Watched, verb: Verb, arguments: Arguments) -> dict[str, An
     assert verb.inside is not None
     inside = verb.inside
     if here:
-        return await asyncio.wait_for(inside(watch, arguments), PATIENCE)
+        # Not `wait_for(inside(...))`: what has begun goes on, if whoever asks goes away.
+        task = asyncio.get_running_loop().create_task(inside(watch, arguments), name="aiopool-control")
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), PATIENCE)
+        except TimeoutError:
+            if task.done():
+                raise
+            raise Problem(
+                "loop-blocked", f"{verb.name} takes longer than {PATIENCE:g} s, and goes on: look again"
+            ) from None
     future = run_in(loop_of(watch.pool), lambda: inside(watch, arguments))
     await _answers(watch)
     try:
@@ -149,4 +166,4 @@ def run_in(loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[T]]
     return future
 
 
-_running: set[asyncio.Task[None]] = set()  # a loop holds tasks weakly
+_running: set[asyncio.Task[Any]] = set()  # a loop holds tasks weakly

@@ -48,6 +48,7 @@ class Connection:
 
     def __init__(self, path: Path, patience: float = PATIENCE) -> None:
         self.path = path
+        self._patience = patience
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(patience)
         try:
@@ -70,6 +71,19 @@ class Connection:
     def pid(self) -> int:
         """The number of the process."""
         return int(self.hello["pid"])
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the program has closed it, so that nothing can be asked here any more."""
+        self._socket.setblocking(False)
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self._socket.settimeout(self._patience)
 
     def ask(
         self, verb: str, pool: str | None = None, *, on_behalf_of: Mapping[str, str] | None = None, **arguments: Any

@@ -18,6 +18,17 @@ TITLES = {
     "error": (500, "It failed"),
     "loop-blocked": (503, "The event loop does not answer"),
     "closing": (503, "The pool takes no more"),
+    "store-lost": (503, "The store does not answer"),
+    "program-gone": (503, "The program has ended"),
+    # Of HTTP alone.
+    "not-known": (401, "Say who you are"),
+    "host-not-allowed": (403, "This name of the server is not allowed"),
+    "cross-site": (403, "The request comes from another site"),
+    "no-such-method": (405, "This cannot be done with it"),
+    "changed": (412, "It has changed meanwhile"),
+    "too-large": (413, "The request is too large"),
+    "not-json": (415, "The request is not written as JSON"),
+    "too-many": (429, "There are too many already"),
 }
 
 

@@ -3,8 +3,8 @@
     {"id": 1, "verb": "status", "pool": "mail", "args": {"rows": 10}}     one line of JSON
     {"id": 1, "ok": {...}}      or      {"id": 1, "problem": {...}}       the answer, one line
 
-Whoever asks for others, as a web page does, says so: `"for": {"who": "alice", "access": "read"}`. That can only lower what
-they may do.
+Whoever asks for others, as a web page does, says so: `"for": {"who": "alice", "access": "read"}`. That can only lower
+what they may do.
 
 The directory is the user's alone, the socket is, and whoever connects is asked for by the kernel: the same user, or
 root. What can be asked is a closed list (`verbs`); nothing that is sent is looked up, imported or run.

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import enum
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, final
 
 from aiopool._control.arguments import Arguments
@@ -23,10 +23,13 @@ from aiopool._control.views import (
     frames_view,
     group_view,
     health_view,
+    is_paused,
+    job_version,
     job_view,
     moment,
     numbers_view,
     outcome_view,
+    pool_version,
 )
 from aiopool._control.watched import Operation, Watched
 from aiopool._jobs.job import Job
@@ -54,7 +57,7 @@ class Access(enum.IntEnum):
 
 
 Outside = Callable[[Watched, Arguments], dict[str, Any]]
-Inside = Callable[[Watched, Arguments], Awaitable[dict[str, Any]]]
+Inside = Callable[[Watched, Arguments], Coroutine[Any, Any, dict[str, Any]]]
 
 
 @final
@@ -123,6 +126,8 @@ def status(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         "time": time.time(),
         "status": pool.status.value,
         "size": statistics.size,
+        "paused": is_paused(pool),
+        "version": pool_version(pool),
         "numbers": numbers_view(statistics),
         "paused_by": None if watch.paused_by is None else watch.paused_by.to_dict(),
         "loop": {"lag": lag, "blocked": blocked},
@@ -216,6 +221,10 @@ async def job(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         return view
     row = None if fleet is None else await fleet.find(id)
     if row is None:
+        if id.isdecimal() and 0 < int(id) <= pool.statistics().submitted:
+            raise Problem(
+                "forgotten", f"job {id} has ended, and is not kept any more: Pool(keep_finished=...) says how many are"
+            )
         raise Problem("not-found", NOT_KEPT.format(more=f": {id!r:.100}"))
     return stored_view(row, now=await fleet_now(pool), whole=True)
 
@@ -303,6 +312,8 @@ async def metrics(watch: Watched, arguments: Arguments) -> dict[str, Any]:
                 "wait_p95": json_value(row.wait.quantile(0.95)),
                 "run_p50": json_value(row.run.quantile(0.5)),
                 "run_p95": json_value(row.run.quantile(0.95)),
+                "run_sum": row.run.sum,
+                "run_count": row.run.count,
             }
         )
     return {"items": rows, "measuring": True}
@@ -315,13 +326,21 @@ async def health(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     return health_view(watch.health.report())
 
 
+def _unchanged(arguments: Arguments, version: str) -> None:
+    """Refuse a change that was meant for another state than the present one."""
+    wanted = arguments.text("version")
+    if wanted is not None and wanted != version:
+        raise Problem("changed", f"it is {version} now, and no longer {wanted:.100}: look again, then change it")
+
+
 # -- steering ----------------------------------------------------------------------------------------------------------
 
 
 @_inside(Access.OPERATE)
 async def pause(watch: Watched, arguments: Arguments) -> dict[str, Any]:
-    """Let no job start; group=NAME: no job of a group."""
+    """Let no job start; group=NAME: no job of a group; version=TEXT: only if `status` says that still."""
     group = arguments.text("group")
+    _unchanged(arguments, pool_version(watch.pool))
     arguments.end()
     watch.pool.pause(group=group)
     return {"paused": True, "group": group}
@@ -329,8 +348,9 @@ async def pause(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 
 @_inside(Access.OPERATE)
 async def resume(watch: Watched, arguments: Arguments) -> dict[str, Any]:
-    """Let jobs start again; group=NAME: those of a group."""
+    """Let jobs start again; group=NAME: those of a group; version=TEXT: only if `status` says that still."""
     group = arguments.text("group")
+    _unchanged(arguments, pool_version(watch.pool))
     arguments.end()
     watch.pool.resume(group=group)
     return {"paused": False, "group": group}
@@ -338,9 +358,10 @@ async def resume(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 
 @_inside(Access.OPERATE)
 async def resize(watch: Watched, arguments: Arguments) -> dict[str, Any]:
-    """Change how many jobs may run at once: size=N, cancel_excess=true to cancel those above it."""
+    """Change how many jobs may run at once: size=N; cancel_excess=true cancels those above it; version= as of pause."""
     size = arguments.whole("size", least=1, most=MAX_SIZE)
     excess = arguments.flag("cancel_excess")
+    _unchanged(arguments, pool_version(watch.pool))
     arguments.end()
     before = watch.pool.size
     watch.pool.resize(size, cancel_excess=excess)
@@ -371,11 +392,12 @@ async def cancel_group(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 
 @_inside(Access.OPERATE)
 async def reprioritize(watch: Watched, arguments: Arguments) -> dict[str, Any]:
-    """Change the place in line of a job that waits: id=..., priority=N, lower first."""
+    """Change the place in line of a job that waits: id=..., priority=N, lower first; version= as `job` says it."""
     id = arguments.needed("id")
     priority = arguments.whole("priority", least=-(10**9), most=10**9)
-    arguments.end()
     job = _job(watch.pool, id)
+    _unchanged(arguments, job_version(job))
+    arguments.end()
     if not watch.pool.reprioritize(id, priority):
         raise Problem("conflict", f"job {id} is {job.status}: only a job that waits has a place in line")
     return {"id": json_value(job.id), "priority": priority}

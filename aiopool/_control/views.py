@@ -15,6 +15,7 @@ from aiopool._jobs.json_values import bounded, error_text, json_value
 from aiopool._jobs.records import JobOutcome
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import JobStatus
+from aiopool._pool.pool import Pool
 from aiopool.errors import RecordedError
 from aiopool.events import PoolEvent
 from aiopool.health import HealthReport
@@ -26,10 +27,13 @@ __all__ = [
     "frames_view",
     "group_view",
     "health_view",
+    "is_paused",
+    "job_version",
     "job_view",
     "moment",
     "numbers_view",
     "outcome_view",
+    "pool_version",
     "verbs_for",
 ]
 
@@ -49,6 +53,21 @@ WAITS = {
 def moment(when: datetime.datetime | None) -> str | None:
     """Return a moment as RFC 3339, in UTC."""
     return None if when is None else when.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def is_paused(pool: Pool) -> bool:
+    """Whether a pool lets no job start; from any thread."""
+    return pool._engine("paused").slots.paused
+
+
+def pool_version(pool: Pool) -> str:
+    """Return a text that is another one if somebody has changed what can be changed of a pool."""
+    return f"{pool.size}-{'paused' if is_paused(pool) else 'on'}"
+
+
+def job_version(job: Job[Any]) -> str:
+    """Return a text that is another one if a live job has gone on, or somebody has changed its place in line."""
+    return f"{job.status}-{job.attempt}-{job.priority}"
 
 
 def frames_view(stack: list[CodeLine]) -> list[dict[str, Any]]:
@@ -96,6 +115,7 @@ def job_view(job: Job[Any], *, now: float, whole: bool = False) -> dict[str, Any
             "leaked": job.leaked,
             "attempts": [attempt.to_dict() for attempt in job.history],
             "may": verbs_for(job.status),
+            "version": job_version(job),
         }
     return row
 
@@ -126,6 +146,7 @@ def outcome_view(outcome: JobOutcome[Any], *, whole: bool = False) -> dict[str, 
             "attempts": [attempt.to_dict() for attempt in outcome.history],
             "traceback": None if trace is None else bounded(trace),
             "may": [],
+            "version": f"{outcome.status}-{outcome.attempts}-{outcome.priority}",
         }
     return row
 

@@ -71,6 +71,12 @@ class Signature:
         self._arguments = self._adapter(tuple[arguments])  # type: ignore[valid-type,unused-ignore]
         self._result = self._adapter(tuple[hints.get("return", Any)])  # type: ignore[misc]
 
+    def schema(self) -> dict[str, Any]:
+        """Return a JSON schema of the arguments, as an object."""
+        whole = self._arguments.json_schema()
+        found: dict[str, Any] = whole["prefixItems"][0]
+        return found | ({"$defs": whole["$defs"]} if "$defs" in whole else {})
+
     def _adapter(self, kind: Any) -> TypeAdapter[Any]:
         try:
             return TypeAdapter(kind, config=_CONFIG)

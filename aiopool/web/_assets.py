@@ -1,4 +1,4 @@
-"""The script and the stylesheet: small files, read once; their addresses change with their text, so browsers keep them."""
+"""The script and the stylesheet: small files, read once. Their addresses change with their text: browsers keep them."""
 
 from __future__ import annotations
 

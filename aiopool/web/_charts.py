@@ -6,6 +6,7 @@ A line stops where nobody looked, for nothing was measured then. Colours and wid
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def per_second(samples: Sequence[Sequence[float]], field: int) -> list[Point]:
     """
     return [
         (after[0], max(0.0, after[field] - before[field]) / (after[0] - before[0]))
-        for before, after in zip(samples, samples[1:], strict=False)
+        for before, after in itertools.pairwise(samples)
         if 0 < after[0] - before[0] <= GAP
     ]
 

@@ -1,4 +1,4 @@
-"""`add_pages`: the dashboard. Each page asks the target some verbs, and shows the answers; it knows nothing else of pools."""
+"""`add_pages`: the dashboard. Each page asks the target some verbs, and shows the answers; that is all it knows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Buttons: a form posts to `do/{verb}`; the target is asked, and the browser is sent back to where it was.
 
-What cannot be undone is asked first: the page (in a `<dialog>`, where there is a script) names the verb and the number of
-jobs, and only its button carries `confirmed`. If the number has changed meanwhile, nothing is done. That the form is
+What cannot be undone is asked first: the page (in a `<dialog>`, where there is a script) names the verb and the number
+of jobs, and only its button carries `confirmed`. If the number has changed meanwhile, nothing is done. That the form is
 one of ours was checked before, and what somebody may do is checked where it is done.
 """
 
@@ -157,7 +157,8 @@ def _with(back: str, word: str) -> str:
 def _said(verb: str, answer: dict[str, Any], fields: dict[str, Any]) -> str:
     """Say in words what was done."""
     if verb in ("operation", "cancel_group"):
-        return f"Operation {answer['id']} has begun: {answer['verb']} {answer['total']:,} jobs. Actions shows how far it is."
+        many = f"{answer['verb']} {answer['total']:,} jobs"
+        return f"Operation {answer['id']} has begun: {many}. Actions shows how far it is."
     if verb == "cancel":
         ending = "it was told, and ends by itself" if answer["status"] == "running" else f"it is {answer['status']}"
         return f"Job {answer['id']}: {ending}."

@@ -72,31 +72,38 @@ class Remote:
     def _ask_now(
         self, verb: str, pool: str | None, behalf: dict[str, str] | None, arguments: dict[str, Any]
     ) -> dict[str, Any]:
-        kept = True
+        connection = self._connection()
+        try:
+            answer = connection.ask(verb, pool, on_behalf_of=behalf, **arguments)
+        except NoAnswerError as error:
+            # It may have been asked, and done: so it is never asked again here.
+            connection.close()
+            raise Problem("loop-blocked", f"{error}: it may have been done, so look first") from error
+        except Problem:
+            self._keep(connection)
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(connection)
+        return answer
+
+    def _connection(self) -> Connection:
+        """Return an open connection: one that was kept, unless the program has ended it meanwhile, or another."""
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                kept = False
-                try:
-                    connection = Connection(self._path)
-                except (NoProgramError, NoAnswerError, PermissionError) as error:
-                    raise Problem("loop-blocked", str(error)) from error
-            try:
-                answer = connection.ask(verb, pool, on_behalf_of=behalf, **arguments)
-            except NoAnswerError as error:
-                connection.close()
-                if kept:  # it is of before the program started anew, or was closed: nothing was asked
-                    continue
-                raise Problem("loop-blocked", str(error)) from error
-            except Problem:
-                self._keep(connection)
-                raise
-            except BaseException:
-                connection.close()
-                raise
-            self._keep(connection)
-            return answer
+                break
+            if not connection.is_gone:
+                return connection
+            connection.close()
+        try:
+            return Connection(self._path)
+        except NoProgramError as error:
+            raise Problem("program-gone", str(error)) from error
+        except (NoAnswerError, PermissionError) as error:
+            raise Problem("loop-blocked", str(error)) from error
 
     def _keep(self, connection: Connection) -> None:
         if len(self._idle) < self.MAX_IDLE:

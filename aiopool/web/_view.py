@@ -1,7 +1,7 @@
 """`View`: one look of somebody at one pool: what they may, what they asked, and how the answer becomes a page.
 
-All addresses on a page are relative, and all pages stand at one level: so they are right under any prefix, also behind a
-proxy that takes the prefix away and tells nobody. The whole of a view is in its address.
+All addresses on a page are relative, and all pages stand at one level: so they are right under any prefix, also behind
+a proxy that takes the prefix away and tells nobody. The whole of a view is in its address.
 """
 
 from __future__ import annotations

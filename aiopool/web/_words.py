@@ -84,7 +84,7 @@ def kilobytes(of: float | None) -> str:
 def moment(text: str | None, *, date: bool = False) -> Markup:
     """Write a moment, given as RFC 3339, as a `<time>` in UTC; the script shows the reader's own time in its place."""
     if not text:
-        return Markup(NOTHING)
+        return escape(NOTHING)
     try:
         at = datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
     except ValueError:

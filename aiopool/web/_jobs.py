@@ -1,0 +1,75 @@
+"""The routes about jobs that are there: list them, look at one, steer one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from aiopool.web._answers import Json, etag, not_modified
+from aiopool.web._desk import UNCHANGED, Desk, JobId, PoolKey, answers, problems
+from aiopool.web._models import JobChange, JobList, JobPage, JobView, Reason, Reordered
+from aiopool.web._pools import CHANGED, KEEP, IfMatch, tagged, wanted_version
+
+__all__ = ["add_jobs"]
+
+ENDED = ("succeeded", "failed", "timed_out", "cancelled")
+
+
+def add_jobs(api: APIRouter, desk: Desk) -> None:
+    """Add the routes."""
+
+    @api.get("/pools/{pool}/jobs", responses=answers(JobPage, "A page", Link="rel=next") | problems(400))
+    async def jobs(request: Request, pool: PoolKey, query: Annotated[JobList, Query()]) -> Response:
+        """List jobs, and say how many were looked at for it."""
+        wanted = query.model_dump(exclude_none=True)
+        page = await desk.ask(request, "jobs", pool, **wanted)
+        headers = {}
+        if page["next"] is not None:
+            given = query.model_dump(exclude_none=True, exclude_defaults=True) | {"cursor": page["next"]}
+            headers["link"] = f'<jobs?{urlencode(given)}>; rel="next"'
+        return Json(page, headers=headers)
+
+    @api.get("/pools/{pool}/jobs/{id}", responses=answers(JobView, "The job", ETag="of it") | UNCHANGED | problems(410))
+    async def job(request: Request, pool: PoolKey, id: JobId) -> Response:
+        """Show all that is known of a job."""
+        found = await desk.ask(request, "job", pool, id=id)
+        if found["status"] not in ENDED:
+            return tagged(found)
+        tag = etag(found)
+        return not_modified(request, tag, KEEP) or Json(found, headers=KEEP | {"etag": tag})
+
+    @api.patch("/pools/{pool}/jobs/{id}", responses=answers(Reordered, "It is done") | problems(*CHANGED))
+    async def change(request: Request, pool: PoolKey, id: JobId, body: JobChange, if_match: IfMatch = None) -> Response:
+        """Change the place in line of a job that waits."""
+        version = wanted_version(if_match)
+        return Json(await desk.ask(request, "reprioritize", pool, id=id, priority=body.priority, version=version))
+
+    @api.get("/pools/{pool}/jobs/{id}/stack", responses=answers(dict[str, Any], "Its frames") | problems(409))
+    async def stack(
+        request: Request, pool: PoolKey, id: JobId, depth: Annotated[int, Query(ge=1, le=50)] = 20
+    ) -> Response:
+        """Show where a running job is suspended."""
+        return Json(await desk.ask(request, "stack", pool, id=id, depth=depth))
+
+    @api.post(
+        "/pools/{pool}/jobs/{id}/cancel",
+        responses=answers(dict[str, Any], "It waited, and is cancelled")
+        | answers(dict[str, Any], "It runs, and was told to end", 202)
+        | problems(400, 409, 413, 415),
+    )
+    async def cancel(request: Request, pool: PoolKey, id: JobId, body: Reason | None = None) -> Response:
+        """Cancel a job."""
+        done = await desk.ask(request, "cancel", pool, id=id, reason=None if body is None else body.reason)
+        return Json(done, 200 if done["status"] in ENDED else 202)
+
+    @api.post(
+        "/pools/{pool}/jobs/{id}/retry",
+        responses=answers(dict[str, Any], "It is in the queue again", 202) | problems(409),
+    )
+    async def retry(request: Request, pool: PoolKey, id: JobId) -> Response:
+        """Put a job of a store that has ended back into the queue."""
+        return Json(await desk.ask(request, "retry", pool, id=id), 202)

@@ -1,0 +1,262 @@
+"""What is sent and what is answered, for the schema: each number and each text has a bound."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+__all__ = [
+    "Batch",
+    "Change",
+    "EndPool",
+    "JobChange",
+    "JobList",
+    "JobPage",
+    "JobQuery",
+    "JobResult",
+    "JobView",
+    "Listing",
+    "Many",
+    "OperationView",
+    "PlainCancelled",
+    "PlainJob",
+    "PlainQueued",
+    "PlainStatistics",
+    "PoolView",
+    "ProblemView",
+    "Reason",
+    "Reordered",
+    "Submission",
+    "Submitted",
+]
+
+MAX_BATCH = 1000
+YEAR = 31_536_000
+
+Text = Annotated[str, Field(max_length=500)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Priority = Annotated[int, Field(ge=-1_000_000_000, le=1_000_000_000, description="Lower goes first.")]
+Seconds = Annotated[float, Field(ge=0, le=YEAR, allow_inf_nan=False)]
+Status = Literal["scheduled", "queued", "running", "succeeded", "failed", "timed_out", "cancelled"]
+
+
+class _Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Retries(_Sent):
+    """How often a job is tried."""
+
+    attempts: Annotated[int, Field(ge=1, le=100)]
+    delay: Annotated[Seconds, Field(description="Seconds before the first retry.")] = 1.0
+
+
+class Submission(_Sent):
+    """A job to run: a function by the name under which it is registered, and its arguments by theirs."""
+
+    function: Name
+    params: Annotated[dict[str, JsonValue], Field(max_length=200)] = {}
+    priority: Priority | None = None
+    delay: Seconds | None = None
+    at: AwareDatetime | None = None
+    timeout: Seconds | None = None
+    retry: Retries | None = None
+    group: Name | None = None
+    labels: Annotated[dict[Annotated[str, Field(max_length=100)], Text], Field(max_length=20)] = {}
+
+    @model_validator(mode="after")
+    def _once(self) -> Submission:
+        if self.delay is not None and self.at is not None:
+            raise ValueError("delay and at exclude each other: write one of them")
+        return self
+
+
+class Batch(_Sent):
+    """Many jobs; each is taken or refused by itself."""
+
+    jobs: Annotated[list[Submission], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class Change(_Sent):
+    """What to change of a pool."""
+
+    size: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    paused: bool | None = None
+    cancel_excess: bool = False
+
+
+class JobChange(_Sent):
+    """What to change of a job that waits."""
+
+    priority: Priority
+
+
+class Reason(_Sent):
+    """Why, for the log."""
+
+    reason: Text | None = None
+
+
+class EndPool(_Sent):
+    """How to end a pool."""
+
+    timeout: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.0
+
+
+class JobQuery(_Sent):
+    """Which jobs."""
+
+    status: Status | None = None
+    name: Text | None = None
+    group: Text | None = None
+    waits_for: Text | None = None
+    error: Text | None = None
+    label: Text | None = None
+    older_than: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+
+
+class JobList(JobQuery):
+    """Which jobs, and how they are listed."""
+
+    order: Literal["newest", "oldest", "next"] = "newest"
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: Annotated[str, Field(max_length=18)] | None = None
+
+
+class Many(_Sent):
+    """What to do with many jobs: those of `ids`, or all that a filter is about."""
+
+    verb: Literal["cancel", "reprioritize"]
+    filter: JobQuery | None = None
+    ids: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
+    dry_run: bool = False
+    expect: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    reason: Text | None = None
+    priority: Priority | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Many:
+        if (self.filter is None) == (self.ids is None):
+            raise ValueError("write filter or ids, one of them; filter={} is about all jobs")
+        if self.verb == "reprioritize" and self.priority is None:
+            raise ValueError("reprioritize needs priority")
+        return self
+
+
+# -- answers: what is always there; more may come ----------------------------------------------------------------------
+
+
+class _Shown(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class ProblemView(_Shown):
+    """Why it was refused, or did not work: RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []
+
+
+class PoolView(_Shown):
+    """A pool in numbers."""
+
+    pool: str
+    time: float
+    status: str
+    size: int
+    paused: bool
+    numbers: dict[str, float]
+
+
+class JobView(_Shown):
+    """A job."""
+
+    id: int | str
+    name: str
+    status: Status
+    priority: int
+    group: str | None
+    attempt: int
+
+
+class Submitted(_Shown):
+    """A job that was taken."""
+
+    id: int | str
+    name: str
+    status: Status
+    pool: str
+
+
+class JobResult(_Shown):
+    """How a job ended: `result` if it succeeded, `error` otherwise."""
+
+    id: int | str
+    status: str
+    result: Any = None
+    error: str | None = None
+
+
+class Listing(_Shown):
+    """A list."""
+
+    items: list[dict[str, Any]]
+
+
+class JobPage(_Shown):
+    """A page of jobs, the cursor of the next one, and how many jobs were looked at for it."""
+
+    items: list[JobView]
+    next: str | None
+    searched: int
+    complete: bool
+
+
+class OperationView(_Shown):
+    """How far something is that is done to many jobs; of a dry run, the count."""
+
+    total: int
+
+
+class PlainJob(_Sent):
+    """A job for the default pool: 1 is the highest priority, 10 the lowest."""
+
+    name: Name
+    priority: Annotated[int, Field(ge=1, le=10)] = 5
+    params: Annotated[dict[str, JsonValue], Field(max_length=200)] = {}
+
+
+class PlainQueued(BaseModel):
+    """A job that was taken."""
+
+    job_id: str
+    status: Literal["queued"]
+
+
+class PlainCancelled(BaseModel):
+    """A job that was cancelled."""
+
+    message: str
+
+
+class PlainStatistics(BaseModel):
+    """The default pool in numbers; a duration is written as 5m30s."""
+
+    total_submitted: int
+    total_completed: int
+    total_failed: int
+    total_cancelled: int
+    active_workers: int
+    queued_tasks: int
+    average_exec_time: str
+
+
+class Reordered(_Shown):
+    """A job with another priority."""
+
+    id: int | str
+    priority: int

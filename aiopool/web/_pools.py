@@ -1,0 +1,248 @@
+"""The routes about pools, their groups, what is done to many jobs, and what happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, final
+
+from fastapi import APIRouter, Header, Path, Query
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+import aiopool
+from aiopool._control.problems import Problem
+from aiopool.web._answers import Json, etag, not_modified
+from aiopool.web._desk import UNCHANGED, Desk, GroupName, PoolKey, answers, problems
+from aiopool.web._hub import Watch
+from aiopool.web._models import Change, EndPool, Listing, Many, OperationView, PoolView, Reason
+from aiopool.web._once import Once
+
+__all__ = ["add_pools"]
+
+IfMatch = Annotated[str | None, Header(max_length=200, description="The ETag that was read: 412 if it is another now.")]
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "state, job, gap, problem, bye", "content": {"text/event-stream": {}}}
+}
+Number = Annotated[int, Path(ge=1, le=2**53)]
+CHANGED = (400, 409, 412, 413, 415)
+KEEP = {"cache-control": "private, no-cache"}
+
+
+@final
+class Events(StreamingResponse):
+    """Server-sent events; whoever goes away is forgotten at once."""
+
+    def __init__(self, stream: AsyncGenerator[str]) -> None:
+        self._stream = stream
+        super().__init__(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `StreamingResponse`."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stream.aclose()
+
+
+def wanted_version(tag: str | None) -> str | None:
+    """Return the version that an `If-Match` names; None: any."""
+    return None if tag is None or tag.strip() == "*" else tag.strip().removeprefix('"').removesuffix('"')
+
+
+def tagged(answer: dict[str, Any], status: int = 200) -> Json:
+    """Return an answer with its version as its ETag."""
+    return Json(answer, status, {"etag": f'"{answer["version"]}"'})
+
+
+def add_pools(api: APIRouter, desk: Desk, once: Once) -> None:
+    """Add the routes."""
+
+    @api.get("/", responses=answers(dict[str, Any], "What is here") | problems())
+    async def index(request: Request) -> Response:
+        """Say what is here, and what you may do."""
+        said = await desk.target.hello()
+        return Json(
+            {
+                "version": aiopool.__version__,
+                "pools": said["pools"],
+                "access": request.state.access.name.lower(),
+                "who": request.state.who,
+                "pid": said["pid"],
+                "program": said["program"],
+                "links": {"pools": "pools", "functions": "functions", "openapi": "openapi.json"},
+            }
+        )
+
+    @api.get("/functions", responses=answers(Listing, "The functions", ETag="of the list") | UNCHANGED | problems())
+    async def functions(request: Request) -> Response:
+        """List the functions that can be submitted, with a JSON schema of their parameters."""
+        rows = [{"name": one.name, "params": one.signature.schema()} for one in desk.config.handlers or ()]
+        tag = etag(rows)
+        return not_modified(request, tag, KEEP) or Json({"items": rows}, headers=KEEP | {"etag": tag})
+
+    @api.get("/pools", responses=answers(Listing, "The pools") | problems())
+    async def pools(request: Request) -> Response:
+        """List the open pools, in numbers."""
+        rows = []
+        for key in (await desk.target.hello())["pools"]:
+            try:
+                rows.append(await desk.ask(request, "status", key))
+            except Problem as problem:
+                if problem.kind != "not-found":  # it has been closed meanwhile
+                    raise
+        return Json({"items": rows})
+
+    @api.get("/pools/{pool}", responses=answers(PoolView, "The pool", ETag="of what can be changed") | problems())
+    async def pool(
+        request: Request, pool: PoolKey, rows: Annotated[int, Query(ge=0, le=200, description="Of running jobs.")] = 0
+    ) -> Response:
+        """Show a pool in numbers."""
+        return tagged(await desk.ask(request, "status", pool, rows=rows))
+
+    @api.patch(
+        "/pools/{pool}", responses=answers(PoolView, "As it is now", ETag="as above") | problems(409, 412, 413, 415)
+    )
+    async def change(request: Request, pool: PoolKey, body: Change, if_match: IfMatch = None) -> Response:
+        """Change how many jobs run at once, or whether any starts."""
+        version = wanted_version(if_match)
+        if body.size is None and body.paused is None:
+            raise Problem("invalid", 'nothing is to be changed: write {"size": 8} or {"paused": true}')
+        if body.size is not None:
+            excess = body.cancel_excess or None
+            await desk.ask(request, "resize", pool, size=body.size, cancel_excess=excess, version=version)
+            version = None  # that was ours
+        if body.paused is not None:
+            await desk.ask(request, "pause" if body.paused else "resume", pool, version=version)
+        return tagged(await desk.ask(request, "status", pool))
+
+    def look(path: str, verb: str, about: str) -> None:
+        @api.get(path, name=verb, description=about, responses=answers(dict[str, Any], about) | problems())
+        async def show(request: Request, pool: PoolKey) -> Response:
+            answer = await desk.ask(request, verb, pool)
+            return Json(answer, 503 if verb == "health" and not answer["ready"] else 200)
+
+    look("/pools/{pool}/metrics", "metrics", "How jobs of each name did, with measuring on.")
+    look("/pools/{pool}/health", "health", "How the pool is, with reasons; 503: it should get no work.")
+    look("/pools/{pool}/loop", "blocked", "Who blocks the event loop, and the last times that it was blocked.")
+    look("/pools/{pool}/actions", "actions", "Who did what to the pool from outside, the newest first.")
+    look("/pools/{pool}/groups", "list_groups", "The groups that have live jobs or are paused.")
+    look("/pools/{pool}/operations", "operations", "What is done to many jobs, and how far it is.")
+
+    @api.get("/pools/{pool}/tree", responses=answers(dict[str, Any], "The tree") | problems())
+    async def tree(
+        request: Request, pool: PoolKey, root: Annotated[str | None, Query(max_length=500)] = None
+    ) -> Response:
+        """Show the jobs that were submitted by jobs, or have submitted some."""
+        return Json(await desk.ask(request, "tree", pool, root=root))
+
+    @api.post("/pools/{pool}/measure", responses=answers(dict[str, Any], "It measures") | problems(400, 413, 415))
+    async def measure(request: Request, pool: PoolKey) -> Response:
+        """Count and time jobs by their names from now on."""
+        return Json(await desk.ask(request, "measure", pool))
+
+    def group_verb(path: str, verb: str, about: str) -> None:
+        @api.post(
+            path, name=f"{path}_group", description=about, responses=answers(dict[str, Any], about) | problems(409)
+        )
+        async def act(request: Request, pool: PoolKey, group: GroupName) -> Response:
+            return Json(await desk.ask(request, verb, pool, group=group))
+
+    group_verb("/pools/{pool}/groups/{group}/pause", "pause", "Let no job of a group start.")
+    group_verb("/pools/{pool}/groups/{group}/resume", "resume", "Let jobs of a group start again.")
+
+    @api.post(
+        "/pools/{pool}/groups/{group}/cancel",
+        responses=answers(OperationView, "It has begun", 202, Location="of the operation") | problems(400, 413, 415),
+    )
+    async def cancel_group(request: Request, pool: PoolKey, group: GroupName, body: Reason | None = None) -> Response:
+        """Cancel the jobs of a group."""
+        reason = None if body is None else body.reason
+        begun = await desk.ask(request, "cancel_group", pool, group=group, reason=reason)
+        return Json(begun, 202, {"location": f"../../operations/{begun['id']}", "retry-after": "1"})
+
+    @api.post(
+        "/pools/{pool}/operations",
+        responses=answers(OperationView, "A dry run: how many match")
+        | answers(OperationView, "It has begun", 202, Location="of the operation")
+        | problems(400, 409, 413, 415),
+    )
+    async def operate(request: Request, pool: PoolKey, body: Many) -> Response:
+        """Do something to many jobs, in slices of the event loop's time."""
+
+        async def begin() -> dict[str, Any]:
+            wanted = {} if body.filter is None else body.filter.model_dump(exclude_none=True)
+            return await desk.ask(
+                request,
+                "operation",
+                pool,
+                do=body.verb,
+                ids=body.ids,
+                dry_run=body.dry_run or None,
+                expect=body.expect,
+                reason=body.reason,
+                priority=body.priority,
+                **wanted,
+            )
+
+        begun = await (begin() if body.dry_run else once.answer(request, body, begin))
+        if body.dry_run:
+            return Json(begun)
+        return Json(begun, 202, {"location": f"operations/{begun['id']}", "retry-after": "1"})
+
+    @api.get("/pools/{pool}/operations/{id}", responses=answers(OperationView, "How far it is") | problems())
+    async def operation(request: Request, pool: PoolKey, id: Number) -> Response:
+        """Show how far something is that is done to many jobs."""
+        return Json(await desk.ask(request, "operations", pool, id=id))
+
+    @api.delete("/pools/{pool}/operations/{id}", responses=answers(OperationView, "It stops", 202) | problems())
+    async def stop(request: Request, pool: PoolKey, id: Number) -> Response:
+        """Stop something that is done to many jobs where it is."""
+        return Json(await desk.ask(request, "stop_operation", pool, id=id), 202)
+
+    @api.get(
+        "/pools/{pool}/events",
+        response_class=StreamingResponse,
+        responses=STREAM | problems(429),
+    )
+    async def events(
+        request: Request,
+        pool: PoolKey,
+        rows: Annotated[int, Query(ge=0, le=200, description="Of running jobs in each state.")] = 0,
+        types: Annotated[
+            str | None,
+            Query(max_length=500, description="Of events: JobFailed,JobRetried; * for all."),
+        ] = None,
+        limit: Annotated[int | None, Query(ge=1, le=100, description="End after so many states.")] = None,
+        last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+    ) -> Response:
+        """Send the state of a pool once a second, and what happens, as server-sent events.
+
+        It ends after 25 seconds; a browser comes back by itself, and is asked for its access again.
+        """
+        await desk.ask(request, "status", pool)  # 404, rather than a stream that says so
+        if desk.hubs.streams >= desk.config.max_streams:
+            raise Problem(
+                "too-many", f"{desk.config.max_streams} streams are open: close a page, or poll /pools/{{pool}}"
+            )
+        return Events(
+            Watch(
+                desk.hubs,
+                desk.target,
+                pool,
+                who=request.state.who,
+                access=request.state.access,
+                rows=rows,
+                types=None if types is None else [one for one in types.split(",") if one not in ("", "*")][:50],
+                after=int(last_event_id) if last_event_id is not None and last_event_id.isdecimal() else None,
+                frames=limit,
+                seconds=desk.config.stream_seconds,
+            ).stream()
+        )
+
+    if desk.config.shutdown:
+
+        @api.post("/pools/{pool}/shutdown", responses=answers(dict[str, Any], "It ends", 202) | problems(400, 413, 415))
+        async def shutdown(request: Request, pool: PoolKey, body: EndPool | None = None) -> Response:
+            """End a pool: let its jobs finish for so many seconds, then cancel them."""
+            return Json(await desk.ask(request, "shutdown", pool, timeout=(body or EndPool()).timeout), 202)

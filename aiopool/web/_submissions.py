@@ -1,0 +1,199 @@
+"""The routes that submit jobs and give their results; and those of before, with other names for the same."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from starlette.requests import Request
+from starlette.responses import Response
+
+from aiopool._control.problems import Problem
+from aiopool._control.verbs import Access
+from aiopool.web._answers import Json
+from aiopool.web._desk import Desk, JobId, PoolKey, answers, problems
+from aiopool.web._kept import Kept
+from aiopool.web._models import (
+    Batch,
+    JobResult,
+    Listing,
+    PlainCancelled,
+    PlainJob,
+    PlainQueued,
+    PlainStatistics,
+    Submission,
+    Submitted,
+)
+from aiopool.web._once import Once
+from aiopool.web._submit import ENDED, Ready, measure_runs, prepare, result_of, submit, wait_for
+
+__all__ = ["add_submissions", "go_duration"]
+
+MAX_WAIT = 60
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})")
+
+Key = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", max_length=300, description="The same key: the same job, if it is sent again."),
+]
+Prefer = Annotated[str | None, Header(max_length=200, description="wait=10: answer with the result, if it comes.")]
+REFUSED = (400, 409, 413, 415, 429)
+
+
+def wait_of(prefer: str | None) -> int:
+    """Return the seconds that somebody prefers to wait."""
+    found = _WAIT.search(prefer or "")
+    return 0 if found is None else min(int(found[1]), MAX_WAIT)
+
+
+def go_duration(seconds: float) -> str:
+    """Write a duration as Go does: `5m30s`, `1.5s`, `150ms`, `0s`."""
+    nanos = round(seconds * 1e9)
+    if nanos == 0:
+        return "0s"
+    if nanos < 1_000_000_000:
+        for unit, size in (("ms", 1_000_000), ("µs", 1_000)):
+            if nanos >= size:
+                return f"{_trimmed(nanos, size)}{unit}"
+        return f"{nanos}ns"
+    minutes, rest = divmod(nanos, 60 * 1_000_000_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_trimmed(rest, 1_000_000_000)}s"
+    return f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}" if minutes else text
+
+
+def _trimmed(value: int, size: int) -> str:
+    whole, part = divmod(value, size)
+    digits = str(part).zfill(len(str(size)) - 1).rstrip("0")
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
+def entry(one: dict[str, Any] | Problem) -> dict[str, Any]:
+    """Say what became of one job of many."""
+    if isinstance(one, Problem):
+        return {"status": one.status, "problem": one.to_dict()}
+    return {"status": 202, "job": one}
+
+
+def add_submissions(api: APIRouter, desk: Desk, once: Once) -> None:
+    """Add the routes."""
+    kept = Kept()
+
+    def ready(request: Request, what: str, wanted: Submission) -> Ready:
+        desk.need(request, Access.OPERATE, what)
+        desk.need_here(what)
+        assert desk.config.handlers is not None
+        return prepare(desk.config.handlers, wanted)
+
+    async def submit_one(request: Request, pool: str | None, row: Ready) -> dict[str, Any]:
+        (job,) = await submit(pool, [row], kept)
+        if isinstance(job, Problem):
+            raise job
+        desk.note(job["pool"], request, f"{row.handler.name!r} id={job['id']}")
+        return job
+
+    async def ended(request: Request, pool: str | None, id: str, prefer: str | None) -> Response:
+        desk.need(request, Access.OPERATE, "reading results")
+        desk.need_here("reading results")
+        assert desk.config.handlers is not None
+        seconds = wait_of(prefer)
+        headers = {"preference-applied": f"wait={seconds}"} if seconds else {}
+        found = await result_of(pool, id, kept, desk.config.handlers)
+        if seconds and found["status"] not in ENDED:
+            await wait_for(pool, id, seconds, kept)
+            found = await result_of(pool, id, kept, desk.config.handlers)
+        if found["status"] not in ENDED:
+            return Json(found, 202, headers | {"retry-after": "1"})
+        return Json(found, headers=headers)
+
+    @api.post(
+        "/pools/{pool}/jobs",
+        responses=answers(JobResult, "It has ended, as you preferred to wait")
+        | answers(Submitted, "It was taken", 202, Location="of the job")
+        | problems(*REFUSED),
+    )
+    async def new_job(
+        request: Request, pool: PoolKey, body: Submission, key: Key = None, prefer: Prefer = None
+    ) -> Response:
+        """Submit a job."""
+        row = ready(request, "submitting", body)
+        job = await once.answer(request, body, lambda: submit_one(request, pool, row))
+        headers = {"location": f"jobs/{job['id']}", "retry-after": "1"}
+        if wait_of(prefer):
+            answer = await ended(request, pool, str(job["id"]), prefer)
+            if answer.status_code == 200:
+                answer.headers["location"] = headers["location"]
+                return answer
+            headers["preference-applied"] = answer.headers["preference-applied"]
+        return Json(job, 202, headers)
+
+    @api.post("/pools/{pool}/batches", responses=answers(Listing, "What became of each", 202) | problems(*REFUSED))
+    async def batch(request: Request, pool: PoolKey, body: Batch, key: Key = None) -> Response:
+        """Submit many jobs: each is taken or refused by itself."""
+
+        async def begin() -> list[dict[str, Any]]:
+            rows: list[Ready | Problem] = []
+            for wanted in body.jobs:
+                try:
+                    rows.append(ready(request, "submitting", wanted))
+                except Problem as problem:
+                    if problem.kind in ("not-allowed", "conflict"):  # of the app, not of this one
+                        raise
+                    rows.append(problem)
+            done = iter(await submit(pool, [row for row in rows if isinstance(row, Ready)], kept))
+            found = [row if isinstance(row, Problem) else next(done) for row in rows]
+            taken = sum(not isinstance(one, Problem) for one in found)
+            desk.note(pool, request, f"{taken} jobs of {len(found)}")
+            return [
+                {"status": one.status, "problem": one.to_dict()}
+                if isinstance(one, Problem)
+                else {"status": 202, "job": one}
+                for one in found
+            ]
+
+        return Json({"items": await once.answer(request, body, begin)}, 202)
+
+    @api.get(
+        "/pools/{pool}/jobs/{id}/result",
+        responses=answers(JobResult, "It has ended") | answers(JobResult, "It has not", 202) | problems(409),
+    )
+    async def result(request: Request, pool: PoolKey, id: JobId, prefer: Prefer = None) -> Response:
+        """Return the result of a job that was submitted here, or why it failed."""
+        return await ended(request, pool, id, prefer)
+
+    # -- the words of a Go worker pool: paths, fields and durations are as its users know them --------------------------
+
+    @api.post("/jobs", responses=answers(PlainQueued, "It was taken") | problems(*REFUSED))
+    async def plain_job(request: Request, body: PlainJob, key: Key = None) -> Response:
+        """Submit a job to the default pool."""
+        wanted = Submission(function=body.name, priority=body.priority, params=body.params)
+        row = ready(request, "submitting", wanted)
+        measure_runs(desk.config.pool)
+        job = await once.answer(request, body, lambda: submit_one(request, desk.config.pool, row))
+        return Json({"job_id": str(job["id"]), "status": "queued"})
+
+    @api.post("/jobs/{job_id}/cancel", responses=answers(PlainCancelled, "It was told to end") | problems(409))
+    async def plain_cancel(request: Request, job_id: JobId) -> Response:
+        """Cancel a job of the default pool."""
+        await desk.ask(request, "cancel", desk.config.pool, id=job_id)
+        return Json({"message": f"job {job_id} was told to end"})
+
+    @api.get("/jobs/pool/stats", responses=answers(PlainStatistics, "The numbers") | problems())
+    async def plain_statistics(request: Request) -> Response:
+        """Show the numbers of the default pool; times are counted from the first job that is submitted here."""
+        found = await desk.ask(request, "status", desk.config.pool)
+        numbers = found["numbers"]
+        times = (await desk.ask(request, "metrics", desk.config.pool))["items"]
+        total, count = sum(row["run_sum"] for row in times), sum(row["run_count"] for row in times)
+        return Json(
+            {
+                "total_submitted": numbers["submitted"],
+                "total_completed": numbers["succeeded"],
+                "total_failed": numbers["failed"] + numbers["timed_out"],
+                "total_cancelled": numbers["cancelled"],
+                "active_workers": numbers["busy"],
+                "queued_tasks": numbers["queued"],
+                "average_exec_time": go_duration(total / count if count else 0.0),
+            }
+        )
