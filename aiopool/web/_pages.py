@@ -45,15 +45,14 @@ def add_pages(app: FastAPI, target: Target, config: Any) -> None:
     Args:
         app: the app; the pages stand at its root, beside the API.
         target: whose pools are shown.
-        config: has the `title` of the pages.
+        config: has the `title` of the pages, and the `pool` that is meant where none is named.
     """
-    title = getattr(config, "title", "aiopool")
     answers = Answers()
 
     def add(path: str, show: Show) -> None:
         @functools.wraps(show)
         async def page(request: Request) -> Response:
-            view = View(request, target, title)
+            view = View(request, target, config)
             try:
                 answer = answers.take(view.parameters.pop("said", None))
                 view.said = answer
@@ -67,7 +66,7 @@ def add_pages(app: FastAPI, target: Target, config: Any) -> None:
         add(path, show)
 
     async def do(request: Request) -> Response:
-        return await carry_out(request, View(request, target, title), answers)
+        return await carry_out(request, View(request, target, config), answers)
 
     app.router.add_route("/do/{verb}", do, methods=["POST"], include_in_schema=False)
     app.router.add_route("/static/{name}", serve_asset, methods=["GET"], include_in_schema=False)

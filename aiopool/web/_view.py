@@ -78,18 +78,18 @@ class View:
         parameters: of the address.
     """
 
-    def __init__(self, request: Request, target: Target, title: str) -> None:
+    def __init__(self, request: Request, target: Target, config: Any) -> None:
         state = request.state
         self.access = state.access if isinstance(state.access, Access) else Access[str(state.access).upper()]
         self.who: str = state.who
         self.parameters = {name: one for name, one in request.query_params.items() if one != ""}
-        self.pool: str | None = self.parameters.pop("pool", None)
+        self.pool: str | None = self.parameters.pop("pool", None) or getattr(config, "pool", None)
         self.pools: list[str] = []
         self.program = ""
         self.status: dict[str, Any] | None = None
         self.said: str | None = None  # to who pressed a button before
         self._target = target
-        self._title = title
+        self._title = getattr(config, "title", "aiopool")
         self.up = "../" if request.url.path.rpartition("/do/")[1] and request.path_params.get("verb") else ""
         self._gzip = "gzip" in request.headers.get("accept-encoding", "")
 
