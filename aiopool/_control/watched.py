@@ -21,6 +21,7 @@ from aiopool._control.events import EventLog
 from aiopool._control.history import History
 from aiopool._control.problems import Problem
 from aiopool._control.views import frames_view, moment
+from aiopool._jobs.status import PoolStatus
 from aiopool._pool.pool import Pool
 from aiopool.health import HealthMonitor
 from aiopool.inspection import RunningCode, loop_of, open_pools, running_code
@@ -248,16 +249,21 @@ _watched: weakref.WeakKeyDictionary[Pool, Watched] = weakref.WeakKeyDictionary()
 
 
 def watched(pool: Pool) -> Watched:
-    """Return what is known of a pool. Its key is its name; with a number, if that is taken."""
+    """Return what is known of a pool. Its key is its name; with a number, if another open pool has that."""
     with _lock:
         found = _watched.get(pool)
+        # One that is closed may be there for a while yet, until it is collected: it holds no key.
+        others = [(other, one) for other, one in _watched.items() if other is not pool]
+        taken = {one.key for other, one in others if other.status is not PoolStatus.CLOSED}
+        if found is not None and found.key not in taken:
+            return found
+        key, number = pool.name, 1
+        while key in taken:
+            number += 1
+            key = f"{pool.name}-{number}"
         if found is None:
-            taken = {one.key for one in _watched.values()}
-            key, number = pool.name, 1
-            while key in taken:
-                number += 1
-                key = f"{pool.name}-{number}"
             found = _watched[pool] = Watched(pool, key)
+        found.key = key
         return found
 
 

@@ -121,7 +121,9 @@ def host_name(host: str) -> str | None:
         return None
     if host.startswith("["):
         name, bracket, port = host.partition("]")
-        name, port = name + bracket, port.removeprefix(":") if port.startswith(":") or not port else "no"
+        if not bracket or (port and not port.startswith(":")):
+            return None
+        name, port = name + bracket, port.removeprefix(":")
     else:
         name, _, port = host.partition(":")
     return name.lower().rstrip(".") or None if not port or (port.isdecimal() and int(port) < 65536) else None

@@ -162,7 +162,7 @@ def add_submissions(api: APIRouter, desk: Desk, once: Once) -> None:
         """Return the result of a job that was submitted here, or why it failed."""
         return await ended(request, pool, id, prefer)
 
-    # -- the words of a Go worker pool: paths, fields and durations are as its users know them --------------------------
+    # -- the words of a Go worker pool: paths, fields and durations are as its users know them ------------------------
 
     @api.post("/jobs", responses=answers(PlainQueued, "It was taken") | problems(*REFUSED))
     async def plain_job(request: Request, body: PlainJob, key: Key = None) -> Response:
