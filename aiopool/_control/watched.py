@@ -228,9 +228,9 @@ class Watched:
         """Write down what somebody did."""
         action = Action(datetime.datetime.now(datetime.UTC), who, verb, about)
         self.actions.append(action)
-        if verb == "pause":
+        if verb == "pause" and "group=" not in about:
             self.paused_by = action
-        elif verb == "resume":
+        elif verb == "resume" and "group=" not in about:
             self.paused_by = None
         return action
 

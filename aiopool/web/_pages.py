@@ -25,17 +25,13 @@ Show = Callable[[View], Awaitable[Response]]
 LIVE = ("scheduled", "queued", "running")
 ENDED = ("succeeded", "failed", "timed_out", "cancelled")
 FILTERS = ("name", "group", "label", "error", "waits_for", "older_than", "order")
+# Those that need somebody come first.
 STORED = (
-    "queued",
-    "running",
-    "scheduled",
-    "limited",
-    "parked",
     "dead",
+    "parked",
     "failed",
     "timed_out",
-    "cancelled",
-    "succeeded",
+    *("queued", "limited", "scheduled", "running", "cancelled", "succeeded"),
 )
 
 

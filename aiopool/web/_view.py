@@ -12,7 +12,7 @@ import time
 from typing import Any, final
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -48,7 +48,6 @@ def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("aiopool.web", "_templates"),
         autoescape=True,
-        undefined=StrictUndefined,
         finalize=_words.clean,
         trim_blocks=True,
         lstrip_blocks=True,
