@@ -24,6 +24,7 @@ TITLES = {
     "not-known": (401, "Say who you are"),
     "host-not-allowed": (403, "This name of the server is not allowed"),
     "cross-site": (403, "The request comes from another site"),
+    "under-way": (409, "The same request is under way"),
     "no-such-method": (405, "This cannot be done with it"),
     "changed": (412, "It has changed meanwhile"),
     "too-large": (413, "The request is too large"),

@@ -57,7 +57,7 @@ def moment(when: datetime.datetime | None) -> str | None:
 
 def is_paused(pool: Pool) -> bool:
     """Whether a pool lets no job start; from any thread."""
-    return pool._engine("statistics").slots.paused
+    return pool._engine("is_paused").slots.paused
 
 
 def pool_version(pool: Pool) -> str:

@@ -1280,6 +1280,7 @@ _READERS = frozenset(
         "finished_jobs",
         "get_job",
         "groups",
+        "is_paused",
         "jobs",
         "loop_of",
         "next_jobs",

@@ -19,6 +19,7 @@
     _jobs     `aiopool jobs`: look at the jobs of a store, steer them; _jobs_app has the options, _copy moves them
     _doctor   `aiopool doctor`: what a store is; _promises has what that means for a job
     _worker   `aiopool worker`: run the jobs of a store
+    _web      `aiopool web`, `aiopool serve`: pools over HTTP; _web_app has the options
     _store    a store, opened for a command
     _job_text a stored job as text; _table has plain tables
     _streams  standard input and output, which jobs do not get

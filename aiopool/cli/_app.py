@@ -12,6 +12,8 @@ from aiopool.cli._map import map_lines
 from aiopool.cli._options import BACKOFFS
 from aiopool.cli._plan_app import plan_command
 from aiopool.cli._torture import torture_command
+from aiopool.cli._web_app import EXAMPLE as WEB_EXAMPLE
+from aiopool.cli._web_app import serve_command, web_command
 
 __all__ = ["app"]
 
@@ -285,3 +287,5 @@ def doctor_command(
 
 app.command("torture")(torture_command)
 app.command("plan")(plan_command)
+app.command("web", epilog=WEB_EXAMPLE)(web_command)
+app.command("serve")(serve_command)

@@ -4,7 +4,7 @@
 
     app.mount("/pool", aiopool.web.create_app(access=access))
 
-Needs the extra `web`.
+The app needs the extra `web`, the client the extra `client`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,21 @@ from aiopool._runtime.public import publish
 
 if TYPE_CHECKING:
     from aiopool.web._app import create_app
+    from aiopool.web._client import AsyncClient, Client
+    from aiopool.web._talk import ApiError, RemoteEvent, RemoteJob, RemoteJobError
 
-__all__ = ["create_app"]
+__all__ = ["ApiError", "AsyncClient", "Client", "RemoteEvent", "RemoteJob", "RemoteJobError", "create_app"]
 
-_EXTRA = ("fastapi", "starlette", "pydantic", "jinja2", "uvicorn", "httpx2")
-_HOMES = {"create_app": "_app"}
+_EXTRA = ("fastapi", "starlette", "jinja2", "uvicorn", "httpx2")
+_HOMES = {
+    "ApiError": "_talk",
+    "AsyncClient": "_client",
+    "Client": "_client",
+    "RemoteEvent": "_talk",
+    "RemoteJob": "_talk",
+    "RemoteJobError": "_talk",
+    "create_app": "_app",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -29,17 +39,12 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in (
-            "fastapi",
-            "starlette",
-            "jinja2",
-            "uvicorn",
-            "httpx2",
-        ):
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise
+        extra = "client" if error.name.startswith("httpx2") else "web"
         raise ModuleNotFoundError(
             f"aiopool.web.{name} needs {error.name}, which is not installed; in the checkout of aiopool, write: "
-            'pip install -e ".[web]"',
+            f'pip install -e ".[{extra}]"',
             name=error.name,
         ) from None
     globals()[name] = getattr(module, name)

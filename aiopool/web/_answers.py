@@ -31,7 +31,15 @@ HEADERS = {
     "cache-control": "no-store",
 }
 # Seconds to wait before asking again, by the type of a problem.
-RETRY_AFTER = {"queue-full": 1, "loop-blocked": 2, "closing": 10, "too-many": 5, "store-lost": 5, "program-gone": 10}
+RETRY_AFTER = {
+    "queue-full": 1,
+    "loop-blocked": 2,
+    "closing": 10,
+    "too-many": 5,
+    "store-lost": 5,
+    "under-way": 1,
+    "program-gone": 10,
+}
 _BY_STATUS = {
     400: "bad-request",
     401: "not-known",

@@ -13,6 +13,8 @@ from starlette.responses import Response
 
 import aiopool
 from aiopool import Handlers
+from aiopool._control.problems import Problem
+from aiopool._control.verbs import Access
 from aiopool.web._answers import Json, add_handlers
 from aiopool.web._config import AccessCheck, Config
 from aiopool.web._desk import Desk, answers, problems
@@ -103,6 +105,8 @@ def app_of(target: Target, config: Config) -> FastAPI:
         return Json(app.openapi())
 
     app.include_router(api)
+    if config.open_paths:
+        _add_probes(app, desk)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
     if importlib.util.find_spec("aiopool.web._pages") is not None:
         pages: Any = importlib.import_module("aiopool.web._pages")
@@ -110,6 +114,24 @@ def app_of(target: Target, config: Config) -> FastAPI:
     add_handlers(app)
     app.add_middleware(Guard, config=config)
     return app
+
+
+def _add_probes(app: FastAPI, desk: Desk) -> None:
+    """Say to anybody whether we live, and whether the pools take jobs: yes or no, nothing else."""
+
+    @app.get("/livez", include_in_schema=False)
+    async def livez() -> Response:
+        return Json({"live": True})
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        try:
+            keys = (await desk.target.hello())["pools"]
+            reports = [await desk.target.ask("health", key, who="probe", access=Access.READ) for key in keys]
+            ready = bool(reports) and all(report["ready"] for report in reports)
+        except Problem:
+            ready = False
+        return Json({"ready": ready}, 200 if ready else 503)
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:

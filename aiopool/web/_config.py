@@ -45,6 +45,7 @@ class Config:
         shutdown: whether the pool can be ended through it.
         stream_seconds: after so long a stream of events ends, and the browser comes back.
         max_streams: so many streams at once.
+        open_paths: may be read by anybody, as by what looks whether we live.
     """
 
     access: AccessCheck
@@ -56,6 +57,7 @@ class Config:
     shutdown: bool = False
     stream_seconds: float = 25.0
     max_streams: int = 100
+    open_paths: frozenset[str] = frozenset()
 
     @classmethod
     def of(

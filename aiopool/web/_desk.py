@@ -11,7 +11,6 @@ from starlette.requests import Request
 
 from aiopool._control.problems import TITLES, Problem
 from aiopool._control.verbs import Access
-from aiopool._control.watched import find_pool
 from aiopool.web._config import Config
 from aiopool.web._hub import Hubs
 from aiopool.web._target import Here, Target
@@ -71,10 +70,8 @@ class Desk:
         return await self.target.ask(verb, pool, who=request.state.who, access=request.state.access, **given)
 
     def note(self, pool: str, request: Request, about: str) -> None:
-        """Write down what somebody did that is no verb."""
-        who = request.state.who
-        find_pool(pool).note(who, "submit", about)
-        logger.info("%s: submit %s of pool %r", who, about, pool)
+        """Write down who has submitted what: in the log alone, or it would push out who has paused the pool."""
+        logger.info("%s: submit %s of pool %r", request.state.who, about, pool)
 
     def need(self, request: Request, access: Access, what: str) -> None:
         """Refuse what somebody may not do.

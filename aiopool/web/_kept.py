@@ -6,7 +6,6 @@ from collections import OrderedDict
 from typing import Any, final
 
 from aiopool import Job, Pool
-from aiopool.inspection import loop_of
 
 __all__ = ["Kept"]
 
@@ -18,13 +17,14 @@ class Kept:
     """The last jobs; those that have ended are forgotten first. It belongs to the loop of the server."""
 
     def __init__(self) -> None:
-        self._jobs: OrderedDict[tuple[str, str], tuple[Pool, Job[Any]]] = OrderedDict()
+        # With the engine of the pool: one that is opened again has another, and numbers its jobs from 1 again.
+        self._jobs: OrderedDict[tuple[str, str], tuple[object, Job[Any]]] = OrderedDict()
 
     def add(self, pool: Pool, job: Job[Any]) -> None:
         """Keep a job."""
         jobs = self._jobs
         key = (pool.name, str(job.id))
-        jobs[key] = (pool, job)
+        jobs[key] = (pool._engine("find"), job)
         jobs.move_to_end(key)
         for _ in range(2):  # one is new, so this catches up; those that are live are passed over
             if len(jobs) <= MAX_JOBS:
@@ -36,8 +36,4 @@ class Kept:
     def get(self, pool: Pool, id: str) -> Job[Any] | None:
         """Return a job of the present opening of a pool, or None."""
         row = self._jobs.get((pool.name, id))
-        if row is None:
-            return None
-        # A pool that is opened again numbers its jobs from 1 again.
-        opened_at = loop_of(pool).time() - pool.statistics().uptime
-        return row[1] if row[0] is pool and row[1].submitted_at >= opened_at - 0.001 else None
+        return row[1] if row is not None and row[0] is pool._engine("find") else None

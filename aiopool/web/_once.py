@@ -47,7 +47,7 @@ class Once:
         if before is not None:
             self._same(before, said, key)
             raise Problem(
-                "conflict", f"the request with Idempotency-Key {key!r:.100} is under way: wait for its answer"
+                "under-way", f"the request with Idempotency-Key {key!r:.100} is under way: wait for its answer"
             )
         found = self._kept.get(place)
         if found is not None and time.monotonic() - found[1] < SECONDS:

@@ -95,7 +95,9 @@ async def _jobs(view: View) -> Response:
     found = await view.ask("jobs", status=state, cursor=cursor, limit=ROWS, **wanted)
     numbers = status["numbers"]
     ended = state in ENDED or wanted["error"] is not None
-    of = found.get("kept") if ended else (numbers[state] if state else sum(numbers[one] for one in LIVE))
+    of = found.get("kept") if ended else sum(numbers[one] for one in LIVE)
+    if not ended and state in ("running", "queued") and (state == "running" or wanted["order"] == "next"):
+        of = numbers[state]
     return view.render(
         "jobs.html", "jobs", found=found, wanted=wanted, state=state, ended=ended, of=of, cursor=cursor,
         live=LIVE, over=ENDED,

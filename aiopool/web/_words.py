@@ -34,8 +34,8 @@ def clean(text: Any) -> Any:
 
 
 def value(text: object) -> Markup:
-    """Return a text for a hidden field: whole, and only escaped, for it comes back to us."""
-    return escape("" if text is None else str(text))
+    """Return a text for a hidden field: whole, and only escaped, for it comes back to us. (HTML has no NUL.)"""
+    return escape("" if text is None else str(text).replace("\0", "�"))
 
 
 def number(of: float | None) -> str:

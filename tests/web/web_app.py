@@ -1,9 +1,16 @@
 """What the tests of the web app share: an app whose visitors say who they are, a client for it, and its routes."""
 
+import contextlib
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
+from web_servers import ROOT, Server
 
 import aiopool
 import aiopool.web
@@ -70,3 +77,75 @@ def filled(path: str) -> str:
     for parameter, name in names.items():
         path = path.replace(parameter, name)
     return path
+
+
+HANDLERS = """
+import asyncio
+import aiopool
+
+handlers = aiopool.Handlers()
+
+@handlers.register("add")
+async def add(a: int, b: int = 1) -> int:
+    return a + b
+
+@handlers.register("nap")
+async def nap(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "rested"
+
+@handlers.register("fail")
+async def fail(text: str) -> None:
+    raise ValueError(text)
+"""
+TOKEN = "a-token-of-the-tests-0123456789"
+
+
+class Command(Server):
+    """`aiopool WORDS` in a process of its own, which has said where it listens."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        super().__init__(process, ("127.0.0.1", 0))
+        self.url = self.said_after(": http://", "http://")
+        self.link = self.said_after("with this link: ")
+
+    def said_after(self, words: str, begin: str = "") -> str:
+        """Wait for words, and return what follows them in their line."""
+
+        def found() -> str | None:
+            return next((line.partition(words)[2].strip() for line in self.lines if words in line), None)
+
+        with self._news:
+            self._news.wait_for(lambda: self._ended or found() is not None)
+            text = found()
+        assert text is not None, f"the command ended without {words!r}:\n{self.text}"
+        return begin + text
+
+
+@contextlib.contextmanager
+def command(directory: Path, *words: str) -> Iterator[Command]:
+    """Run a command of ours that serves; at the end it is killed, if it has not ended."""
+    (directory / "handlers.py").write_text(HANDLERS)
+    (directory / "token").write_text(TOKEN + "\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aiopool", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(directory)},
+        start_new_session=True,
+    )
+    with process:
+        watchdog = threading.Timer(100, process.kill)
+        watchdog.start()
+        try:
+            yield Command(process)
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def serve(directory: Path, *more: str) -> "contextlib.AbstractContextManager[Command]":
+    """Run `aiopool serve` with the functions above."""
+    return command(directory, "serve", "handlers.py:handlers", "--port", "0", "--token-file", "token", *more)
