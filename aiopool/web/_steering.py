@@ -117,8 +117,10 @@ async def _ask_first(view: View, verb: str, fields: dict[str, Any], back: str) -
     kept = {name: one for name, one in fields.items() if name not in ("expect", "dry_run")}
     if expects:
         kept["expect"] = count
+        if not fields.get("ids"):
+            kept["all"] = "yes"
     hidden = [(name, one) for name, many in kept.items() for one in (many if isinstance(many, list) else [many])]
-    about = [(name, one) for name, one in kept.items() if name not in ("ids", "do", "expect")]
+    about = [(name, one) for name, one in kept.items() if name not in ("ids", "do", "expect", "all")]
     return view.render(
         "confirm.html", "./", verb=verb, label=f"{what}{jobs}", count=count, hidden=hidden, about=about,
         ids=fields.get("ids"), back=back,

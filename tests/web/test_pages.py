@@ -358,6 +358,7 @@ async def test_many_are_cancelled_only_as_many_as_were_counted():
             await pool.with_options(name="old").submit(forever)
         asked = await press("operation", do="cancel", all="yes", name="old", status="queued", back="jobs")
         assert "Cancel 29 jobs?" in text_of(asked.text)
+        assert 'name="all" value="yes"' in asked.text and 'name="expect" value="29"' in asked.text
         await pool.with_options(name="old").submit(forever)
         fields = {"do": "cancel", "name": "old", "status": "queued", "expect": "29", "confirmed": "yes"}
         refused = await press("operation", all="yes", **fields)

@@ -244,14 +244,14 @@ if (head) {
   head.append(all);
 }
 
-let go = 0;
+let go = -Infinity;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, select, textarea, dialog[open]")) return;
   const key = event.key;
   if (performance.now() - go < 1500) {
     const link = document.querySelector(`header nav a[data-key="${CSS.escape(key)}"]`);
-    go = 0;
+    go = -Infinity;
     if (link) { event.preventDefault(); link.click(); }
     return;
   }
