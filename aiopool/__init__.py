@@ -11,15 +11,14 @@ General layout, from the ground up; a room imports only rooms above it in this l
     _pool              what users hold: pool, views, groups, maps, shutdown
     blocking           a pool for programs without an event loop
     metrics, health    what a pool did, and how it is
-    inspection         looking at the pools of a program from outside
+    inspection, _control  looking at the pools of a program from outside, and a door for that
     records            what is kept of jobs that have ended
     workers            what a worker is about, and what it holds
     settings, services values from files and the environment; helper processes
     _program           a whole program: `run`
     _durable           the jobs of a pool in its store
-    _control           a door into a running program
     aiopool            this face, which only re-exports
-    testing, instrumentation, pytest_plugin, cli: they use the face, as programs do
+    testing, instrumentation, avtomatika, pytest_plugin, cli: they use the face, as programs do
 
 Read `_jobs/job.py`, `_engine/queue.py`, `_engine/engine.py`, `_engine/worker.py`, `_engine/supervisor.py` and
 `_pool/pool.py`, and you know the machine. `docs/project/architecture.md` has the picture.

@@ -86,16 +86,9 @@ async def call(name: str, arguments: Mapping[str, Any], *, pool: str | None, who
         logger.exception("%s of pool %r, asked by %s, has failed", name, watch.key, who)
         raise Problem("error", f"{name} has failed: {describe_error(error)}") from error
     if verb.access > Access.READ and not answer.get("dry_run"):
-        about = _words(arguments)
-        watch.note(who, name, about)
-        logger.info("%s: %s %s of pool %r", who, name, about, watch.key)
+        action = watch.note(who, name, arguments)
+        logger.info("%s: %s %s of pool %r", who, name, action.about, watch.key)
     return answer
-
-
-def _words(arguments: Mapping[str, Any]) -> str:
-    """Return arguments in words that fit into a line of a log, whatever is in them."""
-    text = " ".join(f"{key}={value}" for key, value in arguments.items() if value not in (None, ""))[:500]
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 async def _run(watch: Watched, verb: Verb, arguments: Arguments) -> dict[str, Any]:

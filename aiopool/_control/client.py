@@ -64,7 +64,7 @@ class Connection:
                 raise PermissionError(problem.detail) from None
             raise
         except BaseException:
-            self._socket.close()
+            self.close()  # the file, too: it holds the socket
             raise
 
     @property
@@ -117,6 +117,11 @@ class Connection:
             raise Problem.from_dict(answer["problem"])
         found: dict[str, Any] = answer["ok"]
         return found
+
+    def abort(self) -> None:
+        """End what another thread asks at this moment, with a `NoAnswerError`. The connection is of no use any more."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""

@@ -50,8 +50,8 @@ def control(*, read_only: bool = False) -> Control:
     """Open a door into this program, for `aiopool ps`, `aiopool top`, `aiopool ctl` and `aiopool web`.
 
     It is a Unix socket that only this user and root can reach, with a thread of its own: it answers while the event
-    loop is blocked, and says who blocks it. All pools of the program are seen through it, those that are open and those
-    to come. Nobody can run code through it: what can be asked is a closed list. Arguments and results of jobs are
+    loop is blocked, and says who blocks it. All pools of the program are seen through it, those that are open and
+    those to come. Nobody can run code through it: what can be asked is a closed list. Arguments and results of jobs are
     not shown. The same is done by `AIOPOOL_CONTROL=1` in the environment of the program.
 
     A second call returns what the first one has returned. In a child that is forked the door is closed; it may call

@@ -36,7 +36,8 @@ logger = logging.getLogger("aiopool.control")
 
 MAX_LINE = 2**20
 MAX_CONNECTIONS = 16
-_START = 10.0  # seconds for a thread to start
+_END = 10.0  # seconds for the thread to end
+_LAST_WORDS = 1.0  # seconds that somebody who is sent away may still talk
 
 
 @final
@@ -83,7 +84,7 @@ class Server:
             with contextlib.suppress(RuntimeError):  # it is closed
                 loop.call_soon_threadsafe(end.set)
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(_START)
+            self._thread.join(_END)
 
     def abandon(self) -> None:
         """Give our copy of the socket away: in a forked child, where nobody would answer."""
@@ -124,6 +125,9 @@ class Server:
             if len(self._connections) > MAX_CONNECTIONS:
                 raise Problem("conflict", f"{MAX_CONNECTIONS} are connected already: close one of them")
         except Problem as problem:
+            with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                # First the request: who writes to a socket that is closed hears of that, and not why.
+                await asyncio.wait_for(reader.readuntil(b"\n"), _LAST_WORDS)
             await _send(writer, {"id": None, "problem": problem.to_dict()})
             return
         while True:
@@ -134,6 +138,10 @@ class Server:
             except asyncio.LimitOverrunError:
                 too_long = Problem("bad-request", f"a request is one line of at most {MAX_LINE} bytes")
                 await _send(writer, {"id": None, "problem": too_long.to_dict()})
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LAST_WORDS):  # what is not read would take the answer along
+                        while await reader.read(MAX_LINE):
+                            pass
                 return
             await _send(writer, await self._answer(line, who))
 

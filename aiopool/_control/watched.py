@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, final
 
@@ -21,7 +21,7 @@ from aiopool._control.events import EventLog
 from aiopool._control.history import History
 from aiopool._control.problems import Problem
 from aiopool._control.views import frames_view, moment
-from aiopool._jobs.status import PoolStatus
+from aiopool._observe.metrics import label_text  # no line of a log breaks by it
 from aiopool._pool.pool import Pool
 from aiopool.health import HealthMonitor
 from aiopool.inspection import RunningCode, loop_of, open_pools, running_code
@@ -32,6 +32,7 @@ __all__ = ["Action", "Operation", "Watched", "find_pool", "watched", "watched_po
 LATE = 0.05
 MAX_SPELLS = 50
 MAX_ACTIONS = 200
+MAX_ABOUT = 500  # characters
 MAX_OPERATIONS = 20
 
 
@@ -224,14 +225,13 @@ class Watched:
 
     # -- what was done -------------------------------------------------------------------------------------------------
 
-    def note(self, who: str, verb: str, about: str) -> Action:
+    def note(self, who: str, verb: str, arguments: Mapping[str, Any]) -> Action:
         """Write down what somebody did."""
-        action = Action(datetime.datetime.now(datetime.UTC), who, verb, about)
+        about = " ".join(f"{name}={value}" for name, value in arguments.items() if value not in (None, ""))
+        action = Action(datetime.datetime.now(datetime.UTC), who, verb, label_text(about, MAX_ABOUT))
         self.actions.append(action)
-        if verb == "pause" and "group=" not in about:
-            self.paused_by = action
-        elif verb == "resume" and "group=" not in about:
-            self.paused_by = None
+        if verb in ("pause", "resume") and not arguments.get("group"):
+            self.paused_by = action if verb == "pause" else None
         return action
 
     def begin(self, verb: str, total: int) -> Operation:
@@ -249,27 +249,29 @@ _watched: weakref.WeakKeyDictionary[Pool, Watched] = weakref.WeakKeyDictionary()
 
 
 def watched(pool: Pool) -> Watched:
-    """Return what is known of a pool. Its key is its name; with a number, if another open pool has that."""
+    """Return what is known of a pool."""
     with _lock:
         found = _watched.get(pool)
-        # One that is closed may be there for a while yet, until it is collected: it holds no key.
-        others = [(other, one) for other, one in _watched.items() if other is not pool]
-        taken = {one.key for other, one in others if other.status is not PoolStatus.CLOSED}
-        if found is not None and found.key not in taken:
-            return found
-        key, number = pool.name, 1
-        while key in taken:
-            number += 1
-            key = f"{pool.name}-{number}"
         if found is None:
-            found = _watched[pool] = Watched(pool, key)
-        found.key = key
+            found = _watched[pool] = Watched(pool, pool.name)
         return found
 
 
 def watched_pools() -> list[Watched]:
-    """Return the open pools of this process, the oldest first."""
-    return [watched(pool) for pool in open_pools()]
+    """Return the open pools of this process, the oldest first.
+
+    The key of each is its name; with a number, if an older one that is open has that.
+    """
+    found: dict[str, Watched] = {}
+    for pool in open_pools():
+        watch, number = watched(pool), 1
+        if watch.key in found:
+            watch.key = pool.name
+            while watch.key in found:
+                number += 1
+                watch.key = f"{pool.name}-{number}"
+        found[watch.key] = watch
+    return list(found.values())
 
 
 def find_pool(key: str | None) -> Watched:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from aiopool.cli._complete import complete_target
+from aiopool.cli._door_app import CTL_EXAMPLE, ctl_command, ps_command, top_command
 from aiopool.cli._jobs_app import Queue, StoreUrl, jobs_app
 from aiopool.cli._map import map_lines
 from aiopool.cli._options import BACKOFFS
@@ -287,5 +288,8 @@ def doctor_command(
 
 app.command("torture")(torture_command)
 app.command("plan")(plan_command)
+app.command("ps")(ps_command)
+app.command("ctl", epilog=CTL_EXAMPLE)(ctl_command)
+app.command("top")(top_command)
 app.command("web", epilog=WEB_EXAMPLE)(web_command)
 app.command("serve")(serve_command)

@@ -141,17 +141,19 @@ def choice(*names: str) -> Kind:
     return Kind(f"one of {', '.join(names)}", read)
 
 
-def flag() -> Kind:
-    """Return the kind of true and false."""
+def flag(*words: str) -> Kind:
+    """Return the kind of true and false; and of some words beside them."""
 
-    def read(value: object) -> bool:
+    def read(value: object) -> bool | str:
+        if isinstance(value, str) and value.lower() in words:
+            return value.lower()
         if isinstance(value, str) and value.lower() in (*_TRUE, *_FALSE):
             return value.lower() in _TRUE
         if not isinstance(value, bool):
             raise ValueError
         return value
 
-    return Kind("true or false (yes, no, on, off, 1, 0)", read)
+    return Kind(", ".join(("true or false (yes, no, on, off, 1, 0)", *words)), read)
 
 
 def text() -> Kind:

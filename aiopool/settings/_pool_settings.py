@@ -1,8 +1,8 @@
 """Settings of a pool, from arguments, the environment, a `.env` file, and a YAML, TOML or JSON file.
 
 `PoolSettings` has a field for each argument of `Pool(...)`, with the same name, meaning and default (a test compares
-them), and four for what watches a pool: `metrics`, `logs`, `log_level`, `health`. Each value comes from the highest
-source that gives it; a setting with fields of its own (`retry`) is merged field by field:
+them), and five for what watches a pool: `metrics`, `logs`, `log_level`, `health`, `control`. Each value comes from the
+highest source that gives it; a setting with fields of its own (`retry`) is merged field by field:
 
     arguments  >  AIOPOOL_SIZE=4  >  .env  >  settings file  >  defaults
 
@@ -24,6 +24,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 from pydantic import PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from aiopool._control.face import control
 from aiopool._jobs.job import OnError
 from aiopool._jobs.options import MAX_SIZE, Offload, Overflow, Priority
 from aiopool._jobs.restart import Restart
@@ -45,7 +46,7 @@ _ENV_FILE: Final = ".env"
 _TOLD: Final = 50  # problems in one text; a file of another program has many
 _DEFAULT_ENV_FILE: Final = object()
 # What is no argument of `Pool(...)`; `create_pool` brings these about.
-_WATCHING: Final = frozenset(("logs", "log_level", "metrics", "health"))
+_WATCHING: Final = frozenset(("logs", "log_level", "metrics", "health", "control"))
 
 
 @final
@@ -97,6 +98,7 @@ class PoolSettings(BaseSettings):
         Literal["debug", "info", "warning", "error"], kinds.choice("debug", "info", "warning", "error")
     ] = "info"
     health: Annotated[HealthLimits | None, kinds.health()] = None
+    control: Annotated[bool | Literal["read"], kinds.flag("read")] = False
     seed: Annotated[int | None, kinds.count(least=None, none=True)] = None
     keep_finished: Annotated[int | None, kinds.count(none=True)] = None
     recycle_after: Annotated[int | None, kinds.count(least=1, none=True)] = None
@@ -265,7 +267,8 @@ class PoolSettings(BaseSettings):
                 `limits`, `layers`, `worker_context`, `dask`.
 
         `metrics` calls `aiopool.metrics.observe(pool)`. `logs` calls `configure_logging(log_level, renderer=logs)`, for
-        the whole program. `health` is the default of each `HealthMonitor(pool)`. Pools that are made of the same
+        the whole program. `health` is the default of each `HealthMonitor(pool)`. `control` calls `aiopool.control()`,
+        for the whole program; with `read`, nobody may steer through it. Pools that are made of the same
         settings share a retry budget, if there is one.
 
         Example:
@@ -280,6 +283,8 @@ class PoolSettings(BaseSettings):
             from aiopool._observe.logs import configure_logging  # it loads structlog
 
             configure_logging(self.log_level, renderer=self.logs)
+        if self.control:
+            control(read_only=self.control == "read")
         return pool
 
     def to_arguments(self) -> dict[str, Any]:

@@ -177,9 +177,10 @@ MEMBERS = {
     "Group": f"{SUBMITTER} cancel errors jobs name pause resume",
     "Handlers": "get include names of register",
     "Job": """
-        add_done_callback attempt cancel cancelled done exception finished_at finished_time group id idempotency_key key
-        leaked metadata name outcome parent pool_name priority progress remove_done_callback report_progress result
-        set_timeout stack started_at started_time status submitted_at submitted_time wait waiting_for worker_id
+        add_done_callback attempt cancel cancelled done exception finished_at finished_time group history id
+        idempotency_key key leaked metadata name outcome parent pool_name priority progress remove_done_callback
+        report_progress result set_timeout stack started_at started_time status submitted_at submitted_time wait
+        waiting_for worker_id
     """,
     "JobOptions": """
         delay group id key layers metadata name offload over priority queue_timeout retry run_at timeout total_timeout

@@ -23,8 +23,8 @@ FACE = "aiopool"
 # From the ground up: a room may import what stands before it, and nothing behind it.
 ROOMS = """
     errors _runtime stores from_thread _jobs layers events _observe _engine _pool fleet blocking metrics health
-    records workers inspection settings services sizing _program _durable _control aiopool
-    testing instrumentation pytest_plugin _plan _torture web cli __main__
+    records workers inspection _control settings services sizing _program _durable aiopool
+    testing instrumentation avtomatika pytest_plugin _plan _torture web cli __main__
 """.split()
 # Rooms that stand above the face and use it as a user does.
 DOORS = ROOMS[ROOMS.index(FACE) + 1 :]
@@ -199,15 +199,16 @@ def test_every_way_to_write_an_import_is_seen(source, package, found):
 # What `import aiopool` loads of ours: what a pool needs to run jobs, and nothing that only some programs use. A module
 # that is added here costs every program its time, and start-up is promised to be short (docs: what a job costs).
 LOADED = """
-    _control _control.face _durable _durable.handlers _engine _engine.admission _engine.caller _engine.chores _engine.current_worker
-    _engine.deadlines _engine.endings _engine.engine _engine.error_reporter _engine.groups _engine.job_ids
+    _control _control.face _durable _durable.handlers _engine _engine.admission _engine.caller _engine.chores
+    _engine.current_worker _engine.deadlines _engine.endings _engine.engine _engine.error_reporter _engine.groups
+    _engine.job_ids
     _engine.join_waiters _engine.lanes _engine.lending _engine.outside _engine.queue _engine.resizing _engine.slots
     _engine.supervisor _engine.walk _engine.worker _jobs _jobs.callables _jobs.checks _jobs.fair_shares _jobs.job
     _jobs.layered _jobs.lease _jobs.limits _jobs.match _jobs.options _jobs.outcome _jobs.records _jobs.restart
     _jobs.retry _jobs.retry_budget _jobs.size_rule _jobs.spec _jobs.statistics _jobs.status _jobs.stop _jobs.waiters
     _observe _observe.observer _observe.observers _pool _pool.block _pool.bulk_cancel _pool.cancel_report
-    _pool.completed _pool.durability _pool.group _pool.job_scan _pool.lanes _pool.map _pool.map_feed _pool.open_pools _pool.pool
-    _pool.runners _pool.shutdown _pool.state _pool.submitter _program _program.run _program.service_sequence
+    _pool.completed _pool.durability _pool.group _pool.job_scan _pool.lanes _pool.map _pool.map_feed _pool.open_pools
+    _pool.pool _pool.runners _pool.shutdown _pool.state _pool.submitter _program _program.run _program.service_sequence
     _program.systemd _runtime _runtime.eager _runtime.faults _runtime.hooks _runtime.keywords _runtime.loop_lag
     _runtime.public _runtime.registration _runtime.runners _runtime.runtime _runtime.signals _runtime.sorted_rows
     _runtime.threads _runtime.timers _runtime.validation errors events from_thread

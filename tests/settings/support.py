@@ -124,6 +124,7 @@ TABLE = {
     "metrics": Row(("off", "1", "false", "yes"), (False, True, False, True)),
     "logs": Row(("json", "Console", "silent", "json"), ("json", "console", "silent", "json")),
     "log_level": Row(("error", "DEBUG", "info", "warning"), ("error", "debug", "info", "warning")),
+    "control": Row(("1", "no", "read", "Yes"), (True, False, "read", True)),
     "health.window": Row(("1", "2m", "inf", "4"), (1.0, 120.0, math.inf, 4.0)),
     "health.max_wait": Row(("0", "none", "2", "3s"), (0.0, None, 2.0, 3.0)),
     "health.stuck_after": Row(("0", "none", "2h", "inf"), (0.0, None, 7200.0, math.inf)),

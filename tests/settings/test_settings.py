@@ -33,8 +33,8 @@ def plain_parameters():
 def test_whatever_a_pool_takes_is_a_setting():
     """The same names, in the same order, with the same defaults. A new argument of Pool needs a field here."""
     fields = {name: field.default for name, field in PoolSettings.model_fields.items()}
-    watching = {name: fields.pop(name) for name in ("metrics", "logs", "log_level", "health")}
-    assert watching == {"metrics": False, "logs": "silent", "log_level": "info", "health": None}
+    watching = {name: fields.pop(name) for name in ("metrics", "logs", "log_level", "health", "control")}
+    assert watching == {"metrics": False, "logs": "silent", "log_level": "info", "health": None, "control": False}
     assert list(fields) == list(plain_parameters()), (
         "give PoolSettings the same field, and docs/reference/settings.md a row"
     )

@@ -138,7 +138,7 @@ def test_variables_of_ours_that_are_no_settings(monkeypatch):
         for path in (ROOT / "aiopool").rglob("*.py")
         if "settings" not in path.name
         for name in re.findall(r'"(AIOPOOL_\w+)"', path.read_text(encoding="utf-8"))
-    } - {"AIOPOOL_FILE", "AIOPOOL_POOL"}
+    } - {"AIOPOOL_FILE", "AIOPOOL_POOL", "AIOPOOL_CONTROL"}
     assert mentioned == RESERVED, "RESERVED in aiopool/settings/_sources.py lists the variables that are no settings"
     for name in RESERVED:
         monkeypatch.setenv(name, "7")

@@ -96,6 +96,7 @@ VALUES = {
     "logs": st.sampled_from(["silent", "console", "json"]),
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
     "health": st.none() | healths,
+    "control": st.sampled_from([True, False, "read"]),
     "seed": st.none() | st.integers(),
     "keep_finished": st.none() | st.integers(0, 10**9),
     "recycle_after": st.none() | st.integers(1, 10**9),

@@ -1,4 +1,4 @@
-"""What the browser tests share: a site with a pool at work, served by uvicorn in a thread, at the root or below a prefix."""
+"""What the browser tests share: a pool at work and its pages, served by uvicorn in a thread, below a prefix."""
 
 import asyncio
 import contextlib

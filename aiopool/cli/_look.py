@@ -1,0 +1,298 @@
+"""What is asked of a program for one frame of `aiopool top`: a `Look`; and the `Watcher` who asks again and again.
+
+A look is what was seen, and no text: `_frame` has the words. The numbers come first, from a verb that needs no event
+loop. Lists of jobs need it: while it is blocked they are not asked for, and those of before are shown with their age.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import threading
+import time
+from collections import deque
+from typing import Any, Final, Self, final
+
+from aiopool._control.client import Connection, NoAnswerError
+from aiopool._control.problems import Problem
+from aiopool.cli._words import Refusal
+
+__all__ = ["MAX_ROWS", "VIEWS", "Look", "Page", "Wanted", "Watcher"]
+
+VIEWS: Final = ("running", "waiting", "failed", "groups", "loop")
+MAX_ROWS: Final = 200
+# Seconds that a rate looks back: failures are rare, and what is done is not.
+_DONE_WINDOW: Final = 10.0
+_FAILED_WINDOW: Final = 60.0
+# Seconds from which on there is a rate.
+_SHORTEST: Final = 0.5
+# Seconds in which a program that ends is gone.
+_GOING: Final = 1.0
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which rows are wanted.
+
+    Attributes:
+        words: each must be somewhere in the row as it is shown, in upper or lower case.
+        asked: what the program is asked to look for, among all of its jobs: `group=mail`.
+    """
+
+    KEYS = ("name", "group", "error", "label", "waits_for", "older_than")
+
+    words: tuple[str, ...] = ()
+    asked: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Read it of what somebody has typed.
+
+        Raises:
+            Refusal: there is no such key.
+        """
+        words, asked = [], []
+        for word in text.split():
+            key, equals, value = word.partition("=")
+            if equals and key not in cls.KEYS:
+                raise Refusal(f"{word}: write a word of the row, or one of {', '.join(f'{one}=' for one in cls.KEYS)}")
+            if equals:
+                asked.append((key, value))
+            else:
+                words.append(word.lower())
+        return cls(tuple(words), tuple(asked))
+
+    def __str__(self) -> str:
+        return " ".join((*(f"{key}={value}" for key, value in self.asked), *self.words))
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """The rows of a view.
+
+    Attributes:
+        items: as the program has sent them.
+        at: when, in seconds since 1970.
+        complete: whether there can be no more of them.
+        kept: how many jobs that have ended the program remembers; None: that is no matter here.
+        note: why there are none, or why these are old.
+    """
+
+    items: list[dict[str, Any]]
+    at: float
+    complete: bool = True
+    kept: int | None = None
+    note: str | None = None
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of a pool at one moment.
+
+    Attributes:
+        hello: what the program says of itself.
+        status: the answer to `status`.
+        view: one of `VIEWS`.
+        page: the rows of the view.
+        wanted: which of them are wanted.
+        done_rate: jobs that succeeded, in a second, of late; None: nobody has looked before.
+        fail_rate: jobs that failed or timed out, in a minute, of late.
+    """
+
+    hello: dict[str, Any]
+    status: dict[str, Any]
+    view: str
+    page: Page
+    wanted: Wanted = Wanted()
+    done_rate: float | None = None
+    fail_rate: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        about = {name: self.hello[name] for name in ("pid", "program", "python", "access")}
+        status = {name: value for name, value in self.status.items() if name != "running"}
+        page = {"items": self.page.items, "complete": self.page.complete, "note": self.page.note}
+        rates = {"done_per_second": self.done_rate, "failed_per_minute": self.fail_rate}
+        return about | status | rates | {"view": self.view} | page
+
+
+@final
+class Watcher:
+    """Asks one program about one pool. `look` is for one thread, `ask` for any other."""
+
+    def __init__(self, connection: Connection, pool: str | None, *, read_only: bool = False) -> None:
+        self.path = connection.path
+        self.hello = connection.hello
+        self.pool = pool
+        # The program itself refuses what this one may not do: hidden keys are no protection.
+        self._behalf = {"who": getpass.getuser(), "access": "read"} if read_only else None
+        self.read_only = read_only or connection.hello["access"] == "read"
+        self._connection: Connection | None = connection
+        self._aborted = False
+        self._second: Connection | None = None
+        self._lock = threading.Lock()
+        self._past: deque[tuple[float, int, int]] = deque()
+        self._kept: dict[tuple[str, Wanted], tuple[object, Page]] = {}
+
+    def look(self, view: str, rows: int, wanted: Wanted = Wanted()) -> Look:
+        """Look once.
+
+        Args:
+            view: one of `VIEWS`.
+            rows: so many rows of it at most.
+            wanted: which of them.
+
+        Raises:
+            NoProgramError: it has ended.
+            NoAnswerError: it does not answer.
+            Problem: it has refused; "not-found": the pool has closed.
+        """
+        rows = max(1, min(rows, MAX_ROWS))
+        try:
+            if self._connection is None:
+                self._connection = Connection(self.path)
+            status = self._ask("status", rows=rows if view == "running" else None)
+            self.pool = status["pool"]
+            page = self._page(view, rows, wanted, status)
+        except NoAnswerError:
+            # An answer that comes after all would be taken for that of the next question.
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            self._tell_gone_from_slow()
+            raise
+        return Look(self.hello, status, view, page, wanted, *self._rates(status["numbers"]))
+
+    def _tell_gone_from_slow(self) -> None:
+        """Raise a `NoProgramError` if the program has ended."""
+        until = time.monotonic() + _GOING
+        while time.monotonic() < until and not self._aborted:
+            try:
+                Connection(self.path, _GOING).close()
+                return
+            except NoAnswerError:  # it is stopped; or it is just about to go, and its socket has not gone yet
+                time.sleep(0.01)
+            except (PermissionError, Problem):
+                return
+
+    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        """Ask something else, on a connection of its own: a look does not wait for it.
+
+        Raises:
+            Problem: it was refused, or did not work.
+            NoProgramError: the program has ended.
+            NoAnswerError: there was no answer.
+        """
+        with self._lock:
+            if self._second is None:
+                self._second = Connection(self.path)
+            try:
+                return self._second.ask(verb, self.pool, on_behalf_of=self._behalf, **arguments)
+            except NoAnswerError:
+                self._second.close()
+                self._second = None
+                raise
+
+    def abort(self) -> None:
+        """End what is asked at this moment, from another thread."""
+        self._aborted = True
+        for connection in (self._connection, self._second):
+            if connection is not None:
+                connection.abort()
+
+    def close(self) -> None:
+        """Close the connections."""
+        for connection in (self._connection, self._second):
+            if connection is not None:
+                connection.close()
+
+    def _ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        assert self._connection is not None
+        return self._connection.ask(verb, self.pool, on_behalf_of=self._behalf, **arguments)
+
+    # -- the rows of a view --------------------------------------------------------------------------------------------
+
+    def _page(self, view: str, rows: int, wanted: Wanted, status: dict[str, Any]) -> Page:
+        """Return the rows of a view; those of before, if the event loop is blocked."""
+        if view == "running" and not wanted.asked:
+            return Page(status["running"], status["time"], len(status["running"]) == status["numbers"]["running"])
+        if view == "loop":
+            return Page(self._ask("blocked")["spells"][::-1], status["time"])
+        blocked = status["loop"]["blocked"] is not None
+        if not blocked:
+            try:
+                return self._fresh(view, rows, wanted, status)
+            except Problem as problem:
+                if problem.kind == "invalid":
+                    return Page([], status["time"], note=problem.detail)
+                if problem.kind != "loop-blocked":
+                    raise
+        _, before = self._kept.get((view, wanted), (None, Page([], status["time"], complete=False)))
+        age = "no list can be asked for" if not before.items else f"this list is {status['time'] - before.at:.0f} s old"
+        return dataclasses.replace(before, note=f"the event loop does not answer: {age}")
+
+    def _fresh(self, view: str, rows: int, wanted: Wanted, status: dict[str, Any]) -> Page:
+        numbers, asked = status["numbers"], dict(wanted.asked)
+        # A list of jobs that have ended costs the program a look at each; it is the same until another one fails.
+        mark: object = (numbers["failed"], numbers["timed_out"], rows) if view == "failed" else object()
+        before, page = self._kept.get((view, wanted), (None, None))
+        if page is None or before != mark:
+            if view == "groups":
+                page = Page(self._ask("list_groups")["items"], status["time"])
+            elif view == "failed":
+                page = self._failed(rows, asked, status["time"])
+            elif view == "waiting":
+                page = self._waiting(rows, asked, status)
+            else:
+                page = _page_of([self._ask("jobs", status="running", limit=rows, **asked)], status["time"])
+            self._kept = {(view, wanted): (mark, page)}
+        return page
+
+    def _failed(self, rows: int, asked: dict[str, str], now: float) -> Page:
+        answers = [self._ask("jobs", status=one, limit=rows, **asked) for one in ("failed", "timed_out")]
+        page = _page_of(answers, now)
+        newest = sorted(page.items, key=lambda item: str(item["finished"]), reverse=True)
+        return dataclasses.replace(page, items=newest[:rows], kept=answers[0].get("kept"))
+
+    def _waiting(self, rows: int, asked: dict[str, str], status: dict[str, Any]) -> Page:
+        """The first of the line, then those that wait beside it: for a limit, a paused group, a moment."""
+        numbers = status["numbers"]
+        if asked:
+            answers = [
+                self._ask("jobs", status=one, order="oldest", limit=rows, **asked) for one in ("queued", "scheduled")
+            ]
+            page = _page_of(answers, status["time"])
+            return dataclasses.replace(page, items=page.items[:rows])
+        answers = [self._ask("jobs", order="next", limit=rows)]
+        if len(answers[0]["items"]) < min(rows, numbers["queued"]):
+            answers.append(self._ask("jobs", status="queued", order="oldest", limit=rows))
+        if numbers["scheduled"]:
+            answers.append(self._ask("jobs", status="scheduled", order="oldest", limit=rows))
+        once = {str(item["id"]): item for answer in answers[::-1] for item in answer["items"][::-1]}
+        items = list(once.values())[::-1]
+        total = numbers["queued"] + numbers["scheduled"]
+        return Page(items[:rows], status["time"], len(items) >= total)
+
+    # -- rates ---------------------------------------------------------------------------------------------------------
+
+    def _rates(self, numbers: dict[str, Any]) -> tuple[float | None, float | None]:
+        now, past = time.monotonic(), self._past
+        failed = numbers["failed"] + numbers["timed_out"]
+        past.append((now, numbers["succeeded"], failed))
+        while past[0][0] < now - _FAILED_WINDOW and len(past) > 2:
+            past.popleft()
+        lately = next(row for row in past if row[0] >= now - _DONE_WINDOW)
+        return (
+            (numbers["succeeded"] - lately[1]) / (now - lately[0]) if now - lately[0] > _SHORTEST else None,
+            (failed - past[0][2]) / (now - past[0][0]) * 60 if now - past[0][0] > _SHORTEST else None,
+        )
+
+
+def _page_of(answers: list[dict[str, Any]], now: float) -> Page:
+    items = [item for answer in answers for item in answer["items"]]
+    left = [answer["searched"] for answer in answers if not answer["complete"]]
+    note = f"searched {sum(left):,} jobs: there are more" if left else None
+    return Page(items, now, not left, note=note)

@@ -1,0 +1,368 @@
+"""Each verb, asked as another process would: what it answers, what it refuses, and with which words."""
+
+import asyncio
+
+import pytest
+
+from aiopool import Handlers, Job, Pool, Priority, Retry
+from aiopool._control.arguments import Arguments
+from aiopool._control.problems import Problem
+from aiopool._control.verbs import VERBS
+from aiopool.testing import wait_until
+
+EVIL = '"><script>alert(1)</script>\u202e'
+
+
+async def hold(gate):
+    await gate.wait()
+
+
+async def fail(error):
+    raise error
+
+
+@pytest.fixture
+async def busy():
+    """A pool of two: two run, three wait, one failed, one is for later."""
+    gate = asyncio.Event()
+    async with Pool(2, name="mail", keep_finished=100) as pool:
+        with pytest.raises(ZeroDivisionError):
+            await pool.with_options(id="bad", group="sums", metadata={"tenant": 7}).run(fail, ZeroDivisionError("x"))
+        for number in range(5):
+            await pool.with_options(id=f"j{number}", group="held" if number % 2 else None).submit(hold, gate)
+        await pool.with_options(delay=3600, id="later").submit(hold, gate)
+        await wait_until(lambda: pool.statistics().running == 2)
+        yield pool, gate
+        gate.set()
+        await pool.cancel_all()
+
+
+async def refused(ask, verb, **arguments):
+    """Return the problem with which a request is refused."""
+    with pytest.raises(Problem) as caught:
+        await ask(verb, **arguments)
+    return caught.value
+
+
+async def test_status_is_the_pool_in_numbers(busy, ask):
+    """And what runs, the longest first, with the line where each is suspended."""
+    found = await ask("status", rows=1)
+    assert (found["pool"], found["status"], found["size"]) == ("mail", "open", 2)
+    assert {name: found["numbers"][name] for name in ("running", "queued", "scheduled", "failed")} == {
+        "running": 2,
+        "queued": 3,
+        "scheduled": 1,
+        "failed": 1,
+    }
+    (row,) = found["running"]
+    assert (row["id"], row["status"]) == ("j0", "running")
+    assert row["at"].startswith("test_control_verbs.py:")
+    assert row["at"].endswith("in hold")
+    assert "running" not in await ask("status")
+
+
+async def test_jobs_are_found_by_what_they_are(busy, ask):
+    """Live ones by status, name, group, reason; those that have ended by error and label, too."""
+
+    async def ids(**filters):
+        return [row["id"] for row in (await ask("jobs", **filters))["items"]]
+
+    assert await ids() == ["later", "j4", "j3", "j2", "j1", "j0"]
+    assert await ids(order="oldest", limit=2) == ["j0", "j1"]
+    assert await ids(order="next") == ["j2", "j3", "j4"]
+    assert await ids(status="running") == ["j1", "j0"]
+    assert await ids(group="held") == ["j3", "j1"]
+    assert await ids(waits_for="delay") == ["later"]
+    assert await ids(status="queued", group="held", older_than=0) == ["j3"]
+    assert await ids(older_than=1000) == []
+    assert await ids(status="failed") == await ids(error="ZeroDivisionError") == ["bad"]
+    assert await ids(status="failed", label="tenant") == await ids(status="failed", label="tenant=7") == ["bad"]
+    assert await ids(status="failed", label="tenant=8") == await ids(error="KeyError") == []
+
+
+async def test_a_page_says_what_it_has_looked_at(busy, ask):
+    """And where to go on; walking on by the cursor finds each once."""
+    seen, cursor = [], None
+    while True:
+        found = await ask("jobs", limit=2, cursor=cursor)
+        seen += [row["id"] for row in found["items"]]
+        cursor = found["next"]
+        assert found["complete"] is (cursor is None)
+        if cursor is None:
+            break
+    assert seen == ["later", "j4", "j3", "j2", "j1", "j0"]
+    assert (await refused(ask, "jobs", cursor="../etc")).kind == "bad-request"
+
+
+async def test_a_job_is_shown_with_why_it_waits(busy, ask):
+    """Where it is in line, in words; where it is suspended; how it failed."""
+    waits = await ask("job", id="j3")
+    assert (waits["waiting_for"], waits["why"], waits["position"]) == ("slot", "it waits for a free slot", "2")
+    assert waits["may"] == ["cancel", "reprioritize"]
+    runs = await ask("job", id="j0")
+    assert runs["frames"][0]["function"] == "hold"
+    assert runs["may"] == ["cancel", "stack"]
+    bad = await ask("job", id="bad")
+    assert bad["error"] == "ZeroDivisionError: x"
+    assert "in fail" in bad["traceback"]
+    assert bad["labels"] == {"tenant": 7}
+    problem = await refused(ask, "job", id="nobody")
+    assert (problem.status, "keep_finished" in problem.detail) == (404, True)
+
+
+async def test_the_attempts_of_a_job_are_shown(ask):
+    """While it waits for the next one, and afterwards."""
+    async with Pool(1, name="mail", keep_finished=10, retry=Retry(attempts=2, delay=3600, max_delay=3600)) as pool:
+        job = await pool.with_options(id="again").submit(fail, KeyError("a"))
+        await wait_until(lambda: job.attempt == 1 and job.status == "scheduled")
+        shown = await ask("job", id="again")
+        assert shown["waiting_for"] == "backoff"
+        assert [(row["number"], row["error"]) for row in shown["attempts"]] == [(1, "KeyError: 'a'")]
+        assert (await ask("cancel", id="again", reason="enough"))["was"] == "scheduled"
+        await job.wait()
+        ended = await ask("job", id="again")
+        assert (ended["status"], ended["reason"]) == ("cancelled", "enough")
+
+
+async def test_the_stack_of_a_job(busy, ask):
+    """Its innermost calls, as many as wanted; one that waits has none."""
+    assert [frame["function"] for frame in (await ask("stack", id="j0", depth=1))["frames"]] == ["wait"]
+    assert (await refused(ask, "stack", id="j4")).kind == "conflict"
+    assert (await refused(ask, "stack", id="bad")).detail.startswith("job bad has ended: failed")
+
+
+async def test_pausing_says_who_did_it(busy, ask):
+    """On the pool, and in the list of what was done."""
+    pool, gate = busy
+    await ask("pause")
+    gate.set()
+    await wait_until(lambda: pool.statistics().running == 0)
+    status = await ask("status")
+    assert status["numbers"]["queued"] == 3
+    assert status["paused_by"]["verb"] == "pause"
+    assert "(process " in status["paused_by"]["who"]
+    await ask("resume")
+    await wait_until(lambda: pool.statistics().queued == 0)
+    assert (await ask("status"))["paused_by"] is None
+    assert [row["verb"] for row in (await ask("actions"))["items"]] == ["resume", "pause"]
+
+
+async def test_groups_are_paused_and_cancelled_by_name(busy, ask):
+    """The others go on."""
+    await ask("pause", group="held")
+    (group,) = (await ask("list_groups"))["items"]
+    assert group == {"name": "held", "live": 2, "running": 1, "paused": True, "waiting": 1}
+    assert (await ask("status"))["paused_by"] is None  # the pool itself is not
+    await ask("resume", group="held")
+    operation = await ask("cancel_group", group="held", reason="no more")
+    assert operation["total"] == 2
+    await wait_until(lambda: busy[0].statistics().cancelled == 2)
+    assert (await ask("operations", id=operation["id"]))["done"] == 2
+
+
+async def test_resize_and_reprioritize(busy, ask):
+    """Both at once; what runs has no place in line."""
+    assert await ask("resize", size="3") == {"size": 3, "before": 2}
+    assert busy[0].size == 3
+    await ask("reprioritize", id="j4", priority=Priority.HIGH)
+    assert next(row["id"] for row in (await ask("jobs", order="next"))["items"]) == "j4"
+    assert (await refused(ask, "reprioritize", id="j0", priority=1)).kind == "conflict"
+
+
+async def test_an_operation_counts_first_and_then_is_exact(busy, ask):
+    """A dry run counts; `expect` refuses if it is another number by then; ids and filters are both heard."""
+    pool, _ = busy
+    assert await ask("operation", do="cancel", status="queued", dry_run=True) == {"total": 3, "dry_run": True}
+    assert (await ask("actions"))["items"] == []
+    problem = await refused(ask, "operation", do="cancel", status="queued", expect=7)
+    assert (problem.status, problem.facts["total"]) == (409, 3)
+    begun = await ask("operation", do="reprioritize", ids=["j2", "j4", "gone"], priority=1)
+    assert begun["total"] == 2
+    begun = await ask("operation", do="cancel", status="queued", expect=3, reason="enough")
+    await wait_until(lambda: pool.statistics().cancelled == 3)
+    done = await ask("operations", id=begun["id"])
+    assert (done["done"], done["skipped"], done["ended"]) == (3, 0, True)
+    assert len((await ask("operations"))["items"]) == 2
+    assert (await ask("stop_operation", id=begun["id"]))["stopped"] is False
+    assert (await refused(ask, "operations", id=99)).kind == "not-found"
+    assert (await refused(ask, "operation", do="cancel", status="failed")).kind == "invalid"
+
+
+async def test_an_operation_on_many_lets_the_loop_turn(ask):
+    """Ten thousand jobs are cancelled in slices; it can be stopped where it is."""
+    async with Pool(1, queue_size=None, name="mail") as pool:
+        gate = asyncio.Event()
+        for _ in range(10_000):
+            await pool.submit(hold, gate)
+        begun = await ask("operation", do="cancel", status="queued")
+        stopped = await ask("stop_operation", id=begun["id"])
+        assert stopped["done"] <= begun["total"]
+        begun = await ask("operation", do="cancel", status="queued")
+        await wait_until(lambda: pool.statistics().queued == 0)
+        assert pool.statistics().running == 1
+        gate.set()
+
+
+async def test_nested_jobs_are_a_tree(ask):
+    """Who was submitted by whom; one family alone by its root."""
+    gate = asyncio.Event()
+    async with Pool(4, name="mail") as pool:
+
+        async def parent():
+            await (await pool.with_options(id="child").submit(hold, gate))
+
+        await pool.with_options(id="parent").submit(parent)
+        await pool.with_options(id="alone").submit(hold, gate)
+        await wait_until(lambda: pool.statistics().running == 3)
+        found = await ask("tree")
+        assert {row["id"]: row["parent"] for row in found["nodes"]} == {"parent": None, "child": "parent"}
+        assert found["complete"]
+        assert {row["id"] for row in (await ask("tree", root="parent"))["nodes"]} == {"parent", "child"}
+        assert (await ask("tree", root="alone"))["nodes"] == []
+        gate.set()
+
+
+async def test_names_are_measured_when_it_is_asked_for(ask):
+    """Before, nothing is counted, and that is said."""
+    async with Pool(1, name="mail") as pool:
+        assert await ask("metrics") == {"items": [], "measuring": False}
+        await ask("measure")
+        await pool.with_options(name="nap").run(asyncio.sleep, 0)
+        found = await ask("metrics")
+        assert found["measuring"]
+        assert [(row["name"], row["ended"], row["failed"]) for row in found["items"]] == [("nap", 1, 0)]
+
+
+async def test_health_has_reasons(ask):
+    """As a probe would get it."""
+    async with Pool(1, name="mail") as pool:
+        found = await ask("health")
+        assert (found["status"], found["ready"]) == ("healthy", True)
+        await ask("drain", timeout=0)
+        await pool.wait_closed()
+
+
+async def test_drain_finishes_and_shutdown_cancels(ask):
+    """Both answer at once; the pool closes by itself."""
+    for verb, status in (("drain", "succeeded"), ("shutdown", "cancelled")):
+        gate = asyncio.Event()
+        async with Pool(1, name="mail") as pool:
+            job = await pool.submit(hold, gate)
+            await wait_until(lambda job=job: job.status == "running")
+            answer = await ask(verb)
+            assert (answer["closing"], answer["running"]) == (True, 1)
+            if verb == "drain":
+                gate.set()
+            await pool.wait_closed()
+        assert job.status == status
+
+
+async def test_a_job_of_a_store_that_has_ended_runs_again(ask):
+    """One of a pool in memory does not: its arguments are gone, and the text says what to do."""
+    handlers = Handlers()
+    calls = []
+
+    @handlers.register("note")
+    async def note() -> None:
+        calls.append(1)
+
+    async with Pool(1, name="mail") as pool:
+        await pool.with_options(id="x").run(note)
+        assert "Pool(store=..., handlers=...)" in (await refused(ask, "retry", id="x")).detail
+    calls.clear()
+    async with Pool(1, name="mail", store="memory://", handlers=handlers) as pool:
+        job = await pool.submit(note)
+        await job
+        await ask("retry", id=job.id)
+        await wait_until(lambda: len(calls) == 2)
+        assert (await refused(ask, "retry", id="nobody")).kind == "conflict"
+
+
+@pytest.mark.parametrize("verb", [name for name in VERBS if name not in ("drain", "shutdown")])
+async def test_no_verb_takes_what_it_does_not_know(busy, ask, verb):
+    """A word too much is a mistake that is told, not swallowed; and nothing is done."""
+    problem = await refused(ask, verb, nonsense="1", id="j0", group="held", size=1, priority=1, do="cancel")
+    assert problem.kind == "invalid"
+    assert (await ask("actions"))["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "says"),
+    [
+        ("status", {"rows": 201}, "rows=201: it lies between 0 and 200"),
+        ("status", {"rows": 1.5}, "rows=1.5: it must be a whole number"),
+        ("status", {"rows": True}, "a whole number"),
+        ("status", {"rows": "x"}, "a whole number"),
+        ("stack", {"depth": 51}, "between 1 and 50"),
+        ("job", {}, "id is missing: write id=..."),
+        ("job", {"id": {}}, "id={}: it must be a text"),
+        ("job", {"id": "x" * 501}, "id has 501 characters: give 500 at most"),
+        ("jobs", {"status": "odd"}, "status='odd': it must be one of scheduled, queued"),
+        ("jobs", {"limit": 0}, "between 1 and 200"),
+        ("jobs", {"older_than": "nan"}, "it lies between 0 and"),
+        ("jobs", {"older_than": "soon"}, "a number of seconds"),
+        ("jobs", {"older_than": False}, "a number of seconds"),
+        ("resize", {}, "size is missing"),
+        ("resize", {"size": 0}, "between 1 and 10000"),
+        ("resize", {"size": 2, "cancel_excess": "maybe"}, "true or false"),
+        ("operation", {}, "do is missing"),
+        ("operation", {"do": "cancel", "ids": [[]]}, "a list of texts"),
+        ("operation", {"do": "cancel", "ids": ["x"] * 1001}, "ids has 1001 entries: give 1000 at most"),
+        ("drain", {"timeout": 3601}, "between 0 and 3600"),
+        ("events", {"after": -1}, "between 0 and"),
+    ],
+)
+async def test_each_argument_has_its_bounds(busy, ask, verb, arguments, says):
+    """And the text says which."""
+    problem = await refused(ask, verb, **arguments)
+    assert problem.kind == "invalid"
+    assert says in problem.detail
+
+
+async def test_what_users_call_their_things_is_shown_and_bounded(ask):
+    """Names of a megabyte, of scripts and of control characters are texts like others; arguments are never shown."""
+    async with Pool(1, name="mail", keep_finished=10) as pool:
+        secret = "hunter2"
+        view = pool.with_options(id=EVIL, name="x" * 2**20, group=EVIL, metadata={EVIL: EVIL})
+        with pytest.raises(ValueError, match="boom"):
+            await view.run(fail, ValueError("boom" * 10_000))
+        gate = asyncio.Event()
+        await pool.with_options(id="live", group=EVIL).submit(hold, gate)
+        await pool.with_options(id="waits").submit(fail, secret)
+        shown = [
+            await ask("job", id=EVIL),
+            await ask("job", id="live"),
+            await ask("job", id="waits"),
+            await ask("jobs"),
+            await ask("jobs", status="failed"),
+            await ask("list_groups"),
+            await ask("status", rows=10),
+        ]
+        assert shown[0]["id"] == shown[0]["group"] == EVIL
+        assert shown[0]["labels"] == {EVIL: EVIL}
+        assert len(shown[0]["name"]) <= 4000
+        assert len(shown[0]["error"]) <= 4000
+        assert secret not in str(shown)
+        gate.set()
+        await pool.cancel_all()
+
+
+def test_a_text_stands_for_a_number_and_a_word_for_a_flag():
+    """As a URL or a shell has them."""
+    read = Arguments({"n": "7", "f": "yes", "s": "1.5", "t": 5, "l": "one", "e": ""})
+    assert read.whole("n", most=9) == 7
+    assert read.flag("f")
+    assert read.seconds("s", most=9) == 1.5
+    assert read.text("t") == "5"
+    assert read.texts("l", 2) == ["one"]
+    assert read.text("e") is None
+    assert read.flag("nothing") is False
+    assert read.choice("nothing", ("a",)) is None
+    read.end()
+
+
+def test_each_verb_has_its_words():
+    """One line that says what it does, for `aiopool ctl`."""
+    assert all(verb.about.endswith(".") and len(verb.about) < 120 for verb in VERBS.values())
+    assert all((verb.inside is None) != (verb.outside is None) for verb in VERBS.values())
+    assert not issubclass(Job, str)

@@ -1,0 +1,117 @@
+"""`aiopool.inspection`: looking at the pools of a program from outside."""
+
+import asyncio
+import threading
+
+import pytest
+
+from aiopool import Pool, PoolStatus
+from aiopool.inspection import CodeLine, RunningCode, groups, innermost_own, loop_of, open_pools, running_code
+from aiopool.testing import wait_until
+
+
+async def test_open_pools_are_listed_while_they_are_open():
+    """In the order in which they opened; being listed keeps none alive."""
+    first, second = Pool(name="one"), Pool(name="two")
+    before = open_pools()
+    async with first:
+        async with second:
+            assert open_pools()[len(before) :] == [first, second]
+        assert open_pools()[len(before) :] == [first]
+        async with second:
+            assert open_pools()[len(before) :] == [first, second]
+    assert open_pools() == before
+
+
+def test_a_pool_whose_loop_is_gone_is_not_open():
+    """Its program was interrupted, for example."""
+    kept = Pool(name="kept")
+
+    async def keep():
+        await kept.__aenter__()
+        assert kept in open_pools()
+
+    asyncio.run(keep())
+    assert kept not in open_pools()
+    kept._state.status = PoolStatus.CLOSED  # it cannot be closed any more, and would say so
+
+
+@pytest.mark.parametrize("look", [loop_of, running_code, groups])
+def test_a_pool_that_was_never_opened_has_nothing_to_show(look):
+    """The error says what to write."""
+    with pytest.raises(RuntimeError, match="async with Pool"):
+        look(Pool())
+
+
+@pytest.mark.parametrize("isolation", ["task", "scope"])
+async def test_the_code_that_blocks_is_named(isolation):
+    """The job and the line, from another thread; a loop that waits runs nothing."""
+    found = []
+    started, release = threading.Event(), threading.Event()
+
+    def look():
+        assert started.wait(30)
+        found.append(running_code(pool))
+        release.set()
+
+    async def block():
+        started.set()
+        assert release.wait(30)
+
+    async with Pool(1, isolation=isolation) as pool:
+        assert loop_of(pool) is asyncio.get_running_loop()
+        await asyncio.to_thread(lambda: None)
+        job = await pool.submit(block)
+        thread = threading.Thread(target=look)
+        thread.start()
+        await job
+        thread.join()
+        (code,) = found
+        assert (code.job_id, code.job_name) == (job.id, job.name)
+        assert code.where.function == "block"
+        assert str(code).startswith("test_inspection.py:")
+        assert str(code).endswith(f"in block, job {job.name!r} id {job.id!r}")
+
+        # The loop waits for something to do: the answer of the thread that looks.
+        def look_until_idle():
+            while running_code(pool) is not None:
+                pass
+            return "idle"
+
+        assert await asyncio.to_thread(look_until_idle) == "idle"
+
+
+async def test_code_that_is_no_job_has_no_name():
+    """The program's own main, for example."""
+    async with Pool(1) as pool:
+        code = running_code(pool)
+        assert code.job_id is None
+        assert code.where.function == "test_code_that_is_no_job_has_no_name"
+        assert str(code) == str(code.where)
+
+
+def test_the_innermost_own_line_is_found():
+    """Not that of a library; if there is no other, the innermost of all; none of nothing."""
+    own = CodeLine("/srv/app.py", 41, "fetch")
+    lib = CodeLine(asyncio.__file__, 7, "sleep")
+    assert innermost_own((own, lib)) == own
+    assert innermost_own((lib, CodeLine("<string>", 1, "x"))).function == "x"
+    assert innermost_own(()) is None
+    assert str(own) == "app.py:41 in fetch"
+    assert str(RunningCode(None, None, ())) == "no line is known"
+
+
+async def test_groups_are_counted():
+    """Those with live jobs, and those that are paused."""
+    async with Pool(1) as pool:
+        gate = asyncio.Event()
+        jobs = [await pool.with_options(group="a").submit(gate.wait) for _ in range(3)]
+        pool.pause(group="b")
+        await wait_until(lambda: pool.statistics().running == 1)
+        found = {group.name: group for group in groups(pool)}
+        assert (found["a"].live, found["a"].running, found["a"].paused) == (3, 1, False)
+        assert (found["b"].live, found["b"].paused) == (0, True)
+        gate.set()
+        await asyncio.gather(*jobs)
+        pool.resume(group="b")
+        assert groups(pool) == []
