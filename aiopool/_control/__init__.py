@@ -3,10 +3,11 @@
     problems   why something was refused or did not work, in the words of RFC 9457
     arguments  reading the arguments of a request
     views      what is shown of a job, an event, a pool, as JSON
+    history    the numbers of the last ten minutes, as far as somebody looked
     events     the last events of a pool, while somebody asks for them
     watched    a pool that is looked at, and what was seen and done
     filters    which jobs a request is about
-    verbs      what can be asked: a closed list
+    verbs      what can be asked: a closed list; more of it in store_verbs and settings_verb, with store_views
     call       carry out a request: check, run in the loop of the pool, write down who did what
     paths      where the sockets are
     server     the socket, in a thread of its own

@@ -24,6 +24,8 @@ ENDED = ("succeeded", "failed", "timed_out", "cancelled")
 MAX_ROWS = 200
 # So many jobs are looked at for one page; then it says so, and where to go on.
 MAX_LOOKED_AT = 20_000
+# So many of those that start next.
+MAX_IN_LINE = 1000
 
 
 @final
@@ -73,6 +75,14 @@ class Filter:
             and (self.label is None or self._labelled(job.metadata))
         )
 
+    def is_one(self, job: Job[Any], status: JobStatus | None) -> bool:
+        """Whether a live job has this status, and the name and the group that are meant."""
+        return (
+            (status is None or job.status is status)
+            and (self.name is None or job.name == self.name)
+            and (self.group is None or job.group == self.group)
+        )
+
     def fits(self, outcome: JobOutcome[Any]) -> bool:
         """Whether a job that has ended is meant."""
         error = outcome.error
@@ -100,10 +110,13 @@ class Filter:
             go on, or None: that was all.
         """
         status = None if self.status is None else JobStatus(self.status)
-        scan = pool.scan(status, name=self.name, group=self.group, cursor=cursor, newest_first=newest_first)
+        if most is None:
+            scan = pool.scan(status, name=self.name, group=self.group, cursor=cursor, newest_first=newest_first)
+        else:  # a scan with a filter returns with the next job that matches, however many it looks at before
+            scan = pool.scan(cursor=cursor, newest_first=newest_first)
         now = loop_of(pool).time
         async for job in scan:
-            if self.matches(job, now()):
+            if self.is_one(job, status) and self.matches(job, now()):
                 yield job, scan.cursor, scan.looked_at
             if most is not None and scan.looked_at >= most:
                 break
@@ -122,8 +135,9 @@ async def page(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         return _ended(pool, wanted, limit, cursor)
     now = loop_of(pool).time()
     if order == "next":
-        found = [job for job in pool.next_jobs(limit) if wanted.matches(job, now)]
-        return {"items": [job_view(job, now=now) for job in found], "next": None, "searched": limit, "complete": True}
+        return _next(pool, wanted, limit)
+    if wanted.status == "running":
+        return _running(pool, wanted, limit, _number(cursor), newest_first=order != "oldest")
     items: list[dict[str, Any]] = []
     begin = _number(cursor)
     place, searched = begin, 0
@@ -139,6 +153,35 @@ async def page(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         "next": None if place is None else str(place),
         "searched": searched,
         "complete": place is None,
+    }
+
+
+def _next(pool: Pool, wanted: Filter, limit: int) -> dict[str, Any]:
+    """The first in line; with a filter, those that are meant of the first thousand."""
+    now = loop_of(pool).time()
+    first = pool.next_jobs(MAX_IN_LINE)
+    found = [job for job in first if wanted.is_one(job, None) and wanted.matches(job, now)]
+    return {
+        "items": [job_view(job, now=now) for job in found[:limit]],
+        "next": None,
+        "searched": len(first),
+        "complete": len(found) <= limit and len(first) < MAX_IN_LINE,
+    }
+
+
+def _running(pool: Pool, wanted: Filter, limit: int, after: int | None, *, newest_first: bool) -> dict[str, Any]:
+    """A page of the jobs that run: read off the workers, however many wait."""
+    now = loop_of(pool).time()
+    found = sorted(pool.running_jobs(), key=lambda job: job._sequence, reverse=newest_first)
+    if after is not None:
+        found = [job for job in found if (job._sequence < after) == newest_first and job._sequence != after]
+    meant = [job for job in found if wanted.is_one(job, None) and wanted.matches(job, now)]
+    more = len(meant) > limit
+    return {
+        "items": [job_view(job, now=now) for job in meant[:limit]],
+        "next": str(meant[limit - 1]._sequence) if more else None,
+        "searched": len(found),
+        "complete": not more,
     }
 
 

@@ -15,8 +15,11 @@ from typing import Any, final
 
 from aiopool._control.arguments import Arguments
 from aiopool._control.filters import Filter, page
+from aiopool._control.history import Sample
 from aiopool._control.problems import Problem
+from aiopool._control.store_views import fleet_now, fleet_of, stored_view
 from aiopool._control.views import (
+    failures_view,
     frames_view,
     group_view,
     health_view,
@@ -36,7 +39,7 @@ from aiopool._pool.pool import Pool
 from aiopool.inspection import CodeLine, groups, loop_of, running_code
 from aiopool.metrics import observe, observed
 
-__all__ = ["VERBS", "Access", "Verb"]
+__all__ = ["MAX_IDS", "VERBS", "Access", "Verb", "inside"]
 
 MAX_IDS = 1000
 MAX_SIZE = 10_000
@@ -96,6 +99,9 @@ def _inside(access: Access) -> Callable[[Inside], Inside]:
     return add
 
 
+inside = _inside  # for verbs that stand in a file of their own
+
+
 def _about(function: Callable[..., object]) -> str:
     return (function.__doc__ or "").partition("\n")[0]
 
@@ -111,7 +117,10 @@ def status(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     pool = watch.pool
     statistics = pool.statistics()
     blocked = watch.look_at_loop()
-    lags = watch.lags()[-15:]
+    lag = round(max((lag for _, lag in watch.lags()[-15:]), default=0.0), 4)
+    watch.history.add(statistics, lag)
+    now = loop_of(pool).time()
+    first = next(iter(pool.next_jobs(1)), None)
     answer: dict[str, Any] = {
         "pool": watch.key,
         "time": time.time(),
@@ -121,10 +130,11 @@ def status(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         "version": pool_version(pool),
         "numbers": numbers_view(statistics),
         "paused_by": None if watch.paused_by is None else watch.paused_by.to_dict(),
-        "loop": {"lag": round(max((lag for _, lag in lags), default=0.0), 4), "blocked": blocked},
+        "loop": {"lag": lag, "blocked": blocked},
+        "rates": watch.history.rates(),
+        "next_waited": None if first is None else round(max(0.0, now - first.submitted_at), 3),
     }
     if rows:
-        now = loop_of(pool).time()
         running = sorted(pool.running_jobs(), key=lambda job: job.started_at or now)
         answer["running"] = [job_view(job, now=now) for job in running[:rows]]
     return answer
@@ -160,6 +170,13 @@ def blocked(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 
 
 @_outside(Access.READ)
+def history(watch: Watched, arguments: Arguments) -> dict[str, Any]:
+    """Show the numbers of the last ten minutes, as far as somebody asked for the status."""
+    arguments.end()
+    return {"fields": list(Sample._fields[1:]), "items": [list(sample[1:]) for sample in watch.history.items()]}
+
+
+@_outside(Access.READ)
 def actions(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     """Show who did what to the pool from outside, the newest first."""
     arguments.end()
@@ -170,6 +187,14 @@ def actions(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 async def jobs(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     """List jobs: status=, name=, group=, error=, label=, waits_for=, older_than=, order=next, limit=, cursor=."""
     return await page(watch, arguments)
+
+
+@_inside(Access.READ)
+async def failures(watch: Watched, arguments: Arguments) -> dict[str, Any]:
+    """Show the jobs that failed of late, by their errors, the newest first: limit=N kinds of errors."""
+    limit = arguments.whole("limit", 10, least=1, most=100)
+    arguments.end()
+    return failures_view(watch.pool.finished_jobs(MAX_IDS), limit)
 
 
 @_inside(Access.READ)
@@ -187,15 +212,21 @@ async def job(watch: Watched, arguments: Arguments) -> dict[str, Any]:
             frames = [CodeLine(frame.filename, frame.lineno or 0, frame.name) for frame in live.stack()]
             view["frames"] = frames_view(frames[-20:])
         return view
-    outcome = pool.find(id)
-    if outcome is None and id.isdecimal() and 0 < int(id) <= pool.statistics().submitted:
-        raise Problem(
-            "forgotten", f"job {id} has ended, and is not kept any more: Pool(keep_finished=...) says how many are"
-        )
-    if outcome is None:
+    outcome, fleet = pool.find(id), fleet_of(pool)
+    if outcome is not None:
+        assert not isinstance(outcome, Job)
+        view = outcome_view(outcome, whole=True)
+        if fleet is not None:
+            view["may"] = ["retry"]
+        return view
+    row = None if fleet is None else await fleet.find(id)
+    if row is None:
+        if id.isdecimal() and 0 < int(id) <= pool.statistics().submitted:
+            raise Problem(
+                "forgotten", f"job {id} has ended, and is not kept any more: Pool(keep_finished=...) says how many are"
+            )
         raise Problem("not-found", NOT_KEPT.format(more=f": {id!r:.100}"))
-    assert not isinstance(outcome, Job)
-    return outcome_view(outcome, whole=True)
+    return stored_view(row, now=await fleet_now(pool), whole=True)
 
 
 def _position(pool: Pool, job: Job[Any]) -> str:
@@ -377,14 +408,13 @@ async def retry(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     """Put a job of a store that has ended back into the queue: id=..."""
     id = arguments.needed("id")
     arguments.end()
-    try:
-        fleet = watch.pool.fleet
-    except RuntimeError:
+    fleet = fleet_of(watch.pool)
+    if fleet is None:
         raise Problem(
             "conflict",
             "a pool in memory keeps no arguments of jobs that have ended, so it cannot run one again: submit it anew, "
             "or give the pool a store: Pool(store=..., handlers=...)",
-        ) from None
+        )
     if not await fleet.retry(id):
         raise Problem("conflict", f"job {id} has not ended, or the store does not know it")
     return {"id": id}

@@ -23,6 +23,7 @@ from aiopool.inspection import CodeLine, GroupInfo, innermost_own
 
 __all__ = [
     "event_view",
+    "failures_view",
     "frames_view",
     "group_view",
     "health_view",
@@ -148,6 +149,35 @@ def outcome_view(outcome: JobOutcome[Any], *, whole: bool = False) -> dict[str, 
             "version": f"{outcome.status}-{outcome.attempts}-{outcome.priority}",
         }
     return row
+
+
+def failures_view(outcomes: list[JobOutcome[Any]], limit: int) -> dict[str, Any]:
+    """Show which errors jobs failed with, each once, with how many and the last of them.
+
+    Args:
+        outcomes: jobs that have ended, the newest first.
+        limit: so many errors at most.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for outcome in outcomes:
+        error = outcome.error
+        if error is None or outcome.status not in (JobStatus.FAILED, JobStatus.TIMED_OUT):
+            continue
+        kind = error.kind if isinstance(error, RecordedError) else type(error).__name__
+        row = found.get((kind, outcome.name))
+        if row is None:
+            if len(found) >= limit:
+                continue
+            row = found[kind, outcome.name] = {
+                "kind": kind,
+                "name": bounded(outcome.name),
+                "count": 0,
+                "error": error_text(error),
+                "last": moment(outcome.finished_time),
+                "id": json_value(outcome.id),
+            }
+        row["count"] += 1
+    return {"items": list(found.values()), "searched": len(outcomes)}
 
 
 def verbs_for(status: JobStatus) -> list[str]:

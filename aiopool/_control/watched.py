@@ -18,6 +18,7 @@ from contextvars import Context
 from typing import Any, final
 
 from aiopool._control.events import EventLog
+from aiopool._control.history import History
 from aiopool._control.problems import Problem
 from aiopool._control.views import frames_view, moment
 from aiopool._observe.metrics import label_text  # no line of a log breaks by it
@@ -108,6 +109,7 @@ class Watched:
         "_spell",
         "actions",
         "events",
+        "history",
         "key",
         "operations",
         "paused_by",
@@ -119,6 +121,7 @@ class Watched:
         self.key = key
         self.pool_ref = weakref.ref(pool)
         self.events = EventLog(pool)
+        self.history = History()
         self.actions: deque[Action] = deque(maxlen=MAX_ACTIONS)
         self.operations: dict[int, Operation] = {}
         self.paused_by: Action | None = None

@@ -116,8 +116,10 @@ async def test_a_foreign_name_of_the_server_is_refused(row):
     (CVE-2025-62593, CVE-2025-66414, CVE-2026-42559)
     """
     answer = await ask(row, "admin", host="evil.example:80", **{"user-agent": "curl/8"})
-    assert (answer.status_code, answer.json()["type"]) == (403, "host-not-allowed")
-    assert "hosts=['evil.example']" in answer.json()["detail"]
+    assert answer.status_code == 403
+    if row[0] != "HEAD":  # it has no body
+        assert answer.json()["type"] == "host-not-allowed"
+        assert "hosts=['evil.example']" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
