@@ -46,6 +46,7 @@ WORDS = {
     "instrumentation": "Prometheus, OpenTelemetry",
     "pytest_plugin": "fixtures",
     "_plan": "a fleet, simulated",
+    "web": "pools over HTTP",
     "cli": "the command",
     "_torture": "kills, and what survives it",
 }
