@@ -37,6 +37,7 @@ Key = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
+        max_length=255,
         pattern=r"^[!-~]([ -~]{0,253}[!-~])?$",
         description="The same key: the same job, if it is sent again.",
     ),
