@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -87,8 +88,13 @@ def not_modified(request: Request, tag: str, headers: Mapping[str, str]) -> Resp
     return Response(status_code=304, headers=dict(headers) | {"etag": tag}) if tag in known or "*" in known else None
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Let an app answer with problems, whatever goes wrong."""
+def add_handlers(app: FastAPI, routes: Sequence[APIRoute]) -> None:
+    """Let an app answer with problems, whatever goes wrong.
+
+    Args:
+        app: the app.
+        routes: of its API, to say which methods a path has.
+    """
 
     async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
@@ -105,7 +111,12 @@ def add_handlers(app: FastAPI) -> None:
         detail = str(error.detail)
         if detail == HTTPStatus(error.status_code).phrase:
             detail = f"{request.method} {request.scope['path']!r:.200}"
-        return problem_answer(Problem(_BY_STATUS[error.status_code], detail), request, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # of all routes of the path, not of the first one
+            path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+            methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+            headers |= {"allow": ", ".join(sorted(methods))} if methods else {}
+        return problem_answer(Problem(_BY_STATUS[error.status_code], detail), request, headers)
 
     async def on_error(request: Request, error: Exception) -> Response:
         return problem_answer(Problem("error", f"it has failed, and is logged: {describe_error(error)}"), request)

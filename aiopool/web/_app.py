@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -89,6 +90,7 @@ def app_of(target: Target, config: Config) -> FastAPI:
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,  # it would make an address of the `Host` that was sent
     )
     desk = Desk(target, config, Hubs(target))
@@ -107,11 +109,11 @@ def app_of(target: Target, config: Config) -> FastAPI:
     app.include_router(api)
     if config.open_paths:
         _add_probes(app, desk)
-    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _schema(app, list(config.handlers.names if config.handlers else ()))  # type: ignore[method-assign]
     if importlib.util.find_spec("aiopool.web._pages") is not None:
         pages: Any = importlib.import_module("aiopool.web._pages")
         pages.add_pages(app, target, config)
-    add_handlers(app)
+    add_handlers(app, [route for route in api.routes if isinstance(route, APIRoute)])
     app.add_middleware(Guard, config=config)
     return app
 
@@ -134,10 +136,16 @@ def _add_probes(app: FastAPI, desk: Desk) -> None:
         return Json({"ready": ready}, 200 if ready else 503)
 
 
-def _schema(app: FastAPI) -> dict[str, Any]:
+def _schema(app: FastAPI, names: list[str]) -> dict[str, Any]:
     if app.openapi_schema is None:
         found = get_openapi(title=app.title, version=app.version, openapi_version="3.1.0", routes=app.routes)
         kinds = found.setdefault("components", {}).setdefault("schemas", {})
         kinds["ProblemView"] = ProblemView.model_json_schema()
+        if names:
+            kinds["Submission"]["properties"]["function"]["examples"] = names
+        for operations in found["paths"].values():
+            for operation in operations.values():
+                if "requestBody" in operation:  # it may be no JSON, too long, or broken
+                    operation["responses"] |= {str(status): one for status, one in problems(400, 413, 415).items()}
         app.openapi_schema = found
     return app.openapi_schema

@@ -76,8 +76,9 @@ class Config:
             handler.signature  # noqa: B018 - raises for a function whose arguments JSON cannot hold
         if isinstance(hosts, str) or isinstance(trusted_origins, str):
             raise TypeError('hosts and trusted_origins are lists: hosts=["pool.example.org"]')
+        check: Any = access
         return cls(
-            access=access,
+            access=check,
             handlers=handlers,
             hosts=frozenset(_host(one) for one in hosts),
             trusted_origins=frozenset(_trusted(one) for one in trusted_origins),

@@ -13,6 +13,7 @@ from aiopool._control.problems import TITLES, Problem
 from aiopool._control.verbs import Access
 from aiopool.web._config import Config
 from aiopool.web._hub import Hubs
+from aiopool.web._models import OperationView
 from aiopool.web._target import Here, Target
 
 __all__ = ["UNCHANGED", "Desk", "GroupName", "JobId", "PoolKey", "answers", "problems"]
@@ -39,13 +40,17 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def answers(kind: Any, about: str, status: int = 200, **headers: str) -> dict[int | str, dict[str, Any]]:
-    """Return the response of a route that has worked, for the schema."""
+    """Return the response of a route that has worked, for the schema; one with a `Location` leads to others."""
     found: dict[str, Any] = {"description": about, "model": kind}
     if headers:
         found["headers"] = {
             name.replace("_", "-"): {"description": text, "schema": {"type": "string"}}
             for name, text in headers.items()
         }
+    if "Location" in headers:
+        names = ("operation", "stop") if kind is OperationView else ("job", "result", "stack", "cancel", "change_job")
+        ids = {"pool": "$request.path.pool", "id": "$response.body#/id"}
+        found["links"] = {name: {"operationId": name, "parameters": ids} for name in names}
     return {status: found}
 
 

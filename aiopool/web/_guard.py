@@ -61,7 +61,7 @@ class Guard:
             headers = HEADERS | dict(error.headers or {})
             await Response(error.detail, error.status_code, headers)(scope, receive, send)
             return
-        await self._app(scope, receive if body is None else _again(body, receive), _with_headers(send))
+        await self._app(_trimmed(scope), receive if body is None else _again(body, receive), _with_headers(send))
 
     async def _check(self, request: Request) -> None:
         scope, config = request.scope, self._config
@@ -101,6 +101,15 @@ class Guard:
         except Exception as error:
             log_fault(logger, "access() has failed, so the request is refused", error=error)
             raise Problem("error", "access() has failed, and is logged: nobody is let in") from error
+
+
+def _trimmed(scope: Scope) -> Scope:
+    """Return a request without the slash that some servers add to each path of an app that is mounted (Litestar)."""
+    path = scope["path"]
+    added = "/api/" in path or (len(path) > 1 and "litestar_app" in scope)
+    if path.endswith("/") and added and not path.endswith("/api/v1/"):
+        return {**scope, "path": path[:-1]}
+    return scope
 
 
 def _who(request: Request) -> str:

@@ -43,7 +43,9 @@ def add_jobs(api: APIRouter, desk: Desk) -> None:
         return not_modified(request, tag, KEEP) or Json(found, headers=KEEP | {"etag": tag})
 
     @api.patch("/pools/{pool}/jobs/{id}", responses=answers(Reordered, "It is done") | problems(*CHANGED))
-    async def change(request: Request, pool: PoolKey, id: JobId, body: JobChange, if_match: IfMatch = None) -> Response:
+    async def change_job(
+        request: Request, pool: PoolKey, id: JobId, body: JobChange, if_match: IfMatch = None
+    ) -> Response:
         """Change the place in line of a job that waits."""
         version = wanted_version(if_match)
         return Json(await desk.ask(request, "reprioritize", pool, id=id, priority=body.priority, version=version))
@@ -59,7 +61,7 @@ def add_jobs(api: APIRouter, desk: Desk) -> None:
         "/pools/{pool}/jobs/{id}/cancel",
         responses=answers(dict[str, Any], "It waited, and is cancelled")
         | answers(dict[str, Any], "It runs, and was told to end", 202)
-        | problems(400, 409, 413, 415),
+        | problems(409),
     )
     async def cancel(request: Request, pool: PoolKey, id: JobId, body: Reason | None = None) -> Response:
         """Cancel a job."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic.config import JsonDict
 
 __all__ = [
     "Batch",
@@ -13,10 +14,10 @@ __all__ = [
     "JobChange",
     "JobList",
     "JobPage",
-    "JobQuery",
     "JobResult",
     "JobView",
     "Listing",
+    "LiveQuery",
     "Many",
     "OperationView",
     "PlainCancelled",
@@ -36,8 +37,9 @@ YEAR = 31_536_000
 
 Text = Annotated[str, Field(max_length=500)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Priority = Annotated[int, Field(ge=-1_000_000_000, le=1_000_000_000, description="Lower goes first.")]
-Seconds = Annotated[float, Field(ge=0, le=YEAR, allow_inf_nan=False)]
+Priority = Annotated[int, Field(strict=True, ge=-1_000_000_000, le=1_000_000_000, description="Lower goes first.")]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=YEAR, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
 Status = Literal["scheduled", "queued", "running", "succeeded", "failed", "timed_out", "cancelled"]
 
 
@@ -45,15 +47,26 @@ class _Sent(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+# What the classes below check by hand, in the words of a schema.
+_DELAY_OR_AT: JsonDict = {"not": {"required": ["delay", "at"]}}
+_FILTER_OR_IDS: JsonDict = {
+    "oneOf": [{"required": ["filter"]}, {"required": ["ids"]}],
+    "if": {"properties": {"verb": {"const": "reprioritize"}}},
+    "then": {"required": ["priority"]},
+}
+
+
 class Retries(_Sent):
     """How often a job is tried."""
 
-    attempts: Annotated[int, Field(ge=1, le=100)]
+    attempts: Annotated[int, Field(strict=True, ge=1, le=100)]
     delay: Annotated[Seconds, Field(description="Seconds before the first retry.")] = 1.0
 
 
 class Submission(_Sent):
     """A job to run: a function by the name under which it is registered, and its arguments by theirs."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_DELAY_OR_AT)
 
     function: Name
     params: Annotated[dict[str, JsonValue], Field(max_length=200)] = {}
@@ -67,7 +80,7 @@ class Submission(_Sent):
 
     @model_validator(mode="after")
     def _once(self) -> Submission:
-        if self.delay is not None and self.at is not None:
+        if {"delay", "at"} <= self.model_fields_set:
             raise ValueError("delay and at exclude each other: write one of them")
         return self
 
@@ -81,9 +94,9 @@ class Batch(_Sent):
 class Change(_Sent):
     """What to change of a pool."""
 
-    size: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    paused: bool | None = None
-    cancel_excess: bool = False
+    size: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = None
+    paused: Flag | None = None
+    cancel_excess: Flag = False
 
 
 class JobChange(_Sent):
@@ -101,11 +114,22 @@ class Reason(_Sent):
 class EndPool(_Sent):
     """How to end a pool."""
 
-    timeout: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.0
+    timeout: Annotated[float, Field(strict=True, ge=0, le=3600, allow_inf_nan=False)] = 0.0
 
 
-class JobQuery(_Sent):
-    """Which jobs."""
+class LiveQuery(_Sent):
+    """Which of the jobs that have not ended."""
+
+    status: Literal["scheduled", "queued", "running"] | None = None
+    name: Text | None = None
+    group: Text | None = None
+    waits_for: Text | None = None
+    label: Text | None = None
+    older_than: Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)] | None = None
+
+
+class JobList(_Sent):
+    """Which jobs, and how they are listed."""
 
     status: Status | None = None
     name: Text | None = None
@@ -114,11 +138,6 @@ class JobQuery(_Sent):
     error: Text | None = None
     label: Text | None = None
     older_than: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
-
-
-class JobList(JobQuery):
-    """Which jobs, and how they are listed."""
-
     order: Literal["newest", "oldest", "next"] = "newest"
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str, Field(max_length=18)] | None = None
@@ -127,19 +146,22 @@ class JobList(JobQuery):
 class Many(_Sent):
     """What to do with many jobs: those of `ids`, or all that a filter is about."""
 
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_FILTER_OR_IDS)
+
     verb: Literal["cancel", "reprioritize"]
-    filter: JobQuery | None = None
-    ids: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
-    dry_run: bool = False
-    expect: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    filter: LiveQuery = LiveQuery()
+    ids: Annotated[list[Text], Field(min_length=1, max_length=1000)] = []
+    dry_run: Flag = False
+    expect: Annotated[int, Field(strict=True, ge=0, le=2**53)] | None = None
     reason: Text | None = None
-    priority: Priority | None = None
+    priority: Priority = 0
 
     @model_validator(mode="after")
     def _whole(self) -> Many:
-        if (self.filter is None) == (self.ids is None):
+        given = self.model_fields_set
+        if ("filter" in given) == ("ids" in given):
             raise ValueError("write filter or ids, one of them; filter={} is about all jobs")
-        if self.verb == "reprioritize" and self.priority is None:
+        if self.verb == "reprioritize" and "priority" not in given:
             raise ValueError("reprioritize needs priority")
         return self
 
@@ -226,7 +248,7 @@ class PlainJob(_Sent):
     """A job for the default pool: 1 is the highest priority, 10 the lowest."""
 
     name: Name
-    priority: Annotated[int, Field(ge=1, le=10)] = 5
+    priority: Annotated[int, Field(strict=True, ge=1, le=10)] = 5
     params: Annotated[dict[str, JsonValue], Field(max_length=200)] = {}
 
 

@@ -106,15 +106,16 @@ def add_pools(api: APIRouter, desk: Desk, once: Once) -> None:
     async def change(request: Request, pool: PoolKey, body: Change, if_match: IfMatch = None) -> Response:
         """Change how many jobs run at once, or whether any starts."""
         version = wanted_version(if_match)
-        if body.size is None and body.paused is None:
-            raise Problem("invalid", 'nothing is to be changed: write {"size": 8} or {"paused": true}')
         if body.size is not None:
             excess = body.cancel_excess or None
             await desk.ask(request, "resize", pool, size=body.size, cancel_excess=excess, version=version)
             version = None  # that was ours
         if body.paused is not None:
             await desk.ask(request, "pause" if body.paused else "resume", pool, version=version)
-        return tagged(await desk.ask(request, "status", pool))
+        now = await desk.ask(request, "status", pool)
+        if body.size is None and body.paused is None and version not in (None, now["version"]):
+            raise Problem("changed", f"it is {now['version']} now: look again, then change it")
+        return tagged(now)
 
     def look(path: str, verb: str, about: str) -> None:
         @api.get(path, name=verb, description=about, responses=answers(dict[str, Any], about) | problems())
@@ -136,7 +137,7 @@ def add_pools(api: APIRouter, desk: Desk, once: Once) -> None:
         """Show the jobs that were submitted by jobs, or have submitted some."""
         return Json(await desk.ask(request, "tree", pool, root=root))
 
-    @api.post("/pools/{pool}/measure", responses=answers(dict[str, Any], "It measures") | problems(400, 413, 415))
+    @api.post("/pools/{pool}/measure", responses=answers(dict[str, Any], "It measures") | problems())
     async def measure(request: Request, pool: PoolKey) -> Response:
         """Count and time jobs by their names from now on."""
         return Json(await desk.ask(request, "measure", pool))
@@ -153,7 +154,7 @@ def add_pools(api: APIRouter, desk: Desk, once: Once) -> None:
 
     @api.post(
         "/pools/{pool}/groups/{group}/cancel",
-        responses=answers(OperationView, "It has begun", 202, Location="of the operation") | problems(400, 413, 415),
+        responses=answers(OperationView, "It has begun", 202, Location="of the operation") | problems(),
     )
     async def cancel_group(request: Request, pool: PoolKey, group: GroupName, body: Reason | None = None) -> Response:
         """Cancel the jobs of a group."""
@@ -165,19 +166,19 @@ def add_pools(api: APIRouter, desk: Desk, once: Once) -> None:
         "/pools/{pool}/operations",
         responses=answers(OperationView, "A dry run: how many match")
         | answers(OperationView, "It has begun", 202, Location="of the operation")
-        | problems(400, 409, 413, 415),
+        | problems(409),
     )
     async def operate(request: Request, pool: PoolKey, body: Many) -> Response:
         """Do something to many jobs, in slices of the event loop's time."""
 
         async def begin() -> dict[str, Any]:
-            wanted = {} if body.filter is None else body.filter.model_dump(exclude_none=True)
+            wanted = body.filter.model_dump(exclude_none=True)
             return await desk.ask(
                 request,
                 "operation",
                 pool,
                 do=body.verb,
-                ids=body.ids,
+                ids=body.ids or None,
                 dry_run=body.dry_run or None,
                 expect=body.expect,
                 reason=body.reason,
@@ -242,7 +243,7 @@ def add_pools(api: APIRouter, desk: Desk, once: Once) -> None:
 
     if desk.config.shutdown:
 
-        @api.post("/pools/{pool}/shutdown", responses=answers(dict[str, Any], "It ends", 202) | problems(400, 413, 415))
+        @api.post("/pools/{pool}/shutdown", responses=answers(dict[str, Any], "It ends", 202) | problems())
         async def shutdown(request: Request, pool: PoolKey, body: EndPool | None = None) -> Response:
             """End a pool: let its jobs finish for so many seconds, then cancel them."""
             return Json(await desk.ask(request, "shutdown", pool, timeout=(body or EndPool()).timeout), 202)

@@ -35,7 +35,12 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})")
 
 Key = Annotated[
     str | None,
-    Header(alias="Idempotency-Key", max_length=300, description="The same key: the same job, if it is sent again."),
+    Header(
+        alias="Idempotency-Key",
+        max_length=255,
+        pattern=r"^[!-~]([ -~]{0,253}[!-~])?$",
+        description="The same key: the same job, if it is sent again.",
+    ),
 ]
 Prefer = Annotated[str | None, Header(max_length=200, description="wait=10: answer with the result, if it comes.")]
 REFUSED = (400, 409, 413, 415, 429)
