@@ -50,7 +50,6 @@ WORDS = {
     "avtomatika": "a worker of that orchestrator",
     "pytest_plugin": "fixtures",
     "_plan": "a fleet, simulated",
-    "web": "pools over HTTP",
     "cli": "the command",
     "_torture": "kills, and what survives it",
 }

@@ -7,12 +7,14 @@
     events     the last events of a pool, while somebody asks for them
     watched    a pool that is looked at, and what was seen and done
     filters    which jobs a request is about
-    verbs      what can be asked: a closed list; more of it in store_verbs and settings_verb, with store_views
+    verbs      what can be asked: a closed list; the verbs themselves:
+               looking, steering, many (jobs at once), store_verbs (with store_views), settings_verb
+    what_if    how it would have been at another size
     call       carry out a request: check, run in the loop of the pool, write down who did what
     paths      where the sockets are
     server     the socket, in a thread of its own
     client     the other end
-    control    `aiopool.control()`
+    face       `aiopool.control()`
 
 It uses pools as any program does. Nothing runs before `control()` is called.
 """

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from typing import Any, TypeVar
 
-from aiopool._control import settings_verb, store_verbs  # noqa: F401 - they add themselves to the list
+from aiopool._control import looking, many, settings_verb, steering, store_verbs  # noqa: F401 - they list themselves
 from aiopool._control.arguments import Arguments
 from aiopool._control.problems import Problem
 from aiopool._control.verbs import VERBS, Access, Verb

@@ -7,13 +7,15 @@ from typing import Any
 from aiopool._control.arguments import Arguments
 from aiopool._control.problems import Problem
 from aiopool._control.store_views import fleet_of, fleet_view, stored_view
-from aiopool._control.verbs import MAX_IDS, Access, inside
+from aiopool._control.verbs import Access, inside
 from aiopool._control.watched import Watched
 from aiopool._jobs.json_values import json_value
 from aiopool._pool.fleet import Fleet
 from aiopool.stores._rows import ENDED, StoredStatus
 
 __all__: list[str] = []
+
+MAX_IDS = 1000
 
 
 def _fleet(watch: Watched) -> Fleet:

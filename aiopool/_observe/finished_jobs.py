@@ -104,13 +104,17 @@ class FinishedJobs(Observer):
         now = self._runtime.wall_time(self._runtime.now())
         return found, max(0.0, (now - found.finished_time).total_seconds())
 
-    def newest(self, count: int) -> list[JobOutcome[Any]]:
-        """Return the records of the jobs that ended last, the newest first."""
+    def newest(self, count: int, skip: int = 0) -> list[JobOutcome[Any]]:
+        """Return the records of the jobs that ended last, the newest first, without the newest ones of all."""
         runtime = self._runtime
         if runtime is None:
             return []
         now = runtime.now()
-        return [row.outcome(runtime) for row in islice(reversed(self._rows), count) if not self._is_old(row, now)]
+        return [
+            row.outcome(runtime)
+            for row in islice(reversed(self._rows), skip, skip + count)
+            if not self._is_old(row, now)
+        ]
 
 
 @final

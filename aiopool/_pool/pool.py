@@ -1107,15 +1107,17 @@ class Pool(Submitter, AsyncOnly):
         job, finished = self._engine("find").ids.get(id), self._state.observers.finished
         return job if job is not None or finished is None else finished.find(id)
 
-    def finished_jobs(self, limit: int = 50) -> list[JobOutcome[Any]]:
+    def finished_jobs(self, limit: int = 50, *, skip: int = 0) -> list[JobOutcome[Any]]:
         """Return the records of the jobs that ended last, the newest first; see `find`. From any thread.
 
         Args:
             limit: so many at most. Some 5 µs for each of them.
+            skip: leave out so many of the newest.
         """
         check_count("limit", limit)
+        check_count("skip", skip)
         engine, finished = self._engine("finished_jobs"), self._state.observers.finished
-        return [] if finished is None else engine.runtime.read(lambda: finished.newest(limit))
+        return [] if finished is None else engine.runtime.read(lambda: finished.newest(limit, skip))
 
     def running_jobs(self) -> list[Job[Any]]:
         """Return the jobs that run, in the order in which they began; from any thread.

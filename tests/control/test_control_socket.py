@@ -14,10 +14,11 @@ import pytest
 
 import aiopool
 from aiopool import Pool
+from aiopool._control.call import VERBS
 from aiopool._control.client import Connection, NoAnswerError, NoProgramError, connect, programs
 from aiopool._control.problems import TITLES, Problem
 from aiopool._control.server import MAX_CONNECTIONS, MAX_LINE, Server
-from aiopool._control.verbs import VERBS, Access
+from aiopool._control.verbs import Access
 from aiopool._control.watched import watched
 from aiopool.testing import wait_until
 

@@ -6,8 +6,8 @@ import pytest
 
 from aiopool import Handlers, Job, Pool, Priority, Retry
 from aiopool._control.arguments import Arguments
+from aiopool._control.call import VERBS
 from aiopool._control.problems import Problem
-from aiopool._control.verbs import VERBS
 from aiopool.testing import wait_until
 
 EVIL = '"><script>alert(1)</script>\u202e'
@@ -231,6 +231,39 @@ async def test_names_are_measured_when_it_is_asked_for(ask):
         found = await ask("metrics")
         assert found["measuring"]
         assert [(row["name"], row["ended"], row["failed"]) for row in found["items"]] == [("nap", 1, 0)]
+
+
+async def test_other_sizes_are_tried_on_paper(ask):
+    """From the jobs that have ended; with too few of them it says what to do."""
+    async with Pool(2, name="mail", keep_finished=500) as pool:
+        assert "keep_finished=1000" in (await refused(ask, "what_if")).detail
+        await pool.map(asyncio.sleep, [0.001] * 300).collect()
+        found = await ask("what_if", sizes="1,2,300")
+        assert found["jobs"] == 300
+        assert [row["size"] for row in found["items"]] == [1, 2, 300]
+        one, two, many = found["items"]
+        assert one["wait_p95"] > two["wait_p95"] > many["wait_p95"]
+        assert one["busy"] > many["busy"]
+        assert [row["size"] for row in (await ask("what_if"))["items"]] == [1, 2, 4, 8]
+        assert (await refused(ask, "what_if", sizes="1,x")).kind == "invalid"
+        assert (await refused(ask, "what_if", sizes="0")).kind == "invalid"
+
+
+async def test_those_that_have_ended_are_paged_while_more_end(ask):
+    """Each that was there at the first page comes once; slices of records let the loop turn."""
+    async with Pool(1, name="mail", keep_finished=5000) as pool:
+        first = [str(job.id) for job in [await pool.submit(asyncio.sleep, 0) for _ in range(450)]]
+        await pool.join()
+        seen, cursor = [], None
+        while True:
+            found = await ask("jobs", status="succeeded", limit=100, cursor=cursor)
+            seen += [str(row["id"]) for row in found["items"]]
+            cursor = found["next"]
+            await pool.run(asyncio.sleep, 0)  # one more has ended: the next page begins where this one ended
+            if cursor is None:
+                break
+        assert seen == first[::-1]
+        assert (await ask("jobs", error="KeyError"))["searched"] >= 450
 
 
 async def test_health_has_reasons(ask):

@@ -1,0 +1,119 @@
+"""The verbs for many jobs at once: done in slices of the loop's time, told how far it is, stopped where it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiopool._control.arguments import Arguments
+from aiopool._control.filters import Filter
+from aiopool._control.problems import Problem
+from aiopool._control.verbs import Access, inside
+from aiopool._control.watched import Operation, Watched
+from aiopool._jobs.job import Job
+from aiopool._pool.pool import Pool
+
+__all__ = ["count", "start"]
+
+MAX_IDS = 1000
+
+
+@inside(Access.OPERATE)
+async def operation(watch: Watched, arguments: Arguments) -> dict[str, Any]:
+    """Cancel or reprioritize many jobs: do=VERB, ids= or a filter as of `jobs`, dry_run=true to count them first."""
+    do = arguments.choice("do", ("cancel", "reprioritize"))
+    if do is None:
+        raise Problem("invalid", "do is missing: write do=cancel or do=reprioritize")
+    ids = arguments.texts("ids", MAX_IDS)
+    wanted = Filter.of(arguments)
+    dry_run = arguments.flag("dry_run")
+    expect = arguments.whole("expect", -1, least=-1, most=2**60)
+    reason = arguments.text("reason")
+    priority = arguments.whole("priority", 0, least=-(10**9), most=10**9)
+    arguments.end()
+    if wanted.ended:
+        raise Problem("invalid", "jobs that have ended can neither be cancelled nor put elsewhere in line")
+    total = await count(watch.pool, wanted, ids)
+    if dry_run:
+        return {"total": total, "dry_run": True}
+    if expect not in (-1, total):
+        raise Problem("conflict", f"{total} jobs match, not {expect}: look again", total=total)
+    return start(watch, do, wanted, ids, total, reason, priority)
+
+
+async def count(pool: Pool, wanted: Filter, ids: list[str] | None) -> int:
+    """Count the live jobs that are meant."""
+    return len([job async for job in _matching(pool, wanted, ids)]) if ids else await _counted(pool, wanted)
+
+
+async def _counted(pool: Pool, wanted: Filter) -> int:
+    count = 0
+    async for job, _, _ in wanted.live(pool, newest_first=False):
+        count += job is not None
+    return count
+
+
+async def _matching(pool: Pool, wanted: Filter, ids: list[str] | None) -> AsyncIterator[Job[Any]]:
+    if ids is not None:
+        for id in ids:
+            job = pool.get_job(id)
+            if job is not None:
+                yield job
+        return
+    async for job, _, _ in wanted.live(pool, newest_first=True):
+        if job is not None:
+            yield job
+
+
+def start(
+    watch: Watched, do: str, wanted: Filter, ids: list[str] | None, total: int, reason: str | None, priority: int
+) -> dict[str, Any]:
+    """Begin an operation, and return what it is about to do."""
+    pool, begun = watch.pool, watch.begin(do, total)
+    begun.task = asyncio.get_running_loop().create_task(_carry_out(pool, begun, wanted, ids, reason, priority))
+    return begun.to_dict()
+
+
+async def _carry_out(
+    pool: Pool, begun: Operation, wanted: Filter, ids: list[str] | None, reason: str | None, priority: int
+) -> None:
+    # The newest first: a job that is cancelled would let an older one start, which is to be cancelled next.
+    try:
+        async for job in _matching(pool, wanted, ids):
+            if begun.stopped:
+                break
+            done = job.cancel(reason) if begun.verb == "cancel" else pool.reprioritize(job.id, priority)
+            if done:
+                begun.done += 1
+            else:
+                begun.skipped += 1
+    finally:
+        begun.ended = True
+
+
+@inside(Access.READ)
+async def operations(watch: Watched, arguments: Arguments) -> dict[str, Any]:
+    """Show how far operations on many jobs are: id=N for one."""
+    id = arguments.whole("id", 0, most=2**60)
+    arguments.end()
+    if id:
+        return _operation(watch, id).to_dict()
+    return {"items": [one.to_dict() for one in watch.operations.values()]}
+
+
+@inside(Access.OPERATE)
+async def stop_operation(watch: Watched, arguments: Arguments) -> dict[str, Any]:
+    """Stop an operation on many jobs where it is: id=N."""
+    id = arguments.whole("id", least=1, most=2**60)
+    arguments.end()
+    found = _operation(watch, id)
+    found.stopped = not found.ended
+    return found.to_dict()
+
+
+def _operation(watch: Watched, id: int) -> Operation:
+    found = watch.operations.get(id)
+    if found is None:
+        raise Problem("not-found", f"there is no operation {id}; those of before are forgotten")
+    return found
