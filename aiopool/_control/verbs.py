@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import enum
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any, final
 
 from aiopool._control.arguments import Arguments
@@ -462,7 +462,7 @@ async def _counted(pool: Pool, wanted: Filter) -> int:
     return count
 
 
-async def _matching(pool: Pool, wanted: Filter, ids: list[str] | None) -> Any:
+async def _matching(pool: Pool, wanted: Filter, ids: list[str] | None) -> AsyncIterator[Job[Any]]:
     if ids is not None:
         for id in ids:
             job = pool.get_job(id)
