@@ -97,8 +97,8 @@ def app_of(target: Target, config: Config) -> FastAPI:
     app.state.hubs = desk.hubs
     api = APIRouter(prefix="/api/v1")
     once = Once()
+    add_submissions(api, desk, once)  # the first: they are asked for most, and routes are tried one after the other
     add_pools(api, desk, once)
-    add_submissions(api, desk, once)
     add_jobs(api, desk)
 
     @api.get("/openapi.json", responses=answers(dict[str, Any], "This document") | problems())
