@@ -190,3 +190,16 @@ def test_a_signal_finishes_what_was_taken(tmp_path, store):
         visitor.post("api/v1/pools/pool/jobs", json=body)
         server.process.send_signal(signal.SIGTERM)
         assert server.end() == 0
+
+
+def test_the_example_of_a_client_runs_its_jobs_there(server):
+    """The program of the docs, as a process of its own."""
+    said = subprocess.run(
+        [sys.executable, ROOT / "examples" / "http_client.py", server.url],
+        env=os.environ | {"POOL_TOKEN": TOKEN},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert said.stdout.split() == ["3", "90"], said.stderr
