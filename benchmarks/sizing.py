@@ -134,7 +134,9 @@ def uvicorn() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.listen(2048)
         port = listening.getsockname()[1]
-        code = f"{APP}\nimport uvicorn\nuvicorn.run(app, fd={listening.fileno()}, log_level='error', lifespan='off')"
+        # No connection is closed because it was idle: a client that just then takes it would see it break.
+        options = "log_level='error', lifespan='off', timeout_keep_alive=3600"
+        code = f"{APP}\nimport uvicorn\nuvicorn.run(app, fd={listening.fileno()}, {options})"
         process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[listening.fileno()])
         try:
             yield f"http://127.0.0.1:{port}/"

@@ -36,6 +36,7 @@ from aiopool._pool.durability import Role, StoreCall
 from aiopool._pool.fleet import Fleet
 from aiopool._pool.state import PoolState
 from aiopool._runtime import failpoints
+from aiopool._runtime.ending import end_tasks
 from aiopool._runtime.faults import log_fault
 from aiopool.errors import PoolClosedError, StoreError
 from aiopool.stores._open import open_store
@@ -206,10 +207,7 @@ class StoreJobs:
         await self.sweeper.stop()
         await self.lookout.stop()
         self.handles.close()
-        for task in self._background:
-            task.cancel()
-        if self._background:
-            await asyncio.wait(self._background)
+        await end_tasks(*self._background)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._keeper is not None:

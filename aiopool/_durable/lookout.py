@@ -13,6 +13,7 @@ from typing import Any, final
 
 from aiopool._durable.attempts import Attempts
 from aiopool._durable.handles import Handles
+from aiopool._runtime.ending import end_tasks
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.runtime import Runtime
 from aiopool.errors import StoreError, StoreUnavailableError
@@ -71,9 +72,7 @@ class Lookout:
 
     async def stop(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end_tasks(self._task)
 
     def look_again(self) -> None:
         """Some job may have ended, whichever it is."""

@@ -13,6 +13,7 @@ from typing import final
 
 from aiopool._durable.flusher import backoff
 from aiopool._runtime import failpoints
+from aiopool._runtime.ending import end_tasks
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.runtime import Runtime
 from aiopool.errors import StoreError
@@ -62,9 +63,7 @@ class Sweeper:
 
     async def stop(self) -> None:
         """End, in the middle of a step if need be: the store does it wholly or not at all."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end_tasks(self._task)
 
     async def _run(self) -> None:
         failures = 0

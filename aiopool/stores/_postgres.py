@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
+from aiopool._runtime.ending import end_tasks
 from aiopool.errors import StoreError
 from aiopool.stores import _postgres_rows as rows_
 from aiopool.stores._postgres_admin import Admin
@@ -171,10 +172,7 @@ class Postgres(Admin, Moves):
         if self._me is None or self._write is None:
             return
         staying, self._staying = self._staying, None
-        if staying is not None:
-            staying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await staying
+        await end_tasks(staying)
         with contextlib.suppress(StoreError):  # if it does not go through, the lease ends by itself
             while await self._write.call(self._leave, patience=5.0):
                 pass

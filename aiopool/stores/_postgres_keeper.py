@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from typing import Any, final
 
+from aiopool._runtime.ending import end_tasks
 from aiopool.errors import StoreError
 from aiopool.stores._postgres_link import Link, Target
 from aiopool.stores._rows import Beat
@@ -92,10 +93,7 @@ class PostgresKeeper:
     async def close(self) -> None:
         """Disconnect. The incarnation lives on until its lease ends, or the store is closed."""
         looking, self._looking = self._looking, None
-        if looking is not None:
-            looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await looking
+        await end_tasks(looking)
         link, self._link = self._link, None
         if link is not None:
             with contextlib.suppress(StoreError):

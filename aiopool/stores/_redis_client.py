@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from aiopool._runtime.ending import end_tasks
 from aiopool.errors import StoreError, StoreUnavailableError
 from aiopool.stores._redis_scripts import SCRIPTS
 
@@ -120,7 +121,8 @@ class Client:
             url,
             max_connections=connections,
             timeout=timeout,
-            socket_timeout=timeout,
+            # The time limits are ours. The library's own, before Python 3.12, swallow a cancel that comes as it ends.
+            socket_timeout=None,
             socket_connect_timeout=timeout,
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
@@ -140,10 +142,8 @@ class Client:
 
     async def close(self) -> None:
         """Stop to listen, and disconnect."""
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
-            self._listener = None
+        listener, self._listener = self._listener, None
+        await end_tasks(listener)
         with contextlib.suppress(faults.RedisError, OSError):
             await self._redis.aclose()
         with contextlib.suppress(faults.RedisError, OSError):
@@ -211,13 +211,15 @@ class Client:
         while True:
             hints = self._redis.pubsub()
             try:
-                await hints.subscribe(f"{self._base}:wake")
+                async with asyncio.timeout(self._timeout):
+                    await hints.subscribe(f"{self._base}:wake")
                 silent = 0.0
                 while silent <= 2 * _SILENCE:
                     message = await hints.get_message(timeout=_SILENCE)
                     if message is None:
                         silent += _SILENCE
-                        await hints.ping()
+                        async with asyncio.timeout(self._timeout):
+                            await hints.ping()
                         continue
                     silent, pause = 0.0, 0.1
                     if message["type"] == "subscribe":
@@ -229,7 +231,8 @@ class Client:
             except (faults.RedisError, OSError, TimeoutError):
                 pass
             finally:
-                with contextlib.suppress(faults.RedisError, OSError):
-                    await hints.aclose()
+                with contextlib.suppress(faults.RedisError, OSError, TimeoutError):
+                    async with asyncio.timeout(self._timeout):
+                        await hints.aclose()
             await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
             pause = min(2 * pause, 2.0)
