@@ -25,6 +25,6 @@ async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=AGAIN)
-    for task in tasks:
-        if task is not None and not task.cancelled():
-            task.exception()  # it is known: asyncio need not say that nobody has asked
+    for ended in tasks:
+        if ended is not None and not ended.cancelled():
+            ended.exception()  # it is known: asyncio need not say that nobody has asked
