@@ -155,6 +155,18 @@ async def _tree(view: View) -> Response:
     return view.render("tree.html", "tree", found=found, rows=family(found["nodes"]), root=root)
 
 
+async def _what_if(view: View) -> Response:
+    await view.open()
+    sizes = view.parameters.get("sizes")
+    try:
+        found = await view.ask("what_if", sizes=sizes)
+    except Problem as problem:
+        if problem.kind != "conflict":
+            raise
+        return view.render("what_if.html", "what-if", found=None, few=problem.detail, sizes=sizes)
+    return view.render("what_if.html", "what-if", found=found, sizes=sizes)
+
+
 async def _events(view: View) -> Response:
     await view.open()
     types = view.parameters.get("types")
@@ -201,6 +213,7 @@ _SHOWN: dict[str, Show] = {
     "/names": _names,
     "/loop": _loop,
     "/tree": _tree,
+    "/what-if": _what_if,
     "/events": _events,
     "/health": _health,
     "/fleet": _fleet,

@@ -150,12 +150,7 @@ def add_submissions(api: APIRouter, desk: Desk, once: Once) -> None:
             found = [row if isinstance(row, Problem) else next(done) for row in rows]
             taken = sum(not isinstance(one, Problem) for one in found)
             desk.note(pool, request, f"{taken} jobs of {len(found)}")
-            return [
-                {"status": one.status, "problem": one.to_dict()}
-                if isinstance(one, Problem)
-                else {"status": 202, "job": one}
-                for one in found
-            ]
+            return [entry(one) for one in found]
 
         return Json({"items": await once.answer(request, body, begin)}, 202)
 

@@ -34,6 +34,7 @@ PAGES = (
     ("names", "Names", "n"),
     ("loop", "Loop", "l"),
     ("tree", "Tree", "t"),
+    ("what-if", "What if", "w"),
     ("events", "Events", "e"),
     ("health", "Health", "h"),
     ("fleet", "Fleet", "f"),

@@ -18,7 +18,7 @@ import aiopool.web
 from aiopool import Handlers, Pool, PoolStatus, current_job
 from aiopool.metrics import observe
 
-PAGES = ["./", "jobs", "groups", "names", "loop", "tree", "events", "health", "fleet", "actions", "settings"]
+PAGES = ["./", "jobs", "groups", "names", "loop", "tree", "what-if", "events", "health", "fleet", "actions", "settings"]
 EVIL = 'x"><script>alert(1)</script>\x00\u202e'
 STATIC = Path(aiopool.web.__file__).parent / "_static"
 APP = make_app()
@@ -88,6 +88,7 @@ EMPTY = {
     "names": "Jobs are not counted and timed by their names",
     "loop": "No spell was seen. When the loop is held up for more than 50 ms",
     "tree": "No nested jobs. A job that submits another one in its pool shows here",
+    "what-if": "How long jobs would wait at other sizes shows here",
     "events": "Nothing was heard yet. Events cost a pool a little",
     "health": "No findings",
     "fleet": "This pool keeps its jobs in memory. With a store",
@@ -224,6 +225,21 @@ async def _any(address):
         return await visitor.get(address)
 
 
+async def test_other_sizes_are_compared_and_set():
+    """Sizes side by side, from the jobs that have ended; the button sets one of them."""
+    async with Pool(2, name="mail", keep_finished=500) as pool:
+        await pool.map(asyncio.sleep, [0.001] * 200).collect()
+        page = await get("what-if?sizes=1,2,64")
+        assert "The last 200 jobs, run once more on paper" in text_of(page)
+        assert re.findall(r'data-l="Size" class="n">(\d+)', page) == ["1", "2", "64"]
+        assert page.count(">Set</button>") == 2  # the two others
+        assert "do/resize" not in await get("what-if", "read")
+        assert "write 8 numbers from 1 to 10000" in text_of(await get("what-if?sizes=x", status=422))
+        answer = await press("resize", pool="mail", size="64", back="what-if?pool=mail")
+        assert answer.status_code == 303
+        assert pool.size == 64
+
+
 # -- what each page is made of -----------------------------------------------------------------------------------------
 
 
@@ -300,7 +316,8 @@ async def test_who_may_look_sees_no_buttons(page):
         found = await get(page, "read")
         assert 'method="post"' not in found
         assert "read-only" in found
-        assert page in ("names", "events", "health", "settings", "loop", "fleet") or 'method="post"' in await get(page)
+        plain = ("names", "what-if", "events", "health", "settings", "loop", "fleet")
+        assert page in plain or 'method="post"' in await get(page)
 
 
 async def test_who_operates_does_not_end_the_pool():
