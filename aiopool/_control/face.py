@@ -11,7 +11,7 @@ from typing import Any, final
 from aiopool._pool.open_pools import call_on_open
 from aiopool._runtime.faults import log_fault
 
-__all__ = ["Control", "control"]
+__all__ = ["Control", "control", "open_as_told"]
 
 logger = logging.getLogger("aiopool.control")
 
@@ -100,14 +100,18 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch: Windows has no fork, a
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _open_as_told() -> None:
-    """Open the door with the first pool, because the environment says so. The program goes on without, if need be."""
+def open_as_told(*, read_only: bool) -> None:
+    """Open the door, if it is closed, because the settings or the environment say so.
+
+    The program goes on without, if need be: its work is more important.
+    """
     if _open is None:
         try:
-            control(read_only=os.environ.get("AIOPOOL_CONTROL") == "read")
+            control(read_only=read_only)
         except Exception as error:
-            log_fault(logger, "AIOPOOL_CONTROL is set, and the control socket cannot be opened", error=error)
+            log_fault(logger, "the control socket cannot be opened, and the settings ask for it", error=error)
 
 
-if os.environ.get("AIOPOOL_CONTROL", "").lower() not in ("", "0", "no", "false", "off"):
-    call_on_open(_open_as_told)
+_told = os.environ.get("AIOPOOL_CONTROL", "").lower()
+if _told not in ("", "0", "no", "false", "off"):
+    call_on_open(lambda: open_as_told(read_only=_told == "read"))

@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 from pydantic import PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aiopool._control.face import control
+from aiopool._control.face import open_as_told
 from aiopool._jobs.job import OnError
 from aiopool._jobs.options import MAX_SIZE, Offload, Overflow, Priority
 from aiopool._jobs.restart import Restart
@@ -284,7 +284,7 @@ class PoolSettings(BaseSettings):
 
             configure_logging(self.log_level, renderer=self.logs)
         if self.control:
-            control(read_only=self.control == "read")
+            open_as_told(read_only=self.control == "read")
         return pool
 
     def to_arguments(self) -> dict[str, Any]:

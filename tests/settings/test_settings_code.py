@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from settings.support import nested, only, transient, variable
 
+import aiopool
 from aiopool import Retry
 from aiopool.settings import PoolSettings
 
@@ -87,3 +88,14 @@ def test_what_cannot_be_written():
     assert Path("a.yaml").read_text() == "size: 4"
     assert made.replace(on_error=None).to_dict()["retry"]["on"] == f"{transient.__module__}:transient"
     assert "its name must end in" in only(made.save, "a.txt").reason
+
+
+@pytest.mark.parametrize(("value", "read_only"), [("true", False), ("read", True)])
+def test_the_door_is_opened_as_the_settings_say(value, read_only):
+    """Once for the program: what is open stays as it is, and no second pool fails for it."""
+    made = PoolSettings(control=value)
+    made.create_pool()
+    door = aiopool.control(read_only=read_only)
+    assert door.read_only is read_only
+    PoolSettings(control="true").create_pool()
+    assert aiopool.control(read_only=read_only) is door
