@@ -92,13 +92,13 @@ class GroupInfo:
 
 
 def open_pools() -> list[Pool]:
-    """Return the pools of this process that are open, or are closing, the oldest first.
+    """Return the pools of this process that are open, or are closing, and whose event loop runs; the oldest first.
 
     Example:
         print([pool.name for pool in open_pools()])
     """
     found: list[Pool] = _open_pools()
-    return [pool for pool in found if not loop_of(pool).is_closed()]
+    return [pool for pool in found if loop_of(pool).is_running()]
 
 
 def loop_of(pool: Pool) -> asyncio.AbstractEventLoop:
