@@ -9,8 +9,9 @@ from web_servers import need
 
 pytestmark = pytest.mark.ecosystem
 
-# Which params go with a function cannot be said in this schema; an operation that was stopped can be looked at.
-NOT_MEANT = "positive_data_acceptance,use_after_free"
+# Which params go with a function cannot be said in this schema; an operation that was stopped can be looked at; and the
+# `ids` of jobs, which a request for an operation has, are taken for the id of that operation.
+NOT_MEANT = "positive_data_acceptance,use_after_free,ensure_resource_availability"
 CONFIG = """
 [parameters]
 pool = "pool"
