@@ -25,7 +25,7 @@ from aiopool._pool.open_pools import open_pools as _open_pools
 from aiopool._pool.pool import Pool
 from aiopool._runtime.public import publish
 
-__all__ = ["CodeLine", "GroupInfo", "RunningCode", "groups", "loop_of", "open_pools", "running_code"]
+__all__ = ["CodeLine", "GroupInfo", "RunningCode", "groups", "is_paused", "loop_of", "open_pools", "running_code"]
 
 
 @final
@@ -163,6 +163,18 @@ def groups(pool: Pool) -> list[GroupInfo]:
         ]
 
     return engine.runtime.read(read)
+
+
+def is_paused(pool: Pool) -> bool:
+    """Whether a pool lets no job start, whoever has paused it.
+
+    Raises:
+        RuntimeError: the pool was never opened.
+
+    Example:
+        print("paused" if is_paused(pool) else "open")
+    """
+    return pool._engine("is_paused").slots.paused
 
 
 def innermost_own(stack: tuple[CodeLine, ...]) -> CodeLine | None:

@@ -7,21 +7,20 @@ import concurrent.futures
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context
 from typing import Any, TypeVar
 
 from aiopool._control import looking, many, settings_verb, steering, store_verbs  # noqa: F401 - they list themselves
 from aiopool._control.arguments import Arguments
-from aiopool._control.problems import Problem
+from aiopool._control.problems import Problem, problem_of
 from aiopool._control.verbs import VERBS, Access, Verb
 from aiopool._control.watched import LATE, Watched, find_pool, watched_pools
 from aiopool._runtime.faults import describe_error
 from aiopool._runtime.runtime import running_loop_or_none
-from aiopool.errors import PoolClosedError, QueueFullError
 from aiopool.inspection import loop_of
 
-__all__ = ["PROTOCOL", "call", "hello"]
+__all__ = ["PROTOCOL", "call", "hello", "run_for"]
 
 T = TypeVar("T")
 
@@ -72,19 +71,14 @@ async def call(name: str, arguments: Mapping[str, Any], *, pool: str | None, who
     watch = find_pool(pool)
     try:
         answer = await _run(watch, verb, Arguments(arguments))
-    except Problem:
-        raise
-    except PoolClosedError as error:
-        raise Problem("closing", str(error)) from error
-    except QueueFullError as error:
-        raise Problem("queue-full", str(error)) from error
-    except (ValueError, TypeError) as error:
-        raise Problem("invalid", str(error)) from error
-    except RuntimeError as error:
-        raise Problem("conflict", str(error)) from error
     except Exception as error:
-        logger.exception("%s of pool %r, asked by %s, has failed", name, watch.key, who)
-        raise Problem("error", f"{name} has failed: {describe_error(error)}") from error
+        problem = problem_of(error)
+        if problem is error:
+            raise
+        if problem is None:
+            logger.exception("%s of pool %r, asked by %s, has failed", name, watch.key, who)
+            problem = Problem("error", f"{name} has failed: {describe_error(error)}")
+        raise problem from error
     if verb.access > Access.READ and not answer.get("dry_run"):
         action = watch.note(who, name, arguments)
         logger.info("%s: %s %s of pool %r", who, name, action.about, watch.key)
@@ -92,30 +86,47 @@ async def call(name: str, arguments: Mapping[str, Any], *, pool: str | None, who
 
 
 async def _run(watch: Watched, verb: Verb, arguments: Arguments) -> dict[str, Any]:
-    here = running_loop_or_none() is loop_of(watch.pool)
     if verb.outside is not None:
-        if not here:
+        if not _is_here(watch):
             await _answers(watch)
         return verb.outside(watch, arguments)
-    assert verb.inside is not None
     inside = verb.inside
-    if here:
-        # Not `wait_for(inside(...))`: what has begun goes on, if whoever asks goes away.
-        task = asyncio.get_running_loop().create_task(inside(watch, arguments), name="aiopool-control")
+    assert inside is not None
+    return await run_for(watch, lambda: inside(watch, arguments))
+
+
+def _is_here(watch: Watched) -> bool:
+    return running_loop_or_none() is loop_of(watch.pool)
+
+
+async def run_for(watch: Watched, function: Callable[[], Coroutine[Any, Any, T]], more: float = 0.0) -> T:
+    """Run an async function in the loop of a pool.
+
+    Args:
+        watch: the pool.
+        function: makes what is run. What has begun goes on, if the caller is cancelled or its time is over.
+        more: seconds that it may take beside those that each request may.
+
+    Raises:
+        Problem: the loop did not answer, or it takes longer.
+        Exception: what the function raises.
+    """
+    if _is_here(watch):
+        task = asyncio.get_running_loop().create_task(function(), name="aiopool-control")
         _running.add(task)
         task.add_done_callback(_running.discard)
         try:
-            return await asyncio.wait_for(asyncio.shield(task), PATIENCE)
+            return await asyncio.wait_for(asyncio.shield(task), PATIENCE + more)
         except TimeoutError:
             if task.done():
                 raise
             raise Problem(
-                "loop-blocked", f"{verb.name} takes longer than {PATIENCE:g} s, and goes on: look again"
+                "loop-blocked", f"it takes longer than {PATIENCE + more:g} s, and goes on: look again"
             ) from None
-    future = run_in(loop_of(watch.pool), lambda: inside(watch, arguments))
+    future = _run_in(loop_of(watch.pool), function)
     await _answers(watch)
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
+        return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE + more)
     except TimeoutError:
         if future.done() and not future.cancelled():
             raise
@@ -137,7 +148,7 @@ async def _answers(watch: Watched) -> None:
     await asyncio.wait([answered], timeout=LATE)
 
 
-def run_in(loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[T]]) -> concurrent.futures.Future[T]:
+def _run_in(loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[T]]) -> concurrent.futures.Future[T]:
     """Run an async function in a loop of another thread. If the future is cancelled before it begins, it never does."""
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -37,6 +38,7 @@ class Control:
         global _open
         if _open is self:
             _open = None
+        atexit.unregister(self._server.close)
         self._server.close()
 
     def __repr__(self) -> str:
@@ -75,8 +77,6 @@ def control(*, read_only: bool = False) -> Control:
         return _open
     if sys.platform == "win32":
         raise RuntimeError("control() needs Unix sockets, and Python has none on Windows")
-    import atexit
-
     from aiopool._control.paths import socket_path
     from aiopool._control.server import Server
     from aiopool._control.verbs import Access

@@ -18,7 +18,7 @@ from aiopool._pool.pool import Pool
 from aiopool.errors import RecordedError
 from aiopool.inspection import loop_of
 
-__all__ = ["LIVE", "Filter", "live_job", "page"]
+__all__ = ["ENDED", "LIVE", "Filter", "live_job", "page"]
 
 LIVE = ("scheduled", "queued", "running")
 ENDED = ("succeeded", "failed", "timed_out", "cancelled")

@@ -19,7 +19,6 @@ from aiopool._control.views import (
     frames_view,
     group_view,
     health_view,
-    is_paused,
     job_view,
     numbers_view,
     outcome_view,
@@ -31,7 +30,7 @@ from aiopool._jobs.job import Job
 from aiopool._jobs.json_values import json_value
 from aiopool._jobs.status import JobStatus
 from aiopool._pool.pool import Pool
-from aiopool.inspection import CodeLine, groups, loop_of, running_code
+from aiopool.inspection import CodeLine, groups, is_paused, loop_of, running_code
 from aiopool.metrics import observed
 
 __all__: list[str] = []

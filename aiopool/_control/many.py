@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,8 +14,11 @@ from aiopool._control.verbs import Access, inside
 from aiopool._control.watched import Operation, Watched
 from aiopool._jobs.job import Job
 from aiopool._pool.pool import Pool
+from aiopool._runtime.faults import describe_error, log_fault
 
 __all__ = ["count", "start"]
+
+logger = logging.getLogger("aiopool.control")
 
 MAX_IDS = 1000
 
@@ -88,6 +92,9 @@ async def _carry_out(
                 begun.done += 1
             else:
                 begun.skipped += 1
+    except Exception as error:
+        log_fault(logger, "operation %d, %s, has failed in the middle", begun.id, begun.verb, error=error)
+        begun.error = describe_error(error)
     finally:
         begun.ended = True
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Self, final
 
-__all__ = ["TITLES", "Problem"]
+from aiopool.errors import PoolClosedError, QueueFullError, StoreError, UnknownJobError
+
+__all__ = ["TITLES", "Problem", "problem_of"]
 
 # By type: what HTTP says, and a title that is the same each time.
 TITLES = {
@@ -65,3 +67,22 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
         kind = str(said.get("type"))
         facts = {name: value for name, value in said.items() if name not in ("type", "title", "status", "detail")}
         return cls(kind if kind in TITLES else "error", str(said.get("detail", "")), **facts)
+
+
+# In this order: some of these classes are kinds of those below them.
+_MEANING: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (PoolClosedError, "closing"),
+    (QueueFullError, "queue-full"),
+    (UnknownJobError, "not-found"),
+    (StoreError, "store-lost"),
+    ((ValueError, TypeError), "invalid"),
+    (RuntimeError, "conflict"),
+)
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """Return what an error of a pool means to whoever has asked; None: it is a fault, and no answer."""
+    if isinstance(error, Problem):
+        return error
+    kind = next((kind for classes, kind in _MEANING if isinstance(error, classes)), None)
+    return None if kind is None else Problem(kind, str(error))

@@ -19,7 +19,7 @@ from aiopool._pool.pool import Pool
 from aiopool.errors import RecordedError
 from aiopool.events import PoolEvent
 from aiopool.health import HealthReport
-from aiopool.inspection import CodeLine, GroupInfo, innermost_own
+from aiopool.inspection import CodeLine, GroupInfo, innermost_own, is_paused
 
 __all__ = [
     "event_view",
@@ -27,7 +27,6 @@ __all__ = [
     "frames_view",
     "group_view",
     "health_view",
-    "is_paused",
     "job_version",
     "job_view",
     "moment",
@@ -53,11 +52,6 @@ WAITS = {
 def moment(when: datetime.datetime | None) -> str | None:
     """Return a moment as RFC 3339, in UTC."""
     return None if when is None else when.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def is_paused(pool: Pool) -> bool:
-    """Whether a pool lets no job start; from any thread."""
-    return pool._engine("is_paused").slots.paused
 
 
 def pool_version(pool: Pool) -> str:

@@ -71,6 +71,7 @@ class Operation:
         skipped: how many could not have it done to them any more.
         ended: it is over.
         stopped: somebody has stopped it.
+        error: why it has ended in the middle, if it has.
         task: does it.
     """
 
@@ -81,6 +82,7 @@ class Operation:
     skipped: int = 0
     ended: bool = False
     stopped: bool = False
+    error: str | None = None
     task: asyncio.Task[None] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +95,7 @@ class Operation:
             "skipped": self.skipped,
             "ended": self.ended,
             "stopped": self.stopped,
+            "error": self.error,
         }
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from aiopool import Pool
+from aiopool._runtime.ending import end_tasks
 from aiopool.avtomatika import _outcome as outcome
 from aiopool.avtomatika._counts import Counts
 from aiopool.avtomatika._errors import AwayError, RefusedError
@@ -198,8 +199,7 @@ class Life:
             await self._in_time(polls)
         else:
             await asyncio.wait([polls], timeout=_LAST_POLL)
-        polls.cancel()
-        await asyncio.wait([polls])
+        await end_tasks(polls)
         self._hand_back_waiting()  # what the last poll has brought
         empty = loop.create_task(self._tasks.wait_empty(), name="avtomatika-tasks-end")
         try:

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, final
 
 from aiopool import Retry
+from aiopool._runtime.ending import end_tasks
 from aiopool.avtomatika._counts import Counts
 from aiopool.avtomatika._errors import AwayError, RefusedError
 from aiopool.avtomatika._outcome import INTERNAL
@@ -101,10 +102,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Send no more, and close the file. What is left is in `results`, and on the disk."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end_tasks(*self._tasks)
         if self._file is not None:
             await asyncio.to_thread(self._file.close)
 

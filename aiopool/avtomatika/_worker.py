@@ -9,6 +9,7 @@ from types import EllipsisType
 from typing import Any, Final, Literal, TypeVar, final
 
 from aiopool import Limit, Pool, Retry, current_job
+from aiopool._jobs.checks import check_count, check_seconds
 from aiopool.avtomatika._counts import Counts
 from aiopool.avtomatika._handlers import Handlers
 from aiopool.avtomatika._life import Life, Options, StopReport
@@ -67,7 +68,8 @@ class Worker:
         websockets: hear commands: without them, nothing can be cancelled.
         report_busy: tell the orchestrator when no more tasks can start. Today's orchestrators give up a job for which
             they have busy workers only; say True if there are always enough others.
-        handle_signals: stop at SIGINT and SIGTERM, and cancel at the second; not if the program handles SIGTERM itself.
+        handle_signals: stop at SIGINT and SIGTERM, cancel at the second, exit at the third; not if the program handles
+            SIGTERM itself.
         tls: how to connect by `https`: certificates, as `ssl.create_default_context()` makes them.
         pool: runs the handlers; one is made from `max_concurrent_tasks` otherwise. It must not be open; its size and
             its limits are what counts. (One that grows with its queue never does: what cannot start is not fetched.)
@@ -140,16 +142,18 @@ class Worker:
             named=named,
             resources=told_resources(resources),
             results_file=None if results_file is None else str(results_file),
-            delivery_timeout=_seconds("delivery_timeout", delivery_timeout),
-            max_waiting_tasks=_count("max_waiting_tasks", max_waiting_tasks),
-            max_kept_results=_count("max_kept_results", max_kept_results),
-            progress_interval=_seconds("progress_interval", progress_interval),
+            delivery_timeout=check_seconds("delivery_timeout", delivery_timeout),
+            max_waiting_tasks=check_count("max_waiting_tasks", max_waiting_tasks, least=1),
+            max_kept_results=check_count("max_kept_results", max_kept_results, least=1),
+            progress_interval=check_seconds("progress_interval", progress_interval),
             websockets=websockets,
             report_busy=report_busy,
             retry_as=retry_as,
         )
-        self._rate_limit_pause = _seconds("rate_limit_pause", rate_limit_pause)
-        self._shutdown_timeout = None if shutdown_timeout is None else _seconds("shutdown_timeout", shutdown_timeout)
+        self._rate_limit_pause = check_seconds("rate_limit_pause", rate_limit_pause)
+        self._shutdown_timeout = (
+            None if shutdown_timeout is None else check_seconds("shutdown_timeout", shutdown_timeout)
+        )
         self._handle_signals = handle_signals
         self._tls = tls
         self._limits = {name: _limit(name, limit) for name, limit in (task_type_limits or {}).items()}
@@ -290,7 +294,7 @@ class Worker:
             report = await worker.stop(timeout=25)
         """
         if timeout is not None:
-            _seconds("timeout", timeout)
+            check_seconds("timeout", timeout)
         life = self._life
         if life is None:
             return None
@@ -333,15 +337,3 @@ def _limit(name: str, limit: int | Limit) -> Limit:
             f"task_type_limits={{{name!r}: {limit!r}}}: write how many may run at once, at least 1, or an aiopool.Limit"
         )
     return Limit(max_at_once=limit)
-
-
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ValueError(f"{name}={value!r}: it must be a number of seconds, 0 or more")
-    return value
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}: it must be a whole number of at least 1")
-    return value

@@ -24,7 +24,9 @@ from aiopool.web._hub import Hubs
 from aiopool.web._jobs import add_jobs
 from aiopool.web._models import ProblemView
 from aiopool.web._once import Once
+from aiopool.web._operations import add_operations
 from aiopool.web._pools import add_pools
+from aiopool.web._streams import add_streams
 from aiopool.web._submissions import add_submissions
 from aiopool.web._target import Here, Target
 
@@ -98,7 +100,9 @@ def app_of(target: Target, config: Config) -> FastAPI:
     api = APIRouter(prefix="/api/v1")
     once = Once()
     add_submissions(api, desk, once)  # the first: they are asked for most, and routes are tried one after the other
-    add_pools(api, desk, once)
+    add_pools(api, desk)
+    add_operations(api, desk, once)
+    add_streams(api, desk)
     add_jobs(api, desk)
 
     @api.get("/openapi.json", responses=answers(dict[str, Any], "This document") | problems())

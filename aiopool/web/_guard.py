@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aiopool._control.problems import Problem
 from aiopool._control.verbs import Access
+from aiopool._observe.metrics import label_text
 from aiopool._runtime.faults import log_fault
 from aiopool.web._answers import HEADERS, problem_answer
 from aiopool.web._config import Config, host_name, origin_of
@@ -121,7 +122,7 @@ def _who(request: Request) -> str:
     if who is None:
         client = request.scope.get("client")
         who = client[0] if client else "somebody"
-    return "".join(one if one.isprintable() else "?" for one in str(who)[:100])
+    return label_text(str(who))
 
 
 def _check_site(request: Request, host: str, config: Config) -> None:

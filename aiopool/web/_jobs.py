@@ -9,14 +9,13 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from aiopool._control.filters import ENDED
 from aiopool.web._answers import Json, etag, not_modified
 from aiopool.web._desk import UNCHANGED, Desk, JobId, PoolKey, answers, problems
 from aiopool.web._models import JobChange, JobList, JobPage, JobView, Reason, Reordered
 from aiopool.web._pools import CHANGED, KEEP, IfMatch, tagged, wanted_version
 
 __all__ = ["add_jobs"]
-
-ENDED = ("succeeded", "failed", "timed_out", "cancelled")
 
 
 def add_jobs(api: APIRouter, desk: Desk) -> None:

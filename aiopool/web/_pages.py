@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from aiopool._control.filters import ENDED, LIVE
 from aiopool._control.problems import Problem
 from aiopool.web import _charts
 from aiopool.web._assets import serve_asset
@@ -22,8 +23,6 @@ from aiopool.web._view import ROWS, View
 __all__ = ["add_pages"]
 
 Show = Callable[[View], Awaitable[Response]]
-LIVE = ("scheduled", "queued", "running")
-ENDED = ("succeeded", "failed", "timed_out", "cancelled")
 FILTERS = ("name", "group", "label", "error", "waits_for", "older_than", "order")
 # Those that need somebody come first.
 STORED = (

@@ -1,48 +1,24 @@
-"""The routes about pools, their groups, what is done to many jobs, and what happens."""
+"""The routes about pools: look at them, change them, end them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Annotated, Any, final
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 import aiopool
 from aiopool._control.problems import Problem
 from aiopool.web._answers import Json, etag, not_modified
-from aiopool.web._desk import UNCHANGED, Desk, GroupName, PoolKey, answers, problems
-from aiopool.web._hub import Watch
-from aiopool.web._models import Change, EndPool, Listing, Many, OperationView, PoolView, Reason
-from aiopool.web._once import Once
+from aiopool.web._desk import UNCHANGED, Desk, PoolKey, answers, problems
+from aiopool.web._models import Change, EndPool, Listing, PoolView
 
-__all__ = ["add_pools"]
+__all__ = ["CHANGED", "KEEP", "IfMatch", "add_pools", "tagged", "wanted_version"]
 
 IfMatch = Annotated[str | None, Header(max_length=200, description="The ETag that was read: 412 if it is another now.")]
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "state, job, gap, problem, bye", "content": {"text/event-stream": {}}}
-}
-Number = Annotated[int, Path(ge=1, le=2**53)]
 CHANGED = (400, 409, 412, 413, 415)
 KEEP = {"cache-control": "private, no-cache"}
-
-
-@final
-class Events(StreamingResponse):
-    """Server-sent events; whoever goes away is forgotten at once."""
-
-    def __init__(self, stream: AsyncGenerator[str]) -> None:
-        self._stream = stream
-        super().__init__(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See `StreamingResponse`."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._stream.aclose()
 
 
 def wanted_version(tag: str | None) -> str | None:
@@ -55,7 +31,7 @@ def tagged(answer: dict[str, Any], status: int = 200) -> Json:
     return Json(answer, status, {"etag": f'"{answer["version"]}"'})
 
 
-def add_pools(api: APIRouter, desk: Desk, once: Once) -> None:
+def add_pools(api: APIRouter, desk: Desk) -> None:
     """Add the routes."""
 
     @api.get("/", responses=answers(dict[str, Any], "What is here") | problems())
@@ -141,105 +117,6 @@ def add_pools(api: APIRouter, desk: Desk, once: Once) -> None:
     async def measure(request: Request, pool: PoolKey) -> Response:
         """Count and time jobs by their names from now on."""
         return Json(await desk.ask(request, "measure", pool))
-
-    def group_verb(path: str, verb: str, about: str) -> None:
-        @api.post(
-            path, name=f"{path}_group", description=about, responses=answers(dict[str, Any], about) | problems(409)
-        )
-        async def act(request: Request, pool: PoolKey, group: GroupName) -> Response:
-            return Json(await desk.ask(request, verb, pool, group=group))
-
-    group_verb("/pools/{pool}/groups/{group}/pause", "pause", "Let no job of a group start.")
-    group_verb("/pools/{pool}/groups/{group}/resume", "resume", "Let jobs of a group start again.")
-
-    @api.post(
-        "/pools/{pool}/groups/{group}/cancel",
-        responses=answers(OperationView, "It has begun", 202, Location="of the operation") | problems(),
-    )
-    async def cancel_group(request: Request, pool: PoolKey, group: GroupName, body: Reason | None = None) -> Response:
-        """Cancel the jobs of a group."""
-        reason = None if body is None else body.reason
-        begun = await desk.ask(request, "cancel_group", pool, group=group, reason=reason)
-        return Json(begun, 202, {"location": f"../../operations/{begun['id']}", "retry-after": "1"})
-
-    @api.post(
-        "/pools/{pool}/operations",
-        responses=answers(OperationView, "A dry run: how many match")
-        | answers(OperationView, "It has begun", 202, Location="of the operation")
-        | problems(409),
-    )
-    async def operate(request: Request, pool: PoolKey, body: Many) -> Response:
-        """Do something to many jobs, in slices of the event loop's time."""
-
-        async def begin() -> dict[str, Any]:
-            wanted = body.filter.model_dump(exclude_none=True)
-            return await desk.ask(
-                request,
-                "operation",
-                pool,
-                do=body.verb,
-                ids=body.ids or None,
-                dry_run=body.dry_run or None,
-                expect=body.expect,
-                reason=body.reason,
-                priority=body.priority,
-                **wanted,
-            )
-
-        begun = await (begin() if body.dry_run else once.answer(request, body, begin))
-        if body.dry_run:
-            return Json(begun)
-        return Json(begun, 202, {"location": f"operations/{begun['id']}", "retry-after": "1"})
-
-    @api.get("/pools/{pool}/operations/{id}", responses=answers(OperationView, "How far it is") | problems())
-    async def operation(request: Request, pool: PoolKey, id: Number) -> Response:
-        """Show how far something is that is done to many jobs."""
-        return Json(await desk.ask(request, "operations", pool, id=id))
-
-    @api.delete("/pools/{pool}/operations/{id}", responses=answers(OperationView, "It stops", 202) | problems())
-    async def stop(request: Request, pool: PoolKey, id: Number) -> Response:
-        """Stop something that is done to many jobs where it is."""
-        return Json(await desk.ask(request, "stop_operation", pool, id=id), 202)
-
-    @api.get(
-        "/pools/{pool}/events",
-        response_class=StreamingResponse,
-        responses=STREAM | problems(429),
-    )
-    async def events(
-        request: Request,
-        pool: PoolKey,
-        rows: Annotated[int, Query(ge=0, le=200, description="Of running jobs in each state.")] = 0,
-        types: Annotated[
-            str | None,
-            Query(max_length=500, description="Of events: JobFailed,JobRetried; * for all."),
-        ] = None,
-        limit: Annotated[int | None, Query(ge=1, le=100, description="End after so many states.")] = None,
-        last_event_id: Annotated[str | None, Header(max_length=20)] = None,
-    ) -> Response:
-        """Send the state of a pool once a second, and what happens, as server-sent events.
-
-        It ends after 25 seconds; a browser comes back by itself, and is asked for its access again.
-        """
-        await desk.ask(request, "status", pool)  # 404, rather than a stream that says so
-        if desk.hubs.streams >= desk.config.max_streams:
-            raise Problem(
-                "too-many", f"{desk.config.max_streams} streams are open: close a page, or poll /pools/{{pool}}"
-            )
-        return Events(
-            Watch(
-                desk.hubs,
-                desk.target,
-                pool,
-                who=request.state.who,
-                access=request.state.access,
-                rows=rows,
-                types=None if types is None else [one for one in types.split(",") if one not in ("", "*")][:50],
-                after=int(last_event_id) if last_event_id is not None and last_event_id.isdecimal() else None,
-                frames=limit,
-                seconds=desk.config.stream_seconds,
-            ).stream()
-        )
 
     if desk.config.shutdown:
 

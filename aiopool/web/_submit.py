@@ -13,15 +13,15 @@ from typing import Any, TypeVar, final
 
 from pydantic import ValidationError
 
-from aiopool import Handlers, Job, Pool, PoolClosedError, QueueFullError, Retry
-from aiopool._control.call import PATIENCE, run_in
-from aiopool._control.problems import Problem
+from aiopool import Handlers, Job, Retry
+from aiopool._control.call import run_for
+from aiopool._control.filters import ENDED as HERE_ENDED
+from aiopool._control.problems import Problem, problem_of
+from aiopool._control.store_views import fleet_of
 from aiopool._control.watched import Watched, find_pool
 from aiopool._durable.handlers import Handler
 from aiopool._jobs.json_values import error_text, json_value
-from aiopool.errors import PayloadError, StoreError, UnknownJobError
-from aiopool.fleet import Fleet
-from aiopool.inspection import loop_of
+from aiopool.errors import PayloadError
 from aiopool.metrics import observe, observed
 from aiopool.web._kept import Kept
 from aiopool.web._models import Submission
@@ -31,7 +31,7 @@ __all__ = ["ENDED", "Ready", "measure_runs", "prepare", "result_of", "submit", "
 T = TypeVar("T")
 
 MAX_RESULT = 4 * 2**20
-ENDED = ("succeeded", "failed", "timed_out", "cancelled", "dead")
+ENDED = (*HERE_ENDED, "dead")  # a store has one end more
 
 
 @final
@@ -91,40 +91,12 @@ def _wrong_params(name: str, error: PayloadError) -> Problem:
     return Problem("invalid", f"the params are not those of {name!r}: {words}", errors=errors)
 
 
-def _fleet(pool: Pool) -> Fleet | None:
-    try:
-        return pool.fleet
-    except RuntimeError:
-        return None
-
-
 async def _in_loop(watch: Watched, do: Callable[[], Coroutine[Any, Any, T]], more: float = 0.0) -> T:
     """Run something in the loop of a pool, and say why, if it does not work."""
-    loop = loop_of(watch.pool)
     try:
-        if loop is asyncio.get_running_loop():
-            return await do()
-        future = run_in(loop, do)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE + more)
-        except TimeoutError:
-            if future.done() and not future.cancelled():
-                raise
-            raise watch.blocked_problem() from None
-    except Problem:
-        raise
-    except PoolClosedError as error:
-        raise Problem("closing", str(error)) from error
-    except QueueFullError as error:
-        raise Problem("queue-full", str(error)) from error
-    except (ValueError, TypeError) as error:
-        raise Problem("invalid", str(error)) from error
-    except UnknownJobError as error:
-        raise Problem("not-found", str(error)) from error
-    except StoreError as error:
-        raise Problem("store-lost", str(error)) from error
-    except RuntimeError as error:
-        raise Problem("conflict", str(error)) from error
+        return await run_for(watch, do, more)
+    except Exception as error:
+        raise problem_of(error) or error from error
 
 
 async def submit(key: str | None, ready: list[Ready], kept: Kept) -> list[dict[str, Any] | Problem]:
@@ -135,18 +107,18 @@ async def submit(key: str | None, ready: list[Ready], kept: Kept) -> list[dict[s
     """
     watch = find_pool(key)
     pool = watch.pool
-    stored = _fleet(pool) is not None
+    stored = fleet_of(pool) is not None
 
     async def one(row: Ready) -> Job[Any] | Problem:
-        async def do() -> Job[Any]:
+        try:
             view = pool.with_options(**row.options) if row.options else pool
             if stored:
                 return await view.submit(row.handler.function, *row.args, **row.kwargs)
             return view.submit_nowait(row.handler.function, *row.args, **row.kwargs)
-
-        try:
-            return await _in_loop(watch, do)
-        except Problem as problem:
+        except Exception as error:
+            problem = problem_of(error)
+            if problem is None:
+                raise
             return problem
 
     async def every() -> list[Job[Any] | Problem]:
@@ -177,7 +149,7 @@ async def wait_for(key: str | None, id: str, seconds: float, kept: Kept) -> None
     """Wait for a job to end, for so many seconds at most."""
     watch = find_pool(key)
     pool = watch.pool
-    fleet = _fleet(pool)
+    fleet = fleet_of(pool)
 
     async def wait() -> None:
         job = kept.get(pool, id) if fleet is None else await fleet.job(id)
@@ -195,7 +167,7 @@ async def result_of(key: str | None, id: str, kept: Kept, handlers: Handlers) ->
     """
     watch = find_pool(key)
     pool = watch.pool
-    fleet = _fleet(pool)
+    fleet = fleet_of(pool)
     if fleet is not None:
         row = await _in_loop(watch, lambda: fleet.find(id))
         if row is None:

@@ -87,7 +87,7 @@ class Orchestrator:
             assert self._process.poll() is None, self._log.read_text()[-3000:]
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/_public/status", timeout=2):
                 return
-            time.sleep(0.05)
+            time.sleep(0.05)  # a program of others, which tells nobody when it is ready
         raise AssertionError(f"no answer within {START_TIMEOUT:g} s: {self._log.read_text()[-3000:]}")
 
     def kill(self) -> None:

@@ -44,7 +44,7 @@ def test_a_line_for_each_pool(here: Path, doors: Path):
 
 def test_a_program_without_a_pool(here: Path, doors: Path):
     """It has a line, too."""
-    with running("aiopool.control(); say('ready'); time.sleep(3600)") as process:
+    with running("aiopool.control(); say('ready'); signal.pause()") as process:
         assert re.search(rf"^{process.pid} +-c +no pool is open$", run(here, "ps").out.decode(), re.M)
         (row,) = run(here, "ps", "--json").rows
         assert (row["pid"], row["pool"]) == (process.pid, None)

@@ -188,6 +188,19 @@ async def test_an_operation_counts_first_and_then_is_exact(busy, ask):
     assert (await refused(ask, "operation", do="cancel", status="failed")).kind == "invalid"
 
 
+async def test_an_operation_that_fails_in_the_middle_says_so(busy, ask, monkeypatch, caplog):
+    """Whoever asks how far it is hears why it has ended; it is in the log, too."""
+
+    def broken(pool, id, priority):
+        raise LookupError("the line is gone")
+
+    monkeypatch.setattr(Pool, "reprioritize", broken)
+    begun = await ask("operation", do="reprioritize", status="queued", priority=1)
+    await wait_until(lambda: "failed in the middle" in caplog.text)
+    found = await ask("operations", id=begun["id"])
+    assert (found["ended"], found["done"], found["error"]) == (True, 0, "LookupError: the line is gone")
+
+
 async def test_an_operation_on_many_lets_the_loop_turn(ask):
     """Ten thousand jobs are cancelled in slices; it can be stopped where it is."""
     async with Pool(1, queue_size=None, name="mail") as pool:

@@ -1,7 +1,6 @@
 """What the browser tests share: a pool at work and its pages, served by uvicorn in a thread, below a prefix."""
 
 import asyncio
-import contextlib
 import socket
 import threading
 
@@ -72,7 +71,7 @@ class Site:
         await pool.with_options(name=EVIL, group=EVIL, metadata={"label": EVIL}).submit(forever)
         await pool.with_options(name="parent").submit(parent)
         job = await pool.with_options(name=EVIL, group="g").submit(fail, EVIL * 200)
-        await asyncio.wait([asyncio.ensure_future(ended(job))])
+        await job.wait()
         for number in range(70):
             await pool.with_options(name=f"waits {number}", group="g").submit(forever)
         await pool.with_options(delay=1000, name="later").submit(forever)
@@ -98,8 +97,3 @@ async def forever():
 
 async def fail(text):
     raise ValueError(text)
-
-
-async def ended(job):
-    with contextlib.suppress(Exception):
-        await job
