@@ -25,7 +25,17 @@ from aiopool._pool.open_pools import open_pools as _open_pools
 from aiopool._pool.pool import Pool
 from aiopool._runtime.public import publish
 
-__all__ = ["CodeLine", "GroupInfo", "RunningCode", "groups", "is_paused", "loop_of", "open_pools", "running_code"]
+__all__ = [
+    "CodeLine",
+    "GroupInfo",
+    "RunningCode",
+    "finished_count",
+    "groups",
+    "is_paused",
+    "loop_of",
+    "open_pools",
+    "running_code",
+]
 
 
 @final
@@ -163,6 +173,20 @@ def groups(pool: Pool) -> list[GroupInfo]:
         ]
 
     return engine.runtime.read(read)
+
+
+def finished_count(pool: Pool) -> int:
+    """Return of how many jobs that have ended a pool has records; see `Pool.finished_jobs`.
+
+    Raises:
+        RuntimeError: the pool was never opened.
+
+    Example:
+        print(finished_count(pool))
+    """
+    pool._engine("finished_count")
+    finished = pool._state.observers.finished
+    return 0 if finished is None else len(finished)
 
 
 def is_paused(pool: Pool) -> bool:

@@ -6,18 +6,25 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, TypeVar, final
 
 from aiopool._control.paths import own_directory, sockets
 from aiopool._control.problems import Problem
 
-__all__ = ["Connection", "NoAnswerError", "NoProgramError", "connect", "programs"]
+__all__ = ["NO_DOOR", "Connection", "NoAnswerError", "NoProgramError", "ask_programs", "connect", "programs"]
+
+T = TypeVar("T")
 
 # A verb has 5 s; the thread that answers may get no processor for a while.
 PATIENCE = 10.0
+# Seconds for a program to say who it is: it needs no more than a thread of its own for that.
+GREETING = 3.0
+_OPEN_ONE = "write aiopool.control() in it, or start it with AIOPOOL_CONTROL=1"
+NO_DOOR = f"no program has a door open: {_OPEN_ONE}"
 
 
 class NoProgramError(Exception):
@@ -46,15 +53,16 @@ class Connection:
             print(connection.ask("status", pool="mail")["numbers"])
     """
 
-    def __init__(self, path: Path, patience: float = PATIENCE) -> None:
+    def __init__(self, path: Path, patience: float = PATIENCE, *, greeting: float | None = None) -> None:
         self.path = path
         self._patience = patience
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(patience)
+        self._socket.settimeout(patience if greeting is None else greeting)
         try:
             self._socket.connect(os.fspath(path))
             self._file = self._socket.makefile("rwb")
             self.hello: dict[str, Any] = self.ask("hello")
+            self._socket.settimeout(patience)
         except (FileNotFoundError, ConnectionRefusedError):
             self._socket.close()
             raise NoProgramError(f"nobody listens at {path}: the program has ended") from None
@@ -138,24 +146,41 @@ class Connection:
         self.close()
 
 
-def programs() -> list[Connection]:
-    """Return connections to all programs of this user that have a door open; close them.
+def ask_programs(ask: Callable[[Path], T]) -> list[T]:
+    """Do something with the socket of each program of this user, all at once; return what came of it.
 
-    A socket that nobody listens at any more is removed.
+    One that nobody listens at any more (`ask` raises `NoProgramError`) is removed, and left out.
 
     Raises:
         PermissionError: the directory of the sockets is not this user's alone.
     """
+    paths = sockets()
+    with ThreadPoolExecutor(max(1, min(16, len(paths)))) as threads:
+        under_way = [(path, threads.submit(ask, path)) for path in paths]
     found = []
-    for path in sockets():
+    for path, answer in under_way:
         try:
-            found.append(Connection(path))
+            found.append(answer.result())
         except NoProgramError:
             with contextlib.suppress(OSError):
-                path.unlink()
-        except (NoAnswerError, PermissionError, Problem):
-            continue
+                path.unlink()  # of a process that was killed
     return found
+
+
+def programs() -> list[Connection]:
+    """Return connections to all programs of this user that have a door open, and answer; close them.
+
+    Raises:
+        PermissionError: the directory of the sockets is not this user's alone.
+    """
+    return [connection for connection in ask_programs(_greet) if connection is not None]
+
+
+def _greet(path: Path) -> Connection | None:
+    try:
+        return Connection(path, greeting=GREETING)
+    except (NoAnswerError, PermissionError, Problem):
+        return None  # stopped, or not for us: it cannot be the one that is meant
 
 
 def connect(target: str | None) -> tuple[Connection, str | None]:
@@ -178,9 +203,7 @@ def connect(target: str | None) -> tuple[Connection, str | None]:
     if wanted.isdecimal() and wanted:
         path = own_directory(make=False) / f"{wanted}.sock"
         if not path.exists():
-            raise NoProgramError(
-                f"process {wanted} has no door open: write aiopool.control() in it, or start it with AIOPOOL_CONTROL=1"
-            )
+            raise NoProgramError(f"process {wanted} has no door open: {_OPEN_ONE}")
         return Connection(path), pool or None
     found = programs()
     fitting = [one for one in found if not wanted or wanted in one.hello["pools"]]
@@ -191,9 +214,7 @@ def connect(target: str | None) -> tuple[Connection, str | None]:
     if chosen is not None:
         return chosen, wanted or None
     if not found:
-        raise NoProgramError(
-            "no program has a door open: write aiopool.control() in it, or start it with AIOPOOL_CONTROL=1"
-        )
+        raise NoProgramError(NO_DOOR)
     names = ", ".join(f"{one.pid} ({', '.join(one.hello['pools']) or 'no pool'})" for one in found)
     if not fitting:
         raise NoProgramError(f"no program has an open pool {wanted!r}; there are: {names}")

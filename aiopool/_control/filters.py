@@ -16,7 +16,7 @@ from aiopool._jobs.records import JobOutcome
 from aiopool._jobs.status import JobStatus
 from aiopool._pool.pool import Pool
 from aiopool.errors import RecordedError
-from aiopool.inspection import loop_of
+from aiopool.inspection import finished_count, loop_of
 
 __all__ = ["ENDED", "LIVE", "Filter", "live_job", "page"]
 
@@ -218,6 +218,7 @@ async def _ended(pool: Pool, wanted: Filter, limit: int, cursor: str | None) -> 
         "next": str(_all_ended(pool) - skip) if more else None,
         "searched": searched,
         "complete": not more,
+        "kept": finished_count(pool),
     }
 
 

@@ -59,6 +59,9 @@ class FinishedJobs(Observer):
             return cls(keep)
         return cls(KeepFinished(check_count("keep_finished", keep)))
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def begin(self, runtime: Runtime) -> None:
         """Begin anew for a pool that opens: its jobs are numbered from 1 again."""
         self._runtime = runtime

@@ -1279,6 +1279,7 @@ class Pool(Submitter, AsyncOnly):
 _READERS = frozenset(
     (
         "find",
+        "finished_count",
         "finished_jobs",
         "get_job",
         "groups",

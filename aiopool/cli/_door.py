@@ -12,12 +12,10 @@ import dataclasses
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, final
 
-from aiopool._control.client import Connection, NoAnswerError, NoProgramError, connect
-from aiopool._control.paths import sockets
+from aiopool._control.client import GREETING, NO_DOOR, Connection, NoAnswerError, NoProgramError, ask_programs, connect
 from aiopool._control.problems import Problem
 from aiopool.cli._store import complain
 from aiopool.cli._words import FAILED, MISUSED, Refusal
@@ -36,10 +34,6 @@ __all__ = [
 
 NOT_ALLOWED: Final = 2
 NO_ANSWER: Final = 3
-NO_DOOR: Final = "no program has a door open: write aiopool.control() in it, or start it with AIOPOOL_CONTROL=1"
-
-# Seconds for a program to say who it is: it needs no more than its own thread for that.
-_PATIENCE: Final = 3.0
 
 
 def at_door(work: Callable[[], int]) -> int:
@@ -105,23 +99,17 @@ def find_programs() -> list[Found]:
     Raises:
         PermissionError: the directory of the sockets is not this user's alone.
     """
-    paths = sockets()
-    with ThreadPoolExecutor(max(1, min(16, len(paths)))) as threads:
-        return [found for found in threads.map(_ask, paths) if found is not None]
+    return ask_programs(_ask)
 
 
-def _ask(path: Path) -> Found | None:
+def _ask(path: Path) -> Found:
     try:
-        with Connection(path, _PATIENCE) as connection:
+        with Connection(path, GREETING) as connection:
             pools = []
             for key in connection.hello["pools"]:
                 with contextlib.suppress(Problem):  # it has closed meanwhile
                     pools.append(connection.ask("status", key))
             return Found(path, connection.hello, pools)
-    except NoProgramError:
-        with contextlib.suppress(OSError):
-            path.unlink()  # of a process that was killed
-        return None
     except (NoAnswerError, PermissionError, Problem) as error:
         return Found(path, None, [], error)
 

@@ -10,7 +10,6 @@ import dataclasses
 import getpass
 import threading
 import time
-from collections import deque
 from typing import Any, Final, Self, final
 
 from aiopool._control.client import Connection, NoAnswerError, NoProgramError
@@ -21,11 +20,6 @@ __all__ = ["MAX_ROWS", "VIEWS", "Look", "Page", "Wanted", "Watcher", "ended_text
 
 VIEWS: Final = ("running", "waiting", "failed", "groups", "loop")
 MAX_ROWS: Final = 200
-# Seconds that a rate looks back: failures are rare, and what is done is not.
-_DONE_WINDOW: Final = 10.0
-_FAILED_WINDOW: Final = 60.0
-# Seconds from which on there is a rate.
-_SHORTEST: Final = 0.5
 # Seconds in which a program that ends is gone.
 _GOING: Final = 1.0
 
@@ -98,7 +92,7 @@ class Look:
         view: one of `VIEWS`.
         page: the rows of the view.
         wanted: which of them are wanted.
-        done_rate: jobs that succeeded, in a second, of late; None: nobody has looked before.
+        done_rate: jobs that succeeded or were cancelled, in a second, of late; None: nobody has looked before.
         fail_rate: jobs that failed or timed out, in a minute, of late.
     """
 
@@ -134,7 +128,6 @@ class Watcher:
         self._aborted = False
         self._second: Connection | None = None
         self._lock = threading.Lock()
-        self._past: deque[tuple[float, int, int]] = deque()
         self._kept: dict[tuple[str, Wanted], tuple[object, Page]] = {}
 
     def look(self, view: str, rows: int, wanted: Wanted = Wanted()) -> Look:
@@ -164,7 +157,7 @@ class Watcher:
                 self._connection = None
             self._tell_gone_from_slow()
             raise
-        return Look(self.hello, status, view, page, wanted, *self._rates(status["numbers"]))
+        return Look(self.hello, status, view, page, wanted, *_rates(status["rates"]))
 
     def _tell_gone_from_slow(self) -> None:
         """Raise a `NoProgramError` if the program has ended."""
@@ -276,19 +269,10 @@ class Watcher:
         total = numbers["queued"] + numbers["scheduled"]
         return Page(items[:rows], status["time"], len(items) >= total)
 
-    # -- rates ---------------------------------------------------------------------------------------------------------
 
-    def _rates(self, numbers: dict[str, Any]) -> tuple[float | None, float | None]:
-        now, past = time.monotonic(), self._past
-        failed = numbers["failed"] + numbers["timed_out"]
-        past.append((now, numbers["succeeded"], failed))
-        while past[0][0] < now - _FAILED_WINDOW and len(past) > 2:
-            past.popleft()
-        lately = next(row for row in past if row[0] >= now - _DONE_WINDOW)
-        return (
-            (numbers["succeeded"] - lately[1]) / (now - lately[0]) if now - lately[0] > _SHORTEST else None,
-            (failed - past[0][2]) / (now - past[0][0]) * 60 if now - past[0][0] > _SHORTEST else None,
-        )
+def _rates(rates: dict[str, float] | None) -> tuple[float | None, float | None]:
+    """Return jobs a second that did not fail, and a minute that did, as the program has counted them of late."""
+    return (None, None) if rates is None else (rates["ended"] - rates["failed"], rates["failed"] * 60)
 
 
 def _page_of(answers: list[dict[str, Any]], now: float) -> Page:

@@ -78,6 +78,7 @@ async def test_jobs_are_found_by_what_they_are(busy, ask):
     assert await ids(status="failed") == await ids(error="ZeroDivisionError") == ["bad"]
     assert await ids(status="failed", label="tenant") == await ids(status="failed", label="tenant=7") == ["bad"]
     assert await ids(status="failed", label="tenant=8") == await ids(error="KeyError") == []
+    assert (await ask("jobs", error="KeyError"))["kept"] == 1
 
 
 async def test_a_page_says_what_it_has_looked_at(busy, ask):

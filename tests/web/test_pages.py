@@ -225,6 +225,15 @@ async def _any(address):
         return await visitor.get(address)
 
 
+async def test_a_search_without_a_hit_is_no_want_of_records():
+    """Jobs that have ended are kept, and none of them is meant: the page says that, and not how to keep some."""
+    async with busy():
+        page = text_of(await get("jobs?status=failed&name=nobody"))
+        assert "Jobs that have ended are not kept" not in page
+        assert re.search(r"0 shown; searched all 1\b", page)
+        assert "Nothing matches" in page
+
+
 async def test_other_sizes_are_compared_and_set():
     """Sizes side by side, from the jobs that have ended; the button sets one of them."""
     async with Pool(2, name="mail", keep_finished=500) as pool:
