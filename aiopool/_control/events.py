@@ -29,7 +29,8 @@ class EventLog:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._events: deque[tuple[int, PoolEvent, float]] = deque(maxlen=MAX_EVENTS)
+        # As they are shown: an event itself would keep an exception, and the frames of its traceback.
+        self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
         self._listener: Listener | None = None
         self._next = 1
         self._asked_at = 0.0
@@ -50,15 +51,14 @@ class EventLog:
         if self._listener is None:
             self._next += 1  # what happened meanwhile is missing, if only one event
             self._listener = self._pool.listen(self._hear)
-        first = self._events[0][0] if self._events else self._next
+        first: int = self._events[0]["number"] if self._events else self._next
         items: list[dict[str, Any]] = []
         last = number
-        for at, event, wall in self._events:
-            if at > number and len(items) < limit:
-                last = at
-                if not types or type(event).__name__ in types:
-                    moment = datetime.datetime.fromtimestamp(wall, datetime.UTC)
-                    items.append({"number": at} | event_view(event, moment))
+        for event in self._events:
+            if event["number"] > number and len(items) < limit:
+                last = event["number"]
+                if not types or event["type"] in types:
+                    items.append(event)
         gap = number > 0 and (began or number + 1 < first or number >= self._next)
         return {"items": items, "next": max(last, first - 1) if last < self._next else self._next - 1, "gap": gap}
 
@@ -66,7 +66,8 @@ class EventLog:
         if time.monotonic() - self._asked_at > PATIENCE:
             self.stop()
             return
-        self._events.append((self._next, event, time.time()))
+        wall = datetime.datetime.now(datetime.UTC)
+        self._events.append({"number": self._next} | event_view(event, wall))
         self._next += 1
 
     def stop(self) -> None:

@@ -54,12 +54,15 @@ def status(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     watch.history.add(statistics, lag)
     now = loop_of(pool).time()
     first = next(iter(pool.next_jobs(1)), None)
+    paused = is_paused(pool)
+    if not paused:  # whoever has let it go on again may have been the program itself
+        watch.paused_by = None
     answer: dict[str, Any] = {
         "pool": watch.key,
         "time": time.time(),
         "status": pool.status.value,
         "size": statistics.size,
-        "paused": is_paused(pool),
+        "paused": paused,
         "version": pool_version(pool),
         "numbers": numbers_view(statistics),
         "paused_by": None if watch.paused_by is None else watch.paused_by.to_dict(),

@@ -24,7 +24,7 @@ from aiopool._control.views import frames_view, moment
 from aiopool._observe.metrics import label_text  # no line of a log breaks by it
 from aiopool._pool.pool import Pool
 from aiopool.health import HealthMonitor
-from aiopool.inspection import RunningCode, loop_of, open_pools, running_code
+from aiopool.inspection import loop_of, open_pools, running_code
 
 __all__ = ["Action", "Operation", "Watched", "find_pool", "watched", "watched_pools"]
 
@@ -186,33 +186,34 @@ class Watched:
             call()
 
     def look_at_loop(self) -> dict[str, Any] | None:
-        """Return who blocks the event loop, if it has not answered for too long; None: it answers."""
+        """Return who blocks the event loop, if it has not answered for too long.
+
+        None: it answers, or no code runs in it: then it is late because its thread got no time, and nobody blocks it.
+        """
         with self._lock:
             asked = self._asked_at
         if asked is None or time.monotonic() - asked < LATE:
             return None
         code = running_code(self.pool)
+        if code is None:
+            return None
         seconds = time.monotonic() - asked
-        found = self._blocked(code, seconds)
+        found = {
+            "time": moment(datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)),
+            "seconds": round(seconds, 3),
+            "where": str(code),
+            "job": code.job_id,
+            "name": code.job_name,
+            "stack": frames_view(list(code.stack)),
+        }
         with self._lock:
-            if self._asked_at == asked and (self._spell is None or code is not None):
+            if self._asked_at == asked:
                 if self._spell is None:
                     self._spell = found
                     self.spells.append(found)
                 else:
                     self._spell.update(found)
         return found
-
-    def _blocked(self, code: RunningCode | None, seconds: float) -> dict[str, Any]:
-        where = "it waits for something: the thread got no time, or the loop is gone" if code is None else str(code)
-        return {
-            "time": moment(datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)),
-            "seconds": round(seconds, 3),
-            "where": where,
-            "job": None if code is None else code.job_id,
-            "name": None if code is None else code.job_name,
-            "stack": [] if code is None else frames_view(list(code.stack)),
-        }
 
     def lags(self) -> list[tuple[float, float]]:
         """Return when the loop was asked lately, by the clock on the wall, and how many seconds it took to answer."""

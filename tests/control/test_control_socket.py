@@ -1,6 +1,7 @@
 """The socket: who may use it, where it is, what it answers to nonsense, and that it answers a blocked program."""
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -431,6 +433,28 @@ async def test_an_open_door_costs_a_pool_nothing_while_nobody_asks(door):
     door.close()
     assert await life("mail") == with_door
     assert not with_door[2]
+
+
+async def test_an_event_that_is_kept_keeps_no_exception(ask):
+    """Nor the frames of its traceback, and what is in them: it is kept as it is shown."""
+
+    class Thing:
+        pass
+
+    async def fail(thing):
+        raise ValueError("no")
+
+    async with Pool(name="mail", on_error=lambda job, error: None) as pool:
+        first = await ask("events")
+        thing = Thing()
+        gone = weakref.ref(thing)
+        job = await pool.submit(fail, thing)
+        await job.wait()
+        del thing, job
+        found = await ask("events", after=first["next"], types=["JobFailed"])
+        assert [row["error"] for row in found["items"]] == ["ValueError: no"]
+        gc.collect()
+        assert gone() is None
 
 
 async def test_events_are_heard_only_while_somebody_asks(ask, monkeypatch):

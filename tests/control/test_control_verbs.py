@@ -148,6 +148,17 @@ async def test_pausing_says_who_did_it(busy, ask):
     assert [row["verb"] for row in (await ask("actions"))["items"]] == ["resume", "pause"]
 
 
+async def test_a_pause_of_the_program_is_nobodys_at_the_door(busy, ask):
+    """The program has let go on what somebody had paused, and pauses by itself later: that is not theirs."""
+    pool, _ = busy
+    await ask("pause")
+    pool.resume()
+    assert (await ask("status"))["paused_by"] is None
+    pool.pause()
+    status = await ask("status")
+    assert (status["paused"], status["paused_by"]) == (True, None)
+
+
 async def test_groups_are_paused_and_cancelled_by_name(busy, ask):
     """The others go on."""
     await ask("pause", group="held")
