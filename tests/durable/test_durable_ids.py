@@ -32,9 +32,10 @@ def test_a_forked_process_makes_other_ids() -> None:
     if child == 0:  # pragma: no cover: it is another process
         os.write(write, new_id().encode())
         os._exit(0)
-    os.waitpid(child, 0)
+    os.close(write)  # so that a child that dies is seen, and not waited for
     theirs = os.read(read, 100).decode()
     os.close(read)
-    os.close(write)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
     assert theirs[19:] != new_id()[19:]
     assert len(theirs) == 36

@@ -194,8 +194,11 @@ async def test_a_cancelled_call_that_runs_keeps_its_slot_until_it_ends(new_clust
 @ecosystem
 @needs_dask
 async def test_a_cancelled_call_that_has_not_begun_never_does(new_cluster, dask_pool, tmp_path):
-    """A call that waits in the scheduler's queue is forgotten there."""
-    async with dask_pool(new_cluster().start(threads=1), size=3) as pool:
+    """A call that waits in the queue of the scheduler or a worker is forgotten there."""
+    from distributed import Client
+
+    cluster = new_cluster().start(threads=1)
+    async with dask_pool(cluster, size=3) as pool:
         first = await pool.submit(jobs.wait_for, str(tmp_path))
         await told(tmp_path, "begun")
         others = [await pool.submit(jobs.nap, str(tmp_path), 0) for _ in range(2)]
@@ -205,6 +208,10 @@ async def test_a_cancelled_call_that_has_not_begun_never_does(new_cluster, dask_
             with pytest.raises(JobCancelledError):
                 await job
         assert await pool.run(asyncio.sleep, 0, "a slot is free again") == "a slot is free again"
+        async with Client(cluster.address, asynchronous=True) as client:
+            held = {2}
+            while held != {1}:  # the cancel is on its way: each look is a round trip to the worker
+                held = set((await client.run(lambda dask_worker: len(dask_worker.state.tasks))).values())
         (tmp_path / "gate").touch()
         assert await first == "gate"
     assert {id for _, _, id, _ in jobs.said(tmp_path)} == {str(first.id)}
