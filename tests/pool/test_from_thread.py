@@ -684,9 +684,14 @@ async def test_a_map_gives_all_results(new_pool, ordered):
 async def test_a_map_that_fails_cancels_the_rest(new_pool):
     """The first error is raised; with `errors="yield"` each item has its result."""
 
+    three_runs = asyncio.Event()
+
     async def work(n):
         if n == 1:
+            await three_runs.wait()
             raise LookupError(n)
+        if n == 3:
+            three_runs.set()
         if n > 1:
             await forever()
         return n
