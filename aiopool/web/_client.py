@@ -158,20 +158,26 @@ class Client:
                     return
             yield self._do(self._talk.wait(under_way.popleft(), None))
 
-    def stream(self, *, rows: int = 0, types: Iterable[str] | None = None) -> Iterator[RemoteEvent]:
+    def stream(
+        self, job: RemoteJob | int | str | None = None, *, rows: int = 0, types: Iterable[str] | None = None
+    ) -> Iterator[RemoteEvent]:
         """Return what happens in the pool, until it closes: its numbers once a second, and events of it.
 
         Args:
+            job: watch this job, until it has ended: all that is known of it once a second, and all events of it.
             rows: of running jobs in each state.
-            types: of events, such as `JobFailed`; empty: all of them; None: none.
+            types: of events, such as `JobFailed`; empty: all of them; None: none, but those of `job`.
+
+        Raises:
+            ApiError: it was refused.
+            ConnectionError: there is no server.
         """
-        wanted = None if types is None else list(types)
-        events = PoolEvents()
+        events = PoolEvents(rows, types)
         lost_since: float | None = None
         while True:
             try:
                 with self._http.stream(
-                    "GET", self._talk.path("events"), params=events.query(rows, wanted), headers=events.headers
+                    "GET", self._talk.events(job), params=events.query, headers=events.headers
                 ) as response:
                     if response.status_code >= 400:
                         response.read()
@@ -308,15 +314,16 @@ class AsyncClient:
                 return
             yield await self._do(self._talk.wait(under_way.popleft(), None))
 
-    async def stream(self, *, rows: int = 0, types: Iterable[str] | None = None) -> AsyncIterator[RemoteEvent]:
-        """Return what happens in the pool, until it closes; see `Client.stream`."""
-        wanted = None if types is None else list(types)
-        events = PoolEvents()
+    async def stream(
+        self, job: RemoteJob | int | str | None = None, *, rows: int = 0, types: Iterable[str] | None = None
+    ) -> AsyncIterator[RemoteEvent]:
+        """Return what happens in the pool, or to a job, until it ends; see `Client.stream`."""
+        events = PoolEvents(rows, types)
         lost_since: float | None = None
         while True:
             try:
                 async with self._http.stream(
-                    "GET", self._talk.path("events"), params=events.query(rows, wanted), headers=events.headers
+                    "GET", self._talk.events(job), params=events.query, headers=events.headers
                 ) as response:
                     if response.status_code >= 400:
                         await response.aread()

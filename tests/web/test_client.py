@@ -94,6 +94,14 @@ def test_a_stream_tells_what_happens(pool):
     found = next(event for event in events if event.kind == "job")
     assert (found.data["type"], found.data["job_id"]) == ("JobSucceeded", job.id)
     events.close()
+    job = pool.submit("nap", {"seconds": 60})
+    events = pool.stream(job)
+    first = next(events)
+    assert (first.kind, first.data["id"]) == ("state", job.id)
+    pool.cancel(job)
+    heard = list(events)
+    assert [event.data["type"] for event in heard if event.kind == "job"][-1] == "JobCancelled"
+    assert heard[-1].kind == "bye"
 
 
 async def test_the_same_with_await(server):
@@ -112,6 +120,9 @@ async def test_the_same_with_await(server):
         events = client.stream()
         assert (await anext(events)).kind == "state"
         await events.aclose()
+        job = await client.submit("add", {"a": 1})
+        await client.wait(job)
+        assert [event.kind async for event in client.stream(job)] == ["state", "bye"]
         job = await client.submit("nap", {"seconds": 60})
         assert await client.cancel(job) in ("running", "cancelled")
         assert (await client.status())["size"] == 10
