@@ -17,12 +17,15 @@ from aiopool._control.views import (
 )
 from aiopool._control.watched import Watched
 from aiopool._jobs.json_values import json_value
+from aiopool._jobs.status import JobStatus
 from aiopool.metrics import observe
 
 __all__: list[str] = []
 
 MAX_SIZE = 10_000
 MAX_SHUTDOWN = 3600.0
+MAX_PRIORITY = 10**9
+MAX_TIMEOUT = 31_536_000.0  # a year
 
 
 @inside(Access.OPERATE)
@@ -83,13 +86,44 @@ async def cancel_group(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 async def reprioritize(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     """Change the place in line of a job that waits: id=..., priority=N, lower first; version= as `job` says it."""
     id = arguments.needed("id")
-    priority = arguments.whole("priority", least=-(10**9), most=10**9)
+    priority = arguments.whole("priority", least=-MAX_PRIORITY, most=MAX_PRIORITY)
     job = live_job(watch.pool, id)
     _unchanged(arguments, job_version(job))
     arguments.end()
     if not watch.pool.reprioritize(id, priority):
         raise Problem("conflict", f"job {id} is {job.status}: only a job that waits has a place in line")
     return {"id": json_value(job.id), "priority": priority}
+
+
+@inside(Access.OPERATE)
+async def change_job(watch: Watched, arguments: Arguments) -> dict[str, Any]:
+    """Change a job that waits: id=..., priority=N, timeout=SECONDS of an attempt; version= as `job` says it."""
+    id = arguments.needed("id")
+    priority = arguments.whole("priority", _AS_IT_IS, least=-MAX_PRIORITY, most=MAX_PRIORITY)
+    timeout = arguments.seconds("timeout", most=MAX_TIMEOUT)
+    pool = watch.pool
+    fleet = fleet_of(pool)
+    if fleet is not None:
+        if await fleet.find(id) is None:
+            raise Problem("not-found", f"the store knows no job {id!r:.100}")
+        raise Problem(
+            "conflict",
+            f"job {id} is one of a store, and keeps the priority and the timeout with which it was submitted: cancel "
+            "it, and submit it anew with others",
+        )
+    job = live_job(pool, id)
+    _unchanged(arguments, job_version(job))
+    arguments.end()
+    if job.status not in (JobStatus.QUEUED, JobStatus.SCHEDULED):
+        raise Problem("conflict", f"job {id} is {job.status}: only a job that waits can be changed")
+    if priority != _AS_IT_IS:
+        pool.reprioritize(id, priority)
+    if timeout is not None:
+        pool.change_timeout(id, timeout)
+    return {"id": json_value(job.id), "priority": job.priority, "timeout": json_value(job.timeout)}
+
+
+_AS_IT_IS = MAX_PRIORITY + 1  # no priority that can be given
 
 
 @inside(Access.OPERATE)

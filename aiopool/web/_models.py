@@ -10,6 +10,7 @@ from pydantic.config import JsonDict
 __all__ = [
     "Batch",
     "Change",
+    "Changed",
     "EndPool",
     "JobChange",
     "JobList",
@@ -27,7 +28,6 @@ __all__ = [
     "PoolView",
     "ProblemView",
     "Reason",
-    "Reordered",
     "Submission",
     "Submitted",
 ]
@@ -41,6 +41,7 @@ Priority = Annotated[int, Field(strict=True, ge=-1_000_000_000, le=1_000_000_000
 Seconds = Annotated[float, Field(strict=True, ge=0, le=YEAR, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Status = Literal["scheduled", "queued", "running", "succeeded", "failed", "timed_out", "cancelled"]
+AnyStatus = Status | Literal["limited", "parked", "moving", "dead"]  # a store has some more
 
 
 class _Sent(BaseModel):
@@ -102,7 +103,16 @@ class Change(_Sent):
 class JobChange(_Sent):
     """What to change of a job that waits."""
 
-    priority: Priority
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+
+    priority: Priority = 0
+    timeout: Annotated[Seconds, Field(description="Of each attempt to come.")] = 0.0
+
+    @model_validator(mode="after")
+    def _something(self) -> JobChange:
+        if not self.model_fields_set:
+            raise ValueError("write priority, timeout, or both")
+        return self
 
 
 class Reason(_Sent):
@@ -199,7 +209,7 @@ class JobView(_Shown):
 
     id: int | str
     name: str
-    status: Status
+    status: AnyStatus
     priority: int
     group: str | None
     attempt: int
@@ -210,7 +220,7 @@ class Submitted(_Shown):
 
     id: int | str
     name: str
-    status: Status
+    status: AnyStatus
     pool: str
 
 
@@ -277,8 +287,9 @@ class PlainStatistics(BaseModel):
     average_exec_time: str
 
 
-class Reordered(_Shown):
-    """A job with another priority."""
+class Changed(_Shown):
+    """A job that waits, as it is now."""
 
     id: int | str
     priority: int
+    timeout: float | None

@@ -37,9 +37,7 @@ class Events(StreamingResponse):
             await self._stream.aclose()
 
 
-Types = Annotated[
-    str | None, Query(max_length=500, description="Of events: JobFailed,JobRetrying; * for all.")
-]
+Types = Annotated[str | None, Query(max_length=500, description="Of events: JobFailed,JobRetrying; * for all.")]
 Limit = Annotated[int | None, Query(ge=1, le=100, description="End after so many states.")]
 LastId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=20, description="Go on behind this one.")]
 

@@ -47,7 +47,8 @@ class RemoteEvent:
     """Something that a stream has sent.
 
     Attributes:
-        kind: `state` (the pool in numbers, or the job), `job` (an event of it), `gap` (events are missing), `problem`, `bye`.
+        kind: `state` (the pool in numbers, or the job), `job` (an event of it), `gap` (events are missing), `problem`,
+            `bye`.
         data: as it was sent.
     """
 

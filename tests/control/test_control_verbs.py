@@ -181,6 +181,40 @@ async def test_resize_and_reprioritize(busy, ask):
     assert (await refused(ask, "reprioritize", id="j0", priority=1)).kind == "conflict"
 
 
+async def test_a_job_that_waits_is_changed(busy, ask):
+    """Its priority, its time limit, or both at once; what runs or has ended cannot be, nor what has changed since."""
+    pool, _ = busy
+    seen = (await ask("job", id="j4"))["version"]
+    assert await ask("change_job", id="j4", timeout=0, version=seen) == {"id": "j4", "priority": 5, "timeout": 0.0}
+    assert (await refused(ask, "change_job", id="j4", timeout=3, version=seen)).kind == "changed"
+    assert await ask("change_job", id="j4", priority=-2, timeout=7.5) == {"id": "j4", "priority": -2, "timeout": 7.5}
+    assert (pool.get_job("j4").timeout, pool.get_job("j3").timeout) == (7.5, None)
+    assert (await ask("change_job", id="later", priority=1))["timeout"] is None
+    for id in ("j0", "bad"):
+        assert (await refused(ask, "change_job", id=id, timeout=1)).kind == "conflict"
+    assert (await refused(ask, "change_job", id="nobody", timeout=1)).kind == "not-found"
+    assert (await refused(ask, "change_job", id="j4", timeout=-1)).kind == "invalid"
+
+
+async def test_a_job_of_a_store_cannot_be_changed(ask):
+    """The store keeps it as it was submitted; the text says what to do."""
+    handlers = Handlers()
+
+    @handlers.register("note")
+    async def note() -> None: ...
+
+    async with Pool(1, name="mail", store="memory://", handlers=handlers) as pool:
+        job = await pool.with_options(delay=3600).submit(note)
+        for change in ({"timeout": 5}, {"priority": 1}):
+            problem = await refused(ask, "change_job", id=job.id, **change)
+            assert problem.kind == "conflict"
+            assert "submit it anew" in problem.detail
+        assert (await refused(ask, "change_job", id="nobody", timeout=5)).kind == "not-found"
+        with pytest.raises(RuntimeError, match=r"with_options\(timeout=...\)"):
+            pool.change_timeout(job.id, 5)
+        await pool.cancel(job.id)
+
+
 async def test_an_operation_counts_first_and_then_is_exact(busy, ask):
     """A dry run counts; `expect` refuses if it is another number by then; ids and filters are both heard."""
     pool, _ = busy
