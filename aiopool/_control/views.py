@@ -60,7 +60,7 @@ def pool_version(pool: Pool) -> str:
 
 
 def job_version(job: Job[Any]) -> str:
-    """Return a text that is another one if a live job has gone on, or somebody has changed what can be changed of it."""
+    """Return a text that is another one if a live job has gone on, or what can be changed of it was."""
     return f"{job.status}-{job.attempt}-{job.priority}-{job.timeout}"
 
 

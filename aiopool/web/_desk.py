@@ -9,6 +9,7 @@ from typing import Annotated, Any, final
 from fastapi import Path
 from starlette.requests import Request
 
+from aiopool import Handlers
 from aiopool._control.problems import TITLES, Problem
 from aiopool._control.verbs import Access
 from aiopool.web._config import Config
@@ -91,8 +92,8 @@ class Desk:
                 f"{what} takes {access.name.lower()} access, and you have {has.name.lower()}, as access() says",
             )
 
-    def need_here(self, what: str) -> None:
-        """Refuse what needs the functions of the program.
+    def need_here(self, what: str) -> tuple[Here, Handlers]:
+        """Return the pools and the functions of this program; refuse what needs them, if they are not here.
 
         Raises:
             Problem: they are not here.
@@ -107,3 +108,4 @@ class Desk:
             raise Problem(
                 "conflict", f"{what} needs registered functions: create_app(handlers=...), an aiopool.Handlers"
             )
+        return self.target, self.config.handlers

@@ -66,11 +66,3 @@ def add_jobs(api: APIRouter, desk: Desk) -> None:
         """Cancel a job."""
         done = await desk.ask(request, "cancel", pool, id=id, reason=None if body is None else body.reason)
         return Json(done, 200 if done["status"] in ENDED else 202)
-
-    @api.post(
-        "/pools/{pool}/jobs/{id}/retry",
-        responses=answers(dict[str, Any], "It is in the queue again", 202) | problems(409),
-    )
-    async def retry(request: Request, pool: PoolKey, id: JobId) -> Response:
-        """Put a job of a store that has ended back into the queue."""
-        return Json(await desk.ask(request, "retry", pool, id=id), 202)

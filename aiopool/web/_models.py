@@ -11,6 +11,7 @@ __all__ = [
     "Batch",
     "Change",
     "Changed",
+    "Copy",
     "EndPool",
     "JobChange",
     "JobList",
@@ -84,6 +85,14 @@ class Submission(_Sent):
         if {"delay", "at"} <= self.model_fields_set:
             raise ValueError("delay and at exclude each other: write one of them")
         return self
+
+
+class Copy(_Sent):
+    """How a job is run once more."""
+
+    params: Annotated[dict[str, JsonValue], Field(max_length=200, description="As they were, if left out.")] | None = (
+        None
+    )
 
 
 class Batch(_Sent):

@@ -6,6 +6,7 @@ Each function is a generator: it yields a `Send` and gets the answer, or a `Slee
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import time
 import uuid
@@ -231,6 +232,14 @@ class Talk:
         answer = yield from self.ask("POST", self.path("jobs", id, "cancel"), {"reason": reason}, safe=False)
         return str(answer.json()["status"])
 
+    def retry(self, job: RemoteJob | int | str, params: Mapping[str, Any] | None) -> Steps[RemoteJob]:
+        """Run a job once more; a copy whose answer was lost is found again by its key."""
+        body = {} if params is None else {"params": dict(params)}
+        answer = yield from self.ask(
+            "POST", self.path("jobs", _id(job), "retry"), body, idempotency_key=uuid.uuid4().hex
+        )
+        return _job(answer.json())
+
     def status(self) -> Steps[dict[str, Any]]:
         """Return the pool in numbers."""
         answer = yield from self.ask("GET", self.path())
@@ -242,6 +251,25 @@ def submission(function: str, params: Mapping[str, Any] | None, options: Mapping
     """Return the body of a submission."""
     given = {name: value for name, value in options.items() if value is not None}
     return {"function": function, "params": dict(params or {})} | given
+
+
+def job_options(
+    priority: int | None,
+    delay: float | None,
+    at: datetime.datetime | None,
+    timeout: float | None,
+    group: str | None,
+    labels: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Return the options of a job, as they are sent."""
+    return {
+        "priority": priority,
+        "delay": delay,
+        "at": None if at is None else at.isoformat(),
+        "timeout": timeout,
+        "group": group,
+        "labels": None if labels is None else dict(labels),
+    }
 
 
 def _id(job: RemoteJob | int | str) -> int | str:

@@ -40,6 +40,17 @@ def test_a_job_is_submitted_and_waited_for(pool):
     assert (copy.id, copy.status, str(copy)) == (failing.id, "failed", str(failed.value))
 
 
+def test_a_job_runs_once_more(pool):
+    """As it was, or with other arguments; a new job in memory."""
+    first = pool.submit("add", {"a": 1})
+    assert pool.wait(first) == 2
+    assert pool.wait(pool.retry(first)) == 2
+    copy = pool.retry(first, {"a": 5, "b": 5})
+    assert (pool.wait(copy), copy.id != first.id, copy.name) == (10, True, "add")
+    with pytest.raises(ApiError, match="not-found"):
+        pool.retry("nobody")
+
+
 def test_a_job_that_takes_longer_goes_on(pool):
     """`timeout` ends the waiting, not the job; it can be cancelled."""
     job = pool.submit("nap", {"seconds": 60})
@@ -123,6 +134,7 @@ async def test_the_same_with_await(server):
         job = await client.submit("add", {"a": 1})
         await client.wait(job)
         assert [event.kind async for event in client.stream(job)] == ["state", "bye"]
+        assert await client.wait(await client.retry(job, {"a": 2})) == 3
         job = await client.submit("nap", {"seconds": 60})
         assert await client.cancel(job) in ("running", "cancelled")
         assert (await client.status())["size"] == 10
