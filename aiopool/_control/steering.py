@@ -7,8 +7,9 @@ from typing import Any
 
 from aiopool._control.arguments import Arguments
 from aiopool._control.filters import Filter, live_job
-from aiopool._control.many import count, start
+from aiopool._control.many import count, start_cancel
 from aiopool._control.problems import Problem
+from aiopool._control.put_back import fleet_to_retry
 from aiopool._control.store_views import fleet_of
 from aiopool._control.verbs import Access, inside
 from aiopool._control.views import (
@@ -79,7 +80,7 @@ async def cancel_group(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     reason = arguments.text("reason")
     arguments.end()
     wanted = Filter(None, None, group, None, None, None, None)
-    return start(watch, "cancel", wanted, None, await count(watch.pool, wanted, None), reason, 0)
+    return start_cancel(watch, wanted, await count(watch.pool, wanted, None), reason)
 
 
 @inside(Access.OPERATE)
@@ -131,14 +132,7 @@ async def retry(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     """Put a job of a store that has ended back into the queue: id=..."""
     id = arguments.needed("id")
     arguments.end()
-    fleet = fleet_of(watch.pool)
-    if fleet is None:
-        raise Problem(
-            "conflict",
-            "a pool in memory keeps no arguments of jobs that have ended, so it cannot run one again: submit it anew, "
-            "or give the pool a store: Pool(store=..., handlers=...)",
-        )
-    if not await fleet.retry(id):
+    if not await fleet_to_retry(watch.pool).retry(id):
         raise Problem("conflict", f"job {id} has not ended, or the store does not know it")
     return {"id": id}
 

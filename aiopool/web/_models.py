@@ -14,12 +14,12 @@ __all__ = [
     "Copy",
     "EndPool",
     "JobChange",
+    "JobFilter",
     "JobList",
     "JobPage",
     "JobResult",
     "JobView",
     "Listing",
-    "LiveQuery",
     "Many",
     "OperationView",
     "PlainCancelled",
@@ -136,13 +136,14 @@ class EndPool(_Sent):
     timeout: Annotated[float, Field(strict=True, ge=0, le=3600, allow_inf_nan=False)] = 0.0
 
 
-class LiveQuery(_Sent):
-    """Which of the jobs that have not ended."""
+class JobFilter(_Sent):
+    """Which jobs; to retry some, those of a store that ended with this status."""
 
-    status: Literal["scheduled", "queued", "running"] | None = None
+    status: Status | Literal["dead"] | None = None
     name: Text | None = None
     group: Text | None = None
     waits_for: Text | None = None
+    error: Text | None = None
     label: Text | None = None
     older_than: Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)] | None = None
 
@@ -167,8 +168,8 @@ class Many(_Sent):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_FILTER_OR_IDS)
 
-    verb: Literal["cancel", "reprioritize"]
-    filter: LiveQuery = LiveQuery()
+    verb: Literal["cancel", "reprioritize", "retry"]
+    filter: JobFilter = JobFilter()
     ids: Annotated[list[Text], Field(min_length=1, max_length=1000)] = []
     dry_run: Flag = False
     expect: Annotated[int, Field(strict=True, ge=0, le=2**53)] | None = None

@@ -370,6 +370,60 @@ async def test_a_job_of_a_store_that_has_ended_runs_again(ask):
         assert (await refused(ask, "retry", id="nobody")).kind == "conflict"
 
 
+async def test_many_jobs_of_a_store_that_have_ended_run_again(ask):
+    """By ids or by how they ended, after a count; a pool in memory cannot, and says what to write."""
+    handlers = Handlers()
+
+    @handlers.register("odd")
+    async def odd(number: int) -> None:
+        if number % 2:
+            raise ValueError(number)
+
+    @handlers.register("key")
+    async def key() -> None:
+        raise KeyError("x")
+
+    async with Pool(1, name="mail"):
+        assert "Pool(store=..., handlers=...)" in (await refused(ask, "operation", do="retry", status="dead")).detail
+    async with Pool(4, name="mail", store="memory://", handlers=handlers) as pool:
+        jobs = [
+            await pool.with_options(group="g" if number < 4 else None, metadata={"n": number}).submit(odd, number)
+            for number in range(10)
+        ]
+        jobs.append(await pool.submit(key))
+        for job in jobs:
+            await job.wait()
+        await wait_until(lambda: pool.statistics().running == 0)
+        await pool.fleet.pause()
+
+        async def count(**of):
+            return (await ask("operation", do="retry", dry_run=True, **of))["total"]
+
+        assert await count(status="failed") == 6
+        assert await count(status="failed", group="g") == 2
+        assert await count(status="failed", name="odd", error="ValueError") == 5
+        assert await count(status="failed", label="n=3") == 1
+        assert await count(status="failed", older_than=1000) == await count(status="dead") == 0
+        assert await count(ids=[jobs[0].id, jobs[1].id, "gone"]) == 2
+        problem = await refused(ask, "operation", do="retry", status="failed", expect=7)
+        assert (problem.status, problem.facts["total"]) == (409, 6)
+        for wrong in ({}, {"status": "queued"}, {"status": "failed", "waits_for": "slot"}, {"group": "g"}):
+            assert (await refused(ask, "operation", do="retry", **wrong)).kind == "invalid", wrong
+        assert (await pool.fleet.statistics()).live["queued"] == 0
+
+        async def done(begun):
+            while not (found := await ask("operations", id=begun["id"]))["ended"]:
+                pass
+            return found["done"], found["skipped"], found["error"]
+
+        assert await done(await ask("operation", do="retry", ids=[jobs[0].id, jobs[1].id, "gone"])) == (2, 0, None)
+        assert await done(await ask("operation", do="retry", status="failed", name="odd", expect=4)) == (4, 0, None)
+        assert (await pool.fleet.statistics()).live["queued"] == 6
+        assert await count(status="failed") == 1
+        await pool.fleet.resume()
+        await wait_until(lambda: pool.statistics().failed == 11)
+
+
 @pytest.mark.parametrize("verb", [name for name in VERBS if name not in ("drain", "shutdown")])
 async def test_no_verb_takes_what_it_does_not_know(busy, ask, verb):
     """A word too much is a mistake that is told, not swallowed; and nothing is done."""

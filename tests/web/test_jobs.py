@@ -218,6 +218,34 @@ async def test_many_jobs_are_counted_first_and_then_cancelled():
         await pool.cancel_all()
 
 
+async def test_many_jobs_of_a_store_are_put_back():
+    """Those that ended so: counted first, then put back; in memory that is a 409."""
+    handlers = make_handlers()
+    made = {"store": "memory://", "handlers": handlers}
+    app = make_app(handlers=handlers)
+    body = {"verb": "retry", "filter": {"status": "failed"}}
+    async with Pool(1, name="p"), client(app) as visitor:
+        answer = await visitor.post("/pools/p/operations", json=body)
+        assert (answer.status_code, "Pool(store=" in answer.json()["detail"]) == (409, True)
+    async with Pool(1, name="p", **made) as pool, client(app) as visitor:
+        jobs = [await pool.submit(handlers.get("fail").function, "x") for _ in range(3)]
+        for job in jobs:
+            await job.wait()
+        await pool.fleet.pause()
+        counted = await visitor.post("/pools/p/operations", json=body | {"dry_run": True})
+        assert (counted.status_code, counted.json()["total"]) == (200, 3)
+        assert (await visitor.post("/pools/p/operations", json=body | {"expect": 2})).status_code == 409
+        begun = await visitor.post("/pools/p/operations", json=body | {"expect": 3})
+        address = str(begun.url.join(begun.headers["location"]))
+        while not (seen := (await visitor.get(address)).json())["ended"]:
+            pass
+        assert (begun.status_code, seen["verb"], seen["done"]) == (202, "retry", 3)
+        assert (await pool.fleet.statistics()).live["queued"] == 3
+        for wrong in ({"filter": {}}, {"filter": {"status": "queued"}}, {"filter": {"status": "gone"}}):
+            assert (await visitor.post("/pools/p/operations", json={"verb": "retry"} | wrong)).status_code == 422, wrong
+        await pool.fleet.cancel_all()
+
+
 async def test_the_other_looks():
     """Health, loop, metrics and tree answer; measuring is switched on by who may operate."""
     async with visit() as (pool, visitor, gate):
