@@ -49,7 +49,11 @@ def answers(kind: Any, about: str, status: int = 200, **headers: str) -> dict[in
             for name, text in headers.items()
         }
     if "Location" in headers:
-        names = ("operation", "stop") if kind is OperationView else ("job", "result", "stack", "cancel", "change_job")
+        names = (
+            ("operation", "stop")
+            if kind is OperationView
+            else ("job", "result", "stack", "cancel", "change_job", "retry")
+        )
         ids = {"pool": "$request.path.pool", "id": "$response.body#/id"}
         found["links"] = {name: {"operationId": name, "parameters": ids} for name in names}
     return {status: found}

@@ -29,6 +29,7 @@ __all__ = [
     "PoolView",
     "ProblemView",
     "Reason",
+    "Retries",
     "Submission",
     "Submitted",
 ]

@@ -24,7 +24,7 @@ from aiopool._jobs.json_values import error_text, json_value
 from aiopool.errors import PayloadError
 from aiopool.metrics import observe, observed
 from aiopool.web._kept import Kept
-from aiopool.web._models import Submission
+from aiopool.web._models import Retries, Submission
 
 __all__ = ["ENDED", "Ready", "in_loop", "measure_runs", "options_of", "prepare", "result_of", "submit", "wait_for"]
 
@@ -79,9 +79,14 @@ def options_of(wanted: Submission) -> dict[str, Any]:
         "timeout": wanted.timeout,
         "group": wanted.group,
         "metadata": wanted.labels or None,
-        "retry": None if wanted.retry is None else Retry(attempts=wanted.retry.attempts, delay=wanted.retry.delay),
+        "retry": None if wanted.retry is None else _retry_of(wanted.retry),
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _retry_of(wanted: Retries) -> Retry:
+    # Whoever writes a long delay means it: it is no backoff that has grown out of hand.
+    return Retry(attempts=wanted.attempts, delay=wanted.delay, max_delay=max(wanted.delay, Retry().max_delay))
 
 
 def _wrong_params(name: str, error: PayloadError) -> Problem:

@@ -151,6 +151,10 @@ async def test_options_reach_the_job():
         again = await post(visitor, "/pools/p/jobs", body, prefer="wait=30")
         assert again.json()["status"] == "failed"
         assert (await visitor.get("/pools/p/jobs/2")).json()["attempt"] == 2
+        body["retry"] = {"attempts": 2, "delay": 3600}
+        waits = (await post(visitor, "/pools/p/jobs", body)).json()
+        await wait_until(lambda: pool.get_job(waits["id"]).waiting_for == "backoff")
+        pool.get_job(waits["id"]).cancel()
 
 
 async def test_a_full_queue_and_a_closing_pool_say_when_to_come_again():
