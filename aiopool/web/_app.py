@@ -93,8 +93,9 @@ def _target(target: Target | None, pools: object) -> Target:
         return target or Here()
     if target is not None:
         raise TypeError("create_app(target=..., pools=...): pools are those of this process, so write one of the two")
-    found = (pools,) if not isinstance(pools, Iterable) else tuple(pools)
-    if not all(isinstance(one, Pool) for one in found):
+    given: tuple[object, ...] = tuple(pools) if isinstance(pools, Iterable) else (pools,)
+    found = [one for one in given if isinstance(one, Pool)]
+    if len(found) != len(given):
         raise TypeError(f"pools={pools!r:.200}: give a Pool or a list of them; left out, all of this process are shown")
     return Here(found)
 

@@ -196,8 +196,8 @@ MEMBERS = {
     "Limit": "burst cooldown max_at_once max_per_second window",
     "Pool": f"""
         {SUBMITTER} as_completed cancel cancel_all change_timeout events find finished_jobs fleet get_job group jobs
-        join lanes listen name next_jobs on_shutdown pause paused reprioritize resize resized restart_worker resume running_jobs scan
-        serve set_limit shutdown size statistics status stop_worker wait_closed workers
+        join lanes listen name next_jobs on_shutdown pause paused reprioritize resize resized restart_worker resume
+        running_jobs scan serve set_limit shutdown size statistics status stop_worker wait_closed workers
     """,
     "Restart": "delay max_delay max_restarts next_delay within",
     "Retry": "attempts backoff budget delay delays factor give_up_on jitter max_delay max_elapsed next_delay on",
