@@ -18,7 +18,7 @@ import os
 import sys
 import sysconfig
 from functools import cache
-from typing import final
+from typing import Any, final
 
 from aiopool._engine.watchdog import running_code as _running_code
 from aiopool._pool.open_pools import open_pools as _open_pools
@@ -34,6 +34,8 @@ __all__ = [
     "is_paused",
     "loop_of",
     "open_pools",
+    "openings",
+    "options",
     "running_code",
 ]
 
@@ -199,6 +201,46 @@ def is_paused(pool: Pool) -> bool:
         print("paused" if is_paused(pool) else "open")
     """
     return pool._engine("is_paused").slots.paused
+
+
+def openings(pool: Pool) -> int:
+    """Return how often a pool has been opened. With each opening its jobs are numbered from 1 again.
+
+    Whoever keeps the id of a job keeps this number with it, and knows later whether the id still means the same job.
+
+    Example:
+        print(openings(pool))
+    """
+    return pool._state.openings
+
+
+# Options of `Pool(...)`, as they are called there, in their order; `priority` and so on are those of its jobs.
+_OF_POOL = (
+    *("size", "queue_size", "isolation", "aging", "cancel_grace", "on_leak", "max_threads", "max_processes"),
+    *("restart", "shutdown_timeout", "recycle_after", "count_by_worker", "watchdog"),
+)
+_OF_STATE = ("name", "overflow", "start_method")
+_OF_JOBS = ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "offload")
+
+
+def options(pool: Pool) -> dict[str, Any]:
+    """Return the options that a pool was made with, by the words of `Pool(...)`, those that were left out, too.
+
+    They are what was written, and not what holds now: `size` may have been changed since, see `Pool.size`. Functions
+    (`on_error`, `layers`, `worker_context`), limits, the store and its handlers are not among them; `keep_finished` is
+    None or a `KeepFinished`.
+
+    Example:
+        print(options(pool)["queue_size"])
+    """
+    state = pool._state
+    finished = state.observers.finished
+    return (
+        {name: getattr(state, name) for name in _OF_STATE}
+        | {name: getattr(pool, f"_{name}") for name in _OF_POOL}
+        | {name: getattr(state.options, name) for name in _OF_JOBS}
+        | {"keep_finished": None if finished is None else finished.keep}
+    )
 
 
 def innermost_own(stack: tuple[CodeLine, ...]) -> CodeLine | None:

@@ -7,7 +7,7 @@ import concurrent.futures
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from aiopool._control.arguments import Arguments
 from aiopool._control.problems import Problem, problem_of
 from aiopool._control.verbs import VERBS, Access, Verb
 from aiopool._control.watched import LATE, Watched, find_pool, watched_pools
+from aiopool._pool.pool import Pool
 from aiopool._runtime.faults import describe_error
 from aiopool._runtime.runtime import running_loop_or_none
 from aiopool.inspection import loop_of
@@ -31,20 +32,28 @@ PROTOCOL = 1
 PATIENCE = 5.0
 
 
-def hello(access: Access) -> dict[str, Any]:
-    """Say who we are, and what may be asked."""
+def hello(access: Access, among: Collection[Pool] | None = None) -> dict[str, Any]:
+    """Say who we are, and what may be asked; `among`: there are only these pools."""
     return {
         "protocol": PROTOCOL,
         "pid": os.getpid(),
         "program": os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python",
         "python": ".".join(map(str, sys.version_info[:3])),
         "access": access.name.lower(),
-        "pools": [watch.key for watch in watched_pools()],
+        "pools": [watch.key for watch in watched_pools(among)],
         "verbs": {verb.name: verb.about for verb in VERBS.values() if verb.access <= access},
     }
 
 
-async def call(name: str, arguments: Mapping[str, Any], *, pool: str | None, who: str, access: Access) -> Any:
+async def call(
+    name: str,
+    arguments: Mapping[str, Any],
+    *,
+    pool: str | None,
+    who: str,
+    access: Access,
+    among: Collection[Pool] | None = None,
+) -> Any:
     """Carry out one request, from any event loop.
 
     Args:
@@ -53,6 +62,7 @@ async def call(name: str, arguments: Mapping[str, Any], *, pool: str | None, who
         pool: the key of the pool; None: the only one.
         who: asks, for the log.
         access: what they may do.
+        among: there are only these pools; None: all of this process.
 
     If the caller is cancelled, a request that has begun goes on.
 
@@ -68,7 +78,7 @@ async def call(name: str, arguments: Mapping[str, Any], *, pool: str | None, who
             f"{name} takes {verb.access.name.lower()} access, and you have {access.name.lower()}: ask whoever started "
             "the program",
         )
-    watch = find_pool(pool)
+    watch = find_pool(pool, among)
     try:
         answer = await _run(watch, verb, Arguments(arguments))
     except Exception as error:

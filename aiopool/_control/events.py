@@ -40,8 +40,14 @@ class EventLog:
         """Whether the pool has to tell it events."""
         return self._listener is not None
 
-    def after(self, number: int, types: frozenset[str], limit: int) -> dict[str, Any]:
+    def after(self, number: int, types: frozenset[str], limit: int, job: str | None = None) -> dict[str, Any]:
         """Return the events after a number, the oldest first.
+
+        Args:
+            number: of the last one that is known; 0: from the first that is kept.
+            types: only these; empty: all.
+            limit: so many at most.
+            job: only those of the job with this id.
 
         Returns:
             `items`; `next`, the number to ask with; `gap`: events after `number` are not kept, or were not heard.
@@ -57,7 +63,7 @@ class EventLog:
         for event in self._events:
             if event["number"] > number and len(items) < limit:
                 last = event["number"]
-                if not types or event["type"] in types:
+                if (not types or event["type"] in types) and (job is None or str(event.get("job_id")) == job):
                     items.append(event)
         gap = number > 0 and (began or number + 1 < first or number >= self._next)
         return {"items": items, "next": max(last, first - 1) if last < self._next else self._next - 1, "gap": gap}

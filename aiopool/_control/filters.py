@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self, final
 
 from aiopool._control.arguments import Arguments
@@ -53,10 +53,15 @@ class Filter:
     older_than: float | None
 
     @classmethod
-    def of(cls, arguments: Arguments) -> Self:
-        """Read it of a request."""
+    def of(cls, arguments: Arguments, statuses: Sequence[str] = (*LIVE, *ENDED)) -> Self:
+        """Read it of a request.
+
+        Args:
+            arguments: those of the request.
+            statuses: that can be meant.
+        """
         return cls(
-            arguments.choice("status", (*LIVE, *ENDED)),
+            arguments.choice("status", statuses),
             arguments.text("name"),
             arguments.text("group"),
             arguments.text("waits_for"),
@@ -70,12 +75,17 @@ class Filter:
         """Whether it is about jobs that have ended."""
         return self.status in ENDED or self.error is not None
 
+    @property
+    def is_only_status(self) -> bool:
+        """Whether it says nothing but a status."""
+        return dataclasses.replace(self, status=None) == Filter(None, None, None, None, None, None, None)
+
     def matches(self, job: Job[Any], now: float) -> bool:
         """Whether a live job is meant; its status, name and group are known to fit."""
         return (
             (self.older_than is None or now - job.submitted_at > self.older_than)
             and (self.waits_for is None or job.waiting_for == self.waits_for)
-            and (self.label is None or self._labelled(job.metadata))
+            and self.fits_labels(job.metadata)
         )
 
     def is_one(self, job: Job[Any], status: JobStatus | None) -> bool:
@@ -94,12 +104,20 @@ class Filter:
             (self.status is None or outcome.status.value == self.status)
             and (self.name is None or outcome.name == self.name)
             and (self.group is None or outcome.group == self.group)
-            and (self.error is None or (error is not None and kind.rpartition(".")[2] == self.error.rpartition(".")[2]))
-            and (self.label is None or self._labelled(outcome.metadata))
+            and self.fits_error(None if error is None else kind)
+            and self.fits_labels(outcome.metadata)
         )
 
-    def _labelled(self, labels: Any) -> bool:
-        assert self.label is not None
+    def fits_error(self, text: str | None) -> bool:
+        """Whether an error is meant: its class, with its text behind a colon or without; None: there was none."""
+        if self.error is None:
+            return True
+        return text is not None and text.partition(":")[0].rpartition(".")[2] == self.error.rpartition(".")[2]
+
+    def fits_labels(self, labels: Mapping[str, Any]) -> bool:
+        """Whether a job with these labels is meant."""
+        if self.label is None:
+            return True
         key, equals, value = self.label.partition("=")
         return key in labels and (not equals or str(labels[key]) == value)
 

@@ -220,12 +220,13 @@ async def list_groups(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 
 @inside(Access.READ)
 async def events(watch: Watched, arguments: Arguments) -> dict[str, Any]:
-    """Show what happened: after=NUMBER, types=, limit=. Nothing is heard before the first question."""
+    """Show what happened: after=NUMBER, types=, job=ID, limit=. Nothing is heard before the first question."""
     after = arguments.whole("after", 0, most=2**60)
     types = arguments.texts("types", 50)
+    job = arguments.text("job")
     limit = arguments.whole("limit", 200, least=1, most=500)
     arguments.end()
-    return watch.events.after(after, frozenset(types or ()), limit)
+    return watch.events.after(after, frozenset(types or ()), limit, job)
 
 
 @inside(Access.READ)

@@ -9,24 +9,12 @@ from aiopool._control.store_views import fleet_of
 from aiopool._control.verbs import Access, inside
 from aiopool._control.watched import Watched
 from aiopool._jobs.json_values import json_value
+from aiopool.inspection import options
 from aiopool.metrics import observed
 
 __all__: list[str] = []
 
-# Options of `Pool(...)` that are plain values, by the words that a program writes.
-PLAIN = (
-    "queue_size",
-    "isolation",
-    "aging",
-    "cancel_grace",
-    "on_leak",
-    "max_threads",
-    "max_processes",
-    "shutdown_timeout",
-    "recycle_after",
-    "count_by_worker",
-    "watchdog",
-)
+# Of those of `Pool(...)`, the options of its jobs.
 OF_JOBS = ("priority", "timeout", "queue_timeout", "total_timeout", "retry", "offload")
 
 
@@ -35,18 +23,15 @@ async def settings(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     """Show how the pool is set: the options of Pool(...), and what was switched on since."""
     arguments.end()
     pool = watch.pool
-    state, found = pool._state, fleet_of(pool)
-    options = {"name": pool.name, "size": json_value(pool._first_size)}
-    options |= {name: json_value(getattr(pool, f"_{name}")) for name in PLAIN}
-    options |= {"overflow": state.overflow, "start_method": state.start_method}
+    given, found = options(pool), fleet_of(pool)
     return {
-        "options": options,
-        "jobs": {name: _plain(getattr(state.options, name)) for name in OF_JOBS},
+        "options": {name: _plain(value) for name, value in given.items() if name not in OF_JOBS},
+        "jobs": {name: _plain(given[name]) for name in OF_JOBS},
         "now": {
             "size": pool.size,
             "workers": len(pool.workers()),
             "measuring": observed(pool) is not None,
-            "keeps_finished": state.observers.finished is not None,
+            "keeps_finished": given["keep_finished"] is not None,
             "store": None if found is None else type(found.store).__name__,
         },
     }

@@ -7,8 +7,9 @@ from typing import Any
 
 from aiopool._control.arguments import Arguments
 from aiopool._control.filters import Filter, live_job
-from aiopool._control.many import count, start
+from aiopool._control.many import count, start_cancel
 from aiopool._control.problems import Problem
+from aiopool._control.put_back import fleet_to_retry
 from aiopool._control.store_views import fleet_of
 from aiopool._control.verbs import Access, inside
 from aiopool._control.views import (
@@ -17,12 +18,15 @@ from aiopool._control.views import (
 )
 from aiopool._control.watched import Watched
 from aiopool._jobs.json_values import json_value
+from aiopool._jobs.status import JobStatus
 from aiopool.metrics import observe
 
 __all__: list[str] = []
 
 MAX_SIZE = 10_000
 MAX_SHUTDOWN = 3600.0
+MAX_PRIORITY = 10**9
+MAX_TIMEOUT = 31_536_000.0  # a year
 
 
 @inside(Access.OPERATE)
@@ -76,14 +80,14 @@ async def cancel_group(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     reason = arguments.text("reason")
     arguments.end()
     wanted = Filter(None, None, group, None, None, None, None)
-    return start(watch, "cancel", wanted, None, await count(watch.pool, wanted, None), reason, 0)
+    return start_cancel(watch, wanted, await count(watch.pool, wanted, None), reason)
 
 
 @inside(Access.OPERATE)
 async def reprioritize(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     """Change the place in line of a job that waits: id=..., priority=N, lower first; version= as `job` says it."""
     id = arguments.needed("id")
-    priority = arguments.whole("priority", least=-(10**9), most=10**9)
+    priority = arguments.whole("priority", least=-MAX_PRIORITY, most=MAX_PRIORITY)
     job = live_job(watch.pool, id)
     _unchanged(arguments, job_version(job))
     arguments.end()
@@ -93,18 +97,42 @@ async def reprioritize(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 
 
 @inside(Access.OPERATE)
+async def change_job(watch: Watched, arguments: Arguments) -> dict[str, Any]:
+    """Change a job that waits: id=..., priority=N, timeout=SECONDS of an attempt; version= as `job` says it."""
+    id = arguments.needed("id")
+    priority = arguments.whole("priority", _AS_IT_IS, least=-MAX_PRIORITY, most=MAX_PRIORITY)
+    timeout = arguments.seconds("timeout", most=MAX_TIMEOUT)
+    pool = watch.pool
+    fleet = fleet_of(pool)
+    if fleet is not None:
+        if await fleet.find(id) is None:
+            raise Problem("not-found", f"the store knows no job {id!r:.100}")
+        raise Problem(
+            "conflict",
+            f"job {id} is one of a store, and keeps the priority and the timeout with which it was submitted: cancel "
+            "it, and submit it anew with others",
+        )
+    job = live_job(pool, id)
+    _unchanged(arguments, job_version(job))
+    arguments.end()
+    if job.status not in (JobStatus.QUEUED, JobStatus.SCHEDULED):
+        raise Problem("conflict", f"job {id} is {job.status}: only a job that waits can be changed")
+    if priority != _AS_IT_IS:
+        pool.reprioritize(id, priority)
+    if timeout is not None:
+        pool.change_timeout(id, timeout)
+    return {"id": json_value(job.id), "priority": job.priority, "timeout": json_value(job.timeout)}
+
+
+_AS_IT_IS = MAX_PRIORITY + 1  # no priority that can be given
+
+
+@inside(Access.OPERATE)
 async def retry(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     """Put a job of a store that has ended back into the queue: id=..."""
     id = arguments.needed("id")
     arguments.end()
-    fleet = fleet_of(watch.pool)
-    if fleet is None:
-        raise Problem(
-            "conflict",
-            "a pool in memory keeps no arguments of jobs that have ended, so it cannot run one again: submit it anew, "
-            "or give the pool a store: Pool(store=..., handlers=...)",
-        )
-    if not await fleet.retry(id):
+    if not await fleet_to_retry(watch.pool).retry(id):
         raise Problem("conflict", f"job {id} has not ended, or the store does not know it")
     return {"id": id}
 

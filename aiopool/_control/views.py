@@ -60,8 +60,8 @@ def pool_version(pool: Pool) -> str:
 
 
 def job_version(job: Job[Any]) -> str:
-    """Return a text that is another one if a live job has gone on, or somebody has changed its place in line."""
-    return f"{job.status}-{job.attempt}-{job.priority}"
+    """Return a text that is another one if a live job has gone on, or what can be changed of it was."""
+    return f"{job.status}-{job.attempt}-{job.priority}-{job.timeout}"
 
 
 def frames_view(stack: list[CodeLine]) -> list[dict[str, Any]]:
@@ -105,6 +105,7 @@ def job_view(job: Job[Any], *, now: float, whole: bool = False) -> dict[str, Any
             "parent": json_value(job.parent),
             "key": json_value(job.key),
             "labels": json_value(dict(job.metadata)),
+            "timeout": json_value(job.timeout),
             "worker": job.worker_id,
             "leaked": job.leaked,
             "attempts": [attempt.to_dict() for attempt in job.history],

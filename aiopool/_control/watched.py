@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import Context
 from typing import Any, final
 
@@ -261,10 +261,13 @@ def watched(pool: Pool) -> Watched:
         return found
 
 
-def watched_pools() -> list[Watched]:
+def watched_pools(among: Collection[Pool] | None = None) -> list[Watched]:
     """Return the open pools of this process, the oldest first.
 
     The key of each is its name; with a number, if an older one that is open has that.
+
+    Args:
+        among: only those of these pools; their keys are the same.
     """
     found: dict[str, Watched] = {}
     for pool in open_pools():
@@ -275,16 +278,20 @@ def watched_pools() -> list[Watched]:
                 number += 1
                 watch.key = f"{pool.name}-{number}"
         found[watch.key] = watch
-    return list(found.values())
+    return [watch for watch in found.values() if among is None or watch.pool_ref() in among]
 
 
-def find_pool(key: str | None) -> Watched:
+def find_pool(key: str | None, among: Collection[Pool] | None = None) -> Watched:
     """Return the pool with a key; the only one there is, if no key is given.
+
+    Args:
+        key: of the pool.
+        among: there are only these pools.
 
     Raises:
         Problem: there is no such pool, or there are several.
     """
-    pools = watched_pools()
+    pools = watched_pools(among)
     keys = ", ".join(one.key for one in pools) or "none"
     if key is None:
         if len(pools) == 1:

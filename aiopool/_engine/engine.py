@@ -774,6 +774,13 @@ class Engine:
             line.push_in_order(job)
         return True
 
+    def change_timeout(self, job: Job[Any], seconds: float | None) -> bool:
+        """Give the attempts of a waiting job another time limit."""
+        if job._status is RUNNING or job._finished_at is not None:
+            return False
+        job._spec = job._spec.with_timeout(seconds)
+        return True
+
     def _queue_expired(self, job: Job[Any]) -> None:
         if job._attempt or job._finished_at is not None:
             return

@@ -188,6 +188,11 @@ class Job(Generic[T]):
         return self._spec.priority
 
     @property
+    def timeout(self) -> float | None:
+        """How many seconds an attempt of it may run, unless that attempt changes it; None: any number."""
+        return self._spec.timeout
+
+    @property
     def group(self) -> str | None:
         """The name of its group."""
         return self._spec.group

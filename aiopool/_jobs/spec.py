@@ -125,7 +125,7 @@ class JobSpec:
 
     def with_key(self, key: Key | None) -> JobSpec:
         """Return a copy with another key."""
-        copy = self.with_priority(self.priority)
+        copy = self._copy()
         copy.key = key
         copy.limits = self._limits_of.of(self.name, self.group, key)
         copy._sum_up()
@@ -133,8 +133,18 @@ class JobSpec:
 
     def with_priority(self, priority: int) -> JobSpec:
         """Return a copy with another priority."""
+        copy = self._copy()
+        copy.priority = priority
+        return copy
+
+    def with_timeout(self, timeout: float | None) -> JobSpec:
+        """Return a copy with another time limit of an attempt."""
+        copy = self._copy()
+        copy.timeout = timeout
+        return copy
+
+    def _copy(self) -> JobSpec:
         copy = object.__new__(JobSpec)
         for field in JobSpec.__slots__:
             setattr(copy, field, getattr(self, field))
-        copy.priority = priority
         return copy

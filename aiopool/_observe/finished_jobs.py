@@ -41,12 +41,16 @@ _Attempt = tuple[int, float, _Error, float, "datetime.datetime"]  # the fields o
 
 @final
 class FinishedJobs(Observer):
-    """The rows of one pool."""
+    """The rows of one pool.
 
-    __slots__ = ("_by_id", "_keep", "_rows", "_runtime")
+    Attributes:
+        keep: how many, and for how long.
+    """
+
+    __slots__ = ("_by_id", "_rows", "_runtime", "keep")
 
     def __init__(self, keep: KeepFinished) -> None:
-        self._keep = keep
+        self.keep = keep
         self._rows: deque[_Row] = deque()
         # By the number that a job has from its pool, or by the key of its own id.
         self._by_id: dict[int | str, _Row] = {}
@@ -76,7 +80,7 @@ class FinishedJobs(Observer):
 
     def ended(self, job: Job[Any], worker: int | None, now: float, *, awaited: bool) -> None:
         """A job is done."""
-        keep, rows = self._keep, self._rows
+        keep, rows = self.keep, self._rows
         if keep.count:
             row = _Row(job, keep.values)
             rows.append(row)
@@ -87,7 +91,7 @@ class FinishedJobs(Observer):
                 del self._by_id[row.key]
 
     def _is_old(self, row: _Row, now: float) -> bool:
-        return self._keep.seconds is not None and now - row.finished_at > self._keep.seconds
+        return self.keep.seconds is not None and now - row.finished_at > self.keep.seconds
 
     def find(self, id: int | str) -> JobOutcome[Any] | None:
         """Return the record of the job that answered to an id last, or None; from any thread."""

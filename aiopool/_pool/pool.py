@@ -872,6 +872,34 @@ class Pool(Submitter, AsyncOnly):
         job = engine.ids.get(id)
         return job is not None and engine.reprioritize(job, priority)
 
+    def change_timeout(self, id: int | str, timeout: float | None) -> bool:
+        """Give a waiting job another time limit, for each of its attempts to come; see `Job.timeout`.
+
+        A running attempt has the limit with which it began, unless it calls `Job.set_timeout` itself.
+
+        Args:
+            id: of the job.
+            timeout: seconds; None: no limit.
+
+        Returns:
+            Whether it was waiting.
+
+        Raises:
+            RuntimeError: the pool has a store, whose jobs keep the limit with which they were submitted.
+
+        Example:
+            pool.change_timeout("report-7", 600)
+        """
+        JobOptions(timeout=timeout)
+        engine = self._engine("change_timeout")
+        if self._state.durability is not None:
+            raise RuntimeError(
+                f"job {id!r} is one of a store, and keeps the timeout with which it was submitted: cancel it, and "
+                "submit it anew: pool.with_options(timeout=...).submit(...)"
+            )
+        job = engine.ids.get(id)
+        return job is not None and engine.change_timeout(job, timeout)
+
     def pause(self, *, group: str | None = None) -> None:
         """Let no job start until `resume()`, or none of a group; running ones go on.
 

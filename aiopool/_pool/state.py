@@ -58,6 +58,7 @@ class PoolState:
         "observers",
         "opened_at",
         "opened_by",
+        "openings",
         "options",
         "overflow",
         "runners",
@@ -86,6 +87,7 @@ class PoolState:
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open
         self._measures_loop = False
         self.opened_at = 0.0
+        self.openings = 0
         self.opened_by = "async with Pool"  # for errors
         self.closed_at: float | None = None
         self.health_limits: HealthLimits | None = None  # what the settings say: the default of a `HealthMonitor`
@@ -97,6 +99,7 @@ class PoolState:
         self.flights = {}
         self.engine, self.supervisor, self.status, self.failure = engine, supervisor, PoolStatus.OPEN, None
         self.bridges = {}
+        self.openings += 1
         self.opened_at, self.closed_at = engine.runtime.now(), None
         self.hooks.end_program = engine.end_program
         self.observers.attach(engine.runtime, engine.observe, engine.jobs, engine.queued)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import aiopool
-from aiopool import Handlers
+from aiopool import Handlers, Pool
 from aiopool._control.problems import Problem
 from aiopool._control.verbs import Access
 from aiopool.web._answers import Json, add_handlers
@@ -36,6 +36,7 @@ __all__ = ["create_app"]
 def create_app(
     target: Target | None = None,
     *,
+    pools: Pool | Iterable[Pool] | None = None,
     access: AccessCheck | None = None,
     handlers: Handlers | None = None,
     hosts: Iterable[str] = (),
@@ -51,6 +52,8 @@ def create_app(
 
     Args:
         target: the pools; those of this process, if it is left out.
+        pools: a pool of this process, or some: no other one is shown, nor can it be reached. They need not be open yet.
+            All of them, also those to come, if it is left out.
         access: is called with each request, and says what the one who asks may do: `None` (nothing), `"read"`,
             `"operate"` (submit and steer jobs) or `"admin"` (end a pool). It may be async; it may set
             `request.state.who`, a name for the log.
@@ -62,7 +65,8 @@ def create_app(
         shutdown: whether the pool can be ended through it.
 
     Raises:
-        TypeError: `access` is missing, or an argument is of another kind; the text says what to write.
+        TypeError: `access` is missing, `pools` come with a `target`, or an argument is of another kind; the text says
+            what to write.
         ValueError: a host or an origin is none.
 
     Example:
@@ -81,7 +85,19 @@ def create_app(
         pool=pool,
         shutdown=shutdown,
     )
-    return app_of(target or Here(), config)
+    return app_of(_target(target, pools), config)
+
+
+def _target(target: Target | None, pools: object) -> Target:
+    if pools is None:
+        return target or Here()
+    if target is not None:
+        raise TypeError("create_app(target=..., pools=...): pools are those of this process, so write one of the two")
+    given: tuple[object, ...] = tuple(pools) if isinstance(pools, Iterable) else (pools,)
+    found = [one for one in given if isinstance(one, Pool)]
+    if len(found) != len(given):
+        raise TypeError(f"pools={pools!r:.200}: give a Pool or a list of them; left out, all of this process are shown")
+    return Here(found)
 
 
 def app_of(target: Target, config: Config) -> FastAPI:

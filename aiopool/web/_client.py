@@ -24,6 +24,7 @@ from aiopool.web._talk import (
     Sleep,
     Steps,
     Talk,
+    job_options,
     refused,
     submission,
 )
@@ -40,24 +41,6 @@ def _given(url: str, token: str | None) -> dict[str, Any]:
         raise ValueError(f"Client({url!r}): write the address of the app: http://127.0.0.1:8765/")
     headers = {"accept": "application/json"} | ({} if token is None else {"authorization": f"Bearer {token}"})
     return {"base_url": f"{url.rstrip('/')}/api/v1/", "headers": headers, "timeout": _TIMEOUT}
-
-
-def _options(
-    priority: int | None,
-    delay: float | None,
-    at: datetime.datetime | None,
-    timeout: float | None,
-    group: str | None,
-    labels: Mapping[str, str] | None,
-) -> dict[str, Any]:
-    return {
-        "priority": priority,
-        "delay": delay,
-        "at": None if at is None else at.isoformat(),
-        "timeout": timeout,
-        "group": group,
-        "labels": None if labels is None else dict(labels),
-    }
 
 
 @final
@@ -122,7 +105,7 @@ class Client:
             ApiError: it was refused.
             ConnectionError: there is no server.
         """
-        wanted = submission(function, params, _options(priority, delay, at, timeout, group, labels))
+        wanted = submission(function, params, job_options(priority, delay, at, timeout, group, labels))
         return self._do(self._talk.submit(wanted, key))
 
     def wait(self, job: RemoteJob | int | str, timeout: float | None = None) -> Any:
@@ -158,20 +141,26 @@ class Client:
                     return
             yield self._do(self._talk.wait(under_way.popleft(), None))
 
-    def stream(self, *, rows: int = 0, types: Iterable[str] | None = None) -> Iterator[RemoteEvent]:
+    def stream(
+        self, job: RemoteJob | int | str | None = None, *, rows: int = 0, types: Iterable[str] | None = None
+    ) -> Iterator[RemoteEvent]:
         """Return what happens in the pool, until it closes: its numbers once a second, and events of it.
 
         Args:
+            job: watch this job, until it has ended: all that is known of it once a second, and all events of it.
             rows: of running jobs in each state.
-            types: of events, such as `JobFailed`; empty: all of them; None: none.
+            types: of events, such as `JobFailed`; empty: all of them; None: none, but those of `job`.
+
+        Raises:
+            ApiError: it was refused.
+            ConnectionError: there is no server.
         """
-        wanted = None if types is None else list(types)
-        events = PoolEvents()
+        events = PoolEvents(rows, types)
         lost_since: float | None = None
         while True:
             try:
                 with self._http.stream(
-                    "GET", self._talk.path("events"), params=events.query(rows, wanted), headers=events.headers
+                    "GET", self._talk.events(job), params=events.query, headers=events.headers
                 ) as response:
                     if response.status_code >= 400:
                         response.read()
@@ -196,6 +185,19 @@ class Client:
             ApiError: it has ended, or is not known.
         """
         return self._do(self._talk.cancel(job, reason))
+
+    def retry(self, job: RemoteJob | int | str, params: Mapping[str, Any] | None = None) -> RemoteJob:
+        """Run a job that has ended once more, and return the new one; of a store without `params`: the same one.
+
+        Args:
+            job: was submitted over HTTP, or is one of a store.
+            params: the arguments of the new job, all of them; None: those of the old one.
+
+        Raises:
+            ApiError: it has not ended, is not known any more, or was submitted by the program.
+            ConnectionError: there is no server.
+        """
+        return self._do(self._talk.retry(job, params))
 
     def status(self) -> dict[str, Any]:
         """Return the pool in numbers."""
@@ -274,7 +276,7 @@ class AsyncClient:
         key: str | None = None,
     ) -> RemoteJob:
         """Submit a job; see `Client.submit`."""
-        wanted = submission(function, params, _options(priority, delay, at, timeout, group, labels))
+        wanted = submission(function, params, job_options(priority, delay, at, timeout, group, labels))
         return await self._do(self._talk.submit(wanted, key))
 
     async def wait(self, job: RemoteJob | int | str, timeout: float | None = None) -> Any:
@@ -308,15 +310,16 @@ class AsyncClient:
                 return
             yield await self._do(self._talk.wait(under_way.popleft(), None))
 
-    async def stream(self, *, rows: int = 0, types: Iterable[str] | None = None) -> AsyncIterator[RemoteEvent]:
-        """Return what happens in the pool, until it closes; see `Client.stream`."""
-        wanted = None if types is None else list(types)
-        events = PoolEvents()
+    async def stream(
+        self, job: RemoteJob | int | str | None = None, *, rows: int = 0, types: Iterable[str] | None = None
+    ) -> AsyncIterator[RemoteEvent]:
+        """Return what happens in the pool, or to a job, until it ends; see `Client.stream`."""
+        events = PoolEvents(rows, types)
         lost_since: float | None = None
         while True:
             try:
                 async with self._http.stream(
-                    "GET", self._talk.path("events"), params=events.query(rows, wanted), headers=events.headers
+                    "GET", self._talk.events(job), params=events.query, headers=events.headers
                 ) as response:
                     if response.status_code >= 400:
                         await response.aread()
@@ -337,6 +340,10 @@ class AsyncClient:
     async def cancel(self, job: RemoteJob | int | str, reason: str | None = None) -> str:
         """Cancel a job, and return its status; see `Client.cancel`."""
         return await self._do(self._talk.cancel(job, reason))
+
+    async def retry(self, job: RemoteJob | int | str, params: Mapping[str, Any] | None = None) -> RemoteJob:
+        """Run a job that has ended once more; see `Client.retry`."""
+        return await self._do(self._talk.retry(job, params))
 
     async def status(self) -> dict[str, Any]:
         """Return the pool in numbers."""

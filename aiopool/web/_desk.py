@@ -9,6 +9,7 @@ from typing import Annotated, Any, final
 from fastapi import Path
 from starlette.requests import Request
 
+from aiopool import Handlers
 from aiopool._control.problems import TITLES, Problem
 from aiopool._control.verbs import Access
 from aiopool.web._config import Config
@@ -48,7 +49,11 @@ def answers(kind: Any, about: str, status: int = 200, **headers: str) -> dict[in
             for name, text in headers.items()
         }
     if "Location" in headers:
-        names = ("operation", "stop") if kind is OperationView else ("job", "result", "stack", "cancel", "change_job")
+        names = (
+            ("operation", "stop")
+            if kind is OperationView
+            else ("job", "result", "stack", "cancel", "change_job", "retry")
+        )
         ids = {"pool": "$request.path.pool", "id": "$response.body#/id"}
         found["links"] = {name: {"operationId": name, "parameters": ids} for name in names}
     return {status: found}
@@ -91,8 +96,8 @@ class Desk:
                 f"{what} takes {access.name.lower()} access, and you have {has.name.lower()}, as access() says",
             )
 
-    def need_here(self, what: str) -> None:
-        """Refuse what needs the functions of the program.
+    def need_here(self, what: str) -> tuple[Here, Handlers]:
+        """Return the pools and the functions of this program; refuse what needs them, if they are not here.
 
         Raises:
             Problem: they are not here.
@@ -107,3 +112,4 @@ class Desk:
             raise Problem(
                 "conflict", f"{what} needs registered functions: create_app(handlers=...), an aiopool.Handlers"
             )
+        return self.target, self.config.handlers

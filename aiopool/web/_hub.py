@@ -1,4 +1,4 @@
-"""`Hubs`: one snapshot a second of a pool for all who watch it, made only while somebody does."""
+"""`Hubs`: one snapshot a second of a pool, or of a job, for all who watch it, made only while somebody does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, final
 
 from aiopool._control.problems import Problem
 from aiopool._control.verbs import Access
+from aiopool.web._submit import ENDED
 from aiopool.web._target import Target
 
 __all__ = ["Hubs", "Watch"]
@@ -17,15 +18,18 @@ TICK = 1.0
 MAX_ROWS = 200
 # Statuses of a pool in which it has no more to say.
 OVER = ("closing", "closed")
+# Problems that say that it is not there any more.
+GONE = ("not-found", "forgotten", "program-gone")
 
 
 @final
 class Hub:
-    """The snapshots of one pool, for the viewers of one event loop."""
+    """The snapshots of one pool, or of one job of it, for the viewers of one event loop."""
 
-    def __init__(self, target: Target, pool: str) -> None:
+    def __init__(self, target: Target, pool: str, job: str | None) -> None:
         self._target = target
         self._pool = pool
+        self._job = job
         self.viewers: dict[Watch, int] = {}  # each with the rows that it wants
         self._frame: dict[str, Any] | Problem | None = None
         self._waiting: set[asyncio.Future[None]] = set()
@@ -48,8 +52,9 @@ class Hub:
     async def _run(self) -> None:
         while True:
             rows = max(self.viewers.values(), default=0)
+            verb, wanted = ("status", {"rows": rows}) if self._job is None else ("job", {"id": self._job})
             try:
-                self._frame = await self._target.ask("status", self._pool, who="web", access=Access.READ, rows=rows)
+                self._frame = await self._target.ask(verb, self._pool, who="web", access=Access.READ, **wanted)
             except Problem as problem:
                 self._frame = problem
             self.wake()
@@ -85,14 +90,14 @@ class Hubs:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._hubs: dict[tuple[str, asyncio.AbstractEventLoop], Hub] = {}
+        self._hubs: dict[tuple[str, str | None, asyncio.AbstractEventLoop], Hub] = {}
         self.streams = 0
         self.closed = False
 
     @property
     def watched(self) -> list[str]:
-        """The pools that somebody watches."""
-        return [pool for pool, _ in self._hubs]
+        """The pools that somebody watches, or a job of them."""
+        return [pool for pool, _, _ in self._hubs]
 
     def close(self) -> None:
         """End all streams: the server is to stop. From the loop of the server."""
@@ -100,12 +105,12 @@ class Hubs:
         for hub in list(self._hubs.values()):
             hub.wake()
 
-    def enter(self, viewer: Watch, pool: str, rows: int) -> Hub:
-        """Somebody looks at a pool."""
-        key = (pool, asyncio.get_running_loop())
+    def enter(self, viewer: Watch, pool: str, job: str | None, rows: int) -> Hub:
+        """Somebody looks at a pool, or at a job of it."""
+        key = (pool, job, asyncio.get_running_loop())
         hub = self._hubs.get(key)
         if hub is None:
-            hub = self._hubs[key] = Hub(self._target, pool)
+            hub = self._hubs[key] = Hub(self._target, pool, job)
         hub.enter(viewer, rows)
         return hub
 
@@ -128,7 +133,8 @@ class Watch:
         *,
         who: str,
         access: Access,
-        rows: int,
+        job: str | None = None,
+        rows: int = 0,
         types: list[str] | None,
         after: int | None,
         frames: int | None,
@@ -142,6 +148,7 @@ class Watch:
             pool: the key of the pool.
             who: looks.
             access: what they may do.
+            job: the id of the job that is watched; None: the pool is.
             rows: of running jobs in each snapshot.
             types: of events that are sent, too; empty: all of them; None: none.
             after: the number of the last event that the viewer has had.
@@ -153,6 +160,7 @@ class Watch:
         self._pool = pool
         self._who = who
         self._access = access
+        self._job = job
         self._rows = min(rows, MAX_ROWS)
         self._types = types
         self._after = after
@@ -160,13 +168,13 @@ class Watch:
         self._seconds = seconds
 
     async def stream(self) -> AsyncGenerator[str]:
-        """Send events until the time is over, the pool ends, or the server does."""
+        """Send events until the time is over, the pool or the job ends, or the server does."""
         hubs = self._hubs
         if hubs.closed:
             yield _event("bye", {"detail": "the server ends"})
             return
         hubs.streams += 1
-        hub = hubs.enter(self, self._pool, self._rows)
+        hub = hubs.enter(self, self._pool, self._job, self._rows)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._seconds
         seen: object = None
@@ -186,18 +194,19 @@ class Watch:
                 if frame is seen or frame is None:
                     continue
                 seen = frame
-                if isinstance(frame, Problem):
-                    gone = frame.kind in ("not-found", "program-gone")
-                    yield _event("bye" if gone else "problem", frame.to_dict())
-                    if gone:
-                        return
+                if isinstance(frame, Problem) and frame.kind not in GONE:
+                    yield _event("problem", frame.to_dict())
                     continue
                 if self._types is not None:
                     async for text in self._news():
                         yield text
-                yield _event("state", frame | {"running": frame.get("running", [])[: self._rows]})
-                if frame["status"] in OVER:
-                    yield _event("bye", {"detail": f"the pool is {frame['status']}"})
+                if isinstance(frame, Problem):
+                    yield _event("bye", frame.to_dict())
+                    return
+                yield _event("state", self._shown(frame), self._after)
+                if frame["status"] in (OVER if self._job is None else ENDED):
+                    what = "the pool" if self._job is None else f"job {self._job}"
+                    yield _event("bye", {"detail": f"{what} is {frame['status']}"})
                     return
                 if self._frames is not None:
                     self._frames -= 1
@@ -205,9 +214,21 @@ class Watch:
             hubs.streams -= 1
             hubs.leave(self, hub)
 
+    def _shown(self, frame: dict[str, Any]) -> dict[str, Any]:
+        """Return what this viewer wants of a snapshot that is made for all of them."""
+        return frame if self._job is not None else frame | {"running": frame.get("running", [])[: self._rows]}
+
     async def _events(self, after: int) -> dict[str, Any]:
+        wanted: dict[str, Any] = {} if self._job is None else {"job": self._job}
         return await self._target.ask(
-            "events", self._pool, who=self._who, access=self._access, after=after, types=self._types or None, limit=200
+            "events",
+            self._pool,
+            who=self._who,
+            access=self._access,
+            after=after,
+            types=self._types or None,
+            limit=200,
+            **wanted,
         )
 
     async def _news(self) -> AsyncIterator[str]:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from aiopool._control.filters import ENDED
 from aiopool.web._answers import Json, etag, not_modified
 from aiopool.web._desk import UNCHANGED, Desk, JobId, PoolKey, answers, problems
-from aiopool.web._models import JobChange, JobList, JobPage, JobView, Reason, Reordered
+from aiopool.web._models import Changed, JobChange, JobList, JobPage, JobView, Reason
 from aiopool.web._pools import CHANGED, KEEP, IfMatch, tagged, wanted_version
 
 __all__ = ["add_jobs"]
@@ -36,18 +36,18 @@ def add_jobs(api: APIRouter, desk: Desk) -> None:
     async def job(request: Request, pool: PoolKey, id: JobId) -> Response:
         """Show all that is known of a job."""
         found = await desk.ask(request, "job", pool, id=id)
-        if found["status"] not in ENDED:
+        if found["status"] not in ENDED and "version" in found:  # one that waits in a store cannot be changed
             return tagged(found)
         tag = etag(found)
         return not_modified(request, tag, KEEP) or Json(found, headers=KEEP | {"etag": tag})
 
-    @api.patch("/pools/{pool}/jobs/{id}", responses=answers(Reordered, "It is done") | problems(*CHANGED))
+    @api.patch("/pools/{pool}/jobs/{id}", responses=answers(Changed, "It is done") | problems(*CHANGED))
     async def change_job(
         request: Request, pool: PoolKey, id: JobId, body: JobChange, if_match: IfMatch = None
     ) -> Response:
-        """Change the place in line of a job that waits."""
-        version = wanted_version(if_match)
-        return Json(await desk.ask(request, "reprioritize", pool, id=id, priority=body.priority, version=version))
+        """Change the place in line of a job that waits, or the time limit of its attempts."""
+        wanted = body.model_dump(exclude_unset=True)
+        return Json(await desk.ask(request, "change_job", pool, id=id, version=wanted_version(if_match), **wanted))
 
     @api.get("/pools/{pool}/jobs/{id}/stack", responses=answers(dict[str, Any], "Its frames") | problems(409))
     async def stack(
@@ -66,11 +66,3 @@ def add_jobs(api: APIRouter, desk: Desk) -> None:
         """Cancel a job."""
         done = await desk.ask(request, "cancel", pool, id=id, reason=None if body is None else body.reason)
         return Json(done, 200 if done["status"] in ENDED else 202)
-
-    @api.post(
-        "/pools/{pool}/jobs/{id}/retry",
-        responses=answers(dict[str, Any], "It is in the queue again", 202) | problems(409),
-    )
-    async def retry(request: Request, pool: PoolKey, id: JobId) -> Response:
-        """Put a job of a store that has ended back into the queue."""
-        return Json(await desk.ask(request, "retry", pool, id=id), 202)

@@ -10,14 +10,16 @@ from pydantic.config import JsonDict
 __all__ = [
     "Batch",
     "Change",
+    "Changed",
+    "Copy",
     "EndPool",
     "JobChange",
+    "JobFilter",
     "JobList",
     "JobPage",
     "JobResult",
     "JobView",
     "Listing",
-    "LiveQuery",
     "Many",
     "OperationView",
     "PlainCancelled",
@@ -27,7 +29,7 @@ __all__ = [
     "PoolView",
     "ProblemView",
     "Reason",
-    "Reordered",
+    "Retries",
     "Submission",
     "Submitted",
 ]
@@ -41,6 +43,7 @@ Priority = Annotated[int, Field(strict=True, ge=-1_000_000_000, le=1_000_000_000
 Seconds = Annotated[float, Field(strict=True, ge=0, le=YEAR, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Status = Literal["scheduled", "queued", "running", "succeeded", "failed", "timed_out", "cancelled"]
+AnyStatus = Status | Literal["limited", "parked", "moving", "dead"]  # a store has some more
 
 
 class _Sent(BaseModel):
@@ -85,6 +88,14 @@ class Submission(_Sent):
         return self
 
 
+class Copy(_Sent):
+    """How a job is run once more."""
+
+    params: Annotated[dict[str, JsonValue], Field(max_length=200, description="As they were, if left out.")] | None = (
+        None
+    )
+
+
 class Batch(_Sent):
     """Many jobs; each is taken or refused by itself."""
 
@@ -102,7 +113,16 @@ class Change(_Sent):
 class JobChange(_Sent):
     """What to change of a job that waits."""
 
-    priority: Priority
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+
+    priority: Priority = 0
+    timeout: Annotated[Seconds, Field(description="Of each attempt to come.")] = 0.0
+
+    @model_validator(mode="after")
+    def _something(self) -> JobChange:
+        if not self.model_fields_set:
+            raise ValueError("write priority, timeout, or both")
+        return self
 
 
 class Reason(_Sent):
@@ -117,13 +137,14 @@ class EndPool(_Sent):
     timeout: Annotated[float, Field(strict=True, ge=0, le=3600, allow_inf_nan=False)] = 0.0
 
 
-class LiveQuery(_Sent):
-    """Which of the jobs that have not ended."""
+class JobFilter(_Sent):
+    """Which jobs; to retry some, those of a store that ended with this status."""
 
-    status: Literal["scheduled", "queued", "running"] | None = None
+    status: Status | Literal["dead"] | None = None
     name: Text | None = None
     group: Text | None = None
     waits_for: Text | None = None
+    error: Text | None = None
     label: Text | None = None
     older_than: Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)] | None = None
 
@@ -148,8 +169,8 @@ class Many(_Sent):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_FILTER_OR_IDS)
 
-    verb: Literal["cancel", "reprioritize"]
-    filter: LiveQuery = LiveQuery()
+    verb: Literal["cancel", "reprioritize", "retry"]
+    filter: JobFilter = JobFilter()
     ids: Annotated[list[Text], Field(min_length=1, max_length=1000)] = []
     dry_run: Flag = False
     expect: Annotated[int, Field(strict=True, ge=0, le=2**53)] | None = None
@@ -199,7 +220,7 @@ class JobView(_Shown):
 
     id: int | str
     name: str
-    status: Status
+    status: AnyStatus
     priority: int
     group: str | None
     attempt: int
@@ -210,7 +231,7 @@ class Submitted(_Shown):
 
     id: int | str
     name: str
-    status: Status
+    status: AnyStatus
     pool: str
 
 
@@ -277,8 +298,9 @@ class PlainStatistics(BaseModel):
     average_exec_time: str
 
 
-class Reordered(_Shown):
-    """A job with another priority."""
+class Changed(_Shown):
+    """A job that waits, as it is now."""
 
     id: int | str
     priority: int
+    timeout: float | None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Header
 from starlette.requests import Request
@@ -11,11 +13,14 @@ from starlette.responses import Response
 
 from aiopool._control.problems import Problem
 from aiopool._control.verbs import Access
+from aiopool._control.watched import Watched
+from aiopool.web._again import again, not_ended
 from aiopool.web._answers import Json
 from aiopool.web._desk import Desk, JobId, PoolKey, answers, problems
 from aiopool.web._kept import Kept
 from aiopool.web._models import (
     Batch,
+    Copy,
     JobResult,
     Listing,
     PlainCancelled,
@@ -26,7 +31,8 @@ from aiopool.web._models import (
     Submitted,
 )
 from aiopool.web._once import Once
-from aiopool.web._submit import ENDED, Ready, measure_runs, prepare, result_of, submit, wait_for
+from aiopool.web._submit import ENDED, Ready, measure_runs, options_of, prepare, result_of, submit, wait_for
+from aiopool.web._target import Here
 
 __all__ = ["add_submissions", "go_duration"]
 
@@ -85,14 +91,14 @@ def add_submissions(api: APIRouter, desk: Desk, once: Once) -> None:
     """Add the routes."""
     kept = Kept()
 
-    def ready(request: Request, what: str, wanted: Submission) -> Ready:
-        desk.need(request, Access.OPERATE, what)
-        desk.need_here(what)
-        assert desk.config.handlers is not None
-        return prepare(desk.config.handlers, wanted)
+    def ready(request: Request, pool: str | None, wanted: Submission) -> tuple[Watched, Ready]:
+        desk.need(request, Access.OPERATE, "submitting")
+        here, handlers = desk.need_here("submitting")
+        row = prepare(handlers, wanted.function, json.dumps(wanted.params), options_of(wanted))
+        return here.find(pool), row
 
-    async def submit_one(request: Request, pool: str | None, row: Ready) -> dict[str, Any]:
-        (job,) = await submit(pool, [row], kept)
+    async def submit_one(request: Request, watch: Watched, row: Ready) -> dict[str, Any]:
+        (job,) = await submit(watch, [row], kept)
         if isinstance(job, Problem):
             raise job
         desk.note(job["pool"], request, f"{row.handler.name!r} id={job['id']}")
@@ -100,14 +106,14 @@ def add_submissions(api: APIRouter, desk: Desk, once: Once) -> None:
 
     async def ended(request: Request, pool: str | None, id: str, prefer: str | None) -> Response:
         desk.need(request, Access.OPERATE, "reading results")
-        desk.need_here("reading results")
-        assert desk.config.handlers is not None
+        here, handlers = desk.need_here("reading results")
+        watch = here.find(pool)
         seconds = wait_of(prefer)
         headers = {"preference-applied": f"wait={seconds}"} if seconds else {}
-        found = await result_of(pool, id, kept, desk.config.handlers)
+        found = await result_of(watch, id, kept, handlers)
         if seconds and found["status"] not in ENDED:
-            await wait_for(pool, id, seconds, kept)
-            found = await result_of(pool, id, kept, desk.config.handlers)
+            await wait_for(watch, id, seconds, kept)
+            found = await result_of(watch, id, kept, handlers)
         if found["status"] not in ENDED:
             return Json(found, 202, headers | {"retry-after": "1"})
         return Json(found, headers=headers)
@@ -122,8 +128,8 @@ def add_submissions(api: APIRouter, desk: Desk, once: Once) -> None:
         request: Request, pool: PoolKey, body: Submission, key: Key = None, prefer: Prefer = None
     ) -> Response:
         """Submit a job."""
-        row = ready(request, "submitting", body)
-        job = await once.answer(request, body, lambda: submit_one(request, pool, row))
+        watch, row = ready(request, pool, body)
+        job = await once.answer(request, body, lambda: submit_one(request, watch, row))
         headers = {"location": f"jobs/{job['id']}", "retry-after": "1"}
         if wait_of(prefer):
             answer = await ended(request, pool, str(job["id"]), prefer)
@@ -138,19 +144,20 @@ def add_submissions(api: APIRouter, desk: Desk, once: Once) -> None:
         """Submit many jobs: each is taken or refused by itself."""
 
         async def begin() -> list[dict[str, Any]]:
+            desk.need(request, Access.OPERATE, "submitting")
+            here, handlers = desk.need_here("submitting")
+            watch = here.find(pool)
             rows: list[Ready | Problem] = []
-            for wanted in body.jobs:
+            for one in body.jobs:
                 try:
-                    rows.append(ready(request, "submitting", wanted))
+                    rows.append(prepare(handlers, one.function, json.dumps(one.params), options_of(one)))
                 except Problem as problem:
-                    if problem.kind in ("not-allowed", "conflict"):  # of the app, not of this one
-                        raise
                     rows.append(problem)
-            done = iter(await submit(pool, [row for row in rows if isinstance(row, Ready)], kept))
+            done = iter(await submit(watch, [row for row in rows if isinstance(row, Ready)], kept))
             found = [row if isinstance(row, Problem) else next(done) for row in rows]
-            taken = sum(not isinstance(one, Problem) for one in found)
+            taken = sum(not isinstance(row, Problem) for row in found)
             desk.note(pool, request, f"{taken} jobs of {len(found)}")
-            return [entry(one) for one in found]
+            return [entry(row) for row in found]
 
         return Json({"items": await once.answer(request, body, begin)}, 202)
 
@@ -162,15 +169,51 @@ def add_submissions(api: APIRouter, desk: Desk, once: Once) -> None:
         """Return the result of a job that was submitted here, or why it failed."""
         return await ended(request, pool, id, prefer)
 
+    @api.post(
+        "/pools/{pool}/jobs/{id}/retry",
+        responses=answers(Submitted, "A new job, or with a store the same one", 202, Location="of the job")
+        | problems(*REFUSED, 410),
+    )
+    async def retry(request: Request, pool: PoolKey, id: JobId, body: Copy | None = None, key: Key = None) -> Response:
+        """Run a job that has ended once more.
+
+        With `params` it is a new job, with these arguments and the options of the old one. Without, a job of a store
+        goes back into the queue under its id, and one in memory that was submitted by HTTP is submitted anew.
+        """
+        wanted = body or Copy()
+
+        async def begin() -> dict[str, Any]:
+            desk.need(request, Access.OPERATE, "running a job again")
+            if wanted.params is not None or (isinstance(desk.target, Here) and desk.config.handlers is not None):
+                here, handlers = desk.need_here("running a job again")
+                watch = here.find(pool)
+                row = await again(watch, id, wanted.params, kept, handlers)
+                if row is not None:
+                    return await submit_one(request, watch, row)
+            found = await desk.ask(request, "job", pool, id=id)  # 404 and 410 are its own
+            if found["status"] not in ENDED:
+                raise not_ended(id, found["status"])
+            if wanted.params is not None:
+                raise Problem(
+                    "conflict",
+                    f"job {id!r:.100} was not submitted by HTTP, or long ago, so nobody knows how: submit another one: "
+                    "POST /pools/{pool}/jobs",
+                )
+            done = await desk.ask(request, "retry", pool, id=id)
+            return done | {"name": found["name"], "status": "queued", "pool": pool}
+
+        job = await once.answer(request, wanted, begin)
+        return Json(job, 202, {"location": f"../{quote(str(job['id']), safe='')}", "retry-after": "1"})
+
     # -- the words of a Go worker pool: paths, fields and durations are as its users know them ------------------------
 
     @api.post("/jobs", responses=answers(PlainQueued, "It was taken") | problems(*REFUSED))
     async def plain_job(request: Request, body: PlainJob, key: Key = None) -> Response:
         """Submit a job to the default pool."""
         wanted = Submission(function=body.name, priority=body.priority, params=body.params)
-        row = ready(request, "submitting", wanted)
-        measure_runs(desk.config.pool)
-        job = await once.answer(request, body, lambda: submit_one(request, desk.config.pool, row))
+        watch, row = ready(request, desk.config.pool, wanted)
+        measure_runs(watch.pool)
+        job = await once.answer(request, body, lambda: submit_one(request, watch, row))
         return Json({"job_id": str(job["id"]), "status": "queued"})
 
     @api.post("/jobs/{job_id}/cancel", responses=answers(PlainCancelled, "It was told to end") | problems(409))

@@ -13,20 +13,20 @@ from typing import Any, TypeVar, final
 
 from pydantic import ValidationError
 
-from aiopool import Handlers, Job, Retry
+from aiopool import Handlers, Job, Pool, Retry
 from aiopool._control.call import run_for
 from aiopool._control.filters import ENDED as HERE_ENDED
 from aiopool._control.problems import Problem, problem_of
 from aiopool._control.store_views import fleet_of
-from aiopool._control.watched import Watched, find_pool
+from aiopool._control.watched import Watched
 from aiopool._durable.handlers import Handler
 from aiopool._jobs.json_values import error_text, json_value
 from aiopool.errors import PayloadError
 from aiopool.metrics import observe, observed
 from aiopool.web._kept import Kept
-from aiopool.web._models import Submission
+from aiopool.web._models import Retries, Submission
 
-__all__ = ["ENDED", "Ready", "measure_runs", "prepare", "result_of", "submit", "wait_for"]
+__all__ = ["ENDED", "Ready", "in_loop", "measure_runs", "options_of", "prepare", "result_of", "submit", "wait_for"]
 
 T = TypeVar("T")
 
@@ -41,30 +41,37 @@ class Ready:
 
     Attributes:
         handler: of its function.
+        params: its arguments, JSON text.
         args, kwargs: its arguments.
         options: those of the job.
     """
 
     handler: Handler
+    params: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     options: dict[str, Any]
 
 
-def prepare(handlers: Handlers, wanted: Submission) -> Ready:
-    """Find the function that is meant, and check its arguments.
+def prepare(handlers: Handlers, name: str, params: str, options: dict[str, Any]) -> Ready:
+    """Find the function that is meant, and check its arguments, JSON text.
 
     Raises:
         Problem: it is not registered, or does not take them.
     """
-    handler = handlers.get(wanted.function)
+    handler = handlers.get(name)
     if handler is None:
         names = ", ".join(handlers.names[:20])
-        raise Problem("not-found", f"no function is registered as {wanted.function!r}; there are: {names or 'none'}")
+        raise Problem("not-found", f"no function is registered as {name!r}; there are: {names or 'none'}")
     try:
-        args, kwargs = handler.signature.decode(json.dumps(wanted.params))
+        args, kwargs = handler.signature.decode(params)
     except PayloadError as error:
         raise _wrong_params(handler.name, error) from error
+    return Ready(handler, params, args, kwargs, options)
+
+
+def options_of(wanted: Submission) -> dict[str, Any]:
+    """Return the options of a job that is wanted."""
     options: dict[str, Any] = {
         "priority": wanted.priority,
         "delay": wanted.delay,
@@ -72,9 +79,14 @@ def prepare(handlers: Handlers, wanted: Submission) -> Ready:
         "timeout": wanted.timeout,
         "group": wanted.group,
         "metadata": wanted.labels or None,
-        "retry": None if wanted.retry is None else Retry(attempts=wanted.retry.attempts, delay=wanted.retry.delay),
+        "retry": None if wanted.retry is None else _retry_of(wanted.retry),
     }
-    return Ready(handler, args, kwargs, {name: value for name, value in options.items() if value is not None})
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _retry_of(wanted: Retries) -> Retry:
+    # Whoever writes a long delay means it: it is no backoff that has grown out of hand.
+    return Retry(attempts=wanted.attempts, delay=wanted.delay, max_delay=max(wanted.delay, Retry().max_delay))
 
 
 def _wrong_params(name: str, error: PayloadError) -> Problem:
@@ -91,7 +103,7 @@ def _wrong_params(name: str, error: PayloadError) -> Problem:
     return Problem("invalid", f"the params are not those of {name!r}: {words}", errors=errors)
 
 
-async def _in_loop(watch: Watched, do: Callable[[], Coroutine[Any, Any, T]], more: float = 0.0) -> T:
+async def in_loop(watch: Watched, do: Callable[[], Coroutine[Any, Any, T]], more: float = 0.0) -> T:
     """Run something in the loop of a pool, and say why, if it does not work."""
     try:
         return await run_for(watch, do, more)
@@ -99,13 +111,12 @@ async def _in_loop(watch: Watched, do: Callable[[], Coroutine[Any, Any, T]], mor
         raise problem_of(error) or error from error
 
 
-async def submit(key: str | None, ready: list[Ready], kept: Kept) -> list[dict[str, Any] | Problem]:
+async def submit(watch: Watched, ready: list[Ready], kept: Kept) -> list[dict[str, Any] | Problem]:
     """Submit jobs to a pool, and say of each what became of it.
 
     Raises:
-        Problem: there is no such pool, or its loop is blocked.
+        Problem: it is gone, or its loop is blocked.
     """
-    watch = find_pool(key)
     pool = watch.pool
     stored = fleet_of(pool) is not None
 
@@ -127,27 +138,25 @@ async def submit(key: str | None, ready: list[Ready], kept: Kept) -> list[dict[s
         return [await one(row) for row in ready]
 
     found: list[dict[str, Any] | Problem] = []
-    for job in await _in_loop(watch, every):
+    for row, job in zip(ready, await in_loop(watch, every), strict=True):
         if isinstance(job, Problem):
             found.append(job)
             continue
         if not stored:
-            kept.add(pool, job)
+            kept.add(pool, job, row.params, row.options)
         shown = {"id": json_value(job.id), "name": job.name, "status": job.status.value, "priority": job.priority}
         found.append(shown | {"pool": watch.key})
     return found
 
 
-def measure_runs(key: str | None) -> None:
+def measure_runs(pool: Pool) -> None:
     """Have the runs of a pool timed from now on, for their average."""
-    pool = find_pool(key).pool
     if observed(pool) is None:
         observe(pool)
 
 
-async def wait_for(key: str | None, id: str, seconds: float, kept: Kept) -> None:
+async def wait_for(watch: Watched, id: str, seconds: float, kept: Kept) -> None:
     """Wait for a job to end, for so many seconds at most."""
-    watch = find_pool(key)
     pool = watch.pool
     fleet = fleet_of(pool)
 
@@ -156,20 +165,19 @@ async def wait_for(key: str | None, id: str, seconds: float, kept: Kept) -> None
         if job is not None:
             await job.wait(seconds)
 
-    await _in_loop(watch, wait, seconds)
+    await in_loop(watch, wait, seconds)
 
 
-async def result_of(key: str | None, id: str, kept: Kept, handlers: Handlers) -> dict[str, Any]:
+async def result_of(watch: Watched, id: str, kept: Kept, handlers: Handlers) -> dict[str, Any]:
     """Return how a job ended; its `status` tells whether it has.
 
     Raises:
         Problem: it is not known, or its result is not shown.
     """
-    watch = find_pool(key)
     pool = watch.pool
     fleet = fleet_of(pool)
     if fleet is not None:
-        row = await _in_loop(watch, lambda: fleet.find(id))
+        row = await in_loop(watch, lambda: fleet.find(id))
         if row is None:
             raise Problem("not-found", f"the store knows no job {id!r:.100}, or none any more")
         handler = handlers.get(row.name)

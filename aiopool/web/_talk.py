@@ -6,6 +6,7 @@ Each function is a generator: it yields a `Send` and gets the answer, or a `Slee
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import time
 import uuid
@@ -47,7 +48,8 @@ class RemoteEvent:
     """Something that a stream has sent.
 
     Attributes:
-        kind: `state` (the pool in numbers), `job` (an event of it), `gap` (events are missing), `problem`, `bye`.
+        kind: `state` (the pool in numbers, or the job), `job` (an event of it), `gap` (events are missing), `problem`,
+            `bye`.
         data: as it was sent.
     """
 
@@ -149,6 +151,10 @@ class Talk:
 
         return "/".join(["pools", quote(self.pool, safe=""), *(quote(str(part), safe="") for part in parts)])
 
+    def events(self, job: RemoteJob | int | str | None) -> str:
+        """Return the path of what happens in the pool, or to a job."""
+        return self.path("events") if job is None else self.path("jobs", _id(job), "events")
+
     def ask(self, method: str, path: str, body: Any = None, *, safe: bool = True, **headers: str) -> Steps[Answer]:
         """Ask, and again while it cannot be answered, if that does no harm.
 
@@ -201,7 +207,7 @@ class Talk:
 
     def wait(self, job: RemoteJob | int | str, timeout: float | None) -> Steps[Any]:
         """Wait for a result."""
-        id = job.id if isinstance(job, RemoteJob) else job
+        id = _id(job)
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = WAIT if end is None else max(0.0, min(WAIT, end - time.monotonic()))
@@ -222,9 +228,17 @@ class Talk:
 
     def cancel(self, job: RemoteJob | int | str, reason: str | None) -> Steps[str]:
         """Cancel a job."""
-        id = job.id if isinstance(job, RemoteJob) else job
+        id = _id(job)
         answer = yield from self.ask("POST", self.path("jobs", id, "cancel"), {"reason": reason}, safe=False)
         return str(answer.json()["status"])
+
+    def retry(self, job: RemoteJob | int | str, params: Mapping[str, Any] | None) -> Steps[RemoteJob]:
+        """Run a job once more; a copy whose answer was lost is found again by its key."""
+        body = {} if params is None else {"params": dict(params)}
+        answer = yield from self.ask(
+            "POST", self.path("jobs", _id(job), "retry"), body, idempotency_key=uuid.uuid4().hex
+        )
+        return _job(answer.json())
 
     def status(self) -> Steps[dict[str, Any]]:
         """Return the pool in numbers."""
@@ -237,6 +251,29 @@ def submission(function: str, params: Mapping[str, Any] | None, options: Mapping
     """Return the body of a submission."""
     given = {name: value for name, value in options.items() if value is not None}
     return {"function": function, "params": dict(params or {})} | given
+
+
+def job_options(
+    priority: int | None,
+    delay: float | None,
+    at: datetime.datetime | None,
+    timeout: float | None,
+    group: str | None,
+    labels: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Return the options of a job, as they are sent."""
+    return {
+        "priority": priority,
+        "delay": delay,
+        "at": None if at is None else at.isoformat(),
+        "timeout": timeout,
+        "group": group,
+        "labels": None if labels is None else dict(labels),
+    }
+
+
+def _id(job: RemoteJob | int | str) -> int | str:
+    return job.id if isinstance(job, RemoteJob) else job
 
 
 def _job(said: dict[str, Any]) -> RemoteJob:
@@ -256,9 +293,14 @@ def _problem(said: dict[str, Any], status: int) -> ApiError:
 
 @final
 class PoolEvents:
-    """Reads a stream of events, line by line."""
+    """Reads a stream of events, line by line.
 
-    def __init__(self) -> None:
+    Attributes:
+        query: what the stream is asked for.
+    """
+
+    def __init__(self, rows: int, types: Iterable[str] | None) -> None:
+        self.query = {"rows": str(rows)} | ({} if types is None else {"types": ",".join(types) or "*"})
         self.last: str | None = None  # the number of the last event
         self._kind = ""
         self._data: list[str] = []
@@ -278,10 +320,6 @@ class PoolEvents:
         elif name == "id":
             self.last = value
         return None
-
-    def query(self, rows: int, types: Iterable[str] | None) -> dict[str, str]:
-        """Return what a stream is asked for."""
-        return {"rows": str(rows)} | ({} if types is None else {"types": ",".join(types) or "*"})
 
     @property
     def headers(self) -> dict[str, str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol, final
 
+from aiopool import Pool
 from aiopool._control.call import call, hello
 from aiopool._control.client import Connection, NoAnswerError, NoProgramError
 from aiopool._control.problems import Problem
 from aiopool._control.verbs import Access
+from aiopool._control.watched import Watched, find_pool
 
 __all__ = ["Here", "Remote", "Target"]
 
@@ -34,15 +37,23 @@ class Target(Protocol):
 
 @final
 class Here:
-    """The pools of this process."""
+    """The pools of this process, or some of them."""
+
+    def __init__(self, pools: Collection[Pool] | None = None) -> None:
+        """Show these, while they are open; None: all."""
+        self._pools = pools
+
+    def find(self, key: str | None) -> Watched:
+        """Return the pool with a key; see `find_pool`."""
+        return find_pool(key, self._pools)
 
     async def hello(self) -> dict[str, Any]:
         """See `Target.hello`."""
-        return hello(Access.ADMIN)
+        return hello(Access.ADMIN, self._pools)
 
     async def ask(self, verb: str, pool: str | None, *, who: str, access: Access, **arguments: Any) -> dict[str, Any]:
         """See `Target.ask`."""
-        answer: dict[str, Any] = await call(verb, arguments, pool=pool, who=who, access=access)
+        answer: dict[str, Any] = await call(verb, arguments, pool=pool, who=who, access=access, among=self._pools)
         return answer
 
 

@@ -181,6 +181,40 @@ async def test_resize_and_reprioritize(busy, ask):
     assert (await refused(ask, "reprioritize", id="j0", priority=1)).kind == "conflict"
 
 
+async def test_a_job_that_waits_is_changed(busy, ask):
+    """Its priority, its time limit, or both at once; what runs or has ended cannot be, nor what has changed since."""
+    pool, _ = busy
+    seen = (await ask("job", id="j4"))["version"]
+    assert await ask("change_job", id="j4", timeout=0, version=seen) == {"id": "j4", "priority": 5, "timeout": 0.0}
+    assert (await refused(ask, "change_job", id="j4", timeout=3, version=seen)).kind == "changed"
+    assert await ask("change_job", id="j4", priority=-2, timeout=7.5) == {"id": "j4", "priority": -2, "timeout": 7.5}
+    assert (pool.get_job("j4").timeout, pool.get_job("j3").timeout) == (7.5, None)
+    assert (await ask("change_job", id="later", priority=1))["timeout"] is None
+    for id in ("j0", "bad"):
+        assert (await refused(ask, "change_job", id=id, timeout=1)).kind == "conflict"
+    assert (await refused(ask, "change_job", id="nobody", timeout=1)).kind == "not-found"
+    assert (await refused(ask, "change_job", id="j4", timeout=-1)).kind == "invalid"
+
+
+async def test_a_job_of_a_store_cannot_be_changed(ask):
+    """The store keeps it as it was submitted; the text says what to do."""
+    handlers = Handlers()
+
+    @handlers.register("note")
+    async def note() -> None: ...
+
+    async with Pool(1, name="mail", store="memory://", handlers=handlers) as pool:
+        job = await pool.with_options(delay=3600).submit(note)
+        for change in ({"timeout": 5}, {"priority": 1}):
+            problem = await refused(ask, "change_job", id=job.id, **change)
+            assert problem.kind == "conflict"
+            assert "submit it anew" in problem.detail
+        assert (await refused(ask, "change_job", id="nobody", timeout=5)).kind == "not-found"
+        with pytest.raises(RuntimeError, match=r"with_options\(timeout=...\)"):
+            pool.change_timeout(job.id, 5)
+        await pool.cancel(job.id)
+
+
 async def test_an_operation_counts_first_and_then_is_exact(busy, ask):
     """A dry run counts; `expect` refuses if it is another number by then; ids and filters are both heard."""
     pool, _ = busy
@@ -334,6 +368,60 @@ async def test_a_job_of_a_store_that_has_ended_runs_again(ask):
         await ask("retry", id=job.id)
         await wait_until(lambda: len(calls) == 2)
         assert (await refused(ask, "retry", id="nobody")).kind == "conflict"
+
+
+async def test_many_jobs_of_a_store_that_have_ended_run_again(ask):
+    """By ids or by how they ended, after a count; a pool in memory cannot, and says what to write."""
+    handlers = Handlers()
+
+    @handlers.register("odd")
+    async def odd(number: int) -> None:
+        if number % 2:
+            raise ValueError(number)
+
+    @handlers.register("key")
+    async def key() -> None:
+        raise KeyError("x")
+
+    async with Pool(1, name="mail"):
+        assert "Pool(store=..., handlers=...)" in (await refused(ask, "operation", do="retry", status="dead")).detail
+    async with Pool(4, name="mail", store="memory://", handlers=handlers) as pool:
+        jobs = [
+            await pool.with_options(group="g" if number < 4 else None, metadata={"n": number}).submit(odd, number)
+            for number in range(10)
+        ]
+        jobs.append(await pool.submit(key))
+        for job in jobs:
+            await job.wait()
+        await wait_until(lambda: pool.statistics().running == 0)
+        await pool.fleet.pause()
+
+        async def count(**of):
+            return (await ask("operation", do="retry", dry_run=True, **of))["total"]
+
+        assert await count(status="failed") == 6
+        assert await count(status="failed", group="g") == 2
+        assert await count(status="failed", name="odd", error="ValueError") == 5
+        assert await count(status="failed", label="n=3") == 1
+        assert await count(status="failed", older_than=1000) == await count(status="dead") == 0
+        assert await count(ids=[jobs[0].id, jobs[1].id, "gone"]) == 2
+        problem = await refused(ask, "operation", do="retry", status="failed", expect=7)
+        assert (problem.status, problem.facts["total"]) == (409, 6)
+        for wrong in ({}, {"status": "queued"}, {"status": "failed", "waits_for": "slot"}, {"group": "g"}):
+            assert (await refused(ask, "operation", do="retry", **wrong)).kind == "invalid", wrong
+        assert (await pool.fleet.statistics()).live["queued"] == 0
+
+        async def done(begun):
+            while not (found := await ask("operations", id=begun["id"]))["ended"]:
+                pass
+            return found["done"], found["skipped"], found["error"]
+
+        assert await done(await ask("operation", do="retry", ids=[jobs[0].id, jobs[1].id, "gone"])) == (2, 0, None)
+        assert await done(await ask("operation", do="retry", status="failed", name="odd", expect=4)) == (4, 0, None)
+        assert (await pool.fleet.statistics()).live["queued"] == 6
+        assert await count(status="failed") == 1
+        await pool.fleet.resume()
+        await wait_until(lambda: pool.statistics().failed == 11)
 
 
 @pytest.mark.parametrize("verb", [name for name in VERBS if name not in ("drain", "shutdown")])

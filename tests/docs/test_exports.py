@@ -179,8 +179,8 @@ MEMBERS = {
     "Job": """
         add_done_callback attempt cancel cancelled done exception finished_at finished_time group history id
         idempotency_key key leaked metadata name outcome parent pool_name priority progress remove_done_callback
-        report_progress result set_timeout stack started_at started_time status submitted_at submitted_time wait
-        waiting_for worker_id
+        report_progress result set_timeout stack started_at started_time status submitted_at submitted_time timeout
+        wait waiting_for worker_id
     """,
     "JobOptions": """
         delay group id key layers metadata name offload over priority queue_timeout retry run_at timeout total_timeout
@@ -195,9 +195,9 @@ MEMBERS = {
     "MapStream": "aclose collect done failed running submitted",
     "Limit": "burst cooldown max_at_once max_per_second window",
     "Pool": f"""
-        {SUBMITTER} as_completed cancel cancel_all events find finished_jobs fleet get_job group jobs join lanes listen
-        name next_jobs on_shutdown pause paused reprioritize resize resized restart_worker resume running_jobs scan
-        serve set_limit shutdown size statistics status stop_worker wait_closed workers
+        {SUBMITTER} as_completed cancel cancel_all change_timeout events find finished_jobs fleet get_job group jobs
+        join lanes listen name next_jobs on_shutdown pause paused reprioritize resize resized restart_worker resume
+        running_jobs scan serve set_limit shutdown size statistics status stop_worker wait_closed workers
     """,
     "Restart": "delay max_delay max_restarts next_delay within",
     "Retry": "attempts backoff budget delay delays factor give_up_on jitter max_delay max_elapsed next_delay on",

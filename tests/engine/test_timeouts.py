@@ -271,6 +271,39 @@ async def test_a_limit_is_given_only_to_an_attempt_that_goes_on(new_pool):
         assert handle.status is JobStatus.SUCCEEDED
 
 
+@virtual
+async def test_a_job_that_waits_is_given_another_limit(new_pool):
+    """Before its first attempt, and between two of them; what runs or has ended keeps it, and no other job has it."""
+
+    async def job():
+        if current_job().attempt == 1:
+            raise ValueError
+        await asyncio.sleep(5)
+
+    async with new_pool(size=1, timeout=3) as pool:
+        first = await pool.submit(asyncio.sleep, 2)
+        waits = await pool.submit(asyncio.sleep, 60)
+        other = await pool.submit(asyncio.sleep, 60)
+        await settle()
+        assert pool.change_timeout(waits.id, 1) is True
+        assert (waits.timeout, other.timeout) == (1, 3)
+        assert pool.change_timeout(first.id, 1) is False
+        assert pool.change_timeout("nobody", 1) is False
+        with pytest.raises(JobTimeoutError, match="1 s"):
+            await waits
+        assert now() == 3
+        assert pool.change_timeout(first.id, 1) is False
+        with pytest.raises(JobTimeoutError):
+            await other
+        again = await pool.with_options(retry=Retry(attempts=2, delay=1, jitter=0)).submit(job)
+        await settle()
+        assert again.status is JobStatus.SCHEDULED
+        assert pool.change_timeout(again.id, None) is True
+        await again
+        with pytest.raises(ValueError, match="timeout"):
+            pool.change_timeout(again.id, -1)
+
+
 # -- the queue, and the total --------------------------------------------------------------------------------
 
 

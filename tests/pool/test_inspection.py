@@ -1,12 +1,24 @@
 """`aiopool.inspection`: looking at the pools of a program from outside."""
 
 import asyncio
+import inspect
 import threading
 
 import pytest
 
-from aiopool import Pool, PoolStatus
-from aiopool.inspection import CodeLine, RunningCode, groups, innermost_own, loop_of, open_pools, running_code
+from aiopool import Pool, PoolStatus, Restart, Retry
+from aiopool.inspection import (
+    CodeLine,
+    RunningCode,
+    groups,
+    innermost_own,
+    loop_of,
+    open_pools,
+    openings,
+    options,
+    running_code,
+)
+from aiopool.records import KeepFinished
 from aiopool.testing import wait_until
 
 
@@ -34,6 +46,63 @@ def test_a_pool_whose_loop_is_gone_is_not_open():
     asyncio.run(keep())
     assert kept not in open_pools()
     kept._state.status = PoolStatus.CLOSED  # it cannot be closed any more, and would say so
+
+
+async def test_a_pool_counts_its_openings():
+    """An id of an opening before means another job."""
+    pool = Pool(1)
+    assert openings(pool) == 0
+    for number in (1, 2):
+        async with pool:
+            assert openings(pool) == number
+            assert (await pool.submit(int)).id == 1
+        assert openings(pool) == number
+
+
+# What a pool is made with that is no value: functions, limits, the store, what it takes into its own hands.
+NO_VALUES = {
+    *("on_error", "layers", "worker_context", "limit", "limits", "key_limit", "fair_keys", "dask"),
+    *("store", "handlers", "role", "handle_signals", "seed", "self"),
+}
+GIVEN = {
+    "size": 3,
+    "queue_size": 7,
+    "name": "mail",
+    "priority": 2,
+    "timeout": 0,
+    "queue_timeout": 4.5,
+    "total_timeout": 60,
+    "retry": Retry(attempts=2),
+    "isolation": "scope",
+    "overflow": "reject",
+    "aging": 9.0,
+    "cancel_grace": 2.0,
+    "on_leak": "replace",
+    "max_threads": 5,
+    "offload": "process",
+    "max_processes": 2,
+    "start_method": "forkserver",
+    "restart": Restart(),
+    "shutdown_timeout": 3,
+    "recycle_after": 100,
+    "count_by_worker": True,
+    "watchdog": 0.5,
+    "keep_finished": KeepFinished(5),
+}
+
+
+async def test_options_are_those_that_were_given():
+    """Each value by its name, whether it was given or left out; also of a pool that is not open, or has changed."""
+    names = set(inspect.signature(Pool.__init__).parameters) - NO_VALUES
+    assert set(options(Pool())) == set(GIVEN) == names
+    pool = Pool(**GIVEN)
+    assert options(pool) == GIVEN
+    async with pool:
+        pool.resize(8)
+    assert options(pool) == GIVEN
+    assert options(Pool(keep_finished=5))["keep_finished"] == KeepFinished(5)
+    defaults = options(Pool())
+    assert (defaults["size"], defaults["timeout"], defaults["keep_finished"]) == (10, None, None)
 
 
 @pytest.mark.parametrize("look", [loop_of, running_code, groups])

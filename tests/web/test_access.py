@@ -1,11 +1,15 @@
 """Each route, each method, each visitor: what somebody may not do is refused before anything is looked up."""
 
+import asyncio
+
 import pytest
 from web_app import HOME, UNSAFE, by_header, client, filled, make_app, make_handlers, routes
 
 import aiopool
+import aiopool.inspection
 import aiopool.web
 from aiopool import Pool
+from aiopool.web._target import Here
 
 APP = make_app()
 API = sorted({(method, path) for method, path in routes(APP) if path.startswith("/api/")})
@@ -176,6 +180,77 @@ async def test_loopback_is_no_authentication():
     assert asked == ["127.0.0.1"]
 
 
+async def test_an_app_of_some_pools_shows_no_other():
+    """`pools=`: a neighbour in the same process is not listed, not found on any route, page or stream."""
+    gate = asyncio.Event()
+    async with Pool(1, name="mine") as mine, Pool(1, name="other", keep_finished=9) as other:
+        app = aiopool.web.create_app(
+            pools=mine, access=lambda request: "admin", handlers=make_handlers(), shutdown=True
+        )
+        held = await other.submit(gate.wait)
+        group = await other.with_options(group="g").submit(int)
+        async with client(app, None, HOME) as visitor:
+            assert (await visitor.get("/api/v1/")).json()["pools"] == ["mine"]
+            assert [row["pool"] for row in (await visitor.get("/api/v1/pools")).json()["items"]] == ["mine"]
+            assert (await visitor.get("/api/v1/pools/mine/events?limit=1")).status_code == 200
+            for method, path in API:
+                if "{pool}" not in path:
+                    continue
+                answer = await visitor.request(method, filled(path).replace("nobody", "other").replace("/7", "/1"))
+                assert answer.status_code in (404, 422), (method, path)
+                assert "other" not in answer.text.replace("'other'", ""), (method, path)
+            bodies = {
+                "jobs": {"function": "add", "params": {"a": 1}},
+                "batches": {"jobs": [{"function": "add", "params": {"a": 1}}]},
+                "operations": {"verb": "cancel", "filter": {}},
+                "jobs/1/retry": {"params": {}},
+            }
+            for path, body in bodies.items():
+                assert (await visitor.post(f"/api/v1/pools/other/{path}", json=body)).status_code == 404, path
+            assert (await visitor.patch("/api/v1/pools/other/jobs/2", json={"timeout": 1})).status_code == 404
+            taken = await visitor.post("/api/v1/jobs", json={"name": "add", "params": {"a": 1}})
+            assert (taken.status_code, mine.statistics().submitted) == (200, 1)
+            assert (await visitor.get("/api/v1/pools/mine/jobs/1")).status_code in (200, 410)
+            for path in (path for method, path in ALL if method == "GET" and not path.startswith("/api/")):
+                if "{" in path:
+                    continue
+                assert (await visitor.get(path)).status_code in (200, 422), path
+                answer = await visitor.get(f"{path}?pool=other&id=1")
+                assert answer.status_code == 404, path
+                assert str(held.name) not in answer.text
+            answer = await visitor.post("/do/pause", data={"pool": "other"})
+            assert answer.status_code == 404
+        assert (other.statistics().submitted, other.status, other.size, group.status) == (2, "open", 1, "queued")
+        assert not aiopool.inspection.is_paused(other)
+        gate.set()
+
+
+async def test_pools_may_be_some_none_or_open_later():
+    """What is no pool is refused with the line to write; an empty list shows none, and not all."""
+
+    def app_of(**given):
+        return aiopool.web.create_app(access=lambda request: "read", **given)
+
+    async def shown(app):
+        async with client(app, None) as visitor:
+            return (await visitor.get("/")).json()["pools"]
+
+    first, second = Pool(1, name="p"), Pool(1, name="p")
+    both, late, none = app_of(pools=[first, second]), app_of(pools=iter([second])), app_of(pools=[])
+    async with Pool(1, name="third"), first:
+        assert await shown(both) == ["p"]
+        assert await shown(late) == await shown(none) == []
+        async with second:
+            assert await shown(both) == ["p", "p-2"]
+            assert await shown(late) == ["p-2"]
+            assert await shown(app_of()) == ["third", "p", "p-2"]
+    for wrong in ("mail", 7, [first, "mail"]):
+        with pytest.raises(TypeError, match="give a Pool or a list of them"):
+            app_of(pools=wrong)
+    with pytest.raises(TypeError, match="write one of the two"):
+        app_of(pools=first, target=Here())
+
+
 def test_mounting_without_access_is_an_error_with_the_line_to_write():
     """Nothing is open by default. (CVE-2022-30034, CVE-2019-12105)"""
     with pytest.raises(TypeError, match=r"create_app\(\) needs access=(?s:.*)def access\(request\)") as caught:
@@ -320,7 +395,7 @@ def test_every_number_that_is_sent_has_a_maximum():
             sent[f"{method} {path}"] = [operation.get("parameters", []), operation.get("requestBody", {})]
     kinds = document["components"]["schemas"]
     answered = {"ProblemView", "PoolView", "JobView", "JobPage", "Submitted", "JobResult", "Listing", "OperationView"}
-    answered |= {"Reordered", "PlainQueued", "PlainCancelled", "PlainStatistics"}
+    answered |= {"Changed", "PlainQueued", "PlainCancelled", "PlainStatistics"}
     sent |= {name: kind for name, kind in kinds.items() if name not in answered}
     assert {"Submission", "Change", "Many", "Batch"} <= set(sent)
     assert list(bounds(list(sent.values()))) == [], [name for name, one in sent.items() if list(bounds(one))]

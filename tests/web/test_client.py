@@ -40,6 +40,17 @@ def test_a_job_is_submitted_and_waited_for(pool):
     assert (copy.id, copy.status, str(copy)) == (failing.id, "failed", str(failed.value))
 
 
+def test_a_job_runs_once_more(pool):
+    """As it was, or with other arguments; a new job in memory."""
+    first = pool.submit("add", {"a": 1})
+    assert pool.wait(first) == 2
+    assert pool.wait(pool.retry(first)) == 2
+    copy = pool.retry(first, {"a": 5, "b": 5})
+    assert (pool.wait(copy), copy.id != first.id, copy.name) == (10, True, "add")
+    with pytest.raises(ApiError, match="not-found"):
+        pool.retry("nobody")
+
+
 def test_a_job_that_takes_longer_goes_on(pool):
     """`timeout` ends the waiting, not the job; it can be cancelled."""
     job = pool.submit("nap", {"seconds": 60})
@@ -94,6 +105,14 @@ def test_a_stream_tells_what_happens(pool):
     found = next(event for event in events if event.kind == "job")
     assert (found.data["type"], found.data["job_id"]) == ("JobSucceeded", job.id)
     events.close()
+    job = pool.submit("nap", {"seconds": 60})
+    events = pool.stream(job)
+    first = next(events)
+    assert (first.kind, first.data["id"]) == ("state", job.id)
+    pool.cancel(job)
+    heard = list(events)
+    assert [event.data["type"] for event in heard if event.kind == "job"][-1] == "JobCancelled"
+    assert heard[-1].kind == "bye"
 
 
 async def test_the_same_with_await(server):
@@ -112,6 +131,10 @@ async def test_the_same_with_await(server):
         events = client.stream()
         assert (await anext(events)).kind == "state"
         await events.aclose()
+        job = await client.submit("add", {"a": 1})
+        await client.wait(job)
+        assert [event.kind async for event in client.stream(job)] == ["state", "bye"]
+        assert await client.wait(await client.retry(job, {"a": 2})) == 3
         job = await client.submit("nap", {"seconds": 60})
         assert await client.cancel(job) in ("running", "cancelled")
         assert (await client.status())["size"] == 10

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
-from web_app import client, make_app
+from web_app import client, make_app, make_handlers
 
 from aiopool import Pool, current_job
 from aiopool.testing import wait_until
@@ -132,7 +132,18 @@ async def test_a_job_is_cancelled_and_put_elsewhere_in_line():
         assert (answer.status_code, job.priority) == (200, -3)
         answer = await visitor.patch(f"/pools/p/jobs/{job.id}", json={"priority": 1}, headers=headers)
         assert (answer.status_code, job.priority) == (412, -3)
-        assert (await visitor.patch("/pools/p/jobs/1", json={"priority": 1})).status_code == 409
+        answer = await visitor.patch(f"/pools/p/jobs/{job.id}", json={"timeout": 30})
+        assert (answer.status_code, answer.json()["timeout"], job.timeout, job.priority) == (200, 30, 30, -3)
+        fresh = await visitor.get(f"/pools/p/jobs/{job.id}")
+        assert fresh.headers["etag"] != seen.headers["etag"]
+        headers = {"if-match": fresh.headers["etag"]}
+        both = {"priority": -4, "timeout": 0}
+        answer = await visitor.patch(f"/pools/p/jobs/{job.id}", json=both, headers=headers)
+        assert (answer.status_code, job.timeout, job.priority) == (200, 0, -4)
+        for change in ({"priority": 1}, {"timeout": 1}, both):
+            assert (await visitor.patch("/pools/p/jobs/1", json=change)).status_code == 409
+        for wrong in ({}, {"timeout": -1}, {"timeout": None}, {"timeout": "5"}, {"timeout": 1e9}):
+            assert (await visitor.patch(f"/pools/p/jobs/{job.id}", json=wrong)).status_code == 422
         answer = await visitor.post(f"/pools/p/jobs/{job.id}/cancel", json={"reason": "no longer wanted"})
         assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
         assert job.outcome().reason == "no longer wanted"
@@ -140,6 +151,24 @@ async def test_a_job_is_cancelled_and_put_elsewhere_in_line():
         assert (await visitor.post("/pools/p/jobs/1/cancel")).status_code == 202
         assert (await visitor.post("/pools/p/jobs/1/cancel", json={"reason": "x" * 501})).status_code == 422
         assert (await visitor.post("/pools/p/jobs/1/retry")).status_code == 409
+
+
+async def test_a_job_of_a_store_is_looked_at_while_it_waits():
+    """It has an ETag, too, and another one when it has gone on; its priority and its time limit stay."""
+    handlers = make_handlers()
+    made = {"store": "memory://", "handlers": handlers}
+    async with Pool(1, name="p", **made) as pool, client(make_app(handlers=handlers)) as visitor:
+        await pool.fleet.pause()
+        job = await pool.submit(handlers.get("add").function, 1)
+        seen = await visitor.get(f"/pools/p/jobs/{job.id}")
+        assert (seen.status_code, seen.json()["status"]) == (200, "queued")
+        assert seen.headers["etag"]
+        answer = await visitor.patch(f"/pools/p/jobs/{job.id}", json={"timeout": 5})
+        assert (answer.status_code, answer.json()["type"]) == (409, "conflict")
+        await pool.fleet.resume()
+        await job
+        over = await visitor.get(f"/pools/p/jobs/{job.id}")
+        assert over.headers["etag"] != seen.headers["etag"]
 
 
 async def test_groups_are_paused_resumed_and_cancelled():
@@ -187,6 +216,34 @@ async def test_many_jobs_are_counted_first_and_then_cancelled():
         ):
             assert (await visitor.post("/pools/p/operations", json=wrong)).status_code == 422, wrong
         await pool.cancel_all()
+
+
+async def test_many_jobs_of_a_store_are_put_back():
+    """Those that ended so: counted first, then put back; in memory that is a 409."""
+    handlers = make_handlers()
+    made = {"store": "memory://", "handlers": handlers}
+    app = make_app(handlers=handlers)
+    body = {"verb": "retry", "filter": {"status": "failed"}}
+    async with Pool(1, name="p"), client(app) as visitor:
+        answer = await visitor.post("/pools/p/operations", json=body)
+        assert (answer.status_code, "Pool(store=" in answer.json()["detail"]) == (409, True)
+    async with Pool(1, name="p", **made) as pool, client(app) as visitor:
+        jobs = [await pool.submit(handlers.get("fail").function, "x") for _ in range(3)]
+        for job in jobs:
+            await job.wait()
+        await pool.fleet.pause()
+        counted = await visitor.post("/pools/p/operations", json=body | {"dry_run": True})
+        assert (counted.status_code, counted.json()["total"]) == (200, 3)
+        assert (await visitor.post("/pools/p/operations", json=body | {"expect": 2})).status_code == 409
+        begun = await visitor.post("/pools/p/operations", json=body | {"expect": 3})
+        address = str(begun.url.join(begun.headers["location"]))
+        while not (seen := (await visitor.get(address)).json())["ended"]:
+            pass
+        assert (begun.status_code, seen["verb"], seen["done"]) == (202, "retry", 3)
+        assert (await pool.fleet.statistics()).live["queued"] == 3
+        for wrong in ({"filter": {}}, {"filter": {"status": "queued"}}, {"filter": {"status": "gone"}}):
+            assert (await visitor.post("/pools/p/operations", json={"verb": "retry"} | wrong)).status_code == 422, wrong
+        await pool.fleet.cancel_all()
 
 
 async def test_the_other_looks():

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from web_app import TOKEN, client, make_app, serve
 
-from aiopool import Pool
+from aiopool import Pool, Retry, current_job
 from aiopool._control.watched import watched
 from aiopool.testing import wait_until
 from aiopool.web._app import app_of
@@ -52,13 +52,13 @@ class Counting:
 class Viewer:
     """A browser that holds a stream open on an app, and reads what comes."""
 
-    def __init__(self, app, query=""):
+    def __init__(self, app, query="", path="events"):
         self.text, self.status, self._leave = "", None, asyncio.Event()
         headers = [(b"host", b"127.0.0.1"), (b"x-access", b"read")]
         scope = {
             "type": "http",
             "method": "GET",
-            "path": "/api/v1/pools/p/events",
+            "path": f"/api/v1/pools/p/{path}",
             "headers": headers,
             "scheme": "http",
         }
@@ -146,6 +146,79 @@ async def test_events_are_numbered_and_go_on_where_a_viewer_was():
         watched(pool).events.stop()
 
 
+async def test_a_job_is_watched_until_it_has_ended():
+    """Its states and its events, of no other job; `bye` when it is over, at once for one that is; 404 for none."""
+    gate = asyncio.Event()
+    async with Pool(2, name="p", keep_finished=9) as pool, client(make_app(), "read") as visitor:
+        watched_job = await pool.with_options(name="watched").submit(gate.wait)
+        viewer = Viewer(make_app(), path=f"jobs/{watched_job.id}/events")
+        await wait_until(lambda: "state" in viewer.events)
+        await pool.run(int)
+        gate.set()
+        await viewer.task
+        found = read(viewer.text)
+        assert [(data["type"], data["job_id"]) for kind, data, _ in found if kind == "job"] == [("JobSucceeded", 1)]
+        states = [data["status"] for kind, data, _ in found if kind == "state"]
+        assert (states[0], states[-1], {data["id"] for kind, data, _ in found if kind == "state"}) == (
+            "running",
+            "succeeded",
+            {1},
+        )
+        assert found[-1][:2] == ("bye", {"detail": "job 1 is succeeded"})
+        over = await visitor.get("/pools/p/jobs/1/events")
+        assert [kind for kind, _, _ in read(over.text)] == ["state", "bye"]
+        assert (await visitor.get("/pools/p/jobs/77/events")).status_code == 404
+        assert (await visitor.get("/pools/x/jobs/1/events")).status_code == 404
+        pool.pause()
+        await pool.with_options(id="held").submit(int)
+        some = await visitor.get("/pools/p/jobs/held/events?limit=2&types=JobStarted")
+        assert [(kind, data["status"]) for kind, data, _ in read(some.text)] == [("state", "queued")] * 2
+        pool.resume()
+    watched(pool).events.stop()
+
+
+async def test_the_end_of_a_job_that_is_not_kept_is_heard():
+    """Its last event comes before `bye`, though nobody knows the job any more; an ended one is a 410."""
+    gate = asyncio.Event()
+    async with Pool(1, name="p") as pool, client(make_app(), "read") as visitor:
+        job = await pool.submit(gate.wait)
+        viewer = Viewer(make_app(), path=f"jobs/{job.id}/events")
+        await wait_until(lambda: "state" in viewer.events)
+        gate.set()
+        await viewer.task
+        assert viewer.events[-2:] == ["job", "bye"]
+        assert read(viewer.text)[-1][1]["type"] == "forgotten"
+        assert (await visitor.get("/pools/p/jobs/1/events")).status_code == 410
+        watched(pool).events.stop()
+
+
+async def test_who_comes_back_to_a_job_goes_on_where_they_were():
+    """Each state has the number to come back with; events that nobody has kept are a `gap`."""
+    gate = asyncio.Event()
+    async with Pool(1, name="p") as pool, client(make_app(), "read") as visitor:
+        job = await pool.with_options(retry=Retry(attempts=2, delay=0)).submit(once_in_vain, gate)
+        first = await visitor.get(f"/pools/p/jobs/{job.id}/events?limit=1")
+        number = read(first.text)[-1][2]
+        assert number is not None
+        gate.set()
+        gate.clear()
+        await wait_until(lambda: job.attempt == 2)
+        again = await visitor.get(f"/pools/p/jobs/{job.id}/events?limit=1", headers={"last-event-id": number})
+        assert [kind for kind, _, _ in read(again.text)] == ["job", "job", "state"]
+        watched(pool).events.stop()  # nobody has asked for long
+        again = await visitor.get(f"/pools/p/jobs/{job.id}/events?limit=1", headers={"last-event-id": number})
+        assert [kind for kind, _, _ in read(again.text)] == ["gap", "state"]
+        gate.set()
+        await job
+        watched(pool).events.stop()
+
+
+async def once_in_vain(gate):
+    await gate.wait()
+    if current_job().attempt == 1:
+        raise ValueError
+
+
 async def test_a_stream_ends_by_itself_with_the_pool_and_with_the_server():
     """After its time, which is below the 30 s of access; with `bye` when the pool or the server ends."""
     assert Config(access=lambda request: None).stream_seconds < 30
@@ -188,13 +261,15 @@ async def test_access_is_asked_for_again_with_each_stream():
 async def test_there_are_so_many_streams_at_most():
     """The next one is a 429 that says when to come again."""
     app = app_of(Here(), Config(access=lambda request: "read", max_streams=2))
-    async with Pool(1, name="p"):
+    async with Pool(1, name="p", keep_finished=9) as pool:
         viewers = [Viewer(app) for _ in range(2)]
         await wait_until(lambda: app.state.hubs.streams == 2)
         async with client(app, "read") as visitor:
-            answer = await visitor.get("/pools/p/events")
-            assert (answer.status_code, answer.json()["type"]) == (429, "too-many")
-            assert answer.headers["retry-after"]
+            job = await pool.submit(int)
+            for path in ("events", f"jobs/{job.id}/events"):
+                answer = await visitor.get(f"/pools/p/{path}")
+                assert (answer.status_code, answer.json()["type"]) == (429, "too-many")
+                assert answer.headers["retry-after"]
         for viewer in viewers:
             await viewer.leave()
 

@@ -151,6 +151,10 @@ async def test_options_reach_the_job():
         again = await post(visitor, "/pools/p/jobs", body, prefer="wait=30")
         assert again.json()["status"] == "failed"
         assert (await visitor.get("/pools/p/jobs/2")).json()["attempt"] == 2
+        body["retry"] = {"attempts": 2, "delay": 3600}
+        waits = (await post(visitor, "/pools/p/jobs", body)).json()
+        await wait_until(lambda: pool.get_job(waits["id"]).waiting_for == "backoff")
+        pool.get_job(waits["id"]).cancel()
 
 
 async def test_a_full_queue_and_a_closing_pool_say_when_to_come_again():
@@ -344,6 +348,77 @@ async def test_without_functions_nothing_can_be_submitted():
         assert "handlers=" in answer.json()["detail"]
 
 
+async def test_a_job_that_came_by_http_runs_once_more():
+    """A new job with the old options; with other arguments, if they are sent: copy, edit, submit."""
+    async with Pool(1, name="p") as pool, client(APP) as visitor:
+        body = {"function": "add", "params": {"a": 2}, "priority": 3, "group": "g", "labels": {"n": "1"}, "timeout": 60}
+        await post(visitor, "/pools/p/jobs", body | {"delay": 0}, prefer="wait=30")
+        pool.pause()
+        again = await visitor.post("/pools/p/jobs/1/retry")
+        assert (again.status_code, again.json()["id"], again.json()["name"]) == (202, 2, "add")
+        copy = pool.get_job(2)
+        assert (copy.priority, copy.group, copy.timeout, dict(copy.metadata)) == (3, "g", 60, {"n": "1"})
+        edited = await post(visitor, "/pools/p/jobs/1/retry", {"params": {"a": 5, "b": 5}}, idempotency_key="k")
+        twice = await post(visitor, "/pools/p/jobs/1/retry", {"params": {"a": 5, "b": 5}}, idempotency_key="k")
+        assert (edited.json()["id"], twice.json()) == (3, edited.json())
+        assert (await visitor.post("/pools/p/jobs/2/retry")).status_code == 409
+        pool.resume()
+        for answer, result in ((again, 3), (edited, 10)):
+            address = str(answer.url.join(answer.headers["location"]))
+            done = await visitor.get(f"{address}/result", headers={"prefer": "wait=30"})
+            assert (done.status_code, done.json()["result"]) == (200, result)
+        before = pool.statistics().submitted
+        for wrong in ({"params": {"a": "x"}}, {"params": {"a": 1, "c": 1}}, {"param": {}}, {"params": []}):
+            assert (await post(visitor, "/pools/p/jobs/1/retry", wrong)).status_code == 422, wrong
+        assert pool.statistics().submitted == before
+
+
+async def test_a_job_of_which_nobody_knows_the_params_does_not_run_once_more():
+    """One of the program: 409; a forgotten one: 410; none: 404; one with very long arguments needs them again."""
+    async with Pool(1, name="p", keep_finished=1) as pool, client(APP) as visitor:
+        await pool.run(str, "secret")
+        for body in ({}, {"params": {}}):
+            answer = await post(visitor, "/pools/p/jobs/1/retry", body)
+            assert (answer.status_code, answer.json()["type"]) == (409, "conflict")
+            assert ("POST /pools" if body else "Pool(store=") in answer.json()["detail"]
+        long = {"function": "fail", "params": {"text": "x" * 5000}}
+        await post(visitor, "/pools/p/jobs", long, prefer="wait=30")
+        answer = await visitor.post("/pools/p/jobs/2/retry")
+        assert (answer.status_code, "send them again" in answer.json()["detail"]) == (409, True)
+        answer = await post(visitor, "/pools/p/jobs/2/retry", {"params": {"text": "short"}})
+        assert answer.status_code == 202
+        for body in ({}, {"params": {"a": 1}}):
+            assert (await post(visitor, "/pools/p/jobs/1/retry", body)).status_code == 410
+            assert (await post(visitor, "/pools/p/jobs/99/retry", body)).status_code == 404
+            assert (await post(visitor, "/pools/x/jobs/1/retry", body)).status_code == 404
+
+
+async def test_a_job_of_a_store_goes_back_or_is_copied():
+    """Without arguments it is the same job; with some a new one, with the priority, group, key and labels of it."""
+    handlers = make_handlers()
+    made = {"store": "memory://", "handlers": handlers}
+    async with Pool(1, name="p", **made) as pool, client(make_app(handlers=handlers)) as visitor:
+        view = pool.with_options(priority=2, group="g", key="k", metadata={"n": "1"})
+        job = await view.submit(handlers.get("fail").function, "x")
+        await job.wait()
+        await pool.fleet.pause()
+        copied = await post(visitor, f"/pools/p/jobs/{job.id}/retry", {"params": {"text": "y"}})
+        assert (copied.status_code, copied.json()["name"]) == (202, "fail")
+        row = await pool.fleet.find(copied.json()["id"])
+        old = await pool.fleet.find(job.id)
+        assert row.id != old.id
+        assert json.loads(row.payload) == {"text": "y"} or "y" in row.payload
+        assert (row.priority, row.group, row.keys, row.metadata) == (2, "g", old.keys, old.metadata)
+        assert (await post(visitor, f"/pools/p/jobs/{row.id}/retry", {"params": {}})).status_code == 409
+        back = await visitor.post(f"/pools/p/jobs/{job.id}/retry")
+        assert (back.status_code, back.json()["id"], back.headers["location"]) == (202, job.id, f"../{job.id}")
+        assert (await pool.fleet.find(job.id)).status == "queued"
+        assert (await visitor.post(f"/pools/p/jobs/{job.id}/retry")).status_code == 409
+        for body in ({}, {"params": {}}):
+            assert (await post(visitor, "/pools/p/jobs/nobody/retry", body)).status_code == 404
+        await pool.fleet.cancel_all()
+
+
 async def test_jobs_that_have_ended_are_forgotten_before_those_that_live(monkeypatch):
     """So many handles are kept; a pool that is opened again does not show the results of its life before."""
     monkeypatch.setattr("aiopool.web._kept.MAX_JOBS", 3)
@@ -366,6 +441,11 @@ async def test_jobs_that_have_ended_are_forgotten_before_those_that_live(monkeyp
         pool.resume()
     async with pool:
         assert kept.get(pool, "4") is None
+        same = await pool.submit(add, 1)
+        kept.add(pool, same)
+        async with Pool(1, name="p") as other:
+            kept.add(other, await other.submit(add, 2))
+            assert kept.get(pool, "1") is same
 
 
 async def test_jobs_of_a_store_have_results_after_the_program_has_begun_anew(tmp_path):
