@@ -76,7 +76,7 @@ def top_command(
         typer.Option("--interval", "-i", metavar="SECONDS", min=0.1, help="Between frames.", show_default="1"),
     ] = None,
     view: Annotated[
-        str, typer.Option("--show", metavar="VIEW", help="running, waiting, failed, groups or loop.")
+        str, typer.Option("--show", metavar="VIEW", help="running, waiting, failed, groups, loop or what-if.")
     ] = "running",
     filter: Annotated[
         str,

@@ -34,6 +34,7 @@ _EMPTY: Final = {
     "failed": "no job that is kept has failed",
     "groups": "no group has a job, or is paused",
     "loop": "the event loop was not blocked since somebody looks",
+    "what-if": "no guess has come yet",
 }
 _MAX_BAR: Final = 60
 
@@ -53,6 +54,7 @@ ORDERS: Final[dict[str, dict[str, Callable[[dict[str, Any]], Any] | None]]] = {
     "failed": {"newest": None, "name": _text("name"), "error": _text("error")},
     "groups": {"oldest": None, "live": _most("live"), "name": _text("name")},
     "loop": {"newest": None, "seconds": _most("seconds")},
+    "what-if": {"size": None},
 }
 
 
@@ -141,6 +143,7 @@ def titles(look: Look) -> dict[str, str]:
         "failed": f"failed {numbers['failed'] + numbers['timed_out']:,}",
         "groups": "groups",
         "loop": "loop" if look.status["loop"]["blocked"] is None else "loop !",
+        "what-if": "what-if",
     }
 
 
@@ -218,6 +221,11 @@ def _spell(item: dict[str, Any], now: float) -> tuple[str, ...]:
     return str(item["time"])[11:19] + "Z", f"{item['seconds']:.1f} s", str(item["where"])
 
 
+def _guess(item: dict[str, Any], now: float) -> tuple[str, ...]:
+    waits = (period(item["wait_p50"]), period(item["wait_p95"]))
+    return f"{item['size']:,}", *waits, f"{item['queue']:,}", f"{1 - item['busy']:.0%}", "NOW" if item["now"] else ""
+
+
 def _letter(item: dict[str, Any]) -> str:
     return LETTERS.get(item["status"], "?")
 
@@ -240,6 +248,7 @@ _ROWS: Final[dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], float], 
     "failed": (("S", "id", "name", "ended ago", "ran", "attempt", "error"), _failed),
     "groups": (("group", "live", "running", "waiting", "paused"), _group),
     "loop": (("from", "blocked", "at"), _spell),
+    "what-if": (("size", "wait p50", "wait p95", "longest queue", "idle", "now"), _guess),
 }
 
 

@@ -18,10 +18,12 @@ from aiopool.cli._words import Refusal
 
 __all__ = ["MAX_ROWS", "VIEWS", "Look", "Page", "Wanted", "Watcher", "ended_text"]
 
-VIEWS: Final = ("running", "waiting", "failed", "groups", "loop")
+VIEWS: Final = ("running", "waiting", "failed", "groups", "loop", "what-if")
 MAX_ROWS: Final = 200
 # Seconds in which a program that ends is gone.
 _GOING: Final = 1.0
+# Seconds for which a guess at other sizes is shown: the program runs through thousands of jobs for each.
+_GUESSED: Final = 10.0
 
 
 @final
@@ -219,10 +221,8 @@ class Watcher:
             try:
                 return self._fresh(view, rows, wanted, status)
             except Problem as problem:
-                if problem.kind == "invalid":
-                    return Page([], status["time"], note=problem.detail)
                 if problem.kind != "loop-blocked":
-                    raise
+                    return Page([], status["time"], note=problem.detail)
         _, before = self._kept.get((view, wanted), (None, Page([], status["time"], complete=False)))
         age = "no list can be asked for" if not before.items else f"this list is {status['time'] - before.at:.0f} s old"
         return dataclasses.replace(before, note=f"the event loop does not answer: {age}")
@@ -230,7 +230,11 @@ class Watcher:
     def _fresh(self, view: str, rows: int, wanted: Wanted, status: dict[str, Any]) -> Page:
         numbers, asked = status["numbers"], dict(wanted.asked)
         # A list of jobs that have ended costs the program a look at each; it is the same until another one fails.
-        mark: object = (numbers["failed"], numbers["timed_out"], rows) if view == "failed" else object()
+        marks = {
+            "failed": (numbers["failed"], numbers["timed_out"], rows),
+            "what-if": (status["size"], status["time"] // _GUESSED),
+        }
+        mark: object = marks.get(view, object())
         before, page = self._kept.get((view, wanted), (None, None))
         if page is None or before != mark:
             if view == "groups":
@@ -239,6 +243,8 @@ class Watcher:
                 page = self._failed(rows, asked, status["time"])
             elif view == "waiting":
                 page = self._waiting(rows, asked, status)
+            elif view == "what-if":
+                page = self._what_if(status)
             else:
                 page = _page_of([self._ask("jobs", status="running", limit=rows, **asked)], status["time"])
             self._kept = {(view, wanted): (mark, page)}
@@ -249,6 +255,11 @@ class Watcher:
         page = _page_of(answers, now)
         newest = sorted(page.items, key=lambda item: str(item["finished"]), reverse=True)
         return dataclasses.replace(page, items=newest[:rows], kept=answers[0].get("kept"))
+
+    def _what_if(self, status: dict[str, Any]) -> Page:
+        answer = self._ask("what_if")
+        items = [item | {"now": item["size"] == answer["size"]} for item in answer["items"]]
+        return Page(items, status["time"], note=f"of the last {answer['jobs']:,} jobs; assumes {answer['assumes']}")
 
     def _waiting(self, rows: int, asked: dict[str, str], status: dict[str, Any]) -> Page:
         """The first of the line, then those that wait beside it: for a limit, a paused group, a moment."""

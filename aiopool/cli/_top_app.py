@@ -61,6 +61,7 @@ class TopApp(App[None]):
         Binding("s", "sort", "Sort"),
         Binding("enter", "details", "Details", key_display="⏎"),
         Binding("t", "tree", "Tree"),
+        Binding("w", "view('what-if')", "What if"),
         Binding("p", "pause", "Pause"),
         Binding("plus,equals_sign", "size(1)", "Size", key_display="+"),
         Binding("minus", "size(-1)", "Size", key_display="-"),
@@ -290,6 +291,8 @@ class TopApp(App[None]):
             self.push_screen(Page(f"blocked {item['seconds']:.1f} s", text))
         elif view == "groups":
             self.push_screen(Page(f"group {item['name']}", "".join(answer_lines("group", item))))
+        elif view == "what-if":
+            self.push_screen(Page(f"if the size were {item['size']:,}", "".join(answer_lines("what_if", item))))
         else:
             blocked = None if self.look is None else self.look.status["loop"]["blocked"]
             verb = "stack" if blocked and view == "running" else "job"  # a stack needs no event loop
@@ -369,7 +372,8 @@ class TopApp(App[None]):
 
 
 def _keys(items: list[dict[str, Any]]) -> list[str]:
-    return [str(item.get("id", item.get("name") or item.get("time"))) for item in items]
+    names = ("id", "name", "time", "size")
+    return [next(str(item[name]) for name in names if item.get(name) is not None) for item in items]
 
 
 def _coloured(lines: list[str]) -> Text:

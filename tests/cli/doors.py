@@ -30,6 +30,20 @@ async def main():
 asyncio.run(main())
 """
 
+# 120 jobs have ended in one pool, and none in another.
+ENDED = """
+async def nothing(): pass
+
+async def main():
+    aiopool.control()
+    async with Pool(2, name="mail", keep_finished=1000) as pool, Pool(2, name="few"):
+        for number in range(120): await pool.submit(nothing)
+        await pool.join()
+        say("ready")
+        await asyncio.get_running_loop().create_future()
+asyncio.run(main())
+"""
+
 BLOCKED = """
 async def forever(): await asyncio.get_running_loop().create_future()
 async def block():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from child_programs import wait_for as wait_for_line
-from cli.doors import BLOCKED, IDLE, busy, masked, running
+from cli.doors import BLOCKED, ENDED, IDLE, busy, masked, running
 from cli.support import command, environment, finish, run, started
 
 FRAME = """\
@@ -17,7 +17,7 @@ FRAME = """\
 4 queued  1 scheduled  0 done  2 failed
 slots  [##]  2 of 2
 loop   answers, N ms late at most
-[running 3]   waiting 5   failed 2   groups   loop
+[running 3]   waiting 5   failed 2   groups   loop   what-if
 """
 
 
@@ -54,6 +54,22 @@ def test_a_blocked_loop(here: Path, doors: Path):
         text = run(here, "top", "--once", "--show", "waiting").out.decode()
         assert text.endswith("the event loop does not answer: no list can be asked for\n")
         assert " in block" in run(here, "top", "--once", "--show", "loop").out.decode().splitlines()[-1]
+
+
+def test_what_if(here: Path, doors: Path):
+    """Sizes side by side, from the jobs that have ended; with too few of them, how many are needed and how to keep them."""
+    with running(ENDED):
+        text = run(here, "top", "--once", "--show", "what-if", "mail").out.decode()
+        assert text.splitlines()[4].endswith("[what-if]")
+        rows = [re.split(r"  +", line.strip()) for line in text.splitlines()[5:]]
+        assert rows[0] == ["size", "wait p50", "wait p95", "longest queue", "idle", "now"]
+        assert [(row[0], row[-1]) for row in rows[1:-1]][1:2] == [("2", "NOW")]
+        assert [row[0] for row in rows[1:-1]] == ["1", "2", "4", "8"]
+        assert text.endswith("of the last 120 jobs; assumes that a job takes as long as it did, whatever the size\n")
+        (row,) = run(here, "top", "--json", "--show", "what-if", "mail").rows
+        assert [item["size"] for item in row["items"]] == [1, 2, 4, 8]
+        text = run(here, "top", "--once", "--show", "what-if", "few").out.decode()
+        assert text.endswith("0 jobs that ran are remembered, and 100 are needed: give the pool keep_finished=1000, and ask again later\n")
 
 
 def test_frames_as_json(here: Path, doors: Path):
@@ -111,7 +127,7 @@ def test_the_pool_closes(here: Path, doors: Path):
     ("options", "says"),
     [
         (("--once", "--plain"), "--once --plain: write one of them"),
-        (("--once", "--show", "all"), "--show all: write one of running, waiting, failed, groups, loop"),
+        (("--once", "--show", "all"), "--show all: write one of running, waiting, failed, groups, loop, what-if"),
         (("--once", "--filter", "colour=red"), "colour=red: write a word of the row"),
         ((), "aiopool top draws on a terminal, and there is none: write aiopool top --once, --plain or --json"),
     ],

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from child_programs import watched
-from cli.doors import BLOCKED, IDLE, busy, masked, running
+from cli.doors import BLOCKED, ENDED, IDLE, busy, masked, running
 from cli.support import command, environment
 from services.support import until
 
@@ -33,7 +33,7 @@ SCREEN = """\
 4 queued  1 scheduled  0 done  2 failed
 slots  [##]  2 of 2
 loop   answers, N ms late at most
- running 3  waiting 5  failed 2  groups  loop"""
+ running 3  waiting 5  failed 2  groups  loop  what-if"""
 
 
 def text(app: TopApp) -> str:
@@ -96,7 +96,7 @@ async def test_a_screen(doors: Path, size: tuple[int, int]):
             assert len(lines) == size[1]
             assert lines[6].split() == ["S", "id", "name", "runs", "attempt", "suspended", "at"]
             assert [line.split()[:3] for line in lines[7:9]] == [["R", "mum", "parent"], ["R", "long", "forever"]]
-            for words in ("/ Filter", "s Sort", "t Tree", "p Pause", "+ Size", "c Cancel", "q Quit"):
+            for words in ("/ Filter", "s Sort", "t Tree", "w What if", "p Pause", "+ Size", "c Cancel", "q Quit"):
                 assert words in lines[-1]
 
 
@@ -109,8 +109,9 @@ async def test_the_views(doors: Path):
             await me.press("tab", "ValueError: no such page")
             await me.press("tab", "host   3")
             await me.press("5", "the event loop was not blocked since somebody looks")
+            await me.press("tab", "100 are needed")
             await me.press("tab", "suspended at")
-            await me.press("shift+tab", "blocked  at")
+            await me.press("shift+tab shift+tab", "blocked  at")
 
 
 async def test_a_screen_that_changes_its_size(doors: Path):
@@ -167,6 +168,17 @@ async def test_details_and_the_tree(doors: Path):
             await me.press("escape 4", "host   3")
             await me.press("enter", "group host")
             await me.until(lambda: isinstance(me.app.screen, Page))
+
+
+async def test_what_if(doors: Path):
+    """`w` shows how long jobs would have waited at other sizes, beside the present one; Enter all of one size."""
+    with running(ENDED):
+        async with seat("mail") as me:
+            await me.press("1", "q Quit")
+            await me.press("w", "wait p95", "NOW", "of the last 120 jobs")
+            assert [item["size"] for item in me.rows.items] == [1, 2, 4, 8]
+            await me.press("down enter", "if the size were 2", "queue")
+            await me.press("escape 1", "no job runs")
 
 
 async def test_a_blocked_loop(doors: Path):
