@@ -73,6 +73,7 @@ class Page:
         at: when, in seconds since 1970.
         complete: whether there can be no more of them.
         kept: how many jobs that have ended the program remembers; None: that is no matter here.
+        retry: whether they can be run again: the pool has a store, which keeps their arguments.
         note: why there are none, or why these are old.
     """
 
@@ -80,6 +81,7 @@ class Page:
     at: float
     complete: bool = True
     kept: int | None = None
+    retry: bool = False
     note: str | None = None
 
 
@@ -254,7 +256,14 @@ class Watcher:
         answers = [self._ask("jobs", status=one, limit=rows, **asked) for one in ("failed", "timed_out")]
         page = _page_of(answers, now)
         newest = sorted(page.items, key=lambda item: str(item["finished"]), reverse=True)
-        return dataclasses.replace(page, items=newest[:rows], kept=answers[0].get("kept"))
+        retry = bool(newest) and self._can_retry(str(newest[0]["id"]))
+        return dataclasses.replace(page, items=newest[:rows], kept=answers[0].get("kept"), retry=retry)
+
+    def _can_retry(self, id: str) -> bool:
+        try:
+            return "retry" in self._ask("job", id=id).get("may", ())
+        except Problem:  # it is forgotten meanwhile
+            return False
 
     def _what_if(self, status: dict[str, Any]) -> Page:
         answer = self._ask("what_if")

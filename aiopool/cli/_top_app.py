@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar, final
 
-from rich.text import Text
 from textual import work
 from textual.app import App, ComposeResult, ScreenStackError
 from textual.binding import Binding, BindingType
@@ -23,16 +22,21 @@ from aiopool._control.problems import Problem
 from aiopool.cli._answer_text import answer_lines, stack_lines
 from aiopool.cli._door import Found, exit_code
 from aiopool.cli._fit import clean_cell
-from aiopool.cli._frame import HEAD, ORDERS, head, table, titles
+from aiopool.cli._frame import ORDERS, table, titles
 from aiopool.cli._look import MAX_ROWS, VIEWS, Look, Wanted, Watcher, ended_text
 from aiopool.cli._top_choose import Choose
 from aiopool.cli._top_dialogs import Page, Question, SizeQuestion
+from aiopool.cli._top_head import Head
 from aiopool.cli._top_rows import Rows
 from aiopool.cli._words import Refusal
 
 __all__ = ["TopApp"]
 
-_STEERING = ("pause", "size", "cancel")
+_STEERING = ("pause", "size", "cancel", "retry", "say_no_retry")
+NO_RETRY = (
+    "a pool in memory keeps no arguments of jobs that have ended, so none can be run again: submit it anew, or give "
+    "the pool a store: Pool(store=..., handlers=...)"
+)
 # Seconds without an answer from which on the screen says so; more, if it asks less often than that.
 _SILENT = 3.0
 
@@ -46,12 +50,11 @@ class TopApp(App[None]):
     """
 
     ENABLE_COMMAND_PALETTE = False
-    CSS = f"""
-    #head {{ height: {HEAD}; }}
-    #rows {{ height: 1fr; }}
-    #note {{ height: 1; color: $text-muted; }}
-    #find {{ display: none; height: 3; }}
-    .stale {{ text-style: dim; }}
+    CSS = """
+    #rows { height: 1fr; }
+    #note { height: 1; color: $text-muted; }
+    #find { display: none; height: 3; }
+    .stale { text-style: dim; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(number), f"view('{view}')", view, show=False) for number, view in enumerate(VIEWS, 1)),
@@ -66,6 +69,8 @@ class TopApp(App[None]):
         Binding("plus,equals_sign", "size(1)", "Size", key_display="+"),
         Binding("minus", "size(-1)", "Size", key_display="-"),
         Binding("c", "cancel", "Cancel"),
+        Binding("r", "retry", "Retry"),
+        Binding("r", "say_no_retry", show=False),
         Binding("q", "leave", "Quit"),
         Binding("escape", "clear", "Clear", show=False),
         Binding("ctrl+c", "leave", "Quit", show=False, priority=True),
@@ -82,7 +87,7 @@ class TopApp(App[None]):
         self._read_only = read_only
         self._orders = {view: next(iter(orders)) for view, orders in ORDERS.items()}
         # Kept, and not looked for: an answer may come while a dialog is above them, or while they are removed.
-        self._head = Static(id="head", markup=False)
+        self._head = Head()
         self._tabs = Tabs(*(Tab(view, id=view) for view in VIEWS), active=view)
         self._rows = Rows(id="rows")
         self._note = Static(id="note", markup=False)
@@ -141,9 +146,9 @@ class TopApp(App[None]):
                 return
             self._asked_at = time.monotonic()
             if (view, wanted) == (self.view_name, self.wanted):  # nobody has gone elsewhere meanwhile
-                first, self.look = self.look is None, look
+                before, self.look = self.look, look
                 self.show_look()
-                if first:
+                if before is None or before.page.retry != look.page.retry:
                     self._refresh_keys()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._interval)
@@ -164,8 +169,7 @@ class TopApp(App[None]):
             return
         order = self._orders[look.view]
         found = table(look, order)
-        top = self._head
-        top.update(_coloured(head(look, self.size.width)))
+        self._head.show(look, self.size.width)
         self._rows.show_rows(found.header, found.rows, found.items, _keys(found.items))
         self.set_class(False, "stale")
         for tab in self._tabs.query(Tab):
@@ -211,7 +215,9 @@ class TopApp(App[None]):
             return False
         if action == "cancel":
             return self.view_name in ("running", "waiting", "groups")
-        return True
+        if action == "retry":
+            return self.view_name == "failed" and self.look is not None and self.look.page.retry
+        return action != "say_no_retry" or self.view_name == "failed"
 
     def action_leave(self) -> None:
         """Leave."""
@@ -355,6 +361,20 @@ class TopApp(App[None]):
         if await self.push_screen_wait(Question(f"Cancel job {id} {item['name']}? It is {item['status']}")):
             await self._do("cancel", lambda done: f"job {id} was {done['was']}, and is {done['status']}", id=id)
 
+    @work
+    async def action_retry(self) -> None:
+        """Put the job below the cursor back into the queue."""
+        item = self._rows.item
+        if item is None:
+            return
+        id = str(item["id"])
+        if await self.push_screen_wait(Question(f"Run job {id} {item['name']} again? It is {item['status']}")):
+            await self._do("retry", lambda _: f"job {id} is in the queue again", id=id)
+
+    def action_say_no_retry(self) -> None:
+        """Say why no job can be run again."""
+        self.notify(NO_RETRY, title="retry", severity="warning", markup=False)
+
     async def _do(self, verb: str, said: Callable[[dict[str, Any]], str], **arguments: Any) -> None:
         answer = await self._ask(verb, **arguments)
         if answer is not None:
@@ -374,12 +394,3 @@ class TopApp(App[None]):
 def _keys(items: list[dict[str, Any]]) -> list[str]:
     names = ("id", "name", "time", "size")
     return [next(str(item[name]) for name in names if item.get(name) is not None) for item in items]
-
-
-def _coloured(lines: list[str]) -> Text:
-    text = Text("\n".join(lines), no_wrap=True)
-    text.highlight_regex(r"PAUSED.*?(?=  |$)", "bold yellow")
-    text.highlight_regex(r"BLOCKED.*", "bold red")
-    text.highlight_regex(r"(?<=\[)#+", "green")
-    text.highlight_regex(r"!+(?=\.*\])", "bold red")
-    return text

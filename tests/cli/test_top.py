@@ -57,7 +57,7 @@ def test_a_blocked_loop(here: Path, doors: Path):
 
 
 def test_what_if(here: Path, doors: Path):
-    """Sizes side by side, from the jobs that have ended; with too few of them, how many are needed and how to keep them."""
+    """Sizes side by side, from the jobs that have ended; with too few of them, how many are needed."""
     with running(ENDED):
         text = run(here, "top", "--once", "--show", "what-if", "mail").out.decode()
         assert text.splitlines()[4].endswith("[what-if]")
@@ -69,7 +69,7 @@ def test_what_if(here: Path, doors: Path):
         (row,) = run(here, "top", "--json", "--show", "what-if", "mail").rows
         assert [item["size"] for item in row["items"]] == [1, 2, 4, 8]
         text = run(here, "top", "--once", "--show", "what-if", "few").out.decode()
-        assert text.endswith("0 jobs that ran are remembered, and 100 are needed: give the pool keep_finished=1000, and ask again later\n")
+        assert "0 jobs that ran are remembered, and 100 are needed: give the pool keep_finished=1000" in text
 
 
 def test_frames_as_json(here: Path, doors: Path):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child_programs import watched
-from cli.doors import BLOCKED, ENDED, IDLE, busy, masked, running
+from child_programs import wait_for, watched
+from cli.doors import BLOCKED, ENDED, IDLE, STORED, busy, masked, running
 from cli.support import command, environment
 from services.support import until
 
@@ -246,6 +246,30 @@ async def test_what_is_refused_is_said(doors: Path):
             await me.press("y", "job long has ended: cancelled")
 
 
+async def test_a_job_is_run_again(doors: Path, tmp_path: Path):
+    """With a store, `r` puts a job that has failed back into the queue, after a question; the key is there for it."""
+    with running(STORED, url=f"sqlite:///{tmp_path}/jobs.db") as process:
+        async with seat(size=(120, 40)) as me:
+            await me.press("1", "q Quit")
+            assert "r Retry" not in text(me.app)
+            await me.press("3", "no such page", "r Retry")
+            await me.press("r", "Run job once fail again? It is failed")
+            await me.pilot.press("n")
+            await me.press("r", "Run job once fail again?")
+            await me.press("y", "job once is in the queue again")
+            await asyncio.to_thread(wait_for, process, "tried again")
+
+
+async def test_a_pool_in_memory_cannot_retry(doors: Path):
+    """The key is not there; whoever presses it is told why, and what to write."""
+    with busy():
+        async with seat(size=(120, 40)) as me:
+            shown = await me.press("3", "no such page", "q Quit")
+            assert "r Retry" not in shown
+            await me.press("r", "Pool(store=..., handlers=...)")
+            assert len(me.app.screen_stack) == 1
+
+
 @pytest.mark.parametrize("by", ["the program", "the option"])
 async def test_read_only(doors: Path, by: str):
     """Keys that steer are not there; and if they were, the program would refuse."""
@@ -253,6 +277,9 @@ async def test_read_only(doors: Path, by: str):
         async with seat(read_only=by == "the option") as me:
             shown = await me.sees("in forever", "q Quit")
             assert not re.search("Pause|Size|Cancel", shown)
+            await me.press("3", "no such page")
+            await me.pilot.press("r")
+            assert not me.app._notifications
             await me.pilot.press("p", "plus", "minus", "c")
             assert len(me.app.screen_stack) == 1
             assert await me.app._ask("pause") is None
