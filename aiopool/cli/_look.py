@@ -12,8 +12,9 @@ import threading
 import time
 from typing import Any, Final, Self, final
 
-from aiopool._control.client import Connection, NoAnswerError, NoProgramError
+from aiopool._control.client import NoAnswerError, NoProgramError
 from aiopool._control.problems import Problem
+from aiopool.cli._door import Door, reopen
 from aiopool.cli._words import Refusal
 
 __all__ = ["MAX_ROWS", "VIEWS", "Look", "Page", "Wanted", "Watcher", "ended_text"]
@@ -121,16 +122,16 @@ class Look:
 class Watcher:
     """Asks one program about one pool. `look` is for one thread, `ask` for any other."""
 
-    def __init__(self, connection: Connection, pool: str | None, *, read_only: bool = False) -> None:
-        self.path = connection.path
+    def __init__(self, connection: Door, pool: str | None, *, read_only: bool = False) -> None:
         self.hello = connection.hello
         self.pool = pool
         # The program itself refuses what this one may not do: hidden keys are no protection.
         self._behalf = {"who": getpass.getuser(), "access": "read"} if read_only else None
         self.read_only = read_only or connection.hello["access"] == "read"
-        self._connection: Connection | None = connection
+        self._door = connection
+        self._connection: Door | None = connection
         self._aborted = False
-        self._second: Connection | None = None
+        self._second: Door | None = None
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, Wanted], tuple[object, Page]] = {}
 
@@ -150,7 +151,7 @@ class Watcher:
         rows = max(1, min(rows, MAX_ROWS))
         try:
             if self._connection is None:
-                self._connection = Connection(self.path)
+                self._connection = reopen(self._door)
             status = self._ask("status", rows=rows if view == "running" else None)
             self.pool = status["pool"]
             page = self._page(view, rows, wanted, status)
@@ -168,7 +169,7 @@ class Watcher:
         until = time.monotonic() + _GOING
         while time.monotonic() < until and not self._aborted:
             try:
-                Connection(self.path, _GOING).close()
+                reopen(self._door, _GOING).close()
                 return
             except NoAnswerError:  # it is stopped; or it is just about to go, and its socket has not gone yet
                 time.sleep(0.01)
@@ -185,7 +186,7 @@ class Watcher:
         """
         with self._lock:
             if self._second is None:
-                self._second = Connection(self.path)
+                self._second = reopen(self._door)
             try:
                 return self._second.ask(verb, self.pool, on_behalf_of=self._behalf, **arguments)
             except NoAnswerError:

@@ -341,7 +341,7 @@ class TopApp(App[None]):
         before, pool = int(self.look.status["size"]), str(self.look.status["pool"])
         size = await self.push_screen_wait(SizeQuestion(pool, before, before + by))
         if size and size != before:
-            await self._do("resize", lambda done: f"size {done['before']:,} is now {done['size']:,}", size=size)
+            await self._do("resize", lambda done: f"size {before:,} is now {done['size']:,}", size=size)
 
     @work
     async def action_cancel(self) -> None:

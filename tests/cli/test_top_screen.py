@@ -20,6 +20,7 @@ from child_programs import wait_for, watched
 from cli.doors import BLOCKED, ENDED, IDLE, STORED, busy, masked, running
 from cli.support import command, environment
 from services.support import until
+from web.web_app import command as serving
 
 from aiopool.cli._door import open_door
 from aiopool.cli._look import Wanted, Watcher
@@ -69,10 +70,15 @@ class Seat:
 
 @contextlib.asynccontextmanager
 async def seat(
-    target: str | None = None, size: tuple[int, int] = (80, 24), *, read_only: bool = False, choose: bool = False
+    target: str | None = None,
+    size: tuple[int, int] = (80, 24),
+    *,
+    read_only: bool = False,
+    choose: bool = False,
+    token_file: str | None = None,
 ) -> AsyncIterator[Seat]:
     """Sit down before a screen."""
-    watcher = None if choose else Watcher(*open_door(target), read_only=read_only)
+    watcher = None if choose else Watcher(*open_door(target, token_file), read_only=read_only)
     app = TopApp(watcher, interval=0.05, view="running", wanted=Wanted(), read_only=read_only)
     try:
         async with app.run_test(size=size, notifications=True) as pilot:
@@ -336,6 +342,28 @@ async def test_several_programs(doors: Path):
             pools = [key for _, key in me.app.screen.query_one(Rows).items]
             await me.pilot.press(*["down"] * pools.index("spam"))
             await me.press("enter", f"-c {other.pid}  pool spam  open", "in sleep")
+
+
+async def test_over_http(doors: Path):
+    """The screen is the same; it steers, and is left at once while the server owes an answer."""
+    web = serving(doors.parent, "web", "--port", "0", "--token-file", "token")
+    with busy() as process, web as server:
+        async with seat(server.url, (120, 40), token_file=str(doors.parent / "token")) as me:
+            await me.press("1", "in forever", "running 3", f"-c {process.pid}")
+            await me.press("down enter", "╭─ job long forever", 'File "<string>", line')
+            await me.press("escape t", "jobs of jobs", "mum parent: running")
+            await me.press("escape p", "Pause pool mail?")
+            await me.press("y", "PAUSED by token", "pool mail is paused")
+            await me.press("plus enter", "size 2 is now 3")
+            await me.press("3", "no such page")
+            await me.press("r", "Pool(store=..., handlers=...)")
+            os.kill(server.process.pid, signal.SIGSTOP)
+            try:
+                await me.sees(f"NO ANSWER from -c {process.pid} for ")
+                await me.pilot.press("q")
+            finally:
+                os.kill(server.process.pid, signal.SIGCONT)
+        assert me.app.return_code == 0
 
 
 # -- a real terminal ---------------------------------------------------------------------------------------------------
