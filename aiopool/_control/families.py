@@ -12,9 +12,9 @@ MAX_DEPTH = 12  # of what is drawn; deeper ones stand there, too
 def family(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the nodes, each parent before its children, with what the tree says of them.
 
-    `level` is how many stand above it, and `depth` the same, as far as a page can draw it; `children` is how many of its
-    children live, `below` has the ids of all that descend from it, itself first. A circle, which no pool makes, is left
-    out.
+    `level` is how many stand above it, and `depth` the same, as far as a page can draw it; `children` is how many of
+    its children live, `below` has the ids of all that descend from it, itself first. A circle, which no pool makes, is
+    left out.
     """
     by_id = {str(node["id"]): node for node in nodes}
     children: dict[str, list[str]] = {}
