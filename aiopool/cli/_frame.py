@@ -15,7 +15,7 @@ from aiopool.cli._fit import clean_cell, clipped, fitted_lines
 from aiopool.cli._job_text import period
 from aiopool.cli._look import VIEWS, Look
 
-__all__ = ["HEAD", "LETTERS", "ORDERS", "Table", "frame", "head", "table", "titles"]
+__all__ = ["HEAD", "LETTERS", "ORDERS", "Table", "frame", "head", "rows_in", "table", "titles"]
 
 # Lines of `head`.
 HEAD: Final = 4
@@ -252,6 +252,11 @@ _ROWS: Final[dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], float], 
 }
 
 
+def rows_in(height: int) -> int:
+    """Return how many rows of a table a frame of a height has; besides them are the head, tabs, titles, a summary."""
+    return max(0, height - HEAD - 3)
+
+
 def frame(look: Look, width: int, height: int, order: str | None = None) -> list[str]:
     """Return the lines of a frame.
 
@@ -266,8 +271,8 @@ def frame(look: Look, width: int, height: int, order: str | None = None) -> list
     lines = head(look, width)
     lines.append(clipped("   ".join(f"[{tabs[view]}]" if view == look.view else tabs[view] for view in VIEWS), width))
     rows = found.rows
-    if height and len(rows) > (room := max(0, height - len(lines) - 2)):
-        rows = rows[:room]
+    if height:
+        rows = rows[: rows_in(height)]
     if rows:
         lines += fitted_lines(found.header, rows, width)
     if summary := found.summary(len(found.rows) - len(rows)):

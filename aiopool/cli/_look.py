@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import math
 import threading
 import time
-from typing import Any, Final, Self, final
+from typing import Any, Final, NamedTuple, Self, final
 
 from aiopool._control.client import NoAnswerError, NoProgramError
 from aiopool._control.problems import Problem
@@ -23,8 +24,10 @@ VIEWS: Final = ("running", "waiting", "failed", "groups", "loop", "what-if")
 MAX_ROWS: Final = 200
 # Seconds in which a program that ends is gone.
 _GOING: Final = 1.0
-# Seconds for which a guess at other sizes is shown: the program runs through thousands of jobs for each.
-_GUESSED: Final = 10.0
+# What costs the program much is not asked for each second: by view, the seconds for which rows of before are shown
+# whatever has happened since, and those for which they are shown if nothing has.
+_CALM: Final = {"failed": 5.0}
+_SAME: Final = {"loop": 10.0, "what-if": 60.0}
 
 
 @final
@@ -118,6 +121,14 @@ class Look:
         return about | status | rates | {"view": self.view} | page
 
 
+class _Kept(NamedTuple):
+    """The rows of before, how many were asked for, and of what state they are."""
+
+    mark: object
+    rows: int
+    page: Page
+
+
 @final
 class Watcher:
     """Asks one program about one pool. `look` is for one thread, `ask` for any other."""
@@ -133,7 +144,7 @@ class Watcher:
         self._aborted = False
         self._second: Door | None = None
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, Wanted], tuple[object, Page]] = {}
+        self._kept: dict[tuple[str, Wanted], _Kept] = {}
 
     def look(self, view: str, rows: int, wanted: Wanted = Wanted()) -> Look:
         """Look once.
@@ -217,45 +228,46 @@ class Watcher:
         """Return the rows of a view; those of before, if the event loop is blocked."""
         if view == "running" and not wanted.asked:
             return Page(status["running"], status["time"], len(status["running"]) == status["numbers"]["running"])
-        if view == "loop":
-            return Page(self._ask("blocked")["spells"][::-1], status["time"])
-        blocked = status["loop"]["blocked"] is not None
-        if not blocked:
+        if status["loop"]["blocked"] is None or view == "loop":
             try:
                 return self._fresh(view, rows, wanted, status)
             except Problem as problem:
                 if problem.kind != "loop-blocked":
                     return Page([], status["time"], note=problem.detail)
-        _, before = self._kept.get((view, wanted), (None, Page([], status["time"], complete=False)))
+        kept = self._kept.get((view, wanted))
+        before = Page([], status["time"], complete=False) if kept is None else kept.page
         age = "no list can be asked for" if not before.items else f"this list is {status['time'] - before.at:.0f} s old"
         return dataclasses.replace(before, note=f"the event loop does not answer: {age}")
 
     def _fresh(self, view: str, rows: int, wanted: Wanted, status: dict[str, Any]) -> Page:
-        numbers, asked = status["numbers"], dict(wanted.asked)
-        # A list of jobs that have ended costs the program a look at each; it is the same until another one fails.
-        marks = {
-            "failed": (numbers["failed"], numbers["timed_out"], rows),
-            "what-if": (status["size"], status["time"] // _GUESSED),
-        }
-        mark: object = marks.get(view, object())
-        before, page = self._kept.get((view, wanted), (None, None))
-        if page is None or before != mark:
-            if view == "groups":
-                page = Page(self._ask("list_groups")["items"], status["time"])
-            elif view == "failed":
-                page = self._failed(rows, asked, status["time"])
-            elif view == "waiting":
-                page = self._waiting(rows, asked, status)
-            elif view == "what-if":
-                page = self._what_if(status)
-            else:
-                page = _page_of([self._ask("jobs", status="running", limit=rows, **asked)], status["time"])
-            self._kept = {(view, wanted): (mark, page)}
+        asked = dict(wanted.asked)
+        mark = _mark(view, status)
+        kept = self._kept.get((view, wanted))
+        if kept is not None and kept.rows >= rows:
+            age = status["time"] - kept.page.at
+            if 0 <= age < _CALM.get(view, 0.0) or (kept.mark == mark and 0 <= age < _SAME.get(view, math.inf)):
+                return kept.page
+        if view == "groups":
+            page = Page(self._ask("list_groups")["items"], status["time"])
+        elif view == "failed":
+            page = self._failed(rows, asked, status)
+        elif view == "waiting":
+            page = self._waiting(rows, asked, status)
+        elif view == "loop":
+            page = Page(self._ask("blocked")["spells"][::-1], status["time"])
+        elif view == "what-if":
+            page = self._what_if(status)
+        else:
+            page = _page_of([self._ask("jobs", status="running", limit=rows, **asked)], status["time"])
+        # These have all rows that there are, however many are asked for.
+        self._kept = {(view, wanted): _Kept(mark, MAX_ROWS if view in _SAME else rows, page)}
         return page
 
-    def _failed(self, rows: int, asked: dict[str, str], now: float) -> Page:
-        answers = [self._ask("jobs", status=one, limit=rows, **asked) for one in ("failed", "timed_out")]
-        page = _page_of(answers, now)
+    def _failed(self, rows: int, asked: dict[str, str], status: dict[str, Any]) -> Page:
+        # The program looks at each job that has ended: not for a status that none has.
+        statuses = [one for one in ("failed", "timed_out") if status["numbers"][one]] or ["failed"]
+        answers = [self._ask("jobs", status=one, limit=rows, **asked) for one in statuses]
+        page = _page_of(answers, status["time"])
         newest = sorted(page.items, key=lambda item: str(item["finished"]), reverse=True)
         retry = bool(newest) and self._can_retry(str(newest[0]["id"]))
         return dataclasses.replace(page, items=newest[:rows], kept=answers[0].get("kept"), retry=retry)
@@ -289,6 +301,17 @@ class Watcher:
         items = list(once.values())[::-1]
         total = numbers["queued"] + numbers["scheduled"]
         return Page(items[:rows], status["time"], len(items) >= total)
+
+
+def _mark(view: str, status: dict[str, Any]) -> object:
+    """Return what is the same as long as the rows of a view are; of most views they never are."""
+    numbers, blocked = status["numbers"], status["loop"]["blocked"]
+    marks: dict[str, object] = {
+        "failed": (numbers["failed"], numbers["timed_out"]),
+        "loop": None if blocked is None else object(),
+        "what-if": status["size"],
+    }
+    return marks.get(view, object())
 
 
 def _rates(rates: dict[str, float] | None) -> tuple[float | None, float | None]:

@@ -10,7 +10,7 @@ import time
 from aiopool._control.client import Connection, NoAnswerError, NoProgramError
 from aiopool._control.problems import Problem
 from aiopool.cli._door import NO_DOOR, at_door, exit_code, find_programs, open_door, pool_target
-from aiopool.cli._frame import frame
+from aiopool.cli._frame import frame, rows_in
 from aiopool.cli._job_text import to_line
 from aiopool.cli._look import MAX_ROWS, VIEWS, Wanted, Watcher, ended_text
 from aiopool.cli._store import complain
@@ -61,7 +61,8 @@ def _frames(watcher: Watcher, every: float | None, view: str, wanted: Wanted, *,
         # On a terminal a frame fits; elsewhere nothing is cut, unless COLUMNS and LINES say so.
         width, height = shutil.get_terminal_size((0, 0))
         try:
-            look = watcher.look(view, height or MAX_ROWS, wanted)
+            rows = MAX_ROWS if not height or wanted.words else rows_in(height - 1)
+            look = watcher.look(view, rows, wanted)
         except (NoProgramError, NoAnswerError, Problem) as error:
             if first:
                 raise

@@ -155,12 +155,12 @@ class TopApp(App[None]):
                 self._asked_at = time.monotonic()
 
     def _rows_wanted(self) -> int:
-        """Return how many rows to ask for: those that are seen, and one more screen; all, if they are to be sorted."""
+        """Return how many rows to ask for: those that are seen, and some to go on to; all, if they are to be sorted."""
         rows = self._rows
         sorted_anew = ORDERS[self.view_name][self._orders[self.view_name]] is not None
         if sorted_anew or self.wanted.words:
             return MAX_ROWS
-        return min(MAX_ROWS, rows.cursor_row + 2 * max(10, rows.size.height))
+        return min(MAX_ROWS, rows.cursor_row + max(10, rows.size.height) + 10)
 
     def show_look(self) -> None:
         """Show what was seen last."""
