@@ -1,5 +1,6 @@
 """`aiopool top` without a screen: frames of real programs, on no terminal."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,9 @@ import pytest
 from child_programs import wait_for as wait_for_line
 from cli.doors import BLOCKED, ENDED, IDLE, busy, masked, running
 from cli.support import command, environment, finish, run, started
+
+from aiopool.cli._door import open_door
+from aiopool.cli._look import Watcher
 
 FRAME = """\
 -c PID  pool mail  open  up T s  HH:MM:SSZ
@@ -43,6 +47,18 @@ def test_one_frame(here: Path, doors: Path, columns: str, lines: str):
         found = run(here, "top", "--once", "--show", "waiting", "--filter", "group=host q1", **size).out.decode()
         assert [line.split()[1] for line in found.splitlines()[6:-1]] == ["q1"]
         assert found.splitlines()[-1] == "1 of 3 match group=host q1"
+
+
+def test_what_costs_much_is_not_asked_for_again(doors: Path):
+    """Failures that have not changed, spells while the loop answers, a guess; but more rows are, and what moves is."""
+    with running(ENDED), contextlib.closing(Watcher(*open_door("mail"))) as watcher:
+        for view in ("failed", "loop", "what-if"):
+            page = watcher.look(view, 10).page
+            assert watcher.look(view, 10).page is page
+        page = watcher.look("failed", 10).page
+        assert watcher.look("failed", 20).page is not page
+        page = watcher.look("groups", 10).page
+        assert watcher.look("groups", 10).page is not page
 
 
 def test_a_blocked_loop(here: Path, doors: Path):
