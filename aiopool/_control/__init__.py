@@ -10,6 +10,7 @@
     verbs      what can be asked: a closed list; the verbs themselves:
                looking, steering, many (jobs at once), store_verbs (with store_views), settings_verb
     what_if    how it would have been at another size
+    families   the answer of `tree` in the order in which it is read
     call       carry out a request: check, run in the loop of the pool, write down who did what
     paths      where the sockets are
     server     the socket, in a thread of its own

@@ -24,10 +24,11 @@
     _job_text a stored job as text; _table has plain tables
     _streams  standard input and output, which jobs do not get
     _door     the door of a running program; _door_app has the options of the three commands that go through it
+    _http_door the same over HTTP; _http_routes has which request asks what
     _ps       `aiopool ps`: which programs have one
     _ctl      `aiopool ctl`: ask by a verb; _answer_text has the answers as text
     _top      `aiopool top`: frame after frame; _look asks for one, _frame makes it text, _fit fits tables to a width
-    _top_app  the same on a screen of Textual's; _top_rows, _top_dialogs and _top_choose are parts of it
+    _top_app  the same on a screen of Textual's; _top_head, _top_rows, _top_dialogs, _top_choose are parts of it
     _words    the errors and exit codes that all of them use
 
 Nothing heavy is imported before `main()` runs: an interrupt, or a missing extra, is answered with a line, not with a

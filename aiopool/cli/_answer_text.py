@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from aiopool._control.families import family
 from aiopool.cli._board import printable
 from aiopool.cli._door import blocked_text
 from aiopool.cli._fit import clean_cell
@@ -46,25 +47,12 @@ def stack_lines(frames: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def tree_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     """Yield the jobs that others have submitted, each below its parent."""
-    nodes = {str(node["id"]): node for node in answer["nodes"]}
-    children: dict[str | None, list[str]] = {}
-    for id, node in nodes.items():
-        parent = node["parent"] if node["parent"] in nodes else None
-        children.setdefault(parent, []).append(id)
-    todo = [(id, 0) for id in reversed(children.get(None, []))]
-    seen: set[str] = set()
-    while todo:
-        id, depth = todo.pop()
-        if id in seen:
-            continue
-        seen.add(id)
-        node = nodes[id]
+    for node in family(answer["nodes"]):
         words = [f"{node['id']} {node['name']}: {node['status']} {period(node['seconds'])}"]
         words += [f"waits for {node['waiting_for']}"] if node["waiting_for"] else []
         words += [f"at {node['at']}"] if node.get("at") else []
-        yield f"{'  ' * depth}{clean_cell(', '.join(words))}\n"
-        todo += [(child, depth + 1) for child in reversed(children.get(id, []))]
-    if not nodes:
+        yield f"{'  ' * node['level']}{clean_cell(', '.join(words))}\n"
+    if not answer["nodes"]:
         yield "no live job was submitted by another one\n"
     if not answer["complete"]:
         yield f"searched {answer['searched']:,} jobs: there are more\n"

@@ -6,13 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from aiopool._control.client import Connection, NoAnswerError, NoProgramError
+from aiopool._control.client import NoAnswerError, NoProgramError
 from aiopool._control.problems import Problem
 from aiopool.cli._answer_text import answer_lines
-from aiopool.cli._door import at_door, open_door
+from aiopool.cli._door import Door, at_door, open_door, reopen
 from aiopool.cli._job_text import to_line
 from aiopool.cli._store import complain
 from aiopool.cli._streams import write_output
@@ -31,20 +30,20 @@ _EVERY: Final = 0.1
 _SAY_EVERY: Final = 5.0
 
 
-def control(verb: str | None, words: Sequence[str], *, as_json: bool, wait: bool) -> int:
+def control(verb: str | None, words: Sequence[str], *, as_json: bool, wait: bool, token_file: str | None) -> int:
     """Ask by a verb, and print the answer; without a verb, or with `help`, print which there are."""
 
     def work() -> int:
         target, arguments = read_words(words)
         if verb is None or verb == "help":
-            return _list_verbs(target, as_json=as_json)
+            return _list_verbs(target, token_file, as_json=as_json)
         name = verb.replace("-", "_")
         if wait and name not in (*_ENDING, *_MANY):
             raise Refusal(
                 f"{name} --wait: it is over when it has answered; {', '.join(_ENDING + _MANY)} can be waited for"
             )
         try:
-            connection, pool = open_door(target)
+            connection, pool = open_door(target, token_file)
         except NoProgramError as error:
             if name in _OF_A_JOB and target is not None and "id" not in arguments:
                 raise NoProgramError(f"{error}; the id of a job is written as id={target}") from None
@@ -56,7 +55,7 @@ def control(verb: str | None, words: Sequence[str], *, as_json: bool, wait: bool
             if code := _print(name, answer, as_json=as_json):
                 return code
             if wait and name in _ENDING:
-                return _wait_for_end(connection.path, str(pool))
+                return _wait_for_end(connection, str(pool))
             if wait and not answer.get("dry_run"):
                 return _wait_for_operation(connection, pool, int(answer["id"]), as_json=as_json)
         return FINE
@@ -98,8 +97,8 @@ def read_words(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
     return target, arguments
 
 
-def _list_verbs(target: str | None, *, as_json: bool) -> int:
-    connection, _ = open_door(target)
+def _list_verbs(target: str | None, token_file: str | None, *, as_json: bool) -> int:
+    connection, _ = open_door(target, token_file)
     with connection:
         verbs = connection.hello["verbs"]
     return write_output(to_line(verbs) if as_json else "".join(name_value_lines(list(verbs.items()))))
@@ -112,13 +111,13 @@ def _print(verb: str, answer: dict[str, Any], *, as_json: bool) -> int:
     return code
 
 
-def _wait_for_end(path: Path, pool: str) -> int:
+def _wait_for_end(door: Door, pool: str) -> int:
     """Wait until a pool has closed, or its program has ended."""
     say = _Said()
     closing = False
     while True:
         try:
-            with Connection(path) as connection:
+            with reopen(door) as connection:
                 while True:
                     status = connection.ask("status", pool)
                     if closing and status["status"] == "open":
@@ -145,7 +144,7 @@ def _closed(pool: str) -> int:
     return FINE
 
 
-def _wait_for_operation(connection: Connection, pool: str | None, id: int, *, as_json: bool) -> int:
+def _wait_for_operation(connection: Door, pool: str | None, id: int, *, as_json: bool) -> int:
     """Wait until something is done to all of the jobs that it is for."""
     say = _Said()
     while True:

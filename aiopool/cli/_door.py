@@ -13,10 +13,20 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
-from aiopool._control.client import GREETING, NO_DOOR, Connection, NoAnswerError, NoProgramError, ask_programs, connect
+from aiopool._control.client import (
+    GREETING,
+    NO_DOOR,
+    PATIENCE,
+    Connection,
+    NoAnswerError,
+    NoProgramError,
+    ask_programs,
+    connect,
+)
 from aiopool._control.problems import Problem
+from aiopool.cli._http_door import HttpConnection, is_url, read_token, split_url
 from aiopool.cli._store import complain
 from aiopool.cli._words import FAILED, MISUSED, Refusal
 
@@ -24,13 +34,18 @@ __all__ = [
     "NOT_ALLOWED",
     "NO_ANSWER",
     "NO_DOOR",
+    "Door",
     "Found",
     "at_door",
     "blocked_text",
     "exit_code",
     "find_programs",
     "open_door",
+    "pool_target",
+    "reopen",
 ]
+
+Door: TypeAlias = Connection | HttpConnection
 
 NOT_ALLOWED: Final = 2
 NO_ANSWER: Final = 3
@@ -38,9 +53,6 @@ NO_ANSWER: Final = 3
 
 def at_door(work: Callable[[], int]) -> int:
     """Run what a command does at doors, and return the exit code; say on standard error why something is not done."""
-    if sys.platform == "win32":
-        complain("doors of programs are Unix sockets, and Python has none on Windows")
-        return MISUSED
     try:
         return work()
     except Refusal as refusal:
@@ -63,11 +75,37 @@ def exit_code(error: Exception) -> int:
     return FAILED
 
 
-def open_door(target: str | None) -> tuple[Connection, str | None]:
-    """Return a connection to the program that a target names, and the pool that is meant; see `connect`."""
+def open_door(target: str | None, token_file: str | None = None) -> tuple[Door, str | None]:
+    """Return a connection to the program that a target names, and the pool that is meant.
+
+    Args:
+        target: an address, `http://127.0.0.1:8765/#mail`; or as in `connect`.
+        token_file: has the token for an address.
+    """
+    if target is not None and is_url(target):
+        url, pool = split_url(target)
+        return HttpConnection(url, None if token_file is None else read_token(token_file)), pool
+    if token_file is not None:
+        raise Refusal("--token-file is for an address, and there is none: write http://127.0.0.1:8765/")
+    _need_sockets()
     if target is not None and not target.strip("/ "):
         raise Refusal(f"{target!r} names nothing: write the name of a pool, a process id, or both: 4711/mail")
     return connect(target)
+
+
+def reopen(door: Door, patience: float = PATIENCE) -> Door:
+    """Return another connection to the same program."""
+    return door.again(patience) if isinstance(door, HttpConnection) else Connection(door.path, patience)
+
+
+def pool_target(door: Door, pool: str) -> str:
+    """Return how a pool of a program is named as a target."""
+    return f"{door.url}#{pool}" if isinstance(door, HttpConnection) else f"{door.pid}/{pool}"
+
+
+def _need_sockets() -> None:
+    if sys.platform == "win32":
+        raise Refusal("doors of programs are Unix sockets, and Python has none on Windows: write an address")
 
 
 @final
@@ -99,6 +137,7 @@ def find_programs() -> list[Found]:
     Raises:
         PermissionError: the directory of the sockets is not this user's alone.
     """
+    _need_sockets()
     return ask_programs(_ask)
 
 

@@ -12,6 +12,12 @@ CTL_EXAMPLE = """Example: aiopool ctl status; aiopool ctl jobs mail status=queue
 aiopool ctl drain mail timeout=30 --wait"""
 
 
+TokenFile = Annotated[
+    str | None,
+    typer.Option("--token-file", metavar="FILE", show_default="none", help="The token for an address, in a file."),
+]
+
+
 def ps_command(as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each pool.")] = False) -> None:
     """List the programs of this user that have a door open, and their pools.
 
@@ -35,8 +41,8 @@ def ctl_command(
         typer.Argument(
             metavar="[TARGET] [KEY=VALUE]...",
             show_default=False,
-            help="A pool (mail), a process (4711) or both (4711/mail), if there are several; then what the verb takes. "
-            "KEY:=JSON for what is no text.",
+            help="A pool (mail), a process (4711) or both (4711/mail), if there are several, or an address "
+            "(http://127.0.0.1:8765/#mail); then what the verb takes. KEY:=JSON for what is no text.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as a line of JSON.")] = False,
@@ -46,6 +52,7 @@ def ctl_command(
             "--wait", help="drain, shutdown: return when the pool has closed. operation, cancel_group: when it is done."
         ),
     ] = False,
+    token_file: TokenFile = None,
 ) -> None:
     """Ask a running program about its pools, or steer them.
 
@@ -54,7 +61,7 @@ def ctl_command(
     """
     from aiopool.cli._ctl import control
 
-    raise typer.Exit(control(verb, words or [], as_json=as_json, wait=wait))
+    raise typer.Exit(control(verb, words or [], as_json=as_json, wait=wait, token_file=token_file))
 
 
 def top_command(
@@ -63,7 +70,8 @@ def top_command(
         typer.Argument(
             metavar="[TARGET]",
             show_default=False,
-            help="A pool (mail), a process (4711) or both (4711/mail); none: the only one, or a list to choose from.",
+            help="A pool (mail), a process (4711) or both (4711/mail), or the address of a pool over HTTP "
+            "(http://127.0.0.1:8765/#mail); none: the only one, or a list to choose from.",
         ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print one frame as text; needs no terminal.")] = False,
@@ -76,7 +84,7 @@ def top_command(
         typer.Option("--interval", "-i", metavar="SECONDS", min=0.1, help="Between frames.", show_default="1"),
     ] = None,
     view: Annotated[
-        str, typer.Option("--show", metavar="VIEW", help="running, waiting, failed, groups or loop.")
+        str, typer.Option("--show", metavar="VIEW", help="running, waiting, failed, groups, loop or what-if.")
     ] = "running",
     filter: Annotated[
         str,
@@ -88,6 +96,7 @@ def top_command(
         ),
     ] = "",
     read_only: Annotated[bool, typer.Option("--read-only", help="Look only: no key steers anything.")] = False,
+    token_file: TokenFile = None,
 ) -> None:
     """Watch a pool of a running program.
 
@@ -106,5 +115,6 @@ def top_command(
             view=view,
             filter=filter,
             read_only=read_only,
+            token_file=token_file,
         )
     )

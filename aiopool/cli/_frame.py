@@ -15,7 +15,7 @@ from aiopool.cli._fit import clean_cell, clipped, fitted_lines
 from aiopool.cli._job_text import period
 from aiopool.cli._look import VIEWS, Look
 
-__all__ = ["HEAD", "LETTERS", "ORDERS", "Table", "frame", "head", "table", "titles"]
+__all__ = ["HEAD", "LETTERS", "ORDERS", "Table", "frame", "head", "rows_in", "table", "titles"]
 
 # Lines of `head`.
 HEAD: Final = 4
@@ -34,6 +34,7 @@ _EMPTY: Final = {
     "failed": "no job that is kept has failed",
     "groups": "no group has a job, or is paused",
     "loop": "the event loop was not blocked since somebody looks",
+    "what-if": "no guess has come yet",
 }
 _MAX_BAR: Final = 60
 
@@ -53,6 +54,7 @@ ORDERS: Final[dict[str, dict[str, Callable[[dict[str, Any]], Any] | None]]] = {
     "failed": {"newest": None, "name": _text("name"), "error": _text("error")},
     "groups": {"oldest": None, "live": _most("live"), "name": _text("name")},
     "loop": {"newest": None, "seconds": _most("seconds")},
+    "what-if": {"size": None},
 }
 
 
@@ -141,6 +143,7 @@ def titles(look: Look) -> dict[str, str]:
         "failed": f"failed {numbers['failed'] + numbers['timed_out']:,}",
         "groups": "groups",
         "loop": "loop" if look.status["loop"]["blocked"] is None else "loop !",
+        "what-if": "what-if",
     }
 
 
@@ -218,6 +221,11 @@ def _spell(item: dict[str, Any], now: float) -> tuple[str, ...]:
     return str(item["time"])[11:19] + "Z", f"{item['seconds']:.1f} s", str(item["where"])
 
 
+def _guess(item: dict[str, Any], now: float) -> tuple[str, ...]:
+    waits = (period(item["wait_p50"]), period(item["wait_p95"]))
+    return f"{item['size']:,}", *waits, f"{item['queue']:,}", f"{1 - item['busy']:.0%}", "NOW" if item["now"] else ""
+
+
 def _letter(item: dict[str, Any]) -> str:
     return LETTERS.get(item["status"], "?")
 
@@ -240,7 +248,13 @@ _ROWS: Final[dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], float], 
     "failed": (("S", "id", "name", "ended ago", "ran", "attempt", "error"), _failed),
     "groups": (("group", "live", "running", "waiting", "paused"), _group),
     "loop": (("from", "blocked", "at"), _spell),
+    "what-if": (("size", "wait p50", "wait p95", "longest queue", "idle", "now"), _guess),
 }
+
+
+def rows_in(height: int) -> int:
+    """Return how many rows of a table a frame of a height has; besides them are the head, tabs, titles, a summary."""
+    return max(0, height - HEAD - 3)
 
 
 def frame(look: Look, width: int, height: int, order: str | None = None) -> list[str]:
@@ -257,8 +271,8 @@ def frame(look: Look, width: int, height: int, order: str | None = None) -> list
     lines = head(look, width)
     lines.append(clipped("   ".join(f"[{tabs[view]}]" if view == look.view else tabs[view] for view in VIEWS), width))
     rows = found.rows
-    if height and len(rows) > (room := max(0, height - len(lines) - 2)):
-        rows = rows[:room]
+    if height:
+        rows = rows[: rows_in(height)]
     if rows:
         lines += fitted_lines(found.header, rows, width)
     if summary := found.summary(len(found.rows) - len(rows)):

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import math
 import threading
 import time
-from typing import Any, Final, Self, final
+from typing import Any, Final, NamedTuple, Self, final
 
-from aiopool._control.client import Connection, NoAnswerError, NoProgramError
+from aiopool._control.client import NoAnswerError, NoProgramError
 from aiopool._control.problems import Problem
+from aiopool.cli._door import Door, reopen
 from aiopool.cli._words import Refusal
 
 __all__ = ["MAX_ROWS", "VIEWS", "Look", "Page", "Wanted", "Watcher", "ended_text"]
 
-VIEWS: Final = ("running", "waiting", "failed", "groups", "loop")
+VIEWS: Final = ("running", "waiting", "failed", "groups", "loop", "what-if")
 MAX_ROWS: Final = 200
 # Seconds in which a program that ends is gone.
 _GOING: Final = 1.0
+# What costs the program much is not asked for each second: by view, the seconds for which rows of before are shown
+# whatever has happened since, and those for which they are shown if nothing has.
+_CALM: Final = {"failed": 5.0}
+_SAME: Final = {"loop": 10.0, "what-if": 60.0}
 
 
 @final
@@ -71,6 +77,7 @@ class Page:
         at: when, in seconds since 1970.
         complete: whether there can be no more of them.
         kept: how many jobs that have ended the program remembers; None: that is no matter here.
+        retry: whether they can be run again: the pool has a store, which keeps their arguments.
         note: why there are none, or why these are old.
     """
 
@@ -78,6 +85,7 @@ class Page:
     at: float
     complete: bool = True
     kept: int | None = None
+    retry: bool = False
     note: str | None = None
 
 
@@ -113,22 +121,30 @@ class Look:
         return about | status | rates | {"view": self.view} | page
 
 
+class _Kept(NamedTuple):
+    """The rows of before, how many were asked for, and of what state they are."""
+
+    mark: object
+    rows: int
+    page: Page
+
+
 @final
 class Watcher:
     """Asks one program about one pool. `look` is for one thread, `ask` for any other."""
 
-    def __init__(self, connection: Connection, pool: str | None, *, read_only: bool = False) -> None:
-        self.path = connection.path
+    def __init__(self, connection: Door, pool: str | None, *, read_only: bool = False) -> None:
         self.hello = connection.hello
         self.pool = pool
         # The program itself refuses what this one may not do: hidden keys are no protection.
         self._behalf = {"who": getpass.getuser(), "access": "read"} if read_only else None
         self.read_only = read_only or connection.hello["access"] == "read"
-        self._connection: Connection | None = connection
+        self._door = connection
+        self._connection: Door | None = connection
         self._aborted = False
-        self._second: Connection | None = None
+        self._second: Door | None = None
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, Wanted], tuple[object, Page]] = {}
+        self._kept: dict[tuple[str, Wanted], _Kept] = {}
 
     def look(self, view: str, rows: int, wanted: Wanted = Wanted()) -> Look:
         """Look once.
@@ -146,7 +162,7 @@ class Watcher:
         rows = max(1, min(rows, MAX_ROWS))
         try:
             if self._connection is None:
-                self._connection = Connection(self.path)
+                self._connection = reopen(self._door)
             status = self._ask("status", rows=rows if view == "running" else None)
             self.pool = status["pool"]
             page = self._page(view, rows, wanted, status)
@@ -164,7 +180,7 @@ class Watcher:
         until = time.monotonic() + _GOING
         while time.monotonic() < until and not self._aborted:
             try:
-                Connection(self.path, _GOING).close()
+                reopen(self._door, _GOING).close()
                 return
             except NoAnswerError:  # it is stopped; or it is just about to go, and its socket has not gone yet
                 time.sleep(0.01)
@@ -181,7 +197,7 @@ class Watcher:
         """
         with self._lock:
             if self._second is None:
-                self._second = Connection(self.path)
+                self._second = reopen(self._door)
             try:
                 return self._second.ask(verb, self.pool, on_behalf_of=self._behalf, **arguments)
             except NoAnswerError:
@@ -212,43 +228,60 @@ class Watcher:
         """Return the rows of a view; those of before, if the event loop is blocked."""
         if view == "running" and not wanted.asked:
             return Page(status["running"], status["time"], len(status["running"]) == status["numbers"]["running"])
-        if view == "loop":
-            return Page(self._ask("blocked")["spells"][::-1], status["time"])
-        blocked = status["loop"]["blocked"] is not None
-        if not blocked:
+        if status["loop"]["blocked"] is None or view == "loop":
             try:
                 return self._fresh(view, rows, wanted, status)
             except Problem as problem:
-                if problem.kind == "invalid":
-                    return Page([], status["time"], note=problem.detail)
                 if problem.kind != "loop-blocked":
-                    raise
-        _, before = self._kept.get((view, wanted), (None, Page([], status["time"], complete=False)))
+                    return Page([], status["time"], note=problem.detail)
+        kept = self._kept.get((view, wanted))
+        before = Page([], status["time"], complete=False) if kept is None else kept.page
         age = "no list can be asked for" if not before.items else f"this list is {status['time'] - before.at:.0f} s old"
         return dataclasses.replace(before, note=f"the event loop does not answer: {age}")
 
     def _fresh(self, view: str, rows: int, wanted: Wanted, status: dict[str, Any]) -> Page:
-        numbers, asked = status["numbers"], dict(wanted.asked)
-        # A list of jobs that have ended costs the program a look at each; it is the same until another one fails.
-        mark: object = (numbers["failed"], numbers["timed_out"], rows) if view == "failed" else object()
-        before, page = self._kept.get((view, wanted), (None, None))
-        if page is None or before != mark:
-            if view == "groups":
-                page = Page(self._ask("list_groups")["items"], status["time"])
-            elif view == "failed":
-                page = self._failed(rows, asked, status["time"])
-            elif view == "waiting":
-                page = self._waiting(rows, asked, status)
-            else:
-                page = _page_of([self._ask("jobs", status="running", limit=rows, **asked)], status["time"])
-            self._kept = {(view, wanted): (mark, page)}
+        asked = dict(wanted.asked)
+        mark = _mark(view, status)
+        kept = self._kept.get((view, wanted))
+        if kept is not None and kept.rows >= rows:
+            age = status["time"] - kept.page.at
+            if 0 <= age < _CALM.get(view, 0.0) or (kept.mark == mark and 0 <= age < _SAME.get(view, math.inf)):
+                return kept.page
+        if view == "groups":
+            page = Page(self._ask("list_groups")["items"], status["time"])
+        elif view == "failed":
+            page = self._failed(rows, asked, status)
+        elif view == "waiting":
+            page = self._waiting(rows, asked, status)
+        elif view == "loop":
+            page = Page(self._ask("blocked")["spells"][::-1], status["time"])
+        elif view == "what-if":
+            page = self._what_if(status)
+        else:
+            page = _page_of([self._ask("jobs", status="running", limit=rows, **asked)], status["time"])
+        # These have all rows that there are, however many are asked for.
+        self._kept = {(view, wanted): _Kept(mark, MAX_ROWS if view in _SAME else rows, page)}
         return page
 
-    def _failed(self, rows: int, asked: dict[str, str], now: float) -> Page:
-        answers = [self._ask("jobs", status=one, limit=rows, **asked) for one in ("failed", "timed_out")]
-        page = _page_of(answers, now)
+    def _failed(self, rows: int, asked: dict[str, str], status: dict[str, Any]) -> Page:
+        # The program looks at each job that has ended: not for a status that none has.
+        statuses = [one for one in ("failed", "timed_out") if status["numbers"][one]] or ["failed"]
+        answers = [self._ask("jobs", status=one, limit=rows, **asked) for one in statuses]
+        page = _page_of(answers, status["time"])
         newest = sorted(page.items, key=lambda item: str(item["finished"]), reverse=True)
-        return dataclasses.replace(page, items=newest[:rows], kept=answers[0].get("kept"))
+        retry = bool(newest) and self._can_retry(str(newest[0]["id"]))
+        return dataclasses.replace(page, items=newest[:rows], kept=answers[0].get("kept"), retry=retry)
+
+    def _can_retry(self, id: str) -> bool:
+        try:
+            return "retry" in self._ask("job", id=id).get("may", ())
+        except Problem:  # it is forgotten meanwhile
+            return False
+
+    def _what_if(self, status: dict[str, Any]) -> Page:
+        answer = self._ask("what_if")
+        items = [item | {"now": item["size"] == answer["size"]} for item in answer["items"]]
+        return Page(items, status["time"], note=f"of the last {answer['jobs']:,} jobs; assumes {answer['assumes']}")
 
     def _waiting(self, rows: int, asked: dict[str, str], status: dict[str, Any]) -> Page:
         """The first of the line, then those that wait beside it: for a limit, a paused group, a moment."""
@@ -268,6 +301,17 @@ class Watcher:
         items = list(once.values())[::-1]
         total = numbers["queued"] + numbers["scheduled"]
         return Page(items[:rows], status["time"], len(items) >= total)
+
+
+def _mark(view: str, status: dict[str, Any]) -> object:
+    """Return what is the same as long as the rows of a view are; of most views they never are."""
+    numbers, blocked = status["numbers"], status["loop"]["blocked"]
+    marks: dict[str, object] = {
+        "failed": (numbers["failed"], numbers["timed_out"]),
+        "loop": None if blocked is None else object(),
+        "what-if": status["size"],
+    }
+    return marks.get(view, object())
 
 
 def _rates(rates: dict[str, float] | None) -> tuple[float | None, float | None]:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar, final
 
-from rich.text import Text
 from textual import work
 from textual.app import App, ComposeResult, ScreenStackError
 from textual.binding import Binding, BindingType
@@ -23,16 +22,21 @@ from aiopool._control.problems import Problem
 from aiopool.cli._answer_text import answer_lines, stack_lines
 from aiopool.cli._door import Found, exit_code
 from aiopool.cli._fit import clean_cell
-from aiopool.cli._frame import HEAD, ORDERS, head, table, titles
+from aiopool.cli._frame import ORDERS, table, titles
 from aiopool.cli._look import MAX_ROWS, VIEWS, Look, Wanted, Watcher, ended_text
 from aiopool.cli._top_choose import Choose
 from aiopool.cli._top_dialogs import Page, Question, SizeQuestion
+from aiopool.cli._top_head import Head
 from aiopool.cli._top_rows import Rows
 from aiopool.cli._words import Refusal
 
 __all__ = ["TopApp"]
 
-_STEERING = ("pause", "size", "cancel")
+_STEERING = ("pause", "size", "cancel", "retry", "say_no_retry")
+NO_RETRY = (
+    "a pool in memory keeps no arguments of jobs that have ended, so none can be run again: submit it anew, or give "
+    "the pool a store: Pool(store=..., handlers=...)"
+)
 # Seconds without an answer from which on the screen says so; more, if it asks less often than that.
 _SILENT = 3.0
 
@@ -46,12 +50,11 @@ class TopApp(App[None]):
     """
 
     ENABLE_COMMAND_PALETTE = False
-    CSS = f"""
-    #head {{ height: {HEAD}; }}
-    #rows {{ height: 1fr; }}
-    #note {{ height: 1; color: $text-muted; }}
-    #find {{ display: none; height: 3; }}
-    .stale {{ text-style: dim; }}
+    CSS = """
+    #rows { height: 1fr; }
+    #note { height: 1; color: $text-muted; }
+    #find { display: none; height: 3; }
+    .stale { text-style: dim; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(number), f"view('{view}')", view, show=False) for number, view in enumerate(VIEWS, 1)),
@@ -61,10 +64,13 @@ class TopApp(App[None]):
         Binding("s", "sort", "Sort"),
         Binding("enter", "details", "Details", key_display="⏎"),
         Binding("t", "tree", "Tree"),
+        Binding("w", "view('what-if')", "What if"),
         Binding("p", "pause", "Pause"),
         Binding("plus,equals_sign", "size(1)", "Size", key_display="+"),
         Binding("minus", "size(-1)", "Size", key_display="-"),
         Binding("c", "cancel", "Cancel"),
+        Binding("r", "retry", "Retry"),
+        Binding("r", "say_no_retry", show=False),
         Binding("q", "leave", "Quit"),
         Binding("escape", "clear", "Clear", show=False),
         Binding("ctrl+c", "leave", "Quit", show=False, priority=True),
@@ -81,7 +87,7 @@ class TopApp(App[None]):
         self._read_only = read_only
         self._orders = {view: next(iter(orders)) for view, orders in ORDERS.items()}
         # Kept, and not looked for: an answer may come while a dialog is above them, or while they are removed.
-        self._head = Static(id="head", markup=False)
+        self._head = Head()
         self._tabs = Tabs(*(Tab(view, id=view) for view in VIEWS), active=view)
         self._rows = Rows(id="rows")
         self._note = Static(id="note", markup=False)
@@ -140,21 +146,21 @@ class TopApp(App[None]):
                 return
             self._asked_at = time.monotonic()
             if (view, wanted) == (self.view_name, self.wanted):  # nobody has gone elsewhere meanwhile
-                first, self.look = self.look is None, look
+                before, self.look = self.look, look
                 self.show_look()
-                if first:
+                if before is None or before.page.retry != look.page.retry:
                     self._refresh_keys()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._interval)
                 self._asked_at = time.monotonic()
 
     def _rows_wanted(self) -> int:
-        """Return how many rows to ask for: those that are seen, and one more screen; all, if they are to be sorted."""
+        """Return how many rows to ask for: those that are seen, and some to go on to; all, if they are to be sorted."""
         rows = self._rows
         sorted_anew = ORDERS[self.view_name][self._orders[self.view_name]] is not None
         if sorted_anew or self.wanted.words:
             return MAX_ROWS
-        return min(MAX_ROWS, rows.cursor_row + 2 * max(10, rows.size.height))
+        return min(MAX_ROWS, rows.cursor_row + max(10, rows.size.height) + 10)
 
     def show_look(self) -> None:
         """Show what was seen last."""
@@ -163,8 +169,7 @@ class TopApp(App[None]):
             return
         order = self._orders[look.view]
         found = table(look, order)
-        top = self._head
-        top.update(_coloured(head(look, self.size.width)))
+        self._head.show(look, self.size.width)
         self._rows.show_rows(found.header, found.rows, found.items, _keys(found.items))
         self.set_class(False, "stale")
         for tab in self._tabs.query(Tab):
@@ -210,7 +215,9 @@ class TopApp(App[None]):
             return False
         if action == "cancel":
             return self.view_name in ("running", "waiting", "groups")
-        return True
+        if action == "retry":
+            return self.view_name == "failed" and self.look is not None and self.look.page.retry
+        return action != "say_no_retry" or self.view_name == "failed"
 
     def action_leave(self) -> None:
         """Leave."""
@@ -290,6 +297,8 @@ class TopApp(App[None]):
             self.push_screen(Page(f"blocked {item['seconds']:.1f} s", text))
         elif view == "groups":
             self.push_screen(Page(f"group {item['name']}", "".join(answer_lines("group", item))))
+        elif view == "what-if":
+            self.push_screen(Page(f"if the size were {item['size']:,}", "".join(answer_lines("what_if", item))))
         else:
             blocked = None if self.look is None else self.look.status["loop"]["blocked"]
             verb = "stack" if blocked and view == "running" else "job"  # a stack needs no event loop
@@ -332,7 +341,7 @@ class TopApp(App[None]):
         before, pool = int(self.look.status["size"]), str(self.look.status["pool"])
         size = await self.push_screen_wait(SizeQuestion(pool, before, before + by))
         if size and size != before:
-            await self._do("resize", lambda done: f"size {done['before']:,} is now {done['size']:,}", size=size)
+            await self._do("resize", lambda done: f"size {before:,} is now {done['size']:,}", size=size)
 
     @work
     async def action_cancel(self) -> None:
@@ -352,6 +361,20 @@ class TopApp(App[None]):
         if await self.push_screen_wait(Question(f"Cancel job {id} {item['name']}? It is {item['status']}")):
             await self._do("cancel", lambda done: f"job {id} was {done['was']}, and is {done['status']}", id=id)
 
+    @work
+    async def action_retry(self) -> None:
+        """Put the job below the cursor back into the queue."""
+        item = self._rows.item
+        if item is None:
+            return
+        id = str(item["id"])
+        if await self.push_screen_wait(Question(f"Run job {id} {item['name']} again? It is {item['status']}")):
+            await self._do("retry", lambda _: f"job {id} is in the queue again", id=id)
+
+    def action_say_no_retry(self) -> None:
+        """Say why no job can be run again."""
+        self.notify(NO_RETRY, title="retry", severity="warning", markup=False)
+
     async def _do(self, verb: str, said: Callable[[dict[str, Any]], str], **arguments: Any) -> None:
         answer = await self._ask(verb, **arguments)
         if answer is not None:
@@ -369,13 +392,5 @@ class TopApp(App[None]):
 
 
 def _keys(items: list[dict[str, Any]]) -> list[str]:
-    return [str(item.get("id", item.get("name") or item.get("time"))) for item in items]
-
-
-def _coloured(lines: list[str]) -> Text:
-    text = Text("\n".join(lines), no_wrap=True)
-    text.highlight_regex(r"PAUSED.*?(?=  |$)", "bold yellow")
-    text.highlight_regex(r"BLOCKED.*", "bold red")
-    text.highlight_regex(r"(?<=\[)#+", "green")
-    text.highlight_regex(r"!+(?=\.*\])", "bold red")
-    return text
+    names = ("id", "name", "time", "size")
+    return [next(str(item[name]) for name in names if item.get(name) is not None) for item in items]

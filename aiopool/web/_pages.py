@@ -11,13 +11,13 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from aiopool._control.families import family
 from aiopool._control.filters import ENDED, LIVE
 from aiopool._control.problems import Problem
 from aiopool.web import _charts
 from aiopool.web._assets import serve_asset
 from aiopool.web._steering import Answers, carry_out
 from aiopool.web._target import Target
-from aiopool.web._tree import family
 from aiopool.web._view import ROWS, View
 
 __all__ = ["add_pages"]

@@ -30,6 +30,43 @@ async def main():
 asyncio.run(main())
 """
 
+# 120 jobs have ended in one pool, and none in another.
+ENDED = """
+async def nothing(): pass
+
+async def main():
+    aiopool.control()
+    async with Pool(2, name="mail", keep_finished=1000) as pool, Pool(2, name="few"):
+        for number in range(120): await pool.submit(nothing)
+        await pool.join()
+        say("ready")
+        await asyncio.get_running_loop().create_future()
+asyncio.run(main())
+"""
+
+# A job of a store that fails at first, and says so when it is tried again.
+STORED = """
+handlers = aiopool.Handlers()
+tries = []
+
+@handlers.register("fail")
+async def fail():
+    tries.append(1)
+    if len(tries) > 1:
+        say("tried again")
+        return
+    raise ValueError("no such page")
+
+async def main():
+    aiopool.control()
+    async with Pool(1, name="mail", keep_finished=10, store="{url}", handlers=handlers) as pool:
+        job = await pool.with_options(id="once").submit(fail)
+        await job.wait()
+        say("ready")
+        await asyncio.get_running_loop().create_future()
+asyncio.run(main())
+"""
+
 BLOCKED = """
 async def forever(): await asyncio.get_running_loop().create_future()
 async def block():

@@ -94,7 +94,18 @@ FAILED = [
 ]
 GROUPS = [{"name": "host-1", "live": 40, "running": 2, "paused": True, "waiting": 38}]
 SPELLS = [BLOCKED | {"stack": []}]
-ITEMS = {"running": RUNNING, "waiting": WAITING, "failed": FAILED, "groups": GROUPS, "loop": SPELLS}
+GUESSES = [
+    {"size": 4, "wait_p50": 12.34, "wait_p95": 90.0, "queue": 1200, "busy": 1.0, "now": False},
+    {"size": 8, "wait_p50": 0.0, "wait_p95": 0.25, "queue": 0, "busy": 0.34, "now": True},
+]
+ITEMS = {
+    "running": RUNNING,
+    "waiting": WAITING,
+    "failed": FAILED,
+    "groups": GROUPS,
+    "loop": SPELLS,
+    "what-if": GUESSES,
+}
 
 
 def look(view: str = "running", **more: Any) -> Look:
@@ -108,7 +119,7 @@ app.py 4711  pool mail  open  up 2:05:10  12:00:03Z
 1,234 queued  3 scheduled  10,234 done  3 failed  17 retries  1 leaked
 slots  [###!....]  4 of 8
 loop   answers, 2 ms late at most
-[running 3]   waiting 1,237   failed 3   groups   loop
+[running 3]   waiting 1,237   failed 3   groups   loop   what-if
 S  id    name                        runs   attempt  suspended at
 R  17    fetch                       1:15   1        app.py:41 in fetch
 R  9b2f  a name that is long, and …  4.0 s  3        in a process, or not known
@@ -119,7 +130,7 @@ app.py 4711  pool mail  PAUSED by alice (process 12)  up 2:05:10  12:00:03Z
 1,234 queued  3 scheduled  10,234 done (12/s)  3 failed (2/min)  17 retries  1 leaked
 slots  [###!....]  4 of 8
 loop   BLOCKED 3.2 s at app.py:41 in fetch, job 'fetch' id 17
-running 3   [waiting 1,237]   failed 3   groups   loop !
+running 3   [waiting 1,237]   failed 3   groups   loop !   what-if
 S  id  name   waits  priority  attempt  group  waits for
 Q  20  fetch  1:00   1         0        a      slot
 S  21  fetch  9.0 s  5         1               backoff
@@ -156,6 +167,14 @@ def test_a_frame_of_200_by_50():
         ),
         ("groups", ["group   live  running  waiting  paused", "host-1  40    2        38       PAUSED"]),
         ("loop", ["from       blocked  at", "12:00:00Z  3.2 s    app.py:41 in fetch, job 'fetch' id 17"]),
+        (
+            "what-if",
+            [
+                "size  wait p50  wait p95  longest queue  idle  now",
+                "4     12 s      1:30      1,200          0%",
+                "8     0.0 s     0.2 s     0              66%   NOW",
+            ],
+        ),
     ],
 )
 def test_the_other_views(view: str, lines: list[str]):

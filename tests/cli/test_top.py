@@ -1,5 +1,6 @@
 """`aiopool top` without a screen: frames of real programs, on no terminal."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,15 +10,18 @@ from pathlib import Path
 
 import pytest
 from child_programs import wait_for as wait_for_line
-from cli.doors import BLOCKED, IDLE, busy, masked, running
+from cli.doors import BLOCKED, ENDED, IDLE, busy, masked, running
 from cli.support import command, environment, finish, run, started
+
+from aiopool.cli._door import open_door
+from aiopool.cli._look import Watcher
 
 FRAME = """\
 -c PID  pool mail  open  up T s  HH:MM:SSZ
 4 queued  1 scheduled  0 done  2 failed
 slots  [##]  2 of 2
 loop   answers, N ms late at most
-[running 3]   waiting 5   failed 2   groups   loop
+[running 3]   waiting 5   failed 2   groups   loop   what-if
 """
 
 
@@ -45,6 +49,18 @@ def test_one_frame(here: Path, doors: Path, columns: str, lines: str):
         assert found.splitlines()[-1] == "1 of 3 match group=host q1"
 
 
+def test_what_costs_much_is_not_asked_for_again(doors: Path):
+    """Failures that have not changed, spells while the loop answers, a guess; but more rows are, and what moves is."""
+    with running(ENDED), contextlib.closing(Watcher(*open_door("mail"))) as watcher:
+        for view in ("failed", "loop", "what-if"):
+            page = watcher.look(view, 10).page
+            assert watcher.look(view, 10).page is page
+        page = watcher.look("failed", 10).page
+        assert watcher.look("failed", 20).page is not page
+        page = watcher.look("groups", 10).page
+        assert watcher.look("groups", 10).page is not page
+
+
 def test_a_blocked_loop(here: Path, doors: Path):
     """Numbers, and who blocks it; a list that needs the loop says why it is not there."""
     with running(BLOCKED):
@@ -54,6 +70,22 @@ def test_a_blocked_loop(here: Path, doors: Path):
         text = run(here, "top", "--once", "--show", "waiting").out.decode()
         assert text.endswith("the event loop does not answer: no list can be asked for\n")
         assert " in block" in run(here, "top", "--once", "--show", "loop").out.decode().splitlines()[-1]
+
+
+def test_what_if(here: Path, doors: Path):
+    """Sizes side by side, from the jobs that have ended; with too few of them, how many are needed."""
+    with running(ENDED):
+        text = run(here, "top", "--once", "--show", "what-if", "mail").out.decode()
+        assert text.splitlines()[4].endswith("[what-if]")
+        rows = [re.split(r"  +", line.strip()) for line in text.splitlines()[5:]]
+        assert rows[0] == ["size", "wait p50", "wait p95", "longest queue", "idle", "now"]
+        assert [(row[0], row[-1]) for row in rows[1:-1]][1:2] == [("2", "NOW")]
+        assert [row[0] for row in rows[1:-1]] == ["1", "2", "4", "8"]
+        assert text.endswith("of the last 120 jobs; assumes that a job takes as long as it did, whatever the size\n")
+        (row,) = run(here, "top", "--json", "--show", "what-if", "mail").rows
+        assert [item["size"] for item in row["items"]] == [1, 2, 4, 8]
+        text = run(here, "top", "--once", "--show", "what-if", "few").out.decode()
+        assert "0 jobs that ran are remembered, and 100 are needed: give the pool keep_finished=1000" in text
 
 
 def test_frames_as_json(here: Path, doors: Path):
@@ -111,7 +143,7 @@ def test_the_pool_closes(here: Path, doors: Path):
     ("options", "says"),
     [
         (("--once", "--plain"), "--once --plain: write one of them"),
-        (("--once", "--show", "all"), "--show all: write one of running, waiting, failed, groups, loop"),
+        (("--once", "--show", "all"), "--show all: write one of running, waiting, failed, groups, loop, what-if"),
         (("--once", "--filter", "colour=red"), "colour=red: write a word of the row"),
         ((), "aiopool top draws on a terminal, and there is none: write aiopool top --once, --plain or --json"),
     ],

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child_programs import watched
-from cli.doors import BLOCKED, IDLE, busy, masked, running
+from child_programs import wait_for, watched
+from cli.doors import BLOCKED, ENDED, IDLE, STORED, busy, masked, running
 from cli.support import command, environment
 from services.support import until
+from web.web_app import command as serving
 
 from aiopool.cli._door import open_door
 from aiopool.cli._look import Wanted, Watcher
@@ -33,7 +34,7 @@ SCREEN = """\
 4 queued  1 scheduled  0 done  2 failed
 slots  [##]  2 of 2
 loop   answers, N ms late at most
- running 3  waiting 5  failed 2  groups  loop"""
+ running 3  waiting 5  failed 2  groups  loop  what-if"""
 
 
 def text(app: TopApp) -> str:
@@ -69,10 +70,15 @@ class Seat:
 
 @contextlib.asynccontextmanager
 async def seat(
-    target: str | None = None, size: tuple[int, int] = (80, 24), *, read_only: bool = False, choose: bool = False
+    target: str | None = None,
+    size: tuple[int, int] = (80, 24),
+    *,
+    read_only: bool = False,
+    choose: bool = False,
+    token_file: str | None = None,
 ) -> AsyncIterator[Seat]:
     """Sit down before a screen."""
-    watcher = None if choose else Watcher(*open_door(target), read_only=read_only)
+    watcher = None if choose else Watcher(*open_door(target, token_file), read_only=read_only)
     app = TopApp(watcher, interval=0.05, view="running", wanted=Wanted(), read_only=read_only)
     try:
         async with app.run_test(size=size, notifications=True) as pilot:
@@ -96,7 +102,7 @@ async def test_a_screen(doors: Path, size: tuple[int, int]):
             assert len(lines) == size[1]
             assert lines[6].split() == ["S", "id", "name", "runs", "attempt", "suspended", "at"]
             assert [line.split()[:3] for line in lines[7:9]] == [["R", "mum", "parent"], ["R", "long", "forever"]]
-            for words in ("/ Filter", "s Sort", "t Tree", "p Pause", "+ Size", "c Cancel", "q Quit"):
+            for words in ("/ Filter", "s Sort", "t Tree", "w What if", "p Pause", "+ Size", "c Cancel", "q Quit"):
                 assert words in lines[-1]
 
 
@@ -109,8 +115,9 @@ async def test_the_views(doors: Path):
             await me.press("tab", "ValueError: no such page")
             await me.press("tab", "host   3")
             await me.press("5", "the event loop was not blocked since somebody looks")
+            await me.press("tab", "100 are needed")
             await me.press("tab", "suspended at")
-            await me.press("shift+tab", "blocked  at")
+            await me.press("shift+tab shift+tab", "blocked  at")
 
 
 async def test_a_screen_that_changes_its_size(doors: Path):
@@ -167,6 +174,17 @@ async def test_details_and_the_tree(doors: Path):
             await me.press("escape 4", "host   3")
             await me.press("enter", "group host")
             await me.until(lambda: isinstance(me.app.screen, Page))
+
+
+async def test_what_if(doors: Path):
+    """`w` shows how long jobs would have waited at other sizes, beside the present one; Enter all of one size."""
+    with running(ENDED):
+        async with seat("mail") as me:
+            await me.press("1", "q Quit")
+            await me.press("w", "wait p95", "NOW", "of the last 120 jobs")
+            assert [item["size"] for item in me.rows.items] == [1, 2, 4, 8]
+            await me.press("down enter", "if the size were 2", "queue")
+            await me.press("escape 1", "no job runs")
 
 
 async def test_a_blocked_loop(doors: Path):
@@ -234,6 +252,30 @@ async def test_what_is_refused_is_said(doors: Path):
             await me.press("y", "job long has ended: cancelled")
 
 
+async def test_a_job_is_run_again(doors: Path, tmp_path: Path):
+    """With a store, `r` puts a job that has failed back into the queue, after a question; the key is there for it."""
+    with running(STORED, url=f"sqlite:///{tmp_path}/jobs.db") as process:
+        async with seat(size=(120, 40)) as me:
+            await me.press("1", "q Quit")
+            assert "r Retry" not in text(me.app)
+            await me.press("3", "no such page", "r Retry")
+            await me.press("r", "Run job once fail again? It is failed")
+            await me.pilot.press("n")
+            await me.press("r", "Run job once fail again?")
+            await me.press("y", "job once is in the queue again")
+            await asyncio.to_thread(wait_for, process, "tried again")
+
+
+async def test_a_pool_in_memory_cannot_retry(doors: Path):
+    """The key is not there; whoever presses it is told why, and what to write."""
+    with busy():
+        async with seat(size=(120, 40)) as me:
+            shown = await me.press("3", "no such page", "q Quit")
+            assert "r Retry" not in shown
+            await me.press("r", "Pool(store=..., handlers=...)")
+            assert len(me.app.screen_stack) == 1
+
+
 @pytest.mark.parametrize("by", ["the program", "the option"])
 async def test_read_only(doors: Path, by: str):
     """Keys that steer are not there; and if they were, the program would refuse."""
@@ -241,6 +283,9 @@ async def test_read_only(doors: Path, by: str):
         async with seat(read_only=by == "the option") as me:
             shown = await me.sees("in forever", "q Quit")
             assert not re.search("Pause|Size|Cancel", shown)
+            await me.press("3", "no such page")
+            await me.pilot.press("r")
+            assert not me.app._notifications
             await me.pilot.press("p", "plus", "minus", "c")
             assert len(me.app.screen_stack) == 1
             assert await me.app._ask("pause") is None
@@ -297,6 +342,28 @@ async def test_several_programs(doors: Path):
             pools = [key for _, key in me.app.screen.query_one(Rows).items]
             await me.pilot.press(*["down"] * pools.index("spam"))
             await me.press("enter", f"-c {other.pid}  pool spam  open", "in sleep")
+
+
+async def test_over_http(doors: Path):
+    """The screen is the same; it steers, and is left at once while the server owes an answer."""
+    web = serving(doors.parent, "web", "--port", "0", "--token-file", "token")
+    with busy() as process, web as server:
+        async with seat(server.url, (120, 40), token_file=str(doors.parent / "token")) as me:
+            await me.press("1", "in forever", "running 3", f"-c {process.pid}")
+            await me.press("down enter", "╭─ job long forever", 'File "<string>", line')
+            await me.press("escape t", "jobs of jobs", "mum parent: running")
+            await me.press("escape p", "Pause pool mail?")
+            await me.press("y", "PAUSED by token", "pool mail is paused")
+            await me.press("plus enter", "size 2 is now 3")
+            await me.press("3", "no such page")
+            await me.press("r", "Pool(store=..., handlers=...)")
+            os.kill(server.process.pid, signal.SIGSTOP)
+            try:
+                await me.sees(f"NO ANSWER from -c {process.pid} for ")
+                await me.pilot.press("q")
+            finally:
+                os.kill(server.process.pid, signal.SIGCONT)
+        assert me.app.return_code == 0
 
 
 # -- a real terminal ---------------------------------------------------------------------------------------------------

@@ -451,6 +451,7 @@ def test_each_peer_has_its_program_and_its_engine(peer: durable_peers.Peer) -> N
             ["60/60", "30/30", "idle p50/p99"],
         ),
         ("http_submit", ["--count", "50", "--rounds", "1"], ["aiopool web", "BackgroundTasks", "CPU µs each"]),
+        ("top_cost", ["--rounds", "1", "--seconds", "0.5"], ["alone", "running", "what-if"]),
         ("no_store", ["--jobs", "1000", "--rounds", "1"], ["instructions", "calls into C", "ns of CPU"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Families of jobs: the answer of the verb `tree` in the order in which it is read, each with its depth."""
+"""Families of jobs: the answer of the verb `tree` in the order in which it is read, each job with its level. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ MAX_DEPTH = 12  # of what is drawn; deeper ones stand there, too
 
 
 def family(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the nodes, each parent before its children, with `depth`, `below` (ids, itself first) and `waits_on`.
+    """Return the nodes, each parent before its children, with what the tree says of them.
 
-    `waits_on` is the number of its children that live: a parent that awaits them goes on when they end. A circle, which
-    no pool makes, would end where it closes.
+    `level` is how many stand above it, and `depth` the same, as far as a page can draw it; `children` is how many of
+    its children live, `below` has the ids of all that descend from it, itself first. A circle, which no pool makes, is
+    left out.
     """
     by_id = {str(node["id"]): node for node in nodes}
     children: dict[str, list[str]] = {}
