@@ -6,7 +6,7 @@ from typing import Any
 
 from aiopool._control.arguments import Arguments
 from aiopool._control.problems import Problem
-from aiopool._control.store_views import fleet_of, fleet_view, schedules_view, stored_view
+from aiopool._control.store_views import WAITS, fleet_of, fleet_view, schedules_view, stored_view
 from aiopool._control.verbs import Access, inside
 from aiopool._control.watched import Watched
 from aiopool._jobs.json_values import json_value
@@ -68,6 +68,7 @@ async def stored_jobs(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         "next": more,
         "searched": len(rows),
         "complete": more is None,
+        "why": None if wanted is None else WAITS.get(wanted),
     }
 
 

@@ -14,7 +14,7 @@ from aiopool._pool.periodic import Periodic
 from aiopool._pool.pool import Pool
 from aiopool.stores._rows import ENDED, ScheduleRow, StoredJob, StoredStatus, StoreStatistics
 
-__all__ = ["fleet_now", "fleet_of", "fleet_view", "schedules_view", "stored_view"]
+__all__ = ["WAITS", "fleet_now", "fleet_of", "fleet_view", "schedules_view", "stored_view"]
 
 # What a status of a store says to somebody who waits, with the lever.
 WAITS = {
@@ -127,6 +127,7 @@ def stored_view(row: StoredJob, *, now: float, whole: bool = False) -> dict[str,
         "attempt": row.attempt,
         "crashes": row.crashes,
         "submitted": _moment(row.created_at),
+        "scheduled": _moment(row.run_at),
         "finished": _moment(row.finished_at),
         "seconds": round(max(0.0, until - begun), 3),
         "error": error,
@@ -141,7 +142,6 @@ def stored_view(row: StoredJob, *, now: float, whole: bool = False) -> dict[str,
             "stored": True,
             "why": WAITS.get(row.status),
             "started": _moment(row.started_at),
-            "scheduled": _moment(row.run_at),
             "parent": row.parent,
             "key": row.unique,
             "labels": _labels(row.metadata),

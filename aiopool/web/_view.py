@@ -60,6 +60,7 @@ def _environment() -> Environment:
         "kb": _words.kilobytes,
         "moment": _words.moment,
         "value": _words.value,
+        "fact": _words.fact,
     }
     made.globals["assets"] = asset_names()
     made.globals["pages"] = PAGES

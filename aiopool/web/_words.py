@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 from markupsafe import Markup, escape
 
-__all__ = ["MAX_TEXT", "address", "clean", "kilobytes", "moment", "number", "rate", "seconds", "value"]
+__all__ = ["MAX_TEXT", "address", "clean", "fact", "kilobytes", "moment", "number", "rate", "seconds", "value"]
 
 # Characters of one text on a page.
 MAX_TEXT = 2000
@@ -79,6 +79,20 @@ def kilobytes(of: float | None) -> str:
             return f"{of:.0f} {unit}" if unit == "B" or of >= 100 else f"{of:.1f} {unit}"
         of /= 1000
     return f"{of:,.1f} GB"
+
+
+def fact(of: Any, name: str) -> str:
+    """Write what an engine says of itself; its name ends with the unit."""
+    if of is None:
+        return NOTHING
+    if isinstance(of, bool):
+        return "yes" if of else "no"
+    if isinstance(of, list):
+        return "; ".join(map(str, of)) or "none"
+    if isinstance(of, str):
+        return of
+    unit = name.rpartition("_")[2]
+    return seconds(of) if unit == "seconds" else kilobytes(of) if unit == "bytes" else str(of)
 
 
 def moment(text: str | None, *, date: bool = False) -> Markup:
