@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from aiopool._control.views import moment
+from aiopool._control.views import labels_view, moment, shown
 from aiopool._jobs.json_values import bounded, json_value
 from aiopool._pool.fleet import Fleet
 from aiopool._pool.periodic import Periodic
@@ -145,7 +145,7 @@ def stored_view(row: StoredJob, *, now: float, whole: bool = False) -> dict[str,
             "parent": row.parent,
             "key": row.unique,
             "labels": _labels(row.metadata),
-            "reason": row.reason,
+            "reason": shown(row.reason),
             "attempts": [],
             "traceback": trace,
         }
@@ -172,4 +172,4 @@ def _labels(text: str | None) -> dict[str, Any]:
         said = json.loads(text) if text else {}
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return labels_view(said) if isinstance(said, dict) else {}

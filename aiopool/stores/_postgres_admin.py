@@ -267,8 +267,8 @@ def _warnings(facts: Facts) -> list[str]:
         found.append(f"PostgreSQL {facts['version']} gets no fixes any more: upgrade the server")
     if facts["oldest_snapshot_seconds"] is not None and facts["oldest_snapshot_seconds"] > 60:
         found.append(
-            f"a transaction is open for {facts['oldest_snapshot_seconds']:.0f} seconds, so dead rows stay and claims become "
-            "slow: find it in pg_stat_activity by its xact_start"
+            f"a transaction is open for {facts['oldest_snapshot_seconds']:.0f} seconds, so dead rows stay and claims "
+            "become slow: find it in pg_stat_activity by its xact_start"
         )
     if facts["connections"] > 0.9 * facts["max_connections"]:
         found.append(

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
 from starlette.responses import Response
 
+from aiopool._control.arguments import MAX_TEXT
 from aiopool._control.problems import Problem
 from aiopool._control.verbs import VERBS, Access
 from aiopool.web import _words
@@ -59,11 +60,13 @@ def _environment() -> Environment:
         "secs": _words.seconds,
         "kb": _words.kilobytes,
         "moment": _words.moment,
+        "short": _words.short,
         "value": _words.value,
         "fact": _words.fact,
     }
     made.globals["assets"] = asset_names()
     made.globals["pages"] = PAGES
+    made.globals["longest"] = MAX_TEXT  # what is longer cannot be asked for
     return made
 
 

@@ -13,10 +13,12 @@ from urllib.parse import quote, urlencode
 
 from markupsafe import Markup, escape
 
-__all__ = ["MAX_TEXT", "address", "clean", "fact", "kilobytes", "moment", "number", "rate", "seconds", "value"]
+__all__ = ["MAX_TEXT", "address", "clean", "fact", "kilobytes", "moment", "number", "rate", "seconds", "short", "value"]
 
 # Characters of one text on a page.
 MAX_TEXT = 2000
+# Of one in a table.
+MAX_CELL = 160
 NOTHING = "–"
 # Control characters but tab and newline; marks that turn the direction of text; lone halves of pairs.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -31,6 +33,12 @@ def clean(text: Any) -> Any:
     if len(text) > MAX_TEXT:
         text = f"{text[:MAX_TEXT]}… ({len(text):,} characters)"
     return _HIDDEN.sub(lambda found: f"⟨{ord(found[0]):04X}⟩", text)
+
+
+def short(text: Any) -> str:
+    """Return a text for a cell of a table, cut; the page of the one thing has more of it."""
+    whole = "" if text is None else str(text)
+    return whole if len(whole) <= MAX_CELL else f"{whole[:MAX_CELL]}…"
 
 
 def value(text: object) -> Markup:
