@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from aiopool._control.views import labels_view, moment, shown
+from aiopool._control.views import labels_view, moment, value_view
 from aiopool._jobs.json_values import bounded, json_value
 from aiopool._pool.fleet import Fleet
 from aiopool._pool.periodic import Periodic
@@ -145,7 +145,7 @@ def stored_view(row: StoredJob, *, now: float, whole: bool = False) -> dict[str,
             "parent": row.parent,
             "key": row.unique,
             "labels": _labels(row.metadata),
-            "reason": shown(row.reason),
+            "reason": value_view(row.reason),
             "attempts": [],
             "traceback": trace,
         }

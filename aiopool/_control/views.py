@@ -37,7 +37,7 @@ __all__ = [
     "numbers_view",
     "outcome_view",
     "pool_version",
-    "shown",
+    "value_view",
     "verbs_for",
 ]
 
@@ -61,7 +61,7 @@ def moment(when: datetime.datetime | None) -> str | None:
     return None if when is None else when.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def shown(value: Any) -> Any:
+def value_view(value: Any) -> Any:
     """Return a value as JSON has it, cut if it is long: whoever gave it did not think of a page."""
     found = json_value(value)
     if isinstance(found, (list, dict)) and len(text := json.dumps(found)) > MAX_TEXT:
@@ -71,7 +71,7 @@ def shown(value: Any) -> Any:
 
 def labels_view(labels: Mapping[str, Any]) -> dict[str, Any]:
     """Show the labels of a job, the first of them."""
-    return {bounded(str(key)): shown(value) for key, value in itertools.islice(labels.items(), MAX_LABELS)}
+    return {bounded(str(key)): value_view(value) for key, value in itertools.islice(labels.items(), MAX_LABELS)}
 
 
 def pool_version(pool: Pool) -> str:
@@ -101,11 +101,11 @@ def job_view(job: Job[Any], *, now: float, whole: bool = False) -> dict[str, Any
     running = job.status is JobStatus.RUNNING
     started = job.started_at if running else None
     row: dict[str, Any] = {
-        "id": shown(job.id),
+        "id": value_view(job.id),
         "name": bounded(job.name),
         "status": job.status.value,
         "priority": job.priority,
-        "group": shown(job.group),
+        "group": value_view(job.group),
         "attempt": job.attempt,
         "submitted": moment(job.submitted_time),
         "seconds": round(max(0.0, now - (job.submitted_at if started is None else started)), 3),
@@ -122,8 +122,8 @@ def job_view(job: Job[Any], *, now: float, whole: bool = False) -> dict[str, Any
             "why": None if reason is None else WAITS.get(reason, reason),
             "started": moment(job.started_time),
             "finished": moment(job.finished_time),
-            "parent": shown(job.parent),
-            "key": shown(job.key),
+            "parent": value_view(job.parent),
+            "key": value_view(job.key),
             "labels": labels_view(job.metadata),
             "worker": job.worker_id,
             "leaked": job.leaked,
@@ -137,11 +137,11 @@ def job_view(job: Job[Any], *, now: float, whole: bool = False) -> dict[str, Any
 def outcome_view(outcome: JobOutcome[Any], *, whole: bool = False) -> dict[str, Any]:
     """Show a job that has ended."""
     row: dict[str, Any] = {
-        "id": shown(outcome.id),
+        "id": value_view(outcome.id),
         "name": bounded(outcome.name),
         "status": outcome.status.value,
         "priority": outcome.priority,
-        "group": shown(outcome.group),
+        "group": value_view(outcome.group),
         "attempt": outcome.attempts,
         "submitted": moment(outcome.submitted_time),
         "finished": moment(outcome.finished_time),
@@ -153,9 +153,9 @@ def outcome_view(outcome: JobOutcome[Any], *, whole: bool = False) -> dict[str, 
         trace = outcome.error.traceback if isinstance(outcome.error, RecordedError) else None
         row |= {
             "started": moment(outcome.started_time),
-            "parent": shown(outcome.parent),
+            "parent": value_view(outcome.parent),
             "labels": labels_view(outcome.metadata),
-            "reason": shown(outcome.reason),
+            "reason": value_view(outcome.reason),
             "leaked": outcome.leaked,
             "attempts": [attempt.to_dict() for attempt in outcome.history],
             "traceback": None if trace is None else bounded(trace),
@@ -188,7 +188,7 @@ def failures_view(outcomes: list[JobOutcome[Any]], limit: int) -> dict[str, Any]
                 "count": 0,
                 "error": error_text(error),
                 "last": moment(outcome.finished_time),
-                "id": shown(outcome.id),
+                "id": value_view(outcome.id),
             }
         row["count"] += 1
     return {"items": list(found.values()), "searched": len(outcomes)}
@@ -231,7 +231,7 @@ def event_view(event: PoolEvent, wall: datetime.datetime) -> dict[str, Any]:
     """
     fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
     shown = {
-        name: error_text(value) if isinstance(value, BaseException) else shown(value)
+        name: error_text(value) if isinstance(value, BaseException) else value_view(value)
         for name, value in fields.items()
         if name not in ("pool", "at", "metadata")
     }
