@@ -9,11 +9,25 @@ from __future__ import annotations
 import datetime
 import re
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-__all__ = ["MAX_TEXT", "address", "clean", "fact", "kilobytes", "moment", "number", "rate", "seconds", "short", "value"]
+__all__ = [
+    "MAX_TEXT",
+    "address",
+    "clean",
+    "cut",
+    "fact",
+    "kilobytes",
+    "live_row",
+    "moment",
+    "number",
+    "rate",
+    "seconds",
+    "short",
+    "value",
+]
 
 # Characters of one text on a page.
 MAX_TEXT = 2000
@@ -37,8 +51,18 @@ def clean(text: Any) -> Any:
 
 def short(text: Any) -> str:
     """Return a text for a cell of a table, cut; the page of the one thing has more of it."""
-    whole = "" if text is None else str(text)
-    return whole if len(whole) <= MAX_CELL else f"{whole[:MAX_CELL]}…"
+    return "" if text is None else cut(str(text), MAX_CELL)
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text of so many characters at most."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def live_row(id: object) -> Markup:
+    """Return the attribute by which the script finds the row of a job, for the numbers of a frame."""
+    text = str(id)
+    return Markup("") if len(text) > MAX_CELL else Markup(f' data-job="{value(text)}"')  # noqa: S704 - escaped
 
 
 def value(text: object) -> Markup:
@@ -122,6 +146,9 @@ def moment(text: str | None, *, date: bool = False) -> Markup:
 
 def address(path: str, parameters: dict[str, Any]) -> str:
     """Return a relative address; what is None or empty is left out."""
-    given = {name: str(one) for name, one in parameters.items() if one not in (None, "")}
-    query = urlencode(given, quote_via=quote, errors="replace")
+    query = "&".join(f"{name}={_quoted(str(one))}" for name, one in parameters.items() if one not in (None, ""))
     return f"{path}?{query}" if query else path
+
+
+def _quoted(text: str) -> str:
+    return text if text.isalnum() and text.isascii() else quote(text, safe="", errors="replace")

@@ -67,7 +67,7 @@ def test_looking_is_measured(only: str, capsys: pytest.CaptureFixture[str], monk
 
 
 def test_the_dashboard_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    """`python -m benchmarks.dashboard` has one table: a page by its time, cost and size; viewers; each with its budget."""
+    """`python -m benchmarks.dashboard` has one table: times, costs and sizes, each with its budget."""
     pytest.importorskip("fastapi")
     from benchmarks import dashboard
 
