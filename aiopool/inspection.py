@@ -18,12 +18,15 @@ import os
 import sys
 import sysconfig
 from functools import cache
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from aiopool._engine.watchdog import running_code as _running_code
 from aiopool._pool.open_pools import open_pools as _open_pools
 from aiopool._pool.pool import Pool
 from aiopool._runtime.public import publish
+
+if TYPE_CHECKING:
+    from aiopool._pool.periodic import Periodic
 
 __all__ = [
     "CodeLine",
@@ -36,6 +39,7 @@ __all__ = [
     "open_pools",
     "openings",
     "options",
+    "periodics",
     "running_code",
 ]
 
@@ -175,6 +179,23 @@ def groups(pool: Pool) -> list[GroupInfo]:
         ]
 
     return engine.runtime.read(read)
+
+
+def periodics(pool: Pool) -> list[Periodic]:
+    """Return what a pool submits again and again, by `pool.every` or as it is registered; the next one first.
+
+    Raises:
+        RuntimeError: the pool was never opened.
+
+    Example:
+        print([(one.name, one.when, one.next_time) for one in periodics(pool)])
+    """
+
+    def read() -> list[Periodic]:
+        found = [(one.next_at, one) for one in pool._state.periodics]
+        return [one for _, one in sorted(((at, one) for at, one in found if at is not None), key=lambda row: row[0])]
+
+    return pool._engine("periodics").runtime.read(read)
 
 
 def finished_count(pool: Pool) -> int:

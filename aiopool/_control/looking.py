@@ -23,11 +23,12 @@ from aiopool._control.views import (
     numbers_view,
     outcome_view,
     pool_version,
+    value_view,
 )
 from aiopool._control.watched import Watched
 from aiopool._control.what_if import PastJob, guess
 from aiopool._jobs.job import Job
-from aiopool._jobs.json_values import json_value
+from aiopool._jobs.json_values import bounded, json_value
 from aiopool._jobs.status import JobStatus
 from aiopool._pool.pool import Pool
 from aiopool.inspection import CodeLine, groups, is_paused, loop_of, running_code
@@ -91,7 +92,7 @@ def stack(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     if job.status is not JobStatus.RUNNING:
         raise Problem("conflict", f"job {id} is {job.status}: only a running job has a stack")
     lines = [CodeLine(frame.filename, frame.lineno or 0, frame.name) for frame in job.stack()]
-    return {"id": json_value(job.id), "name": job.name, "frames": frames_view(lines[-depth:])}
+    return {"id": value_view(job.id), "name": bounded(job.name), "frames": frames_view(lines[-depth:])}
 
 
 @outside(Access.READ)

@@ -6,11 +6,12 @@ from typing import Any
 
 from aiopool._control.arguments import Arguments
 from aiopool._control.problems import Problem
-from aiopool._control.store_views import fleet_of, fleet_view, stored_view
+from aiopool._control.store_views import WAITS, fleet_of, fleet_view, schedules_view, stored_view
 from aiopool._control.verbs import Access, inside
 from aiopool._control.watched import Watched
 from aiopool._jobs.json_values import json_value
 from aiopool._pool.fleet import Fleet
+from aiopool.inspection import periodics
 from aiopool.stores._rows import ENDED, StoredStatus
 
 __all__: list[str] = []
@@ -33,10 +34,21 @@ async def fleet(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     arguments.end()
     found = _fleet(watch)
     numbers, now, facts = await found.statistics(), await found.store.now(), await found.store.facts()
+    succeeded, others = found.store.keep
     return fleet_view(numbers, now) | {
         "kind": type(found.store).__name__,
+        "keep": {"succeeded": json_value(succeeded), "others": json_value(others)},
         "facts": {name: json_value(value) for name, value in facts.items()},
     }
+
+
+@inside(Access.READ)
+async def schedules(watch: Watched, arguments: Arguments) -> dict[str, Any]:
+    """List what is submitted again and again, here and by the fleet of a store: the last moment and the next."""
+    arguments.end()
+    fleet = fleet_of(watch.pool)
+    rows = [] if fleet is None else await fleet.store.schedules()
+    return {"items": schedules_view(rows, periodics(watch.pool))}
 
 
 @inside(Access.READ)
@@ -56,6 +68,7 @@ async def stored_jobs(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         "next": more,
         "searched": len(rows),
         "complete": more is None,
+        "why": None if wanted is None else WAITS.get(wanted),
     }
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from typing import Any
 
-from aiopool._control.views import moment
+from aiopool._control.views import labels_view, moment, value_view
 from aiopool._jobs.json_values import bounded, json_value
 from aiopool._pool.fleet import Fleet
+from aiopool._pool.periodic import Periodic
 from aiopool._pool.pool import Pool
-from aiopool.stores._rows import ENDED, StoredJob, StoredStatus, StoreStatistics
+from aiopool.stores._rows import ENDED, ScheduleRow, StoredJob, StoredStatus, StoreStatistics
 
-__all__ = ["fleet_now", "fleet_of", "fleet_view", "stored_view"]
+__all__ = ["WAITS", "fleet_now", "fleet_of", "fleet_view", "schedules_view", "stored_view"]
 
 # What a status of a store says to somebody who waits, with the lever.
 WAITS = {
@@ -67,6 +69,43 @@ def fleet_view(numbers: StoreStatistics, now: float) -> dict[str, Any]:
     }
 
 
+# The words of a schedule in a store: the name and the moments of its jobs, then their arguments, which are not shown.
+_SCHEDULE = re.compile(r"(?P<name>.*?) (?P<when>every \S+ s|cron '[^']*') \{", re.DOTALL)
+
+
+def schedules_view(rows: list[ScheduleRow], here: list[Periodic]) -> list[dict[str, Any]]:
+    """Show what is submitted again and again.
+
+    Args:
+        rows: what the store knows: the last moments.
+        here: what this process does: the next ones. Two that differ in the arguments alone have the same moments.
+    """
+    left = {(one.name, one.when): one for one in here}
+    known = dict(left)
+    shown = []
+    for row in rows:
+        words = _SCHEDULE.match(row.schedule)
+        key = ("?", "?") if words is None else (words["name"], words["when"])
+        left.pop(key, None)
+        shown.append(_schedule(*key, row.last, known.get(key)))
+    for key, one in left.items():
+        job = one.job
+        shown.append(_schedule(*key, None if job is None else job.submitted_time.timestamp(), one))
+    return shown
+
+
+def _schedule(name: str, when: str, last: float | None, here: Periodic | None) -> dict[str, Any]:
+    return {
+        "name": bounded(name),
+        "when": when,
+        "last": _moment(last),
+        "next": None if here is None else moment(here.next_time),
+        "here": here is not None,
+        "skipped": None if here is None else here.skipped,
+        "missed": None if here is None else here.missed,
+    }
+
+
 def stored_view(row: StoredJob, *, now: float, whole: bool = False) -> dict[str, Any]:
     """Show a job of a store, live or ended.
 
@@ -88,6 +127,7 @@ def stored_view(row: StoredJob, *, now: float, whole: bool = False) -> dict[str,
         "attempt": row.attempt,
         "crashes": row.crashes,
         "submitted": _moment(row.created_at),
+        "scheduled": _moment(row.run_at),
         "finished": _moment(row.finished_at),
         "seconds": round(max(0.0, until - begun), 3),
         "error": error,
@@ -102,11 +142,10 @@ def stored_view(row: StoredJob, *, now: float, whole: bool = False) -> dict[str,
             "stored": True,
             "why": WAITS.get(row.status),
             "started": _moment(row.started_at),
-            "scheduled": _moment(row.run_at),
             "parent": row.parent,
             "key": row.unique,
             "labels": _labels(row.metadata),
-            "reason": row.reason,
+            "reason": value_view(row.reason),
             "attempts": [],
             "traceback": trace,
         }
@@ -133,4 +172,4 @@ def _labels(text: str | None) -> dict[str, Any]:
         said = json.loads(text) if text else {}
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return labels_view(said) if isinstance(said, dict) else {}

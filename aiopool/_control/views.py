@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from aiopool._jobs.job import Job
-from aiopool._jobs.json_values import bounded, error_text, json_value
+from aiopool._jobs.json_values import MAX_TEXT, bounded, error_text, json_value
 from aiopool._jobs.records import JobOutcome
 from aiopool._jobs.statistics import Statistics
 from aiopool._jobs.status import JobStatus
@@ -29,12 +32,16 @@ __all__ = [
     "health_view",
     "job_version",
     "job_view",
+    "labels_view",
     "moment",
     "numbers_view",
     "outcome_view",
     "pool_version",
+    "value_view",
     "verbs_for",
 ]
+
+MAX_LABELS = 50
 
 # What `Job.waiting_for` says, with the lever.
 WAITS = {
@@ -52,6 +59,19 @@ WAITS = {
 def moment(when: datetime.datetime | None) -> str | None:
     """Return a moment as RFC 3339, in UTC."""
     return None if when is None else when.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def value_view(value: Any) -> Any:
+    """Return a value as JSON has it, cut if it is long: whoever gave it did not think of a page."""
+    found = json_value(value)
+    if isinstance(found, (list, dict)) and len(text := json.dumps(found)) > MAX_TEXT:
+        return bounded(text)
+    return bounded(found) if isinstance(found, str) else found
+
+
+def labels_view(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Show the labels of a job, the first of them."""
+    return {bounded(str(key)): value_view(value) for key, value in itertools.islice(labels.items(), MAX_LABELS)}
 
 
 def pool_version(pool: Pool) -> str:
@@ -81,11 +101,11 @@ def job_view(job: Job[Any], *, now: float, whole: bool = False) -> dict[str, Any
     running = job.status is JobStatus.RUNNING
     started = job.started_at if running else None
     row: dict[str, Any] = {
-        "id": json_value(job.id),
+        "id": value_view(job.id),
         "name": bounded(job.name),
         "status": job.status.value,
         "priority": job.priority,
-        "group": job.group,
+        "group": value_view(job.group),
         "attempt": job.attempt,
         "submitted": moment(job.submitted_time),
         "seconds": round(max(0.0, now - (job.submitted_at if started is None else started)), 3),
@@ -102,9 +122,9 @@ def job_view(job: Job[Any], *, now: float, whole: bool = False) -> dict[str, Any
             "why": None if reason is None else WAITS.get(reason, reason),
             "started": moment(job.started_time),
             "finished": moment(job.finished_time),
-            "parent": json_value(job.parent),
-            "key": json_value(job.key),
-            "labels": json_value(dict(job.metadata)),
+            "parent": value_view(job.parent),
+            "key": value_view(job.key),
+            "labels": labels_view(job.metadata),
             "timeout": json_value(job.timeout),
             "worker": job.worker_id,
             "leaked": job.leaked,
@@ -118,11 +138,11 @@ def job_view(job: Job[Any], *, now: float, whole: bool = False) -> dict[str, Any
 def outcome_view(outcome: JobOutcome[Any], *, whole: bool = False) -> dict[str, Any]:
     """Show a job that has ended."""
     row: dict[str, Any] = {
-        "id": json_value(outcome.id),
+        "id": value_view(outcome.id),
         "name": bounded(outcome.name),
         "status": outcome.status.value,
         "priority": outcome.priority,
-        "group": outcome.group,
+        "group": value_view(outcome.group),
         "attempt": outcome.attempts,
         "submitted": moment(outcome.submitted_time),
         "finished": moment(outcome.finished_time),
@@ -134,9 +154,9 @@ def outcome_view(outcome: JobOutcome[Any], *, whole: bool = False) -> dict[str, 
         trace = outcome.error.traceback if isinstance(outcome.error, RecordedError) else None
         row |= {
             "started": moment(outcome.started_time),
-            "parent": json_value(outcome.parent),
-            "labels": json_value(dict(outcome.metadata)),
-            "reason": outcome.reason,
+            "parent": value_view(outcome.parent),
+            "labels": labels_view(outcome.metadata),
+            "reason": value_view(outcome.reason),
             "leaked": outcome.leaked,
             "attempts": [attempt.to_dict() for attempt in outcome.history],
             "traceback": None if trace is None else bounded(trace),
@@ -169,7 +189,7 @@ def failures_view(outcomes: list[JobOutcome[Any]], limit: int) -> dict[str, Any]
                 "count": 0,
                 "error": error_text(error),
                 "last": moment(outcome.finished_time),
-                "id": json_value(outcome.id),
+                "id": value_view(outcome.id),
             }
         row["count"] += 1
     return {"items": list(found.values()), "searched": len(outcomes)}
@@ -188,7 +208,7 @@ def numbers_view(statistics: Statistics) -> dict[str, Any]:
 
 def group_view(group: GroupInfo) -> dict[str, Any]:
     """Show a group."""
-    return dataclasses.asdict(group) | {"waiting": group.live - group.running}
+    return dataclasses.asdict(group) | {"name": bounded(group.name), "waiting": group.live - group.running}
 
 
 def health_view(report: HealthReport) -> dict[str, Any]:
@@ -212,7 +232,7 @@ def event_view(event: PoolEvent, wall: datetime.datetime) -> dict[str, Any]:
     """
     fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
     shown = {
-        name: error_text(value) if isinstance(value, BaseException) else json_value(value)
+        name: error_text(value) if isinstance(value, BaseException) else value_view(value)
         for name, value in fields.items()
         if name not in ("pool", "at", "metadata")
     }

@@ -36,7 +36,8 @@ def walk(
     """
     numbers = _range(jobs, after, newest_first)
     if len(jobs) <= COPIED or len(numbers) > SPARSE * len(jobs):
-        return _steps(jobs, sorted((number for number in jobs if number in numbers), reverse=newest_first))
+        some = jobs if after is None else (number for number in jobs if number in numbers)
+        return _steps(jobs, sorted(some, reverse=newest_first))
     return _steps(jobs, numbers)
 
 

@@ -31,6 +31,7 @@ from aiopool.stores._rows import (
     Incarnation,
     LimitRow,
     NewJob,
+    ScheduleRow,
     Settlement,
     StoredJob,
     StoredStatus,
@@ -160,6 +161,7 @@ class Modelled:
         self.sweep_every = costs.sweep_every
         self.lease: float | None = None  # see `beat`: a keeper's thread has no part in virtual time
         self.max_payload = memory.max_payload
+        self.keep = memory.keep
         self.dead = self.lost = False
         self.cut_until = self.beaten_at = 0.0
         self.processor = Processors(1)
@@ -362,6 +364,10 @@ class Modelled:
     async def statistics(self) -> StoreStatistics:
         """See `Store.statistics`."""
         return await self.memory.statistics()
+
+    async def schedules(self, limit: int = 200) -> list[ScheduleRow]:
+        """See `Store.schedules`."""
+        return await self.memory.schedules(limit)
 
     async def set_paused(self, paused: bool) -> None:
         """See `Store.set_paused`."""

@@ -42,6 +42,7 @@ class Periodic:
     """What `pool.every(...)` returns: a function that is submitted at each moment of a schedule.
 
     Attributes:
+        name: of its jobs.
         job: the job of the last moment; None before the first.
         runs: how many jobs were submitted.
         skipped: how many moments were passed over, because the job before had not ended or the queue was full.
@@ -51,11 +52,11 @@ class Periodic:
     """
 
     __slots__ = (
+        "__weakref__",
         "_context",
         "_due",
         "_is_open",
         "_jitter",
-        "_name",
         "_planned",
         "_schedule",
         "_skips",
@@ -67,6 +68,7 @@ class Periodic:
         "job",
         "late",
         "missed",
+        "name",
         "runs",
         "skipped",
     )
@@ -96,7 +98,7 @@ class Periodic:
         self._is_open = is_open
         self._state = state
         self._schedule = schedule
-        self._name = name
+        self.name = name
         self._submitted = submit
         self._jitter = jitter
         self._skips = skips
@@ -112,6 +114,12 @@ class Periodic:
             self._due = last_before(schedule, engine.now(), engine.runtime.wall_time)
             self._submit()
         self._plan(schedule.next_after(engine.now(), engine.runtime.wall_time))
+        state.periodics.add(self)
+
+    @property
+    def when(self) -> str:
+        """The moments, in words: `every 60 s`, `cron '30 3 * * *'`."""
+        return str(self._schedule)
 
     @property
     def active(self) -> bool:
@@ -201,7 +209,7 @@ class Periodic:
         if now < self._told.get(text, -math.inf) + TOLD_EVERY:
             return
         self._told[text] = now
-        what, pool = f"{self._name}, {self._schedule}", self._state.name
+        what, pool = f"{self.name}, {self._schedule}", self._state.name
         log_fault(logger, text, pool, what, *args, error=error, fields={"pool": pool}, level=logging.WARNING)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import types
+import weakref
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, final
@@ -61,6 +62,7 @@ class PoolState:
         "openings",
         "options",
         "overflow",
+        "periodics",
         "runners",
         "start_method",
         "status",
@@ -82,6 +84,7 @@ class PoolState:
         self.runners: Runners | None = None
         self.failure: BaseException | None = None
         self.flights: dict[Hashable, Any] = {}  # of `once`, by their keys
+        self.periodics: weakref.WeakSet[Any] = weakref.WeakSet()  # of `every`, which stands above
         self.hooks = HookGuard()
         self.observers = Observers(name, self.hooks)
         self.lag: LoopLag | None = None  # while it is wanted and the pool is open

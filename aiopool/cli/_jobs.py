@@ -22,6 +22,7 @@ from aiopool.stores._rows import ENDED, StoredJob, StoredStatus, StoreStatistics
 __all__ = [
     "cancel_jobs",
     "list_jobs",
+    "list_schedules",
     "pause_jobs",
     "purge_jobs",
     "requeue_dead_jobs",
@@ -185,6 +186,22 @@ def show_statistics(url: str, queue: str, *, as_json: bool) -> int:
             rows = [worker._asdict() for worker in numbers.workers]
             return write_output(to_line({"queue": queue, "store": store.url, **numbers._asdict(), "workers": rows}))
         return write_output("".join(_statistics(numbers, queue, store.url, await store.now())))
+
+    return on_store(url, queue, work)
+
+
+def list_schedules(url: str, queue: str, *, limit: int, as_json: bool) -> int:
+    """Print the schedules that have had a moment, those of the latest moments first."""
+
+    async def work(store: Store) -> int:
+        rows, now = await store.schedules(limit), await store.now()
+        if as_json:
+            return write_output("".join(to_line(row._asdict()) for row in rows))
+        return write_output(
+            "".join(
+                table_lines(("last", "schedule"), [(f"{period(now - row.last)} ago", row.schedule) for row in rows])
+            )
+        )
 
     return on_store(url, queue, work)
 

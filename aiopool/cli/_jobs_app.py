@@ -134,6 +134,19 @@ def stats_command(store: StoreUrl, queue: Queue = "pool", as_json: Json = False)
     raise typer.Exit(show_statistics(store, queue, as_json=as_json))
 
 
+@jobs_app.command("schedules")
+def schedules_command(
+    store: StoreUrl,
+    queue: Queue = "pool",
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="So many.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """List what the fleet submits again and again, with the last moment of each: its name, moments and arguments."""
+    from aiopool.cli._jobs import list_schedules
+
+    raise typer.Exit(list_schedules(store, queue, limit=limit, as_json=as_json))
+
+
 @jobs_app.command("purge")
 def purge_command(
     store: StoreUrl,

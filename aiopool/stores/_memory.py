@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import itertools
 import threading
 import time
 import weakref
@@ -37,6 +38,7 @@ from aiopool.stores._rows import (
     Incarnation,
     LimitRow,
     NewJob,
+    ScheduleRow,
     Settlement,
     StoredJob,
     StoredStatus,
@@ -111,8 +113,7 @@ class Memory:
         self.sweep_every = 1.0
         self.lease: float | None = None
         self.max_payload = max_payload
-        self._keep = keep
-        self._keep_failed = keep_failed
+        self.keep = (keep, keep_failed)
         self._clock = clock
         self._shared = _shared(name)
         self._queue: Queue | None = None
@@ -286,8 +287,9 @@ class Memory:
                     del queue.members[other.me.id]
             late = queue.end_late(now, STEP)
             unparked = queue.unpark(names, now, STEP)
-            purged = queue.purge(True, now - self._keep, STEP)
-            purged += queue.purge(False, now - self._keep_failed, STEP)
+            purged = sum(
+                queue.purge(success, now - keep, STEP) for success, keep in zip((True, False), self.keep, strict=True)
+            )
             queue.bring_due(now)
             if queue.has_work and member.me.runs_jobs:
                 member.wake("work")
@@ -370,6 +372,12 @@ class Memory:
                 queue.paused,
                 None,
             )
+
+    async def schedules(self, limit: int = 200) -> list[ScheduleRow]:
+        """Return the schedules that have had a moment, those of the latest first."""
+        queue, _ = self._opened()
+        with self._shared.lock:
+            return heapq.nlargest(limit, itertools.starmap(ScheduleRow, queue.ticks.items()), key=lambda row: row.last)
 
     # -- steering ------------------------------------------------------------------------------------------------------
 

@@ -82,7 +82,7 @@ class Queue:
         self._parked: dict[str, dict[str, Row]] = {}  # by name, by id
         self._kept: dict[bool, dict[str, Row]] = {True: {}, False: {}}  # the history: that of success, and the rest
         self._unique: dict[str, Row] = {}
-        self._ticks: dict[str, float] = {}
+        self.ticks: dict[str, float] = {}
         self._position = 0
         self._ended_number = 0
 
@@ -92,12 +92,12 @@ class Queue:
         known = self.live.get(job.id) or self.history.get(job.id)
         if known is not None:
             return Submitted("same_id", job.id, known.submitter)
-        if job.tick is not None and job.tick[1] <= self._ticks.get(job.tick[0], float("-inf")):
+        if job.tick is not None and job.tick[1] <= self.ticks.get(job.tick[0], float("-inf")):
             return Submitted("tick_over", job.id, "")
         if job.unique is not None and (other := self._unique.get(job.unique)) is not None:
             return Submitted("same_unique", other.id, other.submitter)
         if job.tick is not None:
-            self._ticks[job.tick[0]] = job.tick[1]
+            self.ticks[job.tick[0]] = job.tick[1]
         self._position += 1
         row = Row.of(job, self._position, now)
         self._take_in(row)

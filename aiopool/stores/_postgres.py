@@ -102,8 +102,7 @@ class Postgres(Admin, Moves):
         self.lease: float | None = lease
         self.max_payload = max_payload
         self._lease = lease
-        self._keep = float(keep)
-        self._keep_failed = float(keep_failed)
+        self.keep = (float(keep), float(keep_failed))
         self._schema = check_schema_name(schema)
         self._target = Target(dsn, self.url, pooler, durability == "process")
         self._me: Incarnation | None = None
@@ -412,8 +411,7 @@ class Postgres(Admin, Moves):
             [part] = await self._read(
                 "SELECT * FROM {s}.sweep($1::int, $2::text, $3::text[], $4::float8, $5::float8, $6::bool)",
                 list(names),
-                self._keep,
-                self._keep_failed,
+                *self.keep,
                 trust,
             )
             numbers = [one + other for one, other in zip(numbers, part, strict=True)]

@@ -19,6 +19,7 @@ from aiopool.stores._rows import (
     Facts,
     Finished,
     LimitRow,
+    ScheduleRow,
     StoredJob,
     StoredStatus,
     StoreStatistics,
@@ -144,6 +145,15 @@ class Admin(ABC):
             size,
         )
 
+    async def schedules(self, limit: int = 200) -> list[ScheduleRow]:
+        """Return the schedules that have had a moment, those of the latest first."""
+        found = await self._read(
+            f"SELECT schedule, moment FROM {{s}}.ticks WHERE queue = $1::int AND {_ME} "
+            "ORDER BY moment DESC, schedule LIMIT $3",
+            limit,
+        )
+        return [ScheduleRow(*row) for row in found]
+
     # -- steering ------------------------------------------------------------------------------------------------------
 
     async def set_paused(self, paused: bool) -> None:
@@ -185,7 +195,7 @@ class Admin(ABC):
             "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections, "
             "(SELECT extract(epoch FROM clock_timestamp() - min(xact_start))::float8 FROM pg_stat_activity "
             "WHERE datname = current_database() AND backend_xmin IS NOT NULL AND backend_type <> 'autovacuum worker' "
-            "AND pid <> pg_backend_pid()) AS snapshot, "
+            "AND pid <> pg_backend_pid()) AS oldest_snapshot_seconds, "
             "(SELECT relpersistence = 'u' FROM pg_class WHERE oid = '{s}.jobs'::regclass) AS unlogged, "
             "pg_total_relation_size('{s}.jobs') AS live_bytes, pg_total_relation_size('{s}.history') AS history_bytes "
             f"WHERE $1::int IS NOT NULL AND {_ME}"
@@ -255,10 +265,10 @@ def _warnings(facts: Facts) -> list[str]:
         found.append("synchronous_commit is off: a crash of the server loses the last moments; set it to on")
     if facts["number"] < 130000:
         found.append(f"PostgreSQL {facts['version']} gets no fixes any more: upgrade the server")
-    if facts["snapshot"] is not None and facts["snapshot"] > 60:
+    if facts["oldest_snapshot_seconds"] is not None and facts["oldest_snapshot_seconds"] > 60:
         found.append(
-            f"a transaction is open for {facts['snapshot']:.0f} seconds, so dead rows stay and claims become slow: "
-            "find it in pg_stat_activity by its xact_start"
+            f"a transaction is open for {facts['oldest_snapshot_seconds']:.0f} seconds, so dead rows stay and claims "
+            "become slow: find it in pg_stat_activity by its xact_start"
         )
     if facts["connections"] > 0.9 * facts["max_connections"]:
         found.append(

@@ -38,6 +38,7 @@ from aiopool.stores._rows import (
     Incarnation,
     LimitRow,
     NewJob,
+    ScheduleRow,
     Settlement,
     StoredJob,
     StoredStatus,
@@ -84,6 +85,7 @@ class Store(Protocol):
         lease: seconds for which an incarnation lives after a beat; None: the kernel tells who is alive, and there is no
             keeper.
         max_payload: bytes that the arguments, or the result, of a job may have.
+        keep: seconds for which jobs that have ended stay in the history: those that succeeded, all others.
     """
 
     url: str
@@ -92,6 +94,7 @@ class Store(Protocol):
     sweep_every: float
     lease: float | None
     max_payload: int
+    keep: tuple[float, float]
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------
 
@@ -183,6 +186,10 @@ class Store(Protocol):
 
     async def statistics(self) -> StoreStatistics:
         """Return the store in numbers."""
+        ...
+
+    async def schedules(self, limit: int = 200) -> list[ScheduleRow]:
+        """Return the schedules that have had a moment, by `NewJob.tick`: those of the latest moments first."""
         ...
 
     # -- steering ------------------------------------------------------------------------------------------------------

@@ -121,8 +121,7 @@ class Redis(Admin):
         self._lease = lease
         self._power = durability == "power"
         self._prefix = prefix
-        self._keep = keep
-        self._keep_failed = keep_failed
+        self.keep = (keep, keep_failed)
         self._timeout = timeout
         self._allow_eviction = allow_eviction
         self._sync = max(1, int(timeout * 800)) if self._power else 0
@@ -289,7 +288,7 @@ class Redis(Admin):
 
     async def sweep(self, names: Sequence[str]) -> SweepReport:
         """Rescue, end what is late, bring back what was parked, purge. See `Store.sweep`."""
-        answer = await self._run("sweep", dump(list(names)), repr(self._keep), repr(self._keep_failed))
+        answer = await self._run("sweep", dump(list(names)), *map(repr, self.keep))
         rescued, dead, timed_out, purged, unparked, more = answer
         return SweepReport(rescued, dead, timed_out, purged, unparked, bool(more))
 

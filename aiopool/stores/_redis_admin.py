@@ -7,6 +7,7 @@ Rule 2: what is asked in pages, or done in steps, is bounded by the server's scr
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from aiopool.stores._rows import (
     Facts,
     Finished,
     LimitRow,
+    ScheduleRow,
     StoredJob,
     StoredStatus,
     StoreStatistics,
@@ -112,6 +114,11 @@ class Admin:
             size,
         )
 
+    async def schedules(self, limit: int = 200) -> list[ScheduleRow]:
+        """Return the schedules that have had a moment, those of the latest first."""
+        rows = [ScheduleRow(*row) for row in parse(await self._run("schedules"))]
+        return heapq.nlargest(limit, rows, key=lambda row: row.last)
+
     # -- steering ------------------------------------------------------------------------------------------------------
 
     async def set_paused(self, paused: bool) -> None:
@@ -192,10 +199,10 @@ class Admin:
             "appendonly": server.appendonly,
             "appendfsync": server.appendfsync,
             "role": server.role,
-            "used_memory": server.used_memory,
-            "maxmemory": server.maxmemory,
+            "memory_bytes": server.used_memory,
+            "maxmemory_bytes": server.maxmemory,
             "maxmemory_policy": server.policy,
-            "lease": self._lease,
+            "lease_seconds": self._lease,
         }
         facts |= await measured(client, self._power and server.without_power() is None, self._sync)
         facts["warnings"] = warnings_of(server, self._power)

@@ -120,11 +120,18 @@ return '[{' .. table.concat(counts, ',') .. '},' .. oldest .. ',[' .. table.conc
   .. (cmd('HGET', B .. 'numbers', 'rescued') or 0) .. ',' .. cmd('EXISTS', B .. 'paused') .. ']'
 """
 
+_SCHEDULES = r"""
+local out, all = {}, cmd('HGETALL', B .. 'ticks')
+for i = 1, #all, 2 do out[#out + 1] = '[' .. text(all[i]) .. ',' .. all[i + 1] .. ']' end
+return '[' .. table.concat(out, ',') .. ']'
+"""
+
 QUESTIONS: Final[dict[str, str]] = {
     "owned": _OWNED,
     "finished": _FINISHED,
     "find": _FIND,
     "page": _PAGE,
     "statistics": _STATISTICS,
+    "schedules": _SCHEDULES,
 }
 """By verb: the text of its script, without what all begin with."""

@@ -36,6 +36,7 @@ __all__ = [
     "Incarnation",
     "LimitRow",
     "NewJob",
+    "ScheduleRow",
     "SettleAs",
     "Settlement",
     "StoreStatistics",
@@ -312,6 +313,18 @@ class WorkerRow(NamedTuple):
     started_at: float
     seen_at: float
     running: int
+
+
+class ScheduleRow(NamedTuple):
+    """A schedule of the fleet that has had a moment.
+
+    Attributes:
+        schedule: as in `NewJob.tick`: name, moments and arguments of its jobs.
+        last: the last moment for which a job was submitted, by the clock on the wall.
+    """
+
+    schedule: str
+    last: float
 
 
 class StoreStatistics(NamedTuple):

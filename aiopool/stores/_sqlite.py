@@ -47,6 +47,7 @@ from aiopool.stores._rows import (
     Incarnation,
     LimitRow,
     NewJob,
+    ScheduleRow,
     Settlement,
     StoredJob,
     StoredStatus,
@@ -310,6 +311,10 @@ class SQLite:
             )
 
         return await self._read(read)
+
+    async def schedules(self, limit: int = 200) -> list[ScheduleRow]:
+        """See `Store.schedules`."""
+        return await self._read(lambda connection: reads.schedules(connection, self._q, limit))
 
     # -- steering ------------------------------------------------------------------------------------------------------
 

@@ -13,9 +13,18 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from aiopool.stores._rows import ENDED, LIVE, Finished, StoredJob, StoredStatus, StoreStatistics, WorkerRow
+from aiopool.stores._rows import (
+    ENDED,
+    LIVE,
+    Finished,
+    ScheduleRow,
+    StoredJob,
+    StoredStatus,
+    StoreStatistics,
+    WorkerRow,
+)
 
-__all__ = ["HISTORY_COLUMNS", "JOB_COLUMNS", "find", "finished", "job_of", "page", "statistics"]
+__all__ = ["HISTORY_COLUMNS", "JOB_COLUMNS", "find", "finished", "job_of", "page", "schedules", "statistics"]
 
 _LOOKS: Final = 20_000  # rows that one page looks at
 
@@ -211,6 +220,14 @@ def statistics(
     oldest = _oldest(connection, q)
     age = None if oldest is None else max(now - oldest, 0.0)
     return StoreStatistics(counts[0], counts[1], age, workers, rescued, bool(paused), size)
+
+
+def schedules(connection: sqlite3.Connection, q: int, limit: int) -> list[ScheduleRow]:
+    """See `Store.schedules`."""
+    rows = connection.execute(
+        "SELECT schedule, last FROM schedules WHERE q = ? ORDER BY last DESC, schedule LIMIT ?", (q, limit)
+    )
+    return [ScheduleRow(*row) for row in rows]
 
 
 def _oldest(connection: sqlite3.Connection, q: int) -> float | None:

@@ -30,7 +30,7 @@ STORED = (
     "parked",
     "failed",
     "timed_out",
-    *("queued", "limited", "scheduled", "running", "cancelled", "succeeded"),
+    *("queued", "limited", "scheduled", "moving", "running", "cancelled", "succeeded"),
 )
 
 
@@ -192,15 +192,17 @@ async def _settings(view: View) -> Response:
 
 async def _fleet(view: View) -> Response:
     await view.open()
+    schedules = (await view.ask("schedules"))["items"]
     if (await view.ask("settings"))["now"]["store"] is None:
-        return view.render("fleet.html", "fleet", fleet=None)
+        return view.render("fleet.html", "fleet", fleet=None, schedules=schedules)
     fleet = await view.ask("fleet")
     state, cursor = view.parameters.get("status", "dead"), view.parameters.get("cursor")
     name, group = view.parameters.get("name"), view.parameters.get("group")
+    states = [one for one in STORED if one != "moving" or fleet["live"][one]]
     found = await view.ask("stored_jobs", status=state, name=name, group=group, limit=ROWS, cursor=cursor)
     return view.render(
-        "fleet.html", "fleet", fleet=fleet, found=found, state=state, states=STORED, name=name, group=group,
-        cursor=cursor,
+        "fleet.html", "fleet", fleet=fleet, schedules=schedules, found=found, state=state, states=states, name=name,
+        group=group, cursor=cursor, ended=state in fleet["ended"],
     )  # fmt: skip
 
 

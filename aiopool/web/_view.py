@@ -13,9 +13,11 @@ from typing import Any, final
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import Response
 
+from aiopool._control.arguments import MAX_TEXT
 from aiopool._control.problems import Problem
 from aiopool._control.verbs import VERBS, Access
 from aiopool.web import _words
@@ -44,9 +46,18 @@ PAGES = (
 SMALL = 1000  # bytes; what is shorter is not compressed
 
 
+class _Templates(Environment):
+    """Answers of verbs are dicts: `job.name` is looked up in them first. (Jinja tries an attribute, and catches.)"""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
 @functools.cache
 def _environment() -> Environment:
-    made = Environment(
+    made = _Templates(
         loader=PackageLoader("aiopool.web", "_templates"),
         autoescape=True,
         finalize=_words.clean,
@@ -59,10 +70,14 @@ def _environment() -> Environment:
         "secs": _words.seconds,
         "kb": _words.kilobytes,
         "moment": _words.moment,
+        "live_row": _words.live_row,
+        "short": _words.short,
         "value": _words.value,
+        "fact": _words.fact,
     }
     made.globals["assets"] = asset_names()
     made.globals["pages"] = PAGES
+    made.globals["longest"] = MAX_TEXT
     return made
 
 
@@ -126,6 +141,20 @@ class View:
         """Return the address of a page about the same pool."""
         return self.up + _words.address(page, {"pool": self.pool} | parameters)
 
+    def job_link(self, id: Any) -> Markup:
+        """Return a link to a job; in Python, for a table has one in each row, and a macro takes ten times as long."""
+        return self._link("job", "id", str(id), _words.cut(str(id), 24), ' class="id"')
+
+    def group_link(self, name: str | None) -> Markup:
+        """Return a link to the jobs of a group, if there is one."""
+        return self._link("jobs", "group", name, _words.short(name), "") if name else Markup("")
+
+    def _link(self, page: str, key: str, of: str, shown: str, kind: str) -> Markup:
+        text = escape(_words.clean(shown))
+        if len(of) > MAX_TEXT:  # it cannot be asked for
+            return Markup(f"<span{kind}>{text}</span>")  # noqa: S704 - escaped before
+        return Markup(f'<a{kind} href="{escape(self.url(page, **{key: of}))}">{text}</a>')  # noqa: S704 - escaped before
+
     def here(self, page: str) -> str:
         """Return the address of this view, to come back to."""
         return _words.address(page, {"pool": self.pool} | self.parameters)
@@ -147,6 +176,8 @@ class View:
                 up=self.up,
                 status=self.status,
                 url=self.url,
+                job_link=self.job_link,
+                group_link=self.group_link,
                 may=self.may,
                 rendered=time.time(),
                 **context,

@@ -9,14 +9,30 @@ from __future__ import annotations
 import datetime
 import re
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-__all__ = ["MAX_TEXT", "address", "clean", "kilobytes", "moment", "number", "rate", "seconds", "value"]
+__all__ = [
+    "MAX_TEXT",
+    "address",
+    "clean",
+    "cut",
+    "fact",
+    "kilobytes",
+    "live_row",
+    "moment",
+    "number",
+    "rate",
+    "seconds",
+    "short",
+    "value",
+]
 
 # Characters of one text on a page.
 MAX_TEXT = 2000
+# Of one in a table.
+MAX_CELL = 160
 NOTHING = "–"
 # Control characters but tab and newline; marks that turn the direction of text; lone halves of pairs.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -31,6 +47,22 @@ def clean(text: Any) -> Any:
     if len(text) > MAX_TEXT:
         text = f"{text[:MAX_TEXT]}… ({len(text):,} characters)"
     return _HIDDEN.sub(lambda found: f"⟨{ord(found[0]):04X}⟩", text)
+
+
+def short(text: Any) -> str:
+    """Return a text for a cell of a table, cut; the page of the one thing has more of it."""
+    return "" if text is None else cut(str(text), MAX_CELL)
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text of so many characters at most."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def live_row(id: object) -> Markup:
+    """Return the attribute by which the script finds the row of a job, for the numbers of a frame."""
+    text = str(id)
+    return Markup("") if len(text) > MAX_CELL else Markup(f' data-job="{value(text)}"')  # noqa: S704 - escaped
 
 
 def value(text: object) -> Markup:
@@ -81,6 +113,20 @@ def kilobytes(of: float | None) -> str:
     return f"{of:,.1f} GB"
 
 
+def fact(of: Any, name: str) -> str:
+    """Write what an engine says of itself; its name ends with the unit."""
+    if of is None:
+        return NOTHING
+    if isinstance(of, bool):
+        return "yes" if of else "no"
+    if isinstance(of, list):
+        return "; ".join(map(str, of)) or "none"
+    if isinstance(of, str):
+        return of
+    unit = name.rpartition("_")[2]
+    return seconds(of) if unit == "seconds" else kilobytes(of) if unit == "bytes" else str(of)
+
+
 def moment(text: str | None, *, date: bool = False) -> Markup:
     """Write a moment, given as RFC 3339, as a `<time>` in UTC; the script shows the reader's own time in its place."""
     if not text:
@@ -100,6 +146,9 @@ def moment(text: str | None, *, date: bool = False) -> Markup:
 
 def address(path: str, parameters: dict[str, Any]) -> str:
     """Return a relative address; what is None or empty is left out."""
-    given = {name: str(one) for name, one in parameters.items() if one not in (None, "")}
-    query = urlencode(given, quote_via=quote, errors="replace")
+    query = "&".join(f"{name}={_quoted(str(one))}" for name, one in parameters.items() if one not in (None, ""))
     return f"{path}?{query}" if query else path
+
+
+def _quoted(text: str) -> str:
+    return text if text.isalnum() and text.isascii() else quote(text, safe="", errors="replace")

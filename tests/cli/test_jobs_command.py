@@ -280,6 +280,21 @@ async def test_statistics(here: Path):
     assert row["workers"][0]["running"] == 1
 
 
+async def test_schedules(here: Path):
+    """What is submitted again and again, the latest moment first; as a table and as JSON."""
+    async with opened(here) as store:
+        assert (await jobs(here, "schedules")).out == b"last  schedule\n"
+        now = await store.now()
+        await store.submit(
+            [new("a", tick=("f every 5 s {}", now - 3600)), new("b", tick=("g\x1b[1m every 9 s {}", 7.5))]
+        )
+        text = (await jobs(here, "schedules")).out.decode()
+        rows = (await jobs(here, "schedules", "--json", "-n", "1")).rows
+    assert re.search(r"^1:00:0\d ago +f every 5 s \{\}$", text, re.M), text
+    assert text.splitlines()[2].endswith(r"g\x1b[1m every 9 s {}")
+    assert rows == [{"schedule": "f every 5 s {}", "last": now - 3600}]
+
+
 # -- stores that cannot be had -----------------------------------------------------------------------------------------
 
 

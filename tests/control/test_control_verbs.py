@@ -1,6 +1,7 @@
 """Each verb, asked as another process would: what it answers, what it refuses, and with which words."""
 
 import asyncio
+import datetime
 
 import pytest
 
@@ -8,6 +9,7 @@ from aiopool import Handlers, Job, Pool, Priority, Retry
 from aiopool._control.arguments import Arguments
 from aiopool._control.call import VERBS
 from aiopool._control.problems import Problem
+from aiopool.stores import NewJob
 from aiopool.testing import wait_until
 
 EVIL = '"><script>alert(1)</script>\u202e'
@@ -512,3 +514,38 @@ def test_each_verb_has_its_words():
     assert all(verb.about.endswith(".") and len(verb.about) < 120 for verb in VERBS.values())
     assert all((verb.inside is None) != (verb.outside is None) for verb in VERBS.values())
     assert not issubclass(Job, str)
+
+
+async def test_schedules_have_their_last_moment_and_the_next(ask):
+    """Those of this process, with or without a store, and those of the fleet; their arguments are never shown."""
+    handlers = Handlers()
+
+    @handlers.register("report { every 9 s", every="30 6 * * *")
+    async def report() -> None: ...
+
+    @handlers.register("clean", every=3600)
+    async def clean(secret: str = "") -> None: ...
+
+    async with Pool(1, name="mail") as pool:
+        pool.every(3600, hold, asyncio.Event())
+        (row,) = (await ask("schedules"))["items"]
+        assert (row["name"], row["when"], row["last"], row["here"]) == ("hold", "every 3600 s", None, True)
+        assert row["next"] > datetime.datetime.now(datetime.UTC).isoformat()
+    async with Pool(1, name="mail", store="memory://", handlers=handlers) as pool:
+        again = pool.every(0.02, clean, "hunter2")
+        await wait_until(lambda: again.runs > 0)
+        again.cancel()
+        await pool.join()
+        schedule = "gone every 5 s {}"
+        await pool.fleet.store.submit([NewJob("x", "gone", "{}", tick=(schedule, 1e9))])
+        rows = (await ask("schedules"))["items"]
+        assert "hunter2" not in str(rows)
+        assert [(row["name"], row["when"], row["here"]) for row in rows] == [
+            ("clean", "every 0.02 s", False),
+            ("gone", "every 5 s", False),
+            ("clean", "every 3600 s", True),
+            ("report { every 9 s", "cron '30 6 * * *'", True),
+        ]
+        assert rows[1]["last"] == "2001-09-09T01:46:40.000+00:00"
+        assert rows[1]["next"] is None
+        assert rows[3]["next"] is not None

@@ -66,6 +66,21 @@ def test_looking_is_measured(only: str, capsys: pytest.CaptureFixture[str], monk
     assert ("bytes" in printed) == (only != "next_jobs")
 
 
+def test_the_dashboard_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m benchmarks.dashboard` has one table: times, costs and sizes, each with its budget."""
+    pytest.importorskip("fastapi")
+    from benchmarks import dashboard
+
+    assert (
+        dashboard.main(["--jobs", "300", "--rounds", "2", "--seconds", "0.1", "--only", "groups", "--no-browser"]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")][2:] == [
+        *("groups: p50", "groups: p95", "groups: CPU of the loop", "groups: sent", "50 viewers: CPU"),
+    ]
+    assert "300 queued jobs" in printed
+
+
 def result_of(**samples: list[float]) -> CellResult:
     """Return a measured cell with these samples for TASK, SCOPE and others."""
     names = {"task": TASK, "scope": SCOPE, "gather": GATHER, "create_task": CREATE_TASK}

@@ -162,6 +162,7 @@ async def test_an_opened_store_tells_what_it_is(peer):
     assert store.poll > 0
     assert store.sweep_every > 0
     assert store.max_payload > 1000
+    assert store.keep == (86400, 604800)
     assert (store.keeper() is None) == (store.lease is None)
     facts = await store.facts()
     assert all(isinstance(name, str) for name in facts)

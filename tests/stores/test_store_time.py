@@ -231,3 +231,18 @@ async def test_ticks_in_one_batch(peer):
     rows = [NewJob(id, "f", "1", tick=("s", moment)) for id, moment in (("a", 1.0), ("b", 2.0), ("c", 2.0), ("d", 1.5))]
     assert await peer.outcomes(*rows) == ["queued", "queued", "tick_over", "tick_over"]
     assert await peer.ids() == ["a", "b"]
+
+
+async def test_schedules_are_listed_with_their_last_moments(peer, other):
+    """Each schedule that has had a moment is there once, for every incarnation, those of the latest moments first."""
+    assert await peer.store.schedules() == []
+    odd = 'f every 5 s {"a":"[\u00fc \u202e \'x\'"}'
+    await peer.outcomes("a", tick=("s", 100.25))
+    await other.outcomes("b", tick=(odd, 300.0))
+    await peer.outcomes("c", tick=("t", 200.0))
+    await other.outcomes("d", tick=("s", 250.125))
+    await peer.outcomes("e", tick=("s", 250.0))  # not taken
+    found = await peer.store.schedules()
+    assert found == await other.store.schedules()
+    assert found == [(odd, 300.0), ("s", 250.125), ("t", 200.0)]
+    assert await peer.store.schedules(1) == [(odd, 300.0)]

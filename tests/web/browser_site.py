@@ -31,8 +31,8 @@ def stripping(app, prefix):
 class Site:
     """A pool and its pages. `call` runs a function of the pool in its loop."""
 
-    def __init__(self, way="root", access="admin"):
-        self.way, self.access = way, access
+    def __init__(self, way="root", access="admin", evil=EVIL):
+        self.way, self.access, self.evil = way, access, evil
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.ready = threading.Event()
         self.prefix = {"root": "", "mounted": "/a/b", "proxy": "/x/y"}[way]
@@ -61,16 +61,16 @@ class Site:
             await serving
 
     async def fill(self):
-        pool = self.pool
+        pool, evil = self.pool, self.evil
 
         async def parent():
-            current_job().report_progress(0.5, EVIL)
+            current_job().report_progress(0.5, evil)
             child = await pool.with_options(name="child").submit(forever)
             await child
 
-        await pool.with_options(name=EVIL, group=EVIL, metadata={"label": EVIL}).submit(forever)
+        await pool.with_options(name=evil, group=evil, metadata={"label": evil, evil: 1}).submit(forever)
         await pool.with_options(name="parent").submit(parent)
-        job = await pool.with_options(name=EVIL, group="g").submit(fail, EVIL * 200)
+        job = await pool.with_options(name=evil, group="g").submit(fail, evil * 200)
         await job.wait()
         for number in range(70):
             await pool.with_options(name=f"waits {number}", group="g").submit(forever)

@@ -503,3 +503,47 @@ async def test_a_pool_with_a_store_has_a_fleet(tmp_path):
         assert (await press("pause_fleet", back="fleet")).status_code == 303
         assert "Resume the fleet" in text_of(await get("fleet"))
         assert (await press("resume_fleet", back="fleet")).status_code == 303
+
+
+# -- a megabyte --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_a_megabyte_long_is_cut_on_every_page():
+    """Names, groups, labels, ids, errors, reasons and reports of 1 MB: no page is large."""
+    long = EVIL + "ü" * 2**20
+    async with Pool(2, name="mail", queue_size=None, keep_finished=100, on_error=lambda *_: None) as pool:
+        observe(pool)
+        view = pool.with_options(
+            name=long, group=long, metadata={long: long, "list": [long], "many": list(range(9999))}
+        )
+
+        async def parent():
+            current_job().report_progress(0.25, long)
+            await view.submit(forever)
+            await view.with_options(id=long).submit(forever)
+            await forever()
+
+        first = await view.submit(fail, long)
+        await first.wait()
+        await view.submit(parent)
+        for number in range(60):
+            await view.with_options(id=f"{number}{long}", group=f"{number}{long}").submit(forever)
+            (await view.submit(forever)).cancel(long)
+        await asyncio.sleep(0)
+        pages = [
+            *PAGES,
+            "jobs?status=failed",
+            "jobs?status=cancelled",
+            "jobs?status=queued&order=next",
+            f"job?id={first.id}",
+        ]
+        for page in (*pages, *pages):  # the events are heard since the first look
+            found = await get(page)
+            assert len(found) < 200_000, (page, len(found))
+            assert "<script>alert" not in found
+        assert "characters)" in await get(f"job?id={first.id}")
+        (await view.submit(forever)).cancel(long)
+        while "JobCancelled" not in text_of(found := await get("events")):
+            await asyncio.sleep(0.01)
+        assert len(found) < 200_000
+        await pool.cancel_all()

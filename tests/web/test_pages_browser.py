@@ -110,6 +110,23 @@ def test_every_page_loads_under_every_prefix(each_site, visit):
 
 
 @pytest.mark.parametrize("width", [320, 1280])
+def test_a_megabyte_is_cut_before_it_is_sent(visit, width):
+    """Names, groups, labels and errors of 1 MB, with a script, NUL and marks of direction: pages are small, and fit."""
+    with Site(evil=EVIL + "long" * 2**18) as site:
+        tab = visit(site, viewport={"width": width, "height": 800})
+        for address in PAGES:
+            page = tab.go(address)
+            page.wait_for_function("document.documentElement.classList.contains('js')")
+            assert page.title() != "owned"
+            assert page.evaluate("document.documentElement.outerHTML.length") < 200_000, address
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+            assert page.evaluate("document.scripts.length") == 1
+        page = tab.go("./")
+        page.wait_for_selector("#live.on")  # frames come, too
+        tab.context.close()
+
+
+@pytest.mark.parametrize("width", [320, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_and_can_be_read(site, visit, width, scheme):
     """At 320 and 1280 px nothing sticks out; each text has a contrast of 4.5; each field and button has a name."""
