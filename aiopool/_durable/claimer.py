@@ -7,6 +7,8 @@ from the store, or from a submission of this process; a moment has come that the
 
 An answer may be lost as well, and what it gave us is ours, though we do not know it. So now and then, and after each
 failure, it is compared what the store says that we hold, and what we hold: between two claims, when none is on its way.
+
+A pool that closes takes nothing more, and goes on asking: its last jobs may be cancelled elsewhere, too.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class Claimer:
         "_cancelled",
         "_compare",
         "_compared",
+        "_ended",
         "_engine",
         "_ready",
         "_start",
@@ -96,7 +99,7 @@ class Claimer:
         self.doubtful = False
         self._task: asyncio.Task[Any] | None = None
         self._wakeup: asyncio.Future[None] | None = None
-        self._woken = self._stopped = False
+        self._woken = self._stopped = self._ended = False
         self.may_be_more = True
         self.paused = False
         self.reserved = self.claims = self.jobs = 0
@@ -108,13 +111,14 @@ class Claimer:
         self._task = self._engine.runtime.task(self._run(), "aiopool-store-claim")
 
     def stop(self) -> None:
-        """Claim no more. An answer that is on its way is given back by whoever gets it."""
+        """Claim no more jobs, and go on asking for cancels. What is on its way is given back by whoever gets it."""
         self._stopped = True
         self._engine.on_free = None
-        self._wake()
 
-    async def ended(self) -> None:
-        """Wait for the end of the last claim."""
+    async def end(self) -> None:
+        """Ask for nothing more, and wait for the last answer."""
+        self._stopped = self._ended = True
+        self._wake()
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -153,7 +157,7 @@ class Claimer:
 
     async def _run(self) -> None:
         failures = 0
-        while not self._stopped:
+        while not self._ended:
             try:
                 await self._ready.wait()
                 if self.doubtful or self._engine.now() - self._compared >= COMPARE_EVERY:
@@ -170,7 +174,7 @@ class Claimer:
                 if failures == 1 or failures % 20 == 0:
                     log_fault(logger, "no jobs can be claimed: %s", error, fields={}, level=logging.WARNING)
                 self.may_be_more = False
-            if not self._stopped:
+            if not self._ended:
                 await self._wait(wait)
 
     async def _claim(self) -> float:
@@ -206,7 +210,7 @@ class Claimer:
         try:
             while True:
                 await wakeup
-                if self._stopped or self._woken or not timer.when() > loop.time() or self.free() > 0:
+                if self._ended or self._woken or not timer.when() > loop.time() or self.free() > 0:
                     return
                 wakeup = self._wakeup = loop.create_future()
         finally:

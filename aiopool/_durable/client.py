@@ -195,7 +195,7 @@ class StoreJobs:
         flushers = (self.cancels.flusher, self.attempts.flusher, self.submissions.flusher)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self.claimer.ended()
+                await self.claimer.end()
                 for flusher in flushers:
                     await flusher.drain()
         except TimeoutError:

@@ -429,6 +429,7 @@ class Job(Generic[T]):
         if extra.callbacks is None:
             extra.callbacks = []
         extra.callbacks.append((callback, copy_context()))
+        self._spec.owner.expect(self)
 
     def remove_done_callback(self, callback: Callable[[Job[T]], object]) -> int:
         """Take a callback back that was added with `add_done_callback`; return how often it was there.

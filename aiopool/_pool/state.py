@@ -218,6 +218,9 @@ class PoolState:
         """See `Job.submitted_time`."""
         return self._open_engine().runtime.wall_time(at)
 
+    def expect(self, job: Job[Any]) -> None:
+        """Somebody will wait for a job: nothing has to be done, for it ends here."""
+
     def waiting_for(self, job: Job[Any]) -> str | None:
         """See `Job.waiting_for`."""
         return self._open_engine().waiting_for(job)

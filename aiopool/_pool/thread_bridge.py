@@ -323,6 +323,7 @@ class ThreadBridge:
             self.settle(future, job)
             return
         add_waiter(job, _Reply(self, future))
+        job._spec.owner.expect(job)
         if future.done():  # cancelled since we looked
             job.cancel("its future was cancelled")
 
