@@ -25,6 +25,10 @@ def square(x):
     return x * x
 
 
+def double(x):
+    return x + x
+
+
 def add(a, *, b=0):
     return a + b
 
