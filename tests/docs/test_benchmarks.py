@@ -140,7 +140,7 @@ def test_the_quick_mode_measures_every_contender_and_writes_its_files(tmp_path: 
         assert all(title in text for probe, title in scenarios.TITLES.items() if probe not in alone)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.long
 @pytest.mark.parametrize("gaps", [False, True])
 def test_every_verb_can_be_asked_whether_it_grows(gaps: bool) -> None:
     """Each of them comes to its end, with few jobs, and says what it took."""
@@ -403,6 +403,7 @@ def test_a_version_that_lacks_a_suite_is_left_out_of_its_table(tmp_path: Path) -
     assert "old" in growth_table
 
 
+@pytest.mark.long
 def test_a_way_of_watching_is_gone_after_its_turn() -> None:
     """The next one is compared with a bare pool."""
 
