@@ -75,6 +75,7 @@ ROUTES: Final[dict[str, tuple[Route, ...]]] = {
     "cancel": (Route("POST", "/jobs/{id}/cancel"),),
     "cancel_group": (Route("POST", "/groups/{group}/cancel"),),
     "reprioritize": (Route("PATCH", "/jobs/{id}"),),
+    "change_job": (Route("PATCH", "/jobs/{id}"),),
     "retry": (Route("POST", "/jobs/{id}/retry"),),
     "measure": (Route("POST", "/measure"),),
     "stop_operation": (Route("DELETE", "/operations/{id}"),),

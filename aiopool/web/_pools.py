@@ -18,6 +18,8 @@ __all__ = ["CHANGED", "KEEP", "IfMatch", "add_pools", "tagged", "wanted_version"
 
 IfMatch = Annotated[str | None, Header(max_length=200, description="The ETag that was read: 412 if it is another now.")]
 CHANGED = (400, 409, 412, 413, 415)
+# Up to eight numbers from 1 to 10,000.
+SIZES = r"^([1-9][0-9]{0,3}|10000)(,([1-9][0-9]{0,3}|10000)){0,7}$"
 KEEP = {"cache-control": "private, no-cache"}
 
 
@@ -112,6 +114,17 @@ def add_pools(api: APIRouter, desk: Desk) -> None:
     ) -> Response:
         """Show the jobs that were submitted by jobs, or have submitted some."""
         return Json(await desk.ask(request, "tree", pool, root=root))
+
+    @api.get("/pools/{pool}/simulation", responses=answers(dict[str, Any], "The sizes") | problems(409))
+    async def simulation(
+        request: Request,
+        pool: PoolKey,
+        sizes: Annotated[
+            str | None, Query(pattern=SIZES, max_length=100, description="8,16,32; left out: some around its own.")
+        ] = None,
+    ) -> Response:
+        """Show how long the jobs that are remembered would have waited at other sizes; 409: they are too few."""
+        return Json(await desk.ask(request, "what_if", pool, sizes=sizes))
 
     @api.post("/pools/{pool}/measure", responses=answers(dict[str, Any], "It measures") | problems())
     async def measure(request: Request, pool: PoolKey) -> Response:

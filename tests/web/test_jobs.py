@@ -267,6 +267,19 @@ async def test_the_other_looks():
         assert (await visitor.get("/pools/p/health")).status_code == 200
 
 
+async def test_other_sizes_are_tried_on_paper():
+    """By the jobs that are remembered; too few are said to be too few, and no number is too large."""
+    async with Pool(1, name="p", keep_finished=1000) as pool, client(APP, "read") as visitor:
+        few = await visitor.get("/pools/p/simulation")
+        assert (few.status_code, "100 are needed" in few.json()["detail"]) == (409, True)
+        await pool.map(asyncio.sleep, [0] * 200).collect()
+        found = (await visitor.get("/pools/p/simulation?sizes=1,2,10000")).json()
+        assert [row["size"] for row in found["items"]] == [1, 2, 10000]
+        assert found["jobs"] == 200
+        for sizes in ("0", "10001", "1,", "x", "1,2,3,4,5,6,7,8,9"):
+            assert (await visitor.get(f"/pools/p/simulation?sizes={sizes}")).status_code == 422
+
+
 async def test_a_pool_is_ended_where_that_is_switched_on_and_by_who_may():
     """Without the switch there is no such route at all."""
     async with Pool(1, name="p") as pool:
