@@ -33,6 +33,7 @@ except ImportError as _error:
     ) from _error
 
 from aiopool._runtime.public import publish as _publish
+from aiopool.avtomatika._counts import Counts, Durations
 from aiopool.avtomatika._errors import AwayError, OrchestratorError, RefusedError, TaskError
 from aiopool.avtomatika._life import StopReport
 from aiopool.avtomatika._settings import WorkerSettings
@@ -41,6 +42,8 @@ from aiopool.avtomatika._worker import Worker
 
 __all__ = [
     "AwayError",
+    "Counts",
+    "Durations",
     "OrchestratorError",
     "RefusedError",
     "Result",

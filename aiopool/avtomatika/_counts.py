@@ -18,7 +18,13 @@ BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 
 @final
 class Durations:
-    """A histogram of seconds."""
+    """A histogram of seconds.
+
+    Attributes:
+        counts: how many took up to 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300 and 1,800
+            seconds, and longer.
+        sum: of all of them.
+    """
 
     __slots__ = ("counts", "sum")
 
