@@ -69,6 +69,7 @@ def calls_of(pool):
         "cancel_all": pool.cancel_all,
         "scan": pool.scan,
         "reprioritize": lambda: pool.reprioritize(1, 3),
+        "change_timeout": lambda: pool.change_timeout(1, 3),
         "resize": lambda: pool.resize(3),
         "resized": pool.resized,
         "stop_worker": lambda: pool.stop_worker(1),
