@@ -2,10 +2,7 @@
 
 import asyncio
 import re
-import sys
-from pathlib import Path
 
-import pytest
 import pytest_asyncio
 from test_pages import EVIL, get, press, text_of
 
@@ -13,17 +10,10 @@ import aiopool.testing
 from aiopool import Handlers, Limit, Pool
 from aiopool.stores import NewJob, StoredStatus
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "stores"))
 
-from kinds import KINDS
-
-
-@pytest_asyncio.fixture(params=list(KINDS))
-async def fleet(request, tmp_path):
+@pytest_asyncio.fixture
+async def fleet(new_store):
     """A pool at work on new data of a store, beside what processes that are gone have left there."""
-    kind = KINDS[request.param]
-    if (why := kind.skip()) is not None:
-        pytest.skip(why)
     handlers = Handlers()
 
     @handlers.register("ship")
@@ -37,17 +27,14 @@ async def fleet(request, tmp_path):
     @handlers.register("report", every="30 6 * * *")
     async def report() -> None: ...
 
-    async with (
-        kind.data(tmp_path) as make,
-        Pool(
-            3,
-            name="orders",
-            store=make(keep=3600, keep_failed=7200),
-            handlers=handlers,
-            key_limit=Limit(max_at_once=1),
-            on_error=lambda *_: None,
-        ) as pool,
-    ):
+    async with Pool(
+        3,
+        name="orders",
+        store=new_store(keep=3600, keep_failed=7200),
+        handlers=handlers,
+        key_limit=Limit(max_at_once=1),
+        on_error=lambda *_: None,
+    ) as pool:
         await asyncio.gather(*[await pool.submit(ship, number) for number in range(3)], return_exceptions=True)
         view = pool.with_options(key="one")
         for _ in range(2):

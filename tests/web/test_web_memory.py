@@ -1,6 +1,7 @@
 """What is looked at leaves nothing behind: not a page, not a stream, not a job that was submitted and has ended."""
 
 import gc
+import logging
 import sys
 
 import pytest
@@ -11,6 +12,12 @@ from aiopool import Pool
 PAGES = ("", "jobs", "jobs?status=succeeded", "groups", "names", "loop", "tree", "events", "health", "settings")
 # Blocks of memory that a thousand requests may leave: the samples of a chart, one a second; one for each would be more.
 LEFT = 800
+
+
+@pytest.fixture(autouse=True)
+def _no_logs(monkeypatch):
+    """What pytest keeps of the log for its report is no leak of ours."""
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
 
 
 async def _grown(visit) -> int:
