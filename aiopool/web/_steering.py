@@ -112,7 +112,7 @@ async def _ask_first(view: View, verb: str, fields: dict[str, Any], back: str) -
     elif verb in ("drain", "shutdown") and view.status is not None:
         numbers = view.status["numbers"]
         count = numbers["running"] + numbers["queued"] + numbers["scheduled"]
-    what = DESTRUCTIVE[verb]
+    what = DESTRUCTIVE["requeue" if fields.get("do") == "retry" else verb]
     jobs = "" if count is None else f" {count:,} job{'' if count == 1 else 's'}"
     kept = {name: one for name, one in fields.items() if name not in ("expect", "dry_run")}
     if expects:
