@@ -8,6 +8,7 @@ test has run is listed. With `--gate`, less than the floors below is a failure. 
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import sys
 import tempfile
@@ -17,10 +18,8 @@ import coverage
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ("_runtime", "_jobs", "_engine", "_pool")
-# Percent. They were 99.6 and 98.6 until the core grew by half: processes, callers from threads, limits. What runs in a
-# process that is killed writes no measurement. A part of the tests, on one Python, reached 98.16 and 96.05: all of them
-# have to be measured, and these go up again.
-LINES, BRANCHES = 97.5, 95.0
+# Percent; 99.49 and 97.84 were measured when they were set. What runs in a process that is killed writes nothing.
+LINES, BRANCHES = 99.0, 97.0
 
 
 def judge(directory: Path, *, gate: bool) -> list[str]:
@@ -31,12 +30,13 @@ def judge(directory: Path, *, gate: bool) -> list[str]:
         measured.report(skip_covered=True, show_missing=True)
         measured.json_report(outfile=f"{scratch}/report.json")
         report = json.loads(Path(scratch, "report.json").read_text(encoding="utf-8"))
+        omitted = [str(pattern) for pattern in measured.get_option("report:omit") or ()]  # with the reason beside it
     seen = {Path(file).resolve() for file in report["files"]}
     wrong = [
         f"{path.relative_to(ROOT)}: nothing of it was measured"
         for room in CORE
         for path in sorted((ROOT / "aiopool" / room).glob("*.py"))
-        if path not in seen
+        if path not in seen and not any(fnmatch.fnmatch(str(path.relative_to(ROOT)), pattern) for pattern in omitted)
     ]
     totals = report["totals"]
     lines, branches = totals["percent_statements_covered"], totals["percent_branches_covered"]
