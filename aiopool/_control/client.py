@@ -93,6 +93,10 @@ class Connection:
         finally:
             self._socket.settimeout(self._patience)
 
+    def again(self, patience: float = PATIENCE) -> Self:
+        """Return another connection to the same program."""
+        return type(self)(self.path, patience)
+
     def ask(
         self, verb: str, pool: str | None = None, *, on_behalf_of: Mapping[str, str] | None = None, **arguments: Any
     ) -> dict[str, Any]:

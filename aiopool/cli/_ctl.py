@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiopool._control.client import NoAnswerError, NoProgramError
 from aiopool._control.problems import Problem
 from aiopool.cli._answer_text import answer_lines
-from aiopool.cli._door import Door, at_door, open_door, reopen
+from aiopool.cli._door import Door, at_door, open_door
 from aiopool.cli._job_text import to_line
 from aiopool.cli._store import complain
 from aiopool.cli._streams import write_output
@@ -117,7 +117,7 @@ def _wait_for_end(door: Door, pool: str) -> int:
     closing = False
     while True:
         try:
-            with reopen(door) as connection:
+            with door.again() as connection:
                 while True:
                     status = connection.ask("status", pool)
                     if closing and status["status"] == "open":

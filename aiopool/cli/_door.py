@@ -18,7 +18,6 @@ from typing import Any, Final, TypeAlias, final
 from aiopool._control.client import (
     GREETING,
     NO_DOOR,
-    PATIENCE,
     Connection,
     NoAnswerError,
     NoProgramError,
@@ -42,7 +41,6 @@ __all__ = [
     "find_programs",
     "open_door",
     "pool_target",
-    "reopen",
 ]
 
 Door: TypeAlias = Connection | HttpConnection
@@ -91,11 +89,6 @@ def open_door(target: str | None, token_file: str | None = None) -> tuple[Door, 
     if target is not None and not target.strip("/ "):
         raise Refusal(f"{target!r} names nothing: write the name of a pool, a process id, or both: 4711/mail")
     return connect(target)
-
-
-def reopen(door: Door, patience: float = PATIENCE) -> Door:
-    """Return another connection to the same program."""
-    return door.again(patience) if isinstance(door, HttpConnection) else Connection(door.path, patience)
 
 
 def pool_target(door: Door, pool: str) -> str:

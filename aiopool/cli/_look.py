@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Self, final
 
 from aiopool._control.client import NoAnswerError, NoProgramError
 from aiopool._control.problems import Problem
-from aiopool.cli._door import Door, reopen
+from aiopool.cli._door import Door
 from aiopool.cli._words import Refusal
 
 __all__ = ["MAX_ROWS", "VIEWS", "Look", "Page", "Wanted", "Watcher", "ended_text"]
@@ -162,7 +162,7 @@ class Watcher:
         rows = max(1, min(rows, MAX_ROWS))
         try:
             if self._connection is None:
-                self._connection = reopen(self._door)
+                self._connection = self._door.again()
             status = self._ask("status", rows=rows if view == "running" else None)
             self.pool = status["pool"]
             page = self._page(view, rows, wanted, status)
@@ -180,7 +180,7 @@ class Watcher:
         until = time.monotonic() + _GOING
         while time.monotonic() < until and not self._aborted:
             try:
-                reopen(self._door, _GOING).close()
+                self._door.again(_GOING).close()
                 return
             except NoAnswerError:  # it is stopped; or it is just about to go, and its socket has not gone yet
                 time.sleep(0.01)
@@ -197,7 +197,7 @@ class Watcher:
         """
         with self._lock:
             if self._second is None:
-                self._second = reopen(self._door)
+                self._second = self._door.again()
             try:
                 return self._second.ask(verb, self.pool, on_behalf_of=self._behalf, **arguments)
             except NoAnswerError:

@@ -16,6 +16,7 @@ from aiopool.inspection import (
     open_pools,
     openings,
     options,
+    periodics,
     running_code,
 )
 from aiopool.records import KeepFinished
@@ -184,3 +185,18 @@ async def test_groups_are_counted():
         await asyncio.gather(*jobs)
         pool.resume(group="b")
         assert groups(pool) == []
+
+
+async def test_what_is_submitted_again_and_again_is_listed_the_next_first():
+    """Those that were cancelled are not; a pool that was never opened has nothing to say."""
+    pool = Pool(2, name="p")
+    with pytest.raises(RuntimeError, match="write `async with Pool"):
+        periodics(pool)
+    async with pool:
+        late, soon = pool.every(3600, print), pool.every(60, print)
+        gone = pool.every(1, print)
+        gone.cancel()
+        found = periodics(pool)
+        assert sorted(found, key=lambda one: one.next_time) == found
+        assert set(found) == {late, soon}
+        assert (soon.name, soon.when) == ("print", "every 60 s")
