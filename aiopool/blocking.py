@@ -127,7 +127,9 @@ class BlockingPool(ThreadSubmitter):
             opened.result()
         except BaseException:
             atexit.unregister(self._at_exit)
-            self._start_shutdown(timeout=0, grace=None, cancel_pending=True)
+            # Ctrl-C: the thread may not have its loop yet, or the pool be open already.
+            if not opened.cancel():
+                self._start_shutdown(timeout=0, grace=None, cancel_pending=True)
             raise
         return self
 
@@ -229,7 +231,7 @@ class BlockingPool(ThreadSubmitter):
                 self._close(loop)
         except BaseException as error:
             self._failure = error
-            if not opened.done():
+            with contextlib.suppress(concurrent.futures.InvalidStateError):  # it is open, or nobody waits any more
                 opened.set_exception(error)
         finally:
             while self._calls:
@@ -240,8 +242,9 @@ class BlockingPool(ThreadSubmitter):
 
     async def _live(self, opened: concurrent.futures.Future[None]) -> None:
         async with self._pool:
-            opened.set_result(None)
-            await self._pool.wait_closed()
+            if opened.set_running_or_notify_cancel():
+                opened.set_result(None)
+                await self._pool.wait_closed()
 
     def _close(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close the loop; what is left in it has one grace to end, and holds up nobody."""

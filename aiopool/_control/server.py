@@ -57,6 +57,7 @@ class Server:
         self._connections: set[asyncio.StreamWriter] = set()
         self._socket: socket.socket | None = None
         self._end: asyncio.Event | None = None
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="aiopool-control", daemon=True)
 
     def start(self) -> None:
@@ -79,6 +80,7 @@ class Server:
         if os.getpid() != self._pid:
             return
         self._remove()
+        self._closing = True  # first: the thread, if it has no loop yet, looks at it when it has one
         loop, end = self._loop, self._end
         if loop is not None and end is not None:
             with contextlib.suppress(RuntimeError):  # it is closed
@@ -105,10 +107,17 @@ class Server:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_unix_server(self._connected, sock=self._socket, limit=MAX_LINE)
         async with server:
-            await self._end.wait()
+            if not self._closing:
+                await self._end.wait()
             server.close()
             for writer in list(self._connections):
                 writer.close()
+            # What was written is sent; but nobody holds us up who does not read it.
+            self._loop.call_later(_LAST_WORDS, self._abort)
+
+    def _abort(self) -> None:
+        for writer in list(self._connections):
+            writer.transport.abort()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)

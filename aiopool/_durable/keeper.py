@@ -45,6 +45,7 @@ class LeaseKeeper:
         self._ended: asyncio.Future[None] = runtime.loop.create_future()
         self._answered = 0.0
         self._asked = False
+        self._stopping = False
 
     async def begin(self) -> None:
         """Start the thread, and return when the lease is held.
@@ -59,12 +60,14 @@ class LeaseKeeper:
 
     async def stop(self) -> None:
         """End the thread; the lease ends by itself, or with the store."""
+        self._stopping = True  # first: the thread, if it has no loop yet, looks at it when it has one
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None:
             try:
                 loop.call_soon_threadsafe(stop.set)
             except RuntimeError:
                 return  # it has ended
+        if self._thread.ident is not None:
             await self._ended
 
     def _main(self) -> None:
@@ -99,6 +102,8 @@ class LeaseKeeper:
     async def _keep(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._stop, now = asyncio.Event(), loop.time
+        if self._stopping:
+            return
         await self._keeper.open()
         try:
             alive = (await self._keeper.beat()).alive

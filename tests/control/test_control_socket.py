@@ -1,6 +1,7 @@
 """The socket: who may use it, where it is, what it answers to nonsense, and that it answers a blocked program."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -9,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import aiopool
 from aiopool import Pool
 from aiopool._control.call import VERBS
 from aiopool._control.client import Connection, NoAnswerError, NoProgramError, connect, programs
+from aiopool._control.paths import socket_path
 from aiopool._control.problems import TITLES, Problem
 from aiopool._control.server import MAX_CONNECTIONS, MAX_LINE, Server
 from aiopool._control.verbs import Access
@@ -59,6 +62,38 @@ def test_a_second_call_is_the_same_door(door):
     assert repr(again).endswith("read-only>")
     again.close()
     again.close()
+
+
+def control_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "aiopool-control"]
+
+
+def test_a_door_that_is_closed_at_once_ends_its_thread(sockets, monkeypatch):
+    """Also if the thread has no event loop yet."""
+    path, run = socket_path(os.getpid()), asyncio.run
+
+    def late(main):
+        while path.exists():  # close() removes it first, and then waits for the thread
+            time.sleep(0.01)
+        run(main)
+
+    monkeypatch.setattr("aiopool._control.server.asyncio.run", late)
+    aiopool.control().close()
+    assert control_threads() == []
+
+
+def test_who_reads_no_answer_does_not_hold_up_the_end(sockets):
+    """What was written for them is thrown away."""
+    found = aiopool.control()
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.connect(os.fspath(found.path))
+        deaf.sendall(b'{"verb": "hello"}\n')
+        deaf.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:  # until nothing more is taken, for the answers are not read
+                deaf.send(b'{"verb": "hello"}\n' * 100)
+        found.close()
+        assert control_threads() == []
 
 
 async def test_hello_says_who_we_are(ask):

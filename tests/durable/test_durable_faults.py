@@ -1,6 +1,7 @@
 """Answers of the store that get lost, and a store that cannot be reached for a while."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -203,3 +204,30 @@ async def test_a_blocked_loop_is_told_and_keeps_its_jobs(short_lease, caplog):
     assert calls == ["block"]
     assert "the event loop of the pool has been blocked for" in caplog.text
     assert "was lost" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "new_store", ["postgres"], indirect=True
+)  # the others keep a lease in another way, or have none
+async def test_who_gives_up_opening_a_pool_leaves_no_lease_held(new_pool, monkeypatch, caplog):
+    """Also when the thread that keeps the lease has no event loop yet: it would hold it for as long as we live."""
+    pool = new_pool(handlers)
+    begun, given_up, run = threading.Event(), threading.Event(), asyncio.run
+
+    def late(main):
+        begun.set()
+        given_up.wait(30)
+        run(main)
+
+    monkeypatch.setattr("aiopool._durable.keeper.asyncio.run", late)
+    opening = asyncio.create_task(pool.__aenter__())
+    await wait_until(begun.is_set)
+    opening.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    given_up.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await wait_until(lambda: not any(one.name == "aiopool-lease-keeper" for one in threading.enumerate()))
+    await asyncio.sleep(0)
+    assert caplog.text == ""

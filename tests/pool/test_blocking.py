@@ -418,6 +418,26 @@ def test_a_program_that_does_not_leave_the_block_ends(child):
     assert err == "the shutdown of pool pool cancelled 1 jobs: 0 had not started, 0 did not end\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no signal to send to a thread")
+def test_ctrl_c_while_it_opens_leaves_no_pool_open(blocking):
+    """Its thread has no event loop yet: it opens the pool, finds that nobody waits, and closes it."""
+    interrupted = threading.Event()
+
+    def slow():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        assert interrupted.wait(SECONDS)
+        return asyncio.new_event_loop()
+
+    pool = blocking(2)
+    pool.loop_factory = slow
+    with pytest.raises(KeyboardInterrupt), pool:
+        pass
+    interrupted.set()
+    assert pool._ended.wait(SECONDS)
+    assert pool.status == "closed"
+    pool.loop_factory = asyncio.new_event_loop
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
 @pytest.mark.parametrize(
     "where", ["body", "run", "exit", *(pytest.param(where, marks=pytest.mark.long) for where in ("map", "join"))]
