@@ -206,20 +206,27 @@ async def test_a_blocked_loop_is_told_and_keeps_its_jobs(short_lease, caplog):
     assert "was lost" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "new_store", ["postgres"], indirect=True
-)  # the others keep a lease in another way, or have none
-async def test_who_gives_up_opening_a_pool_leaves_no_lease_held(new_pool, monkeypatch, caplog):
-    """Also when the thread that keeps the lease has no event loop yet: it would hold it for as long as we live."""
+@pytest.mark.parametrize("new_store", ["postgres"], indirect=True)  # elsewhere no thread keeps the lease
+async def test_who_gives_up_opening_a_pool_waits_for_the_thread_that_keeps_the_lease(new_pool, monkeypatch):
+    """Also when it has no event loop yet: first it ends, and then the store is closed."""
     pool = new_pool(handlers)
-    begun, given_up, run = threading.Event(), threading.Event(), asyncio.run
+    begun, given_up, order = threading.Event(), threading.Event(), []
+    run, close = asyncio.run, pool.fleet.store.close
 
     def late(main):
         begun.set()
         given_up.wait(30)
-        run(main)
+        try:
+            run(main)
+        finally:
+            order.append("thread")
+
+    async def closed():
+        order.append("store")
+        await close()
 
     monkeypatch.setattr("aiopool._durable.keeper.asyncio.run", late)
+    monkeypatch.setattr(pool.fleet.store, "close", closed)
     opening = asyncio.create_task(pool.__aenter__())
     await wait_until(begun.is_set)
     opening.cancel()
@@ -228,6 +235,4 @@ async def test_who_gives_up_opening_a_pool_leaves_no_lease_held(new_pool, monkey
     given_up.set()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    await wait_until(lambda: not any(one.name == "aiopool-lease-keeper" for one in threading.enumerate()))
-    await asyncio.sleep(0)
-    assert caplog.text == ""
+    assert order == ["thread", "store"]
