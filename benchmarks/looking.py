@@ -102,6 +102,12 @@ async def scan_in_vain(pool: Pool) -> object:
     return [job async for job in pool.scan(status="scheduled")]
 
 
+@question("scan(where=…), none there")
+async def scan_where(pool: Pool) -> object:
+    """Look for what only a function can tell."""
+    return [job async for job in pool.scan(where=lambda job: job._sequence < 0)]
+
+
 @question("cancel_all(where=…), one in 100")
 async def cancel_some(pool: Pool) -> object:
     """Cancel a part of them."""

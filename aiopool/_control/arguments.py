@@ -78,6 +78,16 @@ class Arguments:
             raise Problem("invalid", f"{name}={number:g}: it lies between 0 and {most:g} seconds")
         return number
 
+    def is_none(self, name: str) -> bool:
+        """Whether something is to be taken away: `name=none`. (What is not given stays as it is.)"""
+        if self._left.get(name) != "none":
+            return False
+        return self._take(name) == "none"
+
+    def has(self, name: str) -> bool:
+        """Whether an argument was given."""
+        return self._given.get(name) not in (None, "")
+
     def flag(self, name: str) -> bool:
         """Return whether something is wanted."""
         value = self._take(name)

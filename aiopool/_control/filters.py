@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, final
 
 from aiopool._control.arguments import Arguments
@@ -13,7 +13,7 @@ from aiopool._control.views import job_view, moment, outcome_view
 from aiopool._control.watched import Watched
 from aiopool._jobs.job import Job
 from aiopool._jobs.records import JobOutcome
-from aiopool._jobs.status import JobStatus
+from aiopool._pool.job_scan import JobScan
 from aiopool._pool.pool import Pool
 from aiopool.errors import RecordedError
 from aiopool.inspection import finished_count, loop_of
@@ -88,13 +88,9 @@ class Filter:
             and self.fits_labels(job.metadata)
         )
 
-    def is_one(self, job: Job[Any], status: JobStatus | None) -> bool:
-        """Whether a live job has this status, and the name and the group that are meant."""
-        return (
-            (status is None or job.status is status)
-            and (self.name is None or job.name == self.name)
-            and (self.group is None or job.group == self.group)
-        )
+    def is_one(self, job: Job[Any]) -> bool:
+        """Whether a live job has the name and the group that are meant."""
+        return (self.name is None or job.name == self.name) and (self.group is None or job.group == self.group)
 
     def fits(self, outcome: JobOutcome[Any]) -> bool:
         """Whether a job that has ended is meant."""
@@ -121,27 +117,21 @@ class Filter:
         key, equals, value = self.label.partition("=")
         return key in labels and (not equals or str(labels[key]) == value)
 
-    async def live(
+    def scan(
         self, pool: Pool, *, cursor: int | None = None, newest_first: bool = True, most: int | None = None
-    ) -> AsyncIterator[tuple[Job[Any] | None, int | None, int]]:
-        """Go through the live jobs that are meant, in slices of the loop's time.
-
-        Yields:
-            The job; the place after it; how many were looked at. At the end the job is None, and the place is where to
-            go on, or None: that was all.
-        """
-        status = None if self.status is None else JobStatus(self.status)
-        if most is None:
-            scan = pool.scan(status, name=self.name, group=self.group, cursor=cursor, newest_first=newest_first)
-        else:  # a scan with a filter returns with the next job that matches, however many it looks at before
-            scan = pool.scan(cursor=cursor, newest_first=newest_first)
-        now = loop_of(pool).time
-        async for job in scan:
-            if self.is_one(job, status) and self.matches(job, now()):
-                yield job, scan.cursor, scan.looked_at
-            if most is not None and scan.looked_at >= most:
-                break
-        yield None, scan.cursor, scan.looked_at
+    ) -> JobScan:
+        """Return a scan of the live jobs that are meant, as of now."""
+        now = loop_of(pool).time()
+        asks_more = (self.older_than, self.waits_for, self.label) != (None, None, None)
+        return pool.scan(
+            self.status,
+            name=self.name,
+            group=self.group,
+            where=(lambda job: self.matches(job, now)) if asks_more else None,
+            cursor=cursor,
+            newest_first=newest_first,
+            look_at_most=most,
+        )
 
 
 async def page(watch: Watched, arguments: Arguments) -> dict[str, Any]:
@@ -160,20 +150,16 @@ async def page(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     if wanted.status == "running":
         return _running(pool, wanted, limit, _number(cursor), newest_first=order != "oldest")
     items: list[dict[str, Any]] = []
-    begin = _number(cursor)
-    place, searched = begin, 0
-    async for job, place, searched in wanted.live(  # noqa: B007 - the last of them are read below
-        pool, cursor=begin, newest_first=order != "oldest", most=MAX_LOOKED_AT
-    ):
-        if job is not None:
-            items.append(job_view(job, now=now))
-            if len(items) >= limit:
-                break
+    scan = wanted.scan(pool, cursor=_number(cursor), newest_first=order != "oldest", most=MAX_LOOKED_AT)
+    async for job in scan:
+        items.append(job_view(job, now=now))
+        if len(items) >= limit:
+            break
     return {
         "items": items,
-        "next": None if place is None else str(place),
-        "searched": searched,
-        "complete": place is None,
+        "next": None if scan.cursor is None else str(scan.cursor),
+        "searched": scan.looked_at,
+        "complete": scan.cursor is None,
     }
 
 
@@ -181,7 +167,7 @@ def _next(pool: Pool, wanted: Filter, limit: int) -> dict[str, Any]:
     """The first in line; with a filter, those that are meant of the first thousand."""
     now = loop_of(pool).time()
     first = pool.next_jobs(MAX_IN_LINE)
-    found = [job for job in first if wanted.is_one(job, None) and wanted.matches(job, now)]
+    found = [job for job in first if wanted.is_one(job) and wanted.matches(job, now)]
     return {
         "items": [job_view(job, now=now) for job in found[:limit]],
         "next": None,
@@ -196,7 +182,7 @@ def _running(pool: Pool, wanted: Filter, limit: int, after: int | None, *, newes
     found = sorted(pool.running_jobs(), key=lambda job: job._sequence, reverse=newest_first)
     if after is not None:
         found = [job for job in found if (job._sequence < after) == newest_first and job._sequence != after]
-    meant = [job for job in found if wanted.is_one(job, None) and wanted.matches(job, now)]
+    meant = [job for job in found if wanted.is_one(job) and wanted.matches(job, now)]
     more = len(meant) > limit
     return {
         "items": [job_view(job, now=now) for job in meant[:limit]],

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aiopool._control.arguments import Arguments
-from aiopool._control.filters import SLICE, live_job, page
+from aiopool._control.filters import MAX_LOOKED_AT, SLICE, live_job, page
 from aiopool._control.history import Sample
 from aiopool._control.problems import Problem
 from aiopool._control.store_views import fleet_now, fleet_of, stored_view
@@ -180,19 +180,18 @@ async def tree(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     root = arguments.text("root")
     arguments.end()
     pool = watch.pool
-    scan = pool.scan()
+    scan = pool.scan(where=_is_child, look_at_most=MAX_LOOKED_AT)
     parents: dict[str, str] = {}
     rows: dict[str, Job[Any]] = {}
-    async for live in scan:
-        parent = live.parent
-        if parent is not None and len(rows) < MAX_NODES:
-            rows[str(live.id)] = live
-            parents[str(live.id)] = str(parent)
+    async for child in scan:
+        if len(rows) >= MAX_NODES:
+            break
+        rows[str(child.id)] = child
+        if (parent := child.parent) is not None:  # it may have ended since
+            parents[str(child.id)] = str(parent)
             above = pool.get_job(parent)
             if above is not None:
                 rows[str(above.id)] = above
-        if scan.looked_at >= 20_000:
-            break
     now = loop_of(pool).time()
     if root is not None:
         rows = {id: live for id, live in rows.items() if root in _ancestors(id, parents)}
@@ -201,6 +200,10 @@ async def tree(watch: Watched, arguments: Arguments) -> dict[str, Any]:
         "searched": scan.looked_at,
         "complete": scan.cursor is None,
     }
+
+
+def _is_child(job: Job[Any]) -> bool:
+    return job.parent is not None
 
 
 def _ancestors(id: str, parents: Mapping[str, str]) -> Iterator[str]:

@@ -55,13 +55,9 @@ async def operation(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 
 async def count(pool: Pool, wanted: Filter, ids: list[str] | None) -> int:
     """Count the live jobs that are meant."""
-    return len([job async for job in _matching(pool, wanted, ids)]) if ids else await _counted(pool, wanted)
-
-
-async def _counted(pool: Pool, wanted: Filter) -> int:
     count = 0
-    async for job, _, _ in wanted.live(pool, newest_first=False):
-        count += job is not None
+    async for _ in _matching(pool, wanted, ids):
+        count += 1
     return count
 
 
@@ -72,9 +68,8 @@ async def _matching(pool: Pool, wanted: Filter, ids: list[str] | None) -> AsyncI
             if job is not None:
                 yield job
         return
-    async for job, _, _ in wanted.live(pool, newest_first=True):
-        if job is not None:
-            yield job
+    async for job in wanted.scan(pool):
+        yield job
 
 
 def start_cancel(watch: Watched, wanted: Filter, total: int, reason: str | None) -> dict[str, Any]:

@@ -98,10 +98,11 @@ async def reprioritize(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 
 @inside(Access.OPERATE)
 async def change_job(watch: Watched, arguments: Arguments) -> dict[str, Any]:
-    """Change a job that waits: id=..., priority=N, timeout=SECONDS of an attempt; version= as `job` says it."""
+    """Change a job that waits: id=..., priority=N, timeout=SECONDS of an attempt or none; version= as `job` says it."""
     id = arguments.needed("id")
-    priority = arguments.whole("priority", _AS_IT_IS, least=-MAX_PRIORITY, most=MAX_PRIORITY)
-    timeout = arguments.seconds("timeout", most=MAX_TIMEOUT)
+    moves, limits = arguments.has("priority"), arguments.has("timeout")
+    priority = arguments.whole("priority", 0, least=-MAX_PRIORITY, most=MAX_PRIORITY)
+    timeout = None if arguments.is_none("timeout") else arguments.seconds("timeout", most=MAX_TIMEOUT)
     pool = watch.pool
     fleet = fleet_of(pool)
     if fleet is not None:
@@ -117,14 +118,11 @@ async def change_job(watch: Watched, arguments: Arguments) -> dict[str, Any]:
     arguments.end()
     if job.status not in (JobStatus.QUEUED, JobStatus.SCHEDULED):
         raise Problem("conflict", f"job {id} is {job.status}: only a job that waits can be changed")
-    if priority != _AS_IT_IS:
+    if moves:
         pool.reprioritize(id, priority)
-    if timeout is not None:
+    if limits:
         pool.change_timeout(id, timeout)
     return {"id": json_value(job.id), "priority": job.priority, "timeout": json_value(job.timeout)}
-
-
-_AS_IT_IS = MAX_PRIORITY + 1  # no priority that can be given
 
 
 @inside(Access.OPERATE)

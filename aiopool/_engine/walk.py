@@ -14,7 +14,7 @@ from typing import Any
 
 from aiopool._jobs.job import Job
 
-__all__ = ["COPIED", "walk"]
+__all__ = ["COPIED", "STRETCH", "numbers", "walk"]
 
 # So many numbers are copied at once.
 COPIED = 50_000
@@ -24,21 +24,32 @@ SPARSE = 64
 STRETCH = 256
 
 
-def walk(
-    jobs: dict[int, Job[Any]], *, after: int | None = None, newest_first: bool = False
-) -> Iterator[Job[Any] | None]:
-    """Return the live jobs by their numbers; None for a step in which there was none.
+def walk(jobs: dict[int, Job[Any]]) -> Iterator[Job[Any] | None]:
+    """Return the live jobs by their numbers, the oldest first; None for a step in which there was none."""
+    found = numbers(jobs)
+    for at in range(0, len(found), STRETCH):
+        empty = True
+        for job in map(jobs.get, found[at : at + STRETCH]):
+            if job is not None:
+                empty = False
+                yield job
+        if empty:
+            yield None
+
+
+def numbers(jobs: dict[int, Job[Any]], *, after: int | None = None, newest_first: bool = False) -> Sequence[int]:
+    """Return numbers in order, those of all live jobs among them.
 
     Args:
         jobs: all live jobs by their numbers.
         after: begin behind the job with this number, whether it is there or not.
         newest_first: from the highest number down.
     """
-    numbers = _range(jobs, after, newest_first)
-    if len(jobs) <= COPIED or len(numbers) > SPARSE * len(jobs):
-        some = jobs if after is None else (number for number in jobs if number in numbers)
-        return _steps(jobs, sorted(some, reverse=newest_first))
-    return _steps(jobs, numbers)
+    found = _range(jobs, after, newest_first)
+    if len(jobs) <= COPIED or len(found) > SPARSE * len(jobs):
+        some = jobs if after is None else (number for number in jobs if number in found)
+        return sorted(some, reverse=newest_first)
+    return found
 
 
 def _range(jobs: dict[int, Job[Any]], after: int | None, newest_first: bool) -> range:
@@ -47,14 +58,3 @@ def _range(jobs: dict[int, Job[Any]], after: int | None, newest_first: bool) -> 
     if newest_first:
         return range(last if after is None else min(last, after - 1), first - 1, -1)
     return range(first if after is None else max(first, after + 1), last + 1)
-
-
-def _steps(jobs: dict[int, Job[Any]], numbers: Sequence[int]) -> Iterator[Job[Any] | None]:
-    for at in range(0, len(numbers), STRETCH):
-        found = False
-        for job in map(jobs.get, numbers[at : at + STRETCH]):
-            if job is not None:
-                found = True
-                yield job
-        if not found:
-            yield None

@@ -1,23 +1,26 @@
 """`JobScan`: the live jobs of a pool, for `async for`, in slices of the event loop's time, and from a place on.
 
 Invariant: no more than a slice passes between two turns of the loop, if the consumer takes none for itself.
+
+Jobs are looked at in stretches, for a step of an `async for` costs ten times what a look does.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Self, final
 
 from aiopool._engine.engine import Engine
-from aiopool._engine.walk import walk
+from aiopool._engine.walk import numbers
 from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
 
 __all__ = ["JobScan"]
 
-# Seconds of one turn of the loop, and so many jobs until the next look at the clock.
+# Seconds of one turn of the loop, and so many numbers of jobs until the next look at the clock.
 SLICE = 0.001
-STEPS = 64
+STRETCH = 128
 
 
 @final
@@ -38,7 +41,10 @@ class JobScan:
         next_page = scan.cursor
     """
 
-    __slots__ = ("_ends", "_engine", "_group", "_name", "_steps", "_until_look", "_wanted", "cursor", "looked_at")
+    __slots__ = (
+        *("_at", "_ends", "_engine", "_found", "_group", "_most", "_name", "_numbers", "_place", "_status", "_stretch"),
+        *("_where", "cursor", "looked_at"),
+    )
 
     def __init__(
         self,
@@ -46,14 +52,20 @@ class JobScan:
         status: JobStatus | None,
         name: str | None,
         group: str | None,
+        where: Callable[[Job[Any]], object] | None,
         cursor: int | None,
         newest_first: bool,
+        look_at_most: int | None,
     ) -> None:
         self._engine = engine
-        self._wanted, self._name, self._group = status, name, group
-        self._steps = walk(engine.jobs, after=cursor, newest_first=newest_first)
+        self._status, self._name, self._group, self._where = status, name, group, where
+        self._most = look_at_most
+        self._numbers = numbers(engine.jobs, after=cursor, newest_first=newest_first)
+        self._place = 0  # in the numbers
+        self._stretch: list[Job[Any]] = []  # those that were there at the last look
+        self._at = 0  # so many of them were passed
+        self._found: list[Job[Any]] = []  # those of them that matched and were not passed, the next one last
         self._ends = 0.0
-        self._until_look = 0
         self.cursor = cursor
         self.looked_at = 0
 
@@ -63,23 +75,23 @@ class JobScan:
     async def __anext__(self) -> Job[Any]:
         """Return the next job that matches.
 
-        If the caller is cancelled, the scan may go on later.
+        If the caller is cancelled, the scan may go on later. An exception of `where` comes out here; so it does if the
+        scan goes on.
         """
         while True:
-            if self._until_look <= 0:
-                await self._rest()
-            for step in self._steps:
-                self._until_look -= 1
-                if step is not None:
-                    self.looked_at += 1
-                    self.cursor = step._sequence
-                    if self._matches(step):
-                        return step
-                if self._until_look <= 0:
-                    break
-            else:
+            while self._found:
+                job = self._found.pop()
+                if self._engine.jobs.get(job._sequence) is job and self._fits(job):
+                    self._pass(self._stretch.index(job, self._at) + 1)
+                    return job
+            self._pass(len(self._stretch))
+            if self._place >= len(self._numbers):
                 self.cursor = None
                 raise StopAsyncIteration
+            if self._most is not None and self.looked_at >= self._most:
+                raise StopAsyncIteration
+            await self._rest()
+            self._look()
 
     async def _rest(self) -> None:
         """Let the loop turn over, if a slice has passed since it did."""
@@ -87,11 +99,29 @@ class JobScan:
         if now() >= self._ends:
             await asyncio.sleep(0)
             self._ends = now() + SLICE
-        self._until_look = STEPS
 
-    def _matches(self, job: Job[Any]) -> bool:
-        return (
-            (self._wanted is None or job._status is self._wanted)
-            and (self._name is None or job._spec.name == self._name)
-            and (self._group is None or job._spec.group == self._group)
-        )
+    def _look(self) -> None:
+        """Look at the next stretch of jobs."""
+        end = self._place + (STRETCH if self._most is None else min(STRETCH, self._most - self.looked_at))
+        there = map(self._engine.jobs.get, self._numbers[self._place : end])
+        stretch = found = [job for job in there if job is not None]
+        if self._status is not None:
+            found = [job for job in found if job._status is self._status]
+        if self._name is not None:
+            found = [job for job in found if job._spec.name == self._name]
+        if self._group is not None:
+            found = [job for job in found if job._spec.group == self._group]
+        if self._where is not None:
+            found = [job for job in found if self._where(job)]
+        self._stretch, self._at, self._found, self._place = stretch, 0, found[::-1], end
+
+    def _fits(self, job: Job[Any]) -> bool:
+        """Whether a job that has matched still does: it may have ended since, or begun."""
+        return self._status is None or job._status is self._status
+
+    def _pass(self, at: int) -> None:
+        """Go by the jobs of the stretch up to a place."""
+        if at > self._at:
+            self.looked_at += at - self._at
+            self.cursor = self._stretch[at - 1]._sequence
+            self._at = at

@@ -1185,8 +1185,10 @@ class Pool(Submitter, AsyncOnly):
         *,
         name: str | None = None,
         group: str | None = None,
+        where: Callable[[Job[Any]], object] | None = None,
         cursor: int | None = None,
         newest_first: bool = False,
+        look_at_most: int | None = None,
     ) -> JobScan:
         """Return the live jobs one after the other, for `async for`, the oldest first, while the event loop goes on.
 
@@ -1195,8 +1197,10 @@ class Pool(Submitter, AsyncOnly):
 
         Args:
             status, name, group: only jobs with these.
+            where: only jobs for which this is true; it is called with each job that fits the rest.
             cursor: that of another scan (`scan.cursor`), to go on behind the job that came last there.
             newest_first: begin with the job that was submitted last.
+            look_at_most: end after so many jobs, those that did not match included; `scan.cursor` goes on behind them.
 
         Example:
             async for job in pool.scan("queued", name="send"):
@@ -1205,7 +1209,9 @@ class Pool(Submitter, AsyncOnly):
         wanted = None if status is None else JobStatus(status)
         if cursor is not None:
             check_count("cursor", cursor)
-        return JobScan(self._engine("scan"), wanted, name, group, cursor, newest_first)
+        if look_at_most is not None:
+            check_count("look_at_most", look_at_most)
+        return JobScan(self._engine("scan"), wanted, name, group, where, cursor, newest_first, look_at_most)
 
     def jobs(self, status: JobStatus | str | None = None) -> list[Job[Any]]:
         """Return the live jobs, the oldest first; each says in `job.waiting_for` why it does not run.

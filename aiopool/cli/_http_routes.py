@@ -111,6 +111,8 @@ def request_for(verb: str, pool: str, arguments: Mapping[str, Any]) -> Request:
 
 
 def _value(value: Any) -> Any:
+    if value == "none":  # as the door of a program has it
+        return None
     if isinstance(value, str):
         try:
             return json.loads(value)

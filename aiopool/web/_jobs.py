@@ -46,7 +46,7 @@ def add_jobs(api: APIRouter, desk: Desk) -> None:
         request: Request, pool: PoolKey, id: JobId, body: JobChange, if_match: IfMatch = None
     ) -> Response:
         """Change the place in line of a job that waits, or the time limit of its attempts."""
-        wanted = body.model_dump(exclude_unset=True)
+        wanted = {name: "none" if one is None else one for name, one in body.model_dump(exclude_unset=True).items()}
         return Json(await desk.ask(request, "change_job", pool, id=id, version=wanted_version(if_match), **wanted))
 
     @api.get("/pools/{pool}/jobs/{id}/stack", responses=answers(dict[str, Any], "Its frames") | problems(409))

@@ -116,7 +116,7 @@ class JobChange(_Sent):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
 
     priority: Priority = 0
-    timeout: Annotated[Seconds, Field(description="Of each attempt to come.")] = 0.0
+    timeout: Annotated[Seconds | None, Field(description="Of each attempt to come; null: none.")] = None
 
     @model_validator(mode="after")
     def _something(self) -> JobChange:

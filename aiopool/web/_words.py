@@ -23,6 +23,7 @@ __all__ = [
     "live_row",
     "moment",
     "number",
+    "quoted",
     "rate",
     "seconds",
     "short",
@@ -46,6 +47,8 @@ def clean(text: Any) -> Any:
         return text
     if len(text) > MAX_TEXT:
         text = f"{text[:MAX_TEXT]}… ({len(text):,} characters)"
+    if text.isprintable():
+        return text
     return _HIDDEN.sub(lambda found: f"⟨{ord(found[0]):04X}⟩", text)
 
 
@@ -146,9 +149,10 @@ def moment(text: str | None, *, date: bool = False) -> Markup:
 
 def address(path: str, parameters: dict[str, Any]) -> str:
     """Return a relative address; what is None or empty is left out."""
-    query = "&".join(f"{name}={_quoted(str(one))}" for name, one in parameters.items() if one not in (None, ""))
+    query = "&".join(f"{name}={quoted(str(one))}" for name, one in parameters.items() if one not in (None, ""))
     return f"{path}?{query}" if query else path
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as a part of an address; what it gives needs no escaping."""
     return text if text.isalnum() and text.isascii() else quote(text, safe="", errors="replace")

@@ -126,6 +126,7 @@ def test_verbs(here: Path, doors: Path):
         assert ask("pause", "group=host") == {"paused": True, "group": "host"}
         assert ask("reprioritize", "id=odd", "priority=1") == {"id": "odd", "priority": 1, "timeout": None}
         assert ask("change_job", "id=odd", "timeout=5")["timeout"] == 5
+        assert ask("change_job", "id=odd", "timeout=none")["timeout"] is None
         assert ask("cancel", "id=later", "reason=no need")["status"] == "cancelled"
         assert ask("cancel_group", "group=host", "--wait")["done"] == 3
         assert ask("job", "id=long")["status"] == "running"

@@ -191,6 +191,8 @@ async def test_a_job_that_waits_is_changed(busy, ask):
     assert (await refused(ask, "change_job", id="j4", timeout=3, version=seen)).kind == "changed"
     assert await ask("change_job", id="j4", priority=-2, timeout=7.5) == {"id": "j4", "priority": -2, "timeout": 7.5}
     assert (pool.get_job("j4").timeout, pool.get_job("j3").timeout) == (7.5, None)
+    assert await ask("change_job", id="j4", timeout="") == {"id": "j4", "priority": -2, "timeout": 7.5}
+    assert await ask("change_job", id="j4", timeout="none") == {"id": "j4", "priority": -2, "timeout": None}
     assert (await ask("change_job", id="later", priority=1))["timeout"] is None
     for id in ("j0", "bad"):
         assert (await refused(ask, "change_job", id=id, timeout=1)).kind == "conflict"

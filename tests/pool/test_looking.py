@@ -7,7 +7,7 @@ import pytest
 from helpers import echo, forever, nap, stubborn, virtual
 
 from aiopool import JobStatus, Pool, Retry
-from aiopool._engine.walk import COPIED, SPARSE, STRETCH, walk
+from aiopool._engine.walk import COPIED, SPARSE, STRETCH, numbers, walk
 from aiopool.testing import advance, settle
 
 pytestmark = pytest.mark.both_isolations
@@ -87,10 +87,6 @@ async def test_next_jobs_are_those_that_start_next(isolation, aging):
 # -- the walk ----------------------------------------------------------------------------------------------------------
 
 
-def numbers(jobs, **options):
-    return [job for job in walk(jobs, **options) if job is not None]
-
-
 @pytest.mark.parametrize(
     "live",
     [
@@ -107,17 +103,23 @@ def numbers(jobs, **options):
 def test_a_walk_meets_each_once_in_order(live):
     """Few or many, close or far between; from the front or the back; from any place on."""
     jobs = {number: number for number in live}
-    assert numbers(jobs) == live
-    assert numbers(jobs, newest_first=True) == live[::-1]
+
+    def found(**options):
+        return [number for number in numbers(jobs, **options) if number in jobs]
+
+    assert [job for job in walk(jobs) if job is not None] == live
+    assert found() == live
+    assert found(newest_first=True) == live[::-1]
     for after in (0, 1, 5, live[len(live) // 2] if live else 7, 10**9):
-        assert numbers(jobs, after=after) == [n for n in live if n > after]
-        assert numbers(jobs, after=after, newest_first=True) == [n for n in live[::-1] if n < after]
+        assert found(after=after) == [n for n in live if n > after]
+        assert found(after=after, newest_first=True) == [n for n in live[::-1] if n < after]
 
 
 def test_a_walk_takes_no_step_for_each_number_that_is_gone():
     """Few jobs far apart, or many: the steps are about as many as the jobs."""
     for live in ([1, 10**9], [1, *range(10**9, 10**9 + COPIED + 9)]):
         assert len(list(walk(dict.fromkeys(live, True)))) <= len(live) + 1
+        assert len(numbers(dict.fromkeys(live, True))) <= len(live)
 
 
 @pytest.mark.parametrize("count", [1000, COPIED + 1000])
@@ -158,6 +160,7 @@ async def test_a_scan_finds_what_matches(isolation):
         assert await listed(pool.scan("queued", group="g")) == [queued[0].id, queued[2].id]
         assert await listed(pool.scan(name="echo")) == [queued[1].id, queued[2].id]
         assert await listed(pool.scan("failed")) == []
+        assert await listed(pool.scan("queued", where=lambda job: job.group is None)) == [queued[1].id]
         with pytest.raises(ValueError, match="lost"):
             pool.scan("lost")
         await pool.cancel_all()
@@ -226,6 +229,65 @@ async def test_a_scan_meets_jobs_that_are_there_at_its_begin(isolation):
         with pytest.raises(asyncio.CancelledError):
             await task
         assert found + await listed(scan) == [job.id for job in jobs if job is not jobs[3]]
+        await pool.cancel_all()
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_a_scan_ends_after_so_many_jobs(isolation, newest_first):
+    """Whether they match or not; and it says where to go on, so that none is missed."""
+    async with Pool(1, None, isolation=isolation) as pool:
+        pool.pause()
+        jobs = [pool.with_options(group="few" if n % 100 == 7 else None).submit_nowait(echo, n) for n in range(1000)]
+        wanted = [job.id for job in jobs if job.group == "few"]
+        found, cursor, looks = [], None, []
+        while True:
+            scan = pool.scan(group="few", cursor=cursor, newest_first=newest_first, look_at_most=130)
+            found += await listed(scan)
+            looks.append(scan.looked_at)
+            cursor = scan.cursor
+            if cursor is None:
+                break
+        assert found == (wanted[::-1] if newest_first else wanted)
+        assert looks == [130] * 7 + [90]
+        assert await listed(pool.scan(look_at_most=0)) == []
+        with pytest.raises(ValueError, match="look_at_most"):
+            pool.scan(look_at_most=-1)
+        await pool.cancel_all()
+
+
+async def test_a_scan_says_how_many_it_looked_at_for_each(isolation):
+    """Those before a job that matches, and the job; not those behind it that it has seen already."""
+    async with Pool(1, None, isolation=isolation) as pool:
+        pool.pause()
+        jobs = [pool.submit_nowait(echo, n) for n in range(500)]
+        scan = pool.scan(where=lambda job: job.id % 100 == 50)
+        seen = [(job.id, scan.looked_at, scan.cursor) async for job in scan]
+        assert seen == [(n, n, n) for n in (50, 150, 250, 350, 450)]
+        assert (scan.looked_at, scan.cursor) == (len(jobs), None)
+        await pool.cancel_all()
+
+
+async def test_a_fault_of_the_function_that_chooses_comes_out_of_the_scan(isolation):
+    """Nothing is passed over by it: who goes on meets it again."""
+    async with Pool(1, None, isolation=isolation) as pool:
+        pool.pause()
+        jobs = [pool.submit_nowait(echo, n) for n in range(300)]
+        broken = {290}
+
+        def choose(job):
+            if job.id in broken:
+                raise LookupError("no")
+            return True
+
+        scan = pool.scan(where=choose)
+        found = []
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                async for job in scan:
+                    found.append(job.id)
+        broken.clear()
+        found += await listed(scan)
+        assert found == [job.id for job in jobs]
         await pool.cancel_all()
 
 

@@ -134,6 +134,8 @@ async def test_a_job_is_cancelled_and_put_elsewhere_in_line():
         assert (answer.status_code, job.priority) == (412, -3)
         answer = await visitor.patch(f"/pools/p/jobs/{job.id}", json={"timeout": 30})
         assert (answer.status_code, answer.json()["timeout"], job.timeout, job.priority) == (200, 30, 30, -3)
+        answer = await visitor.patch(f"/pools/p/jobs/{job.id}", json={"timeout": None})
+        assert (answer.json()["timeout"], job.timeout) == (None, None)
         fresh = await visitor.get(f"/pools/p/jobs/{job.id}")
         assert fresh.headers["etag"] != seen.headers["etag"]
         headers = {"if-match": fresh.headers["etag"]}
@@ -142,7 +144,7 @@ async def test_a_job_is_cancelled_and_put_elsewhere_in_line():
         assert (answer.status_code, job.timeout, job.priority) == (200, 0, -4)
         for change in ({"priority": 1}, {"timeout": 1}, both):
             assert (await visitor.patch("/pools/p/jobs/1", json=change)).status_code == 409
-        for wrong in ({}, {"timeout": -1}, {"timeout": None}, {"timeout": "5"}, {"timeout": 1e9}):
+        for wrong in ({}, {"timeout": -1}, {"priority": None}, {"timeout": "5"}, {"timeout": 1e9}):
             assert (await visitor.patch(f"/pools/p/jobs/{job.id}", json=wrong)).status_code == 422
         answer = await visitor.post(f"/pools/p/jobs/{job.id}/cancel", json={"reason": "no longer wanted"})
         assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
