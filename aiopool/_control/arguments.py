@@ -82,7 +82,8 @@ class Arguments:
         """Whether something is to be taken away: `name=none`. (What is not given stays as it is.)"""
         if self._left.get(name) != "none":
             return False
-        return self._take(name) == "none"
+        self._take(name)
+        return True
 
     def has(self, name: str) -> bool:
         """Whether an argument was given."""

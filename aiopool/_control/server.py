@@ -54,7 +54,8 @@ class Server:
         self.access = access
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._talks: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}  # with those who are connected
+        self._asked: set[asyncio.StreamWriter] = set()  # those who wait for an answer
         self._socket: socket.socket | None = None
         self._end: asyncio.Event | None = None
         self._closing = False
@@ -106,32 +107,41 @@ class Server:
     async def _serve(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_unix_server(self._connected, sock=self._socket, limit=MAX_LINE)
-        async with server:
-            if not self._closing:
-                await self._end.wait()
-            server.close()
-            for writer in list(self._connections):
+        if not self._closing:
+            await self._end.wait()
+        server.close()
+        for writer in self._talks.values():
+            if writer not in self._asked:
                 writer.close()
-            # What was written is sent; but nobody holds us up who does not read it.
-            self._loop.call_later(_LAST_WORDS, self._abort)
-
-    def _abort(self) -> None:
-        for writer in list(self._connections):
+        # Whoever has asked is answered, the one, too, who has asked for this end; nobody who does not read holds us up.
+        await self._wait_for_talks()
+        for writer in self._talks.values():
             writer.transport.abort()
+        await self._wait_for_talks()
+
+    async def _wait_for_talks(self) -> None:
+        if self._talks:
+            await asyncio.wait(self._talks, timeout=_LAST_WORDS)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._talks[task] = writer
         try:
             with contextlib.suppress(ConnectionError, TimeoutError):
                 await self._talk(reader, writer)
         finally:
-            self._connections.discard(writer)
             writer.close()
+            try:
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+            finally:
+                del self._talks[task]
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             who = _peer(writer.get_extra_info("socket"))
-            if len(self._connections) > MAX_CONNECTIONS:
+            if len(self._talks) > MAX_CONNECTIONS:
                 raise Problem("conflict", f"{MAX_CONNECTIONS} are connected already: close one of them")
         except Problem as problem:
             with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -139,7 +149,7 @@ class Server:
                 await asyncio.wait_for(reader.readuntil(b"\n"), _LAST_WORDS)
             await _send(writer, {"id": None, "problem": problem.to_dict()})
             return
-        while True:
+        while not self._closing:
             try:
                 line = await reader.readuntil(b"\n")
             except asyncio.IncompleteReadError:
@@ -152,7 +162,11 @@ class Server:
                         while await reader.read(MAX_LINE):
                             pass
                 return
-            await _send(writer, await self._answer(line, who))
+            self._asked.add(writer)
+            try:
+                await _send(writer, await self._answer(line, who))
+            finally:
+                self._asked.discard(writer)
 
     async def _answer(self, line: bytes, who: str) -> dict[str, Any]:
         id: Any = None

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,27 @@ def test_who_reads_no_answer_does_not_hold_up_the_end(sockets):
                 deaf.send(b'{"verb": "hello"}\n' * 100)
         found.close()
         assert control_threads() == []
+
+
+def test_whoever_has_asked_before_the_end_is_answered(sockets, monkeypatch):
+    """As who has asked for the end: the program closes its door before the answer is written."""
+    asked = threading.Event()
+
+    async def late(verb, arguments, **options):
+        asked.set()
+        while found.path.exists():  # close() removes it first
+            await asyncio.sleep(0.01)
+        return {"said": verb}
+
+    monkeypatch.setattr("aiopool._control.server.call", late)
+    found = aiopool.control()
+    with Connection(found.path) as idle, ThreadPoolExecutor() as threads:
+        answers = threads.submit(knock, found.path, b'{"verb": "shutdown"}\n')
+        assert asked.wait(30)
+        found.close()
+        assert answers.result() == [{"id": None, "ok": {"said": "shutdown"}}]
+        assert idle.is_gone
+    assert control_threads() == []
 
 
 async def test_hello_says_who_we_are(ask):
