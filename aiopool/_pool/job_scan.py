@@ -42,7 +42,7 @@ class JobScan:
     """
 
     __slots__ = (
-        *("_at", "_ends", "_engine", "_found", "_group", "_most", "_name", "_numbers", "_place", "_status", "_stretch"),
+        *("_at", "_ends", "_engine", "_found", "_group", "_most", "_name", "_numbers", "_place", "_stretch", "_wanted"),
         *("_where", "cursor", "looked_at"),
     )
 
@@ -58,7 +58,7 @@ class JobScan:
         look_at_most: int | None,
     ) -> None:
         self._engine = engine
-        self._status, self._name, self._group, self._where = status, name, group, where
+        self._wanted, self._name, self._group, self._where = status, name, group, where
         self._most = look_at_most
         self._numbers = numbers(engine.jobs, after=cursor, newest_first=newest_first)
         self._place = 0  # in the numbers
@@ -105,8 +105,8 @@ class JobScan:
         end = self._place + (STRETCH if self._most is None else min(STRETCH, self._most - self.looked_at))
         there = map(self._engine.jobs.get, self._numbers[self._place : end])
         stretch = found = [job for job in there if job is not None]
-        if self._status is not None:
-            found = [job for job in found if job._status is self._status]
+        if self._wanted is not None:
+            found = [job for job in found if job._status is self._wanted]
         if self._name is not None:
             found = [job for job in found if job._spec.name == self._name]
         if self._group is not None:
@@ -117,7 +117,7 @@ class JobScan:
 
     def _fits(self, job: Job[Any]) -> bool:
         """Whether a job that has matched still does: it may have ended since, or begun."""
-        return self._status is None or job._status is self._status
+        return self._wanted is None or job._status is self._wanted
 
     def _pass(self, at: int) -> None:
         """Go by the jobs of the stretch up to a place."""

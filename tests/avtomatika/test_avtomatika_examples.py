@@ -48,6 +48,7 @@ async def end(process):
     return output, errors
 
 
+@pytest.mark.long
 async def test_a_worker():
     """Heavy and light tasks, progress, a code of one's own."""
     server = WireServer()
@@ -64,6 +65,7 @@ async def test_a_worker():
     assert {skill["type"] for skill in server.kinds("register")[0]["supported_skills"]} == {"heavy", "light"}
 
 
+@pytest.mark.long
 async def test_clients_that_are_opened_before_the_worker_runs():
     """A parser in the same loop, a pool of PostgreSQL connections, an HTTP service that fails at first (C-09, C-11)."""
     sys.path.insert(0, str(ROOT / "tests" / "stores"))

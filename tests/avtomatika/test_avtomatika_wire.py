@@ -389,6 +389,7 @@ async def test_without_a_retry_after_the_pause_is_the_workers_own():
         assert worker.counts.rate_limited["poll"] == 2
 
 
+@pytest.mark.long
 async def test_polls_and_registrations_that_fail_are_tried_again():
     """503 while it starts, 500, cut connections."""
     server = WireServer()

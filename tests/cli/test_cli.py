@@ -481,6 +481,7 @@ def test_an_output_that_is_something_else_is_refused(here: Path, shell: str, sai
     assert {name: data for name, data in after.items() if name in before} == before
 
 
+@pytest.mark.long
 def test_outputs_that_only_look_like_inputs(here: Path):
     """A device is no file, a FIFO with a reader is a pipe, and two names of standard output are one."""
     (here / "x").write_text("a\n")
@@ -712,6 +713,7 @@ def on_terminal(here: Path, arguments: Sequence[str | Path], stdout: int | None,
     return process.returncode, seen.decode(), out
 
 
+@pytest.mark.long
 def test_a_live_bar_on_a_terminal(here: Path):
     (here / "in").write_text("0.3\n" * 20 + "x\n")
     code, seen, out = on_terminal(here, ["map", "targets:slow", "in", "--size", "5", "--retries", "1"], stdout=1)
@@ -806,6 +808,7 @@ def interrupted(here: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
+@pytest.mark.long
 def test_second_signal_ends_in_bounded_time(here: Path):
     """Also when a function swallows its cancel: what was done is there, the process goes."""
     with interrupted(here) as process:

@@ -95,6 +95,7 @@ def test_failures_are_as_they_are_in_threads(there: Path):
     assert "heard a" in done.lines, "what a function prints does not come between the results"
 
 
+@pytest.mark.long
 def test_what_cannot_be_sent_back_fails_its_line(there: Path):
     for name, said in [
         ("odd", "odd raised Odd: 1 and 2, and that exception cannot be sent back"),
@@ -104,6 +105,7 @@ def test_what_cannot_be_sent_back_fails_its_line(there: Path):
         assert said in run(there, "map", f"sub/the-work.py:{name}", "-p", stdin="x\n").rows[0]["error"]
 
 
+@pytest.mark.long
 def test_a_time_limit_kills_the_process(there: Path):
     done = run(there, "map", "sub/the-work.py:shout", "-p", "--timeout", "2", stdin="long\n")
     assert done.rows[0]["error"].startswith("JobTimeoutError: ")

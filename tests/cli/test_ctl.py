@@ -62,6 +62,7 @@ def test_words_that_cannot_be_read(words: list[str], says: str):
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_without_a_verb_the_verbs_are_listed(here: Path, doors: Path):
     """Each with a line about it; a door that is read-only has fewer."""
     with busy() as process:
@@ -75,6 +76,7 @@ def test_without_a_verb_the_verbs_are_listed(here: Path, doors: Path):
         assert "drain" not in values(run(here, "ctl").out.decode())
 
 
+@pytest.mark.long
 def test_verbs_that_look(here: Path, doors: Path):
     """Each answers with a text for a person; with --json with what the program has said."""
     with busy() as process:
@@ -183,6 +185,7 @@ def test_there_are_several(here: Path, doors: Path):
         assert (done.code, "say which pool: eggs, spam" in done.err) == (1, True)
 
 
+@pytest.mark.long
 def test_a_blocked_loop(here: Path, doors: Path):
     """What can be read is answered; what needs the loop has exit code 3, and who blocks it is named."""
     with running(BLOCKED):
@@ -198,6 +201,7 @@ def test_a_blocked_loop(here: Path, doors: Path):
 # -- steering ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_steering(here: Path, doors: Path):
     """Pause, resume, resize, reprioritize, cancel; and who did it is remembered."""
     with busy():
@@ -335,6 +339,7 @@ def test_nobody_reads_the_answer(here: Path, doors: Path):
         assert (process.wait(60), process.stderr.read()) == (141, b"")
 
 
+@pytest.mark.long
 def test_json_is_what_the_program_has_said(here: Path, doors: Path):
     """One line, whatever the verb."""
     with busy():

@@ -95,6 +95,7 @@ def test_an_address_is_refused(target: str):
 # -- frames and verbs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_frames_are_those_of_the_socket(here: Path, doors: Path):
     """Each view is the same, whichever way it was asked for."""
     with busy(), web(doors) as server:
@@ -112,6 +113,7 @@ def test_frames_are_those_of_the_socket(here: Path, doors: Path):
         assert found.rows[0]["access"] == "operate"
 
 
+@pytest.mark.long
 def test_verbs(here: Path, doors: Path):
     """They do what they do at the socket; texts of a command line become numbers where the API wants them."""
     with busy(), web(doors) as server:
@@ -152,6 +154,7 @@ def test_one_pool_of_several(here: Path, doors: Path):
         assert (done.code, "no open pool is called 'ham'" in done.err) == (1, True)
 
 
+@pytest.mark.long
 def test_a_blocked_loop(here: Path, doors: Path):
     """The numbers come, with who blocks it; a list does not, and the exit code of a verb says so."""
     with running(BLOCKED), web(doors) as server:
@@ -164,6 +167,7 @@ def test_a_blocked_loop(here: Path, doors: Path):
 # -- who is not let in, and who does not answer ------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_token_is_needed(here: Path, doors: Path):
     """Without one, with a wrong one, with a file that has none: exit code 2, and what to write."""
     (here / "wrong").write_text("not-the-token-of-the-server\n")
@@ -183,6 +187,7 @@ def test_a_token_is_needed(here: Path, doors: Path):
     assert (done.code, "--token-file is for an address" in done.err) == (2, True)
 
 
+@pytest.mark.long
 def test_read_only(here: Path, doors: Path):
     """The server says what may be done; and `--read-only` asks it for nothing that steers."""
     with busy(), web(doors, "--read-only") as server:
@@ -212,6 +217,7 @@ class Other(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None: ...
 
 
+@pytest.mark.long
 def test_who_is_there_is_told(here: Path, doors: Path):
     """Nobody, another program, an app that is mounted elsewhere: exit code 1; a proxy without its server: 3."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
@@ -236,6 +242,7 @@ def test_who_is_there_is_told(here: Path, doors: Path):
         assert (done.code, "write the address under which the app is mounted" in done.err) == (1, True)
 
 
+@pytest.mark.long
 def test_the_program_ends(here: Path, doors: Path):
     """Whether it is the one that is watched, or the server: exit code 1, as at a socket."""
     with busy() as process, web(doors) as server:
@@ -255,6 +262,7 @@ def test_the_program_ends(here: Path, doors: Path):
         assert run(here, "top", server.url, "--once", *token(doors)).code == 1
 
 
+@pytest.mark.long
 def test_a_stopped_server_does_not_answer(here: Path, doors: Path):
     """The exit code is 3: it has not ended."""
     with busy(), web(doors) as server:

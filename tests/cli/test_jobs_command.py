@@ -125,6 +125,7 @@ async def test_nothing_steers_the_terminal(here: Path):
             assert "u202e" in text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     [

@@ -83,6 +83,7 @@ def test_what_a_dead_program_has_left(here: Path, doors: Path):
         assert not list(doors.glob("*.sock"))
 
 
+@pytest.mark.long
 def test_a_program_that_does_not_answer(here: Path, doors: Path):
     """It has a line; the exit code is 3 if no other program answers."""
     with running(IDLE, names="['mail']", seconds=3600) as process:

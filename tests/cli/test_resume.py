@@ -187,6 +187,7 @@ def test_retry_failed_replaces_the_failures(here: Path):
     assert not [path.name for path in here.iterdir() if path.name.startswith(".out")]
 
 
+@pytest.mark.long
 def test_what_was_cancelled_or_could_not_be_used_is_run_again(here: Path):
     """It has not been worked on: to resume needs no `--retry-failed`."""
     (here / "in").write_text("1\nbroken\n3600\n")

@@ -139,6 +139,7 @@ def test_what_cannot_be_closed_is_said_and_the_results_are_there(setups: Path):
     assert done.lines[-1] == "what --setup opened could not be closed: OSError: it does not close"
 
 
+@pytest.mark.long
 def test_a_second_signal_ends_an_opening_that_hangs(setups: Path):
     """Two that come at the same time are one: then it is the grace that ends it."""
     with started(setups, "map", "setups:use", "--setup", "setups:hangs") as process:

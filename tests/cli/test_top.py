@@ -25,6 +25,7 @@ loop   answers, N ms late at most
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("columns", "lines"), [("80", "24"), ("200", "50")])
 def test_one_frame(here: Path, doors: Path, columns: str, lines: str):
     """Of each view, as text; neither a terminal nor Textual is needed, and nothing is coloured."""
@@ -61,6 +62,7 @@ def test_what_costs_much_is_not_asked_for_again(doors: Path):
         assert watcher.look("groups", 10).page is not page
 
 
+@pytest.mark.long
 def test_a_blocked_loop(here: Path, doors: Path):
     """Numbers, and who blocks it; a list that needs the loop says why it is not there."""
     with running(BLOCKED):
@@ -179,6 +181,7 @@ def test_without_textual(here: Path, doors: Path):
                 assert b"pool mail" in done.stdout
 
 
+@pytest.mark.long
 def test_a_stopped_program_does_not_answer(here: Path, doors: Path):
     """Frame by frame, the exit code is 3; it has not ended."""
     with busy() as process, started(here, "top", "--plain", "--interval", "0.1") as top:

@@ -106,6 +106,7 @@ async def test_a_screen(doors: Path, size: tuple[int, int]):
                 assert words in lines[-1]
 
 
+@pytest.mark.long
 async def test_the_views(doors: Path):
     """Numbers and the tab key go from one to the other; names are shown as they are, and harmlessly."""
     with busy():
@@ -132,6 +133,7 @@ async def test_a_screen_that_changes_its_size(doors: Path):
             assert me.app.return_value is None
 
 
+@pytest.mark.long
 async def test_a_filter(doors: Path):
     """Words look through the rows that are shown, `group=` through all jobs of the program; Esc takes it away."""
     with busy():
@@ -160,6 +162,7 @@ async def test_rows_are_sorted(doors: Path):
             assert me.rows.item["id"] == "long"
 
 
+@pytest.mark.long
 async def test_details_and_the_tree(doors: Path):
     """Enter shows all that is known of a row, `t` which job has submitted which."""
     with busy():
@@ -187,6 +190,7 @@ async def test_what_if(doors: Path):
             await me.press("escape 1", "no job runs")
 
 
+@pytest.mark.long
 async def test_a_blocked_loop(doors: Path):
     """Who blocks it is on the screen; a list that needs the loop says so; a stack can be had all the same."""
     with running(BLOCKED):
@@ -203,6 +207,7 @@ async def test_a_blocked_loop(doors: Path):
 # -- verbs -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_verbs_ask_first(doors: Path):
     """No, and nothing is done; yes, and it is; each says what it has done."""
     with busy():
@@ -317,6 +322,7 @@ async def test_the_program_dies(doors: Path):
         assert me.app.left_because == f"-c {process.pid} has ended, or has closed its door"
 
 
+@pytest.mark.long
 async def test_a_program_that_does_not_answer(doors: Path):
     """What is old says so; the keys go on; whoever leaves need not wait for the answer."""
     with busy() as process:
@@ -344,6 +350,7 @@ async def test_several_programs(doors: Path):
             await me.press("enter", f"-c {other.pid}  pool spam  open", "in sleep")
 
 
+@pytest.mark.long
 async def test_over_http(doors: Path):
     """The screen is the same; it steers, and is left at once while the server owes an answer."""
     web = serving(doors.parent, "web", "--port", "0", "--token-file", "token")

@@ -8,9 +8,21 @@ import pytest
 import yaml
 from pages import LANGUAGES, PAGES, ROOT, blocks, programs, run_page, why_not
 
+# What a stranger reads first runs every time.
+FIRST = ("README.md", "docs/tutorial/")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if programs(page)], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [
+        pytest.param(page, id=name_of(page), marks=[pytest.mark.long] * (not name_of(page).startswith(FIRST)))
+        for page in PAGES
+        if programs(page)
+    ],
 )
 def test_page(page: Path, tmp_path: Path) -> None:
     """Every program of a page runs."""

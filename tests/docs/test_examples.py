@@ -257,6 +257,7 @@ def test_orders_survive_the_web_app_that_took_them():
     assert "and has charged 30 times" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["postgresql", pytest.param("valkey", marks=pytest.mark.long)])
 def test_a_fleet_does_the_work_of_a_worker_that_was_killed(engine: str, monkeypatch: pytest.MonkeyPatch):
     """Of three workers one is killed; all orders are shipped."""

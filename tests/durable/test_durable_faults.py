@@ -188,6 +188,7 @@ async def test_join_ends_with_the_pool(new_pool):
         await joining
 
 
+@pytest.mark.long
 async def test_a_blocked_loop_is_told_and_keeps_its_jobs(short_lease, caplog):
     """A job that holds up the event loop for longer than a lease runs once; the thread that keeps the lease says so."""
     own = Handlers()

@@ -293,6 +293,7 @@ async def test_a_failure_comes_back_as_itself(new_pool):
         assert "fail_our_way" in recorded.value.traceback
 
 
+@pytest.mark.long
 async def test_a_failed_attempt_is_tried_again(new_pool):
     """Attempts are counted over the fleet, and the retry holds no slot."""
     async with new_pool(handlers) as pool:
@@ -597,6 +598,7 @@ async def test_limits_hold_over_the_fleet(new_pool):
         assert 1 < max(most) <= 3
 
 
+@pytest.mark.long
 async def test_each_key_has_its_limit(new_pool):
     """`key_limit` holds for each key of its own."""
     running, most = {}, {}
@@ -663,6 +665,7 @@ async def test_progress_is_seen_by_others(new_pool):
         del pool
 
 
+@pytest.mark.long
 async def test_dead_and_failed_jobs_are_put_back(new_pool):
     """With all of their attempts, under their ids."""
     async with new_pool(handlers) as pool:

@@ -149,6 +149,7 @@ async def test_a_job_that_kills_its_workers_is_given_up(tmp_path, start):
         assert await pool.fleet.requeue_dead() == 1
 
 
+@pytest.mark.long
 async def test_a_blocked_loop_is_not_a_death(tmp_path, start):
     """A job that holds up its event loop for long, as ten sweeps are, is not run a second time."""
     path = tmp_path / "ran"

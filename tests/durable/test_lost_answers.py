@@ -81,6 +81,7 @@ async def _ends(store):
     return row
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("silent", [False, True])
 async def test_jobs_of_a_claim_whose_answer_was_lost_run_while_their_owner_lives(store, silent):
     """They belong to this process, which never heard of them: it finds that out, and gives them back."""

@@ -82,6 +82,7 @@ async def test_a_job_that_does_not_end_is_left_behind_by_name_and_holds_its_slot
         assert (pool.statistics().leaked, pool.statistics().busy) == (0, 0)
 
 
+@pytest.mark.long
 @pytest.mark.loops("real", long=("asyncio", "eager"))
 async def test_a_leaked_job_costs_no_processor(new_pool):
     """It is told at a slow beat only, by a scope of anyio too; when it ends, all is as before."""

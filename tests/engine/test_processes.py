@@ -167,6 +167,7 @@ async def test_context_variables_stay_on_both_sides(process_pool):
 # -- killed by the pool ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @real
 @both
 @pytest.mark.parametrize("function", [jobs.hang, jobs.hang_hard, jobs.hang_deaf, jobs.stop_self])
@@ -257,6 +258,7 @@ async def test_a_shutdown_ends_with_stuck_processes(process_pool, function):
 # -- processes that die --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @real
 @both
 @pytest.mark.parametrize(
@@ -339,6 +341,7 @@ async def test_without_threads_it_goes_on(process_pool):
             assert (await pool.run(jobs.large_object)).thread == threading.current_thread().name
 
 
+@pytest.mark.long
 @real
 async def test_an_exit_code_that_somebody_else_has_taken(process_pool):
     """Another `waitpid` in the program was quicker: the job fails all the same, and says that the code is unknown."""
@@ -435,6 +438,7 @@ async def test_a_call_that_does_not_arrive(process_pool):
         assert await pool.run(jobs.pid) == before
 
 
+@pytest.mark.long
 @real
 @both
 @pytest.mark.parametrize(

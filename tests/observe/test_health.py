@@ -261,6 +261,7 @@ async def test_a_look_at_the_loop_that_could_not_begin_begins_with_the_next_repo
         assert pool._state.lag is not None
 
 
+@pytest.mark.long
 def test_a_blocked_loop_fails_a_probe_from_another_thread():
     """A probe in a thread of its own gets its answer while the loop is held up, and it is: failing."""
     reports = []

@@ -582,6 +582,7 @@ async def test_the_number_of_priorities_is_bounded(isolation):
 # -- from other threads ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_scrape_in_a_thread_sees_one_moment():
     """While jobs come and go, every snapshot taken in another thread adds up."""
     seen, stop = [], threading.Event()

@@ -255,6 +255,7 @@ def test_a_job_that_ignores_its_cancel_holds_up_nobody(isolation, caplog):
     assert not pool._thread.is_alive()
 
 
+@pytest.mark.long
 def test_a_job_that_blocks_the_loop_holds_up_nobody(isolation):
     """The thread is left behind, and the error shows the line that blocks it."""
     gate = threading.Event()

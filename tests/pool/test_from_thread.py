@@ -754,6 +754,7 @@ def loop_in_a_thread(main):
     return thread
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("leave_open", [False, True])
 @pytest.mark.parametrize("how", ["result", "room", "wait", "map", "as_executor"])

@@ -152,6 +152,7 @@ aiopool.run(main, services=registry)
     assert (lines, code) == (["none is left"], 0)
 
 
+@pytest.mark.long
 def test_an_orphan_in_our_own_session_is_known_by_its_age():
     """It was there before its parent ended, and no child of ours."""
     with program(
@@ -198,6 +199,7 @@ aiopool.run(main)
     assert (lines, code) == (["reaped"], 0)
 
 
+@pytest.mark.long
 @second_loop_long
 def test_no_exit_code_is_stolen(loop: str):
     """Children that nobody has waited for yet are zombies for a while: theirs to reap who started them."""

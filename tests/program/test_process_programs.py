@@ -118,6 +118,7 @@ async def main():
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux tells the children")
 async def test_processes_die_with_the_program(tmp_path, method):

@@ -443,6 +443,7 @@ def test_a_job_that_will_not_end_is_left(job: str):
     assert "in job" in "\n".join(lines) or "in a thread" in "\n".join(lines)
 
 
+@pytest.mark.long
 def test_a_thread_of_the_executor_that_will_not_end_is_left():
     """asyncio.run would wait for it: for ever on 3.11."""
     with program(

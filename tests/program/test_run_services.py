@@ -449,6 +449,7 @@ def test_what_is_still_there_at_the_end_of_the_time_is_killed_in_one_look():
     wait_until(lambda: not any(map(running, found)))
 
 
+@pytest.mark.long
 def test_a_kill_that_comes_to_nothing_in_time_is_done_in_one_look():
     """The careful kill is stuck, as on a machine that has no time for it; nobody is left behind all the same."""
     with program(

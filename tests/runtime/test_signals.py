@@ -398,6 +398,7 @@ def test_the_second_signal_cancels(program):
     assert end(process) == (["cleaned up job", "cancelled"], 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("busy", ["swallows", "blocks the loop"])
 def test_the_third_signal_ends_the_program_at_once(program, busy, monkeypatch):
     """Whatever the jobs do; the exit code is 128 and the number."""

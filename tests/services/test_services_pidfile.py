@@ -46,6 +46,7 @@ def crashed_run(directory: Path) -> tuple[str, list[int]]:
     return mark, [int(pid) for pid in pids]
 
 
+@pytest.mark.long
 async def test_after_kill_9_the_next_start_ends_what_is_left(tmp_path) -> None:
     """Stubborn children, shells, multiprocessing and their grandchildren; the file goes with the last of them."""
     mark, pids = crashed_run(tmp_path)
@@ -65,6 +66,7 @@ async def test_after_kill_9_the_next_start_ends_what_is_left(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_leftovers_can_be_ended_from_plain_code_and_are_reported(tmp_path) -> None:
     """By name and type, with who had to be killed; a second look finds nothing."""
     _, pids = crashed_run(tmp_path)
@@ -201,6 +203,7 @@ def test_a_really_reused_pid_is_not_touched(tmp_path) -> None:
         stranger.wait()
 
 
+@pytest.mark.long
 async def test_the_processes_of_a_run_that_goes_on_are_left_alone(tmp_path) -> None:
     """Two programs, or two registries of one, may share the directory."""
     server = script("server.py", "wait", str(tmp_path))

@@ -46,6 +46,7 @@ def test_a_queue_system_is_stopped_when_the_call_returns(mode, tmp_path) -> None
     assert told.get("was", True) is True  # alive before, by `is_running()` (B-05)
 
 
+@pytest.mark.long
 def test_a_queue_system_with_a_stubborn_job_keeps_the_deadline(tmp_path) -> None:
     """Its own stop() would take 60 s and leave three processes; ours takes three seconds, and leaves none (B3.4)."""
     told = host("stubborn", tmp_path)
@@ -58,6 +59,7 @@ def test_a_queue_system_with_a_stubborn_job_keeps_the_deadline(tmp_path) -> None
     assert told["turns"] > 20  # the event loop went on turning meanwhile
 
 
+@pytest.mark.long
 def test_a_queue_system_whose_manager_was_killed_is_started_again(tmp_path) -> None:
     """And the job that its manager left behind is ended before."""
     told = host("killed", tmp_path)

@@ -115,6 +115,7 @@ def test_an_option_that_cannot_be_is_refused(query: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.long
 async def test_nobody_there() -> None:
     """A server that cannot be reached is unavailable, and says so in bounded time."""
     with socket.socket() as probe:
@@ -320,6 +321,7 @@ async def _select(conn: Any, again: bool) -> None:
     await conn.fetchval("SELECT 1")
 
 
+@pytest.mark.long
 async def test_a_lock_that_somebody_holds(opened: Opened, admin: Any, schema: str) -> None:
     """A verb that waits for a lock of somebody else's gives up in bounded time; sent again, it goes through."""
     store = await opened()
@@ -372,6 +374,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 async def test_a_killed_process_is_noticed(opened: Opened, url: str, schema: str) -> None:
     """The jobs of a process that was killed go on long before its lease is over; those of the living stay."""
     store = await opened(keeper=True)
@@ -394,6 +397,7 @@ async def test_a_killed_process_is_noticed(opened: Opened, url: str, schema: str
     assert kept.id in [id for id, _ in await store.owned()]
 
 
+@pytest.mark.long
 async def test_a_keeper_whose_connection_was_ended_is_alive(opened: Opened, admin: Any) -> None:
     """A keeper that loses its connection connects anew before anybody takes its incarnation for dead."""
     store, other = await opened(keeper=True), await opened(keeper=True)

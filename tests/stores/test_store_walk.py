@@ -12,6 +12,7 @@ SEEDS = 40
 STEPS = 120
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tens", [0, *(pytest.param(tens, marks=pytest.mark.long) for tens in range(1, SEEDS // 10))])
 async def test_a_walk_over_all_verbs(kind, tmp_path, tens):
     """Whatever is called in whatever order, each answer, each row and each number is what the model says."""
@@ -28,6 +29,7 @@ async def test_a_walk_over_all_verbs(kind, tmp_path, tens):
                 await fleet.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("per_second", "burst"), [(0.01, 1), (0.01, 4), (0.025, 2)])
 async def test_a_rate_over_a_long_time(fleet, shift_clock, per_second, burst):
     """In no window start more than a rate allows, all are spaced by its pace, and none waits for longer than that."""

@@ -326,6 +326,7 @@ def test_a_job_that_cannot_be_ended_fails_the_teardown(auto):
     result.stdout.fnmatch_lines(["*jobs of the fixture `pool` could not be ended:*", "*stubborn*"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["task", "scope"])
 @pytest.mark.parametrize("mode", ["asyncio-auto", "anyio"])
 def test_a_job_that_ignores_its_cancel_fails_the_test_and_does_not_hang(pytester, monkeypatch, mode, isolation):

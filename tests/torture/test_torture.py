@@ -55,7 +55,7 @@ newest = pytest.mark.skipif(sys.version_info < (3, 13), reason="a hundred deaths
 @pytest.mark.timeout(900)
 async def test_sqlite_survives_a_hundred_deaths(tmp_path: Path) -> None:
     """The same, for longer."""
-    outcome = await torture(Options(kills=100, hosts=4, seconds=60, keep=tmp_path))
+    outcome = await torture(Options(kills=100, hosts=4, seconds=40, keep=tmp_path))
     assert outcome.ok, as_text(outcome)
 
 
@@ -65,7 +65,7 @@ async def test_sqlite_survives_a_hundred_deaths(tmp_path: Path) -> None:
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_server_survives_a_hundred_deaths(server: str, tmp_path: Path) -> None:
     """Hosts, producers and the server itself are killed, and connections cut, delayed and frozen."""
-    outcome = await torture(Options(server=server, kills=100, hosts=4, seconds=100, clock=True, keep=tmp_path))
+    outcome = await torture(Options(server=server, kills=100, hosts=4, seconds=45, clock=True, keep=tmp_path))
     assert outcome.ok, as_text(outcome)
 
 

@@ -96,6 +96,7 @@ def test_many_results_come_in_the_order_of_their_arguments(pool):
         list(pool.map("fail", [{"text": "no luck"}]))
 
 
+@pytest.mark.long
 def test_a_stream_tells_what_happens(pool):
     """States once a second, and the events that were asked for, as they come."""
     events = pool.stream(rows=1, types=["JobSucceeded"])
@@ -183,6 +184,7 @@ async def test_a_job_whose_answer_was_lost_is_submitted_once(monkeypatch):
         assert pool.statistics().submitted == 3
 
 
+@pytest.mark.long
 async def test_who_meets_a_full_queue_comes_again():
     """`map` fills a small queue, and goes on as there is room; one job waits for room, too."""
     async with Pool(2, name="pool", queue_size=3) as pool, client(make_app()):

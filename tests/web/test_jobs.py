@@ -295,6 +295,7 @@ async def test_a_pool_is_ended_where_that_is_switched_on_and_by_who_may():
             assert (await visitor.get("/pools/p")).status_code == 404
 
 
+@pytest.mark.long
 async def test_the_pools_of_another_loop_are_asked_there():
     """The server may run in another thread than the pool; a blocked loop is named in the answer."""
     import threading

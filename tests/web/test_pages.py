@@ -508,6 +508,7 @@ async def test_a_pool_with_a_store_has_a_fleet(tmp_path):
 # -- a megabyte --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_what_is_a_megabyte_long_is_cut_on_every_page():
     """Names, groups, labels, ids, errors, reasons and reports of 1 MB: no page is large."""
     long = EVIL + "ü" * 2**20

@@ -313,6 +313,7 @@ def test_viewers_who_vanish_are_gone(tmp_path):
             pass
 
 
+@pytest.mark.long
 def test_the_streams_of_a_program_that_ends_say_bye(tmp_path):
     """Through the socket of another process: its end is told, and then it is not there."""
     from web_app import command
