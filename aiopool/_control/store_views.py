@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 from typing import Any
 
 from aiopool._control.views import labels_view, moment, value_view
@@ -69,10 +68,6 @@ def fleet_view(numbers: StoreStatistics, now: float) -> dict[str, Any]:
     }
 
 
-# The words of a schedule in a store: the name and the moments of its jobs, then their arguments, which are not shown.
-_SCHEDULE = re.compile(r"(?P<name>.*?) (?P<when>every \S+ s|cron '[^']*') \{", re.DOTALL)
-
-
 def schedules_view(rows: list[ScheduleRow], here: list[Periodic]) -> list[dict[str, Any]]:
     """Show what is submitted again and again.
 
@@ -84,8 +79,7 @@ def schedules_view(rows: list[ScheduleRow], here: list[Periodic]) -> list[dict[s
     known = dict(left)
     shown = []
     for row in rows:
-        words = _SCHEDULE.match(row.schedule)
-        key = ("?", "?") if words is None else (words["name"], words["when"])
+        key = row.name, row.when  # their arguments are not shown
         left.pop(key, None)
         shown.append(_schedule(*key, row.last, known.get(key)))
     for key, one in left.items():

@@ -21,7 +21,7 @@ from aiopool._pool.durability import StoreCall
 from aiopool._runtime import failpoints
 from aiopool._runtime.runtime import Runtime
 from aiopool.stores._protocol import Store
-from aiopool.stores._rows import Claimed, Incarnation, NewJob, Submitted
+from aiopool.stores._rows import Claimed, Incarnation, NewJob, Submitted, schedule_text
 
 __all__ = ["SUBMIT_PATIENCE", "Submissions"]
 
@@ -111,7 +111,7 @@ class Submissions:
         moment = round(self._runtime.wall_time(due).timestamp(), 3)
         handler = self._plans.of(call.spec, call.function).handler
         payload = handler.signature.encode(call.args, call.kwargs, self._store.max_payload)
-        schedule = f"{call.spec.name} {about} {payload}"
+        schedule = schedule_text(call.spec.name, about, payload)
         unique = f"every {schedule}"[:MAX_TEXT] if skips else None
         job = self.hand_in(call._replace(tick=(schedule, moment), unique=unique))
 

@@ -23,6 +23,7 @@ of jobs that have ended go to the history.
 from __future__ import annotations
 
 import enum
+import re
 from typing import Any, Final, Literal, NamedTuple
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Submitted",
     "SweepReport",
     "WorkerRow",
+    "schedule_text",
 ]
 
 
@@ -325,6 +327,30 @@ class ScheduleRow(NamedTuple):
 
     schedule: str
     last: float
+
+    @property
+    def name(self) -> str:
+        """The name of its jobs; "?": the text is not one of `schedule_text`."""
+        return self._words[0]
+
+    @property
+    def when(self) -> str:
+        """The moments of its jobs, in words; "?": as above."""
+        return self._words[1]
+
+    @property
+    def _words(self) -> tuple[str, str]:
+        found = _SCHEDULE.match(self.schedule)
+        return ("?", "?") if found is None else (found["name"], found["when"])
+
+
+def schedule_text(name: str, when: str, payload: str) -> str:
+    """Return the text by which all processes know a schedule: its jobs' name, moments and arguments."""
+    return f"{name} {when} {payload}"
+
+
+# A name may have spaces, and moments in words; arguments are an object.
+_SCHEDULE = re.compile(r"(?P<name>.*?) (?P<when>every \S+ s|cron '[^']*') \{", re.DOTALL)
 
 
 class StoreStatistics(NamedTuple):
