@@ -32,6 +32,7 @@ import multiprocessing.util
 import os
 import pickle
 import socket
+import sys
 import threading
 import weakref
 from collections import OrderedDict
@@ -278,7 +279,7 @@ class ProcessRunner:
         self._starting += 1
         if self._context.get_start_method() != "forkserver":
             # Here, for the kernel takes the thread that starts a process for its parent.
-            return self._started(process, theirs, _try(handle.start))
+            return self._started(process, theirs, _copy_refused(self._context) or _try(handle.start))
 
         def start() -> None:
             # The first time it waits until there is a server.
@@ -428,6 +429,16 @@ class ProcessRunner:
             os.close(process.pidfd)
         with contextlib.suppress(ValueError):  # its exit code is unknown
             process.handle.close()
+
+
+def _copy_refused(context: Any) -> BaseException | None:
+    """Why this process cannot be copied: seen on CPython 3.13, the copy dies of a signal before it runs a line."""
+    interpreters: Any = sys.modules.get("_interpreters")
+    if context.get_start_method() != "fork" or interpreters is None or len(interpreters.list_all()) < 2:
+        return None
+    return RuntimeError(
+        'this process has interpreters, and a fork of such a process crashes: write start_method="forkserver"'
+    )
 
 
 def _try(function: Callable[[], object]) -> BaseException | None:

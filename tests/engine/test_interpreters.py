@@ -3,16 +3,30 @@
 import sys
 import types
 
+import anyio.to_interpreter
 import process_jobs as jobs
 import pytest
 
 from aiopool import JobCancelledError, JobStatus, Pool
 from aiopool._runtime.pickled_call import check_sendable
-from aiopool.errors import NotPicklableError
+from aiopool.errors import NotPicklableError, ProcessDiedError
 from aiopool.testing import wait_until
 
 real = pytest.mark.loops("real", long=("eager", "uvloop"))
 new = pytest.mark.skipif(sys.version_info < (3, 13), reason="Python 3.13 has interpreters for this")
+
+
+@pytest.fixture(autouse=True)
+def none_is_left(monkeypatch):
+    """End the interpreters: anyio keeps them until the program ends, and a program that has some cannot fork."""
+    ends = []
+    if sys.version_info >= (3, 13):
+        monkeypatch.setattr(
+            anyio.to_interpreter, "atexit", types.SimpleNamespace(register=lambda *end: ends.append(end))
+        )
+    yield
+    for end, *arguments in ends:
+        end(*arguments)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="this Python has interpreters")
@@ -76,6 +90,23 @@ async def test_a_cancel_releases_who_waits_and_the_slot_comes_back_later(new_poo
         go.touch()
         assert await pool.run(jobs.square, 3) == 9
         assert pool.statistics().busy == 0
+
+
+@new
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_program_with_interpreters_is_not_forked():
+    """CPython would end the child by a signal before it runs a line; the text says what to write."""
+    import _interpreters
+
+    held = _interpreters.create()
+    try:
+        async with Pool(1, offload="process", start_method="fork") as pool:
+            with pytest.raises(ProcessDiedError, match=r'has interpreters.* write start_method="forkserver"'):
+                await pool.run(jobs.square, 3)
+    finally:
+        _interpreters.destroy(held)
+    async with Pool(1, offload="process", start_method="fork") as pool:
+        assert await pool.run(jobs.square, 3) == 9
 
 
 @new
