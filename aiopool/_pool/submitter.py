@@ -792,6 +792,7 @@ class Submitter:
             self._block.add(job)
         if has_room:
             engine.enter(job)
+            engine.admission.admit()  # one that starts later takes no room: what was dropped for it has left some
             return job
         try:
             await engine.enter_when_space(job)
@@ -815,6 +816,7 @@ class Submitter:
         if self._block is not None:
             self._block.add(job)
         engine.enter(job)
+        engine.admission.admit()  # as above
         return job
 
     async def _submit_to_store(

@@ -373,6 +373,27 @@ async def test_a_drop_makes_room_at_once_for_who_does_not_wait(isolation):
 
 
 @virtual
+@pytest.mark.parametrize("nowait", [False, True])
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_lowest"])
+async def test_a_job_that_starts_later_leaves_the_room_that_was_made_for_it(isolation, policy, nowait):
+    """It does not stand in the queue: whoever waits for room, as a map does, gets that of the job that was dropped."""
+    async with Pool(1, 1, isolation=isolation, overflow=policy, on_error=lambda job, error: None) as pool:
+        pool.pause()
+        await pool.with_options(priority=9).submit(nap)
+        mapped = asyncio.create_task(pool.map(nap, [0]).collect())
+        await settle()
+        numbers = pool.statistics()
+        assert (numbers.queued, numbers.waiting) == (1, 1)
+        later = pool.with_options(delay=5)
+        _ = later.submit_nowait(nap) if nowait else await later.submit(nap)
+        await settle()
+        numbers = pool.statistics()
+        assert (numbers.dropped, numbers.scheduled, numbers.queued, numbers.waiting) == (1, 1, 1, 0)
+        pool.resume()
+        assert await mapped == [None]
+
+
+@virtual
 async def test_drop_lowest(isolation):
     """`overflow="drop_lowest"`: the last in line leaves it for a better one; what is no better is refused."""
     async with Pool(1, 2, isolation=isolation, overflow="drop_lowest") as pool:

@@ -127,7 +127,7 @@ def failures(text: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "requests"), [(FIRST, 400), *[pytest.param(name, 2000, marks=pytest.mark.ecosystem) for name in SETTINGS]]
+    ("name", "requests"), [(FIRST, 400), *[pytest.param(name, 1000, marks=pytest.mark.ecosystem) for name in SETTINGS]]
 )
 @pytest.mark.both_isolations
 async def test_what_was_acknowledged_ends_or_is_reported(name: str, requests: int, apps: Path) -> None:

@@ -18,7 +18,7 @@ pool = "pool"
 """
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_nothing_is_answered_that_is_not_declared(tmp_path, seed):
     """Examples, boundaries, fuzzing and chains of requests, with all checks; streams have tests of their own."""
     need("schemathesis")
