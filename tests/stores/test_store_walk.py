@@ -8,11 +8,10 @@ from walk import Walk
 
 from aiopool.stores._rows import LimitRow
 
-SEEDS = 40
+SEEDS = 20
 STEPS = 120
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("tens", [0, *(pytest.param(tens, marks=pytest.mark.long) for tens in range(1, SEEDS // 10))])
 async def test_a_walk_over_all_verbs(kind, tmp_path, tens):
     """Whatever is called in whatever order, each answer, each row and each number is what the model says."""
