@@ -20,6 +20,7 @@ from aiopool._jobs.status import JobStatus
 from aiopool._pool.cancel_report import CancelReport
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.runtime import Runtime
+from aiopool.errors import PoolClosedError
 from aiopool.stores._protocol import Store
 from aiopool.stores._rows import CancelAnswer, StoredStatus
 
@@ -97,6 +98,10 @@ class Cancels:
         if current_job_id() != id:  # one's own end cannot be waited for
             handle = self._watch(id, "")
             await handle.wait()
+            if isinstance(
+                lost := handle.exception(), PoolClosedError
+            ):  # the handle ends with its pool, the job does not
+                raise lost
             status = handle.status
         return CancelReport(id, JobStatus.RUNNING, status)
 

@@ -1,6 +1,7 @@
 """Answers of the store that get lost, and a store that cannot be reached for a while."""
 
 import asyncio
+import contextlib
 import threading
 import time
 
@@ -88,7 +89,7 @@ async def test_a_submission_that_cannot_be_written_raises(new_pool, monkeypatch)
     monkeypatch.setattr("aiopool._durable.submissions.SUBMIT_PATIENCE", 0.2)
     pool = new_pool(handlers)
     async with pool:
-        lose_answers(pool.fleet.store, "submit", times=3, before=True)
+        lose_answers(pool.fleet.store, "submit", times=1000, before=True)
         with pytest.raises(StoreUnavailableError, match="the connection broke"):
             await pool.submit(note, "never")
         await wait_until(lambda: not pool._state.durability.submissions.flusher.busy)
@@ -237,3 +238,29 @@ async def test_who_gives_up_opening_a_pool_waits_for_the_thread_that_keeps_the_l
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert order == ["thread", "store"]
+
+
+let_go = []
+
+
+@handlers.register("hold")
+async def hold() -> None:
+    """Ignore a cancel for as long as it takes."""
+    calls.append("hold")
+    while not let_go:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_cancel_whose_pool_closes_says_nothing_of_how_the_job_ended(new_pool):
+    """It runs elsewhere, and goes on: to answer that it failed would be wrong."""
+    let_go.clear()
+    async with new_pool(handlers, role="worker", cancel_grace=3600):
+        async with new_pool(handlers, role="producer") as producer:
+            job = await producer.submit(hold)
+            await wait_until(lambda: calls == ["hold"])
+            cancel = asyncio.create_task(producer.cancel(job.id))
+            await wait_until(lambda: job.id in producer._state.durability.handles.expected)
+        with pytest.raises(PoolClosedError, match="in the store"):
+            await cancel
+        let_go.append(True)
