@@ -29,6 +29,7 @@ from aiopool._control.call import call, hello
 from aiopool._control.problems import Problem
 from aiopool._control.verbs import Access
 from aiopool._runtime.faults import log_fault
+from aiopool._runtime.stop_signal import StopSignal
 
 __all__ = ["Server"]
 
@@ -53,12 +54,10 @@ class Server:
         self.path = path
         self.access = access
         self._pid = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._talks: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}  # with those who are connected
         self._asked: set[asyncio.StreamWriter] = set()  # those who wait for an answer
         self._socket: socket.socket | None = None
-        self._end: asyncio.Event | None = None
-        self._closing = False
+        self._stop = StopSignal()
         self._thread = threading.Thread(target=self._run, name="aiopool-control", daemon=True)
 
     def start(self) -> None:
@@ -81,11 +80,7 @@ class Server:
         if os.getpid() != self._pid:
             return
         self._remove()
-        self._closing = True  # first: the thread, if it has no loop yet, looks at it when it has one
-        loop, end = self._loop, self._end
-        if loop is not None and end is not None:
-            with contextlib.suppress(RuntimeError):  # it is closed
-                loop.call_soon_threadsafe(end.set)
+        self._stop.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_END)
 
@@ -105,10 +100,8 @@ class Server:
             log_fault(logger, "the control socket %s has failed, and answers no more", self.path, error=error)
 
     async def _serve(self) -> None:
-        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_unix_server(self._connected, sock=self._socket, limit=MAX_LINE)
-        if not self._closing:
-            await self._end.wait()
+        await self._stop.wait()
         server.close()
         for writer in self._talks.values():
             if writer not in self._asked:
@@ -149,7 +142,7 @@ class Server:
                 await asyncio.wait_for(reader.readuntil(b"\n"), _LAST_WORDS)
             await _send(writer, {"id": None, "problem": problem.to_dict()})
             return
-        while not self._closing:
+        while not self._stop.is_set:
             try:
                 line = await reader.readuntil(b"\n")
             except asyncio.IncompleteReadError:

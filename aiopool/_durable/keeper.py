@@ -18,6 +18,7 @@ from typing import final
 from aiopool._runtime import failpoints
 from aiopool._runtime.faults import log_fault
 from aiopool._runtime.runtime import Runtime
+from aiopool._runtime.stop_signal import StopSignal
 from aiopool.stores._protocol import Keeper
 
 __all__ = ["LeaseKeeper"]
@@ -38,14 +39,12 @@ class LeaseKeeper:
         self._lease = lease
         self._runtime = runtime
         self._lost = lost
-        self._stop: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = StopSignal()
         self._thread = threading.Thread(target=self._main, name="aiopool-lease-keeper", daemon=True)
         self._begun = threading.Event()
         self._ended: asyncio.Future[None] = runtime.loop.create_future()
         self._answered = 0.0
         self._asked = False
-        self._stopping = False
 
     async def begin(self) -> None:
         """Start the thread, and return when the lease is held.
@@ -60,14 +59,8 @@ class LeaseKeeper:
 
     async def stop(self) -> None:
         """End the thread; the lease ends by itself, or with the store."""
-        self._stopping = True  # first: the thread, if it has no loop yet, looks at it when it has one
-        loop, stop = self._loop, self._stop
-        if loop is not None and stop is not None:
-            try:
-                loop.call_soon_threadsafe(stop.set)
-            except RuntimeError:
-                return  # it has ended
-        if self._thread.ident is not None:
+        self._stop.set()
+        if self._thread.ident is not None:  # it was started
             await self._ended
 
     def _main(self) -> None:
@@ -100,9 +93,8 @@ class LeaseKeeper:
             return  # the pool's loop is closed: nobody is there
 
     async def _keep(self) -> None:
-        loop = self._loop = asyncio.get_running_loop()
-        self._stop, now = asyncio.Event(), loop.time
-        if self._stopping:
+        now = asyncio.get_running_loop().time
+        if self._stop.is_set:
             return
         await self._keeper.open()
         try:

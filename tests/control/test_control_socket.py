@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,11 +20,11 @@ import aiopool
 from aiopool import Pool
 from aiopool._control.call import VERBS
 from aiopool._control.client import Connection, NoAnswerError, NoProgramError, connect, programs
-from aiopool._control.paths import socket_path
 from aiopool._control.problems import TITLES, Problem
 from aiopool._control.server import MAX_CONNECTIONS, MAX_LINE, Server
 from aiopool._control.verbs import Access
 from aiopool._control.watched import watched
+from aiopool._runtime.stop_signal import StopSignal
 from aiopool.testing import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Python has no Unix sockets on Windows")
@@ -69,13 +68,25 @@ def control_threads():
     return [thread for thread in threading.enumerate() if thread.name == "aiopool-control"]
 
 
-def test_a_door_that_is_closed_at_once_ends_its_thread(sockets, monkeypatch):
+@pytest.fixture
+def closing(monkeypatch):
+    """It is set when somebody has asked a control socket to end."""
+    asked, stop = threading.Event(), StopSignal.set
+
+    def noted(signal):
+        stop(signal)
+        asked.set()
+
+    monkeypatch.setattr(StopSignal, "set", noted)
+    return asked
+
+
+def test_a_door_that_is_closed_at_once_ends_its_thread(sockets, closing, monkeypatch):
     """Also if the thread has no event loop yet."""
-    path, run = socket_path(os.getpid()), asyncio.run
+    run = asyncio.run
 
     def late(main):
-        while path.exists():  # close() removes it first, and then waits for the thread
-            time.sleep(0.01)
+        closing.wait(30)
         run(main)
 
     monkeypatch.setattr("aiopool._control.server.asyncio.run", late)
@@ -97,14 +108,13 @@ def test_who_reads_no_answer_does_not_hold_up_the_end(sockets):
         assert control_threads() == []
 
 
-def test_whoever_has_asked_before_the_end_is_answered(sockets, monkeypatch):
+def test_whoever_has_asked_before_the_end_is_answered(sockets, closing, monkeypatch):
     """As who has asked for the end: the program closes its door before the answer is written."""
     asked = threading.Event()
 
     async def late(verb, arguments, **options):
         asked.set()
-        while found.path.exists():  # close() removes it first
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(closing.wait, 30)
         return {"said": verb}
 
     monkeypatch.setattr("aiopool._control.server.call", late)
