@@ -55,6 +55,7 @@ class Cancels:
         *,
         look_again: Callable[[], object],
         watch: Callable[[str, str], Job[object]],
+        is_open: Callable[[], bool],
     ) -> None:
         """What it does.
 
@@ -63,6 +64,7 @@ class Cancels:
             ready: the store is open.
             look_again: has those asked about whom somebody waits for.
             watch: returns the handle of a job, by its id and its name.
+            is_open: whether handles hear of ends.
         """
         self._store = store
         self._ready = ready
@@ -70,6 +72,7 @@ class Cancels:
         self._attempts = attempts
         self._look_again = look_again
         self._watch = watch
+        self._is_open = is_open
         self.flusher: Flusher[tuple[str, str | None], CancelAnswer] = Flusher(
             "cancels",
             runtime,
@@ -98,10 +101,9 @@ class Cancels:
         if current_job_id() != id:  # one's own end cannot be waited for
             handle = self._watch(id, "")
             await handle.wait()
-            if isinstance(
-                lost := handle.exception(), PoolClosedError
-            ):  # the handle ends with its pool, the job does not
-                raise lost
+            error = handle.exception()
+            if not self._is_open() and isinstance(error, PoolClosedError):
+                raise error  # the handle has ended with its pool, and of the job nothing is known
             status = handle.status
         return CancelReport(id, JobStatus.RUNNING, status)
 

@@ -149,6 +149,7 @@ class StoreJobs:
             self.attempts,
             look_again=self.lookout.look_again,
             watch=self.watch,
+            is_open=lambda: self._is_open,
         )
 
     async def _connect(self) -> None:

@@ -682,6 +682,9 @@ class Pool(Submitter, AsyncOnly):
             Where the job was, and how it ended; whether it leaked. False if nothing was cancelled. `str()` says it in
             words. With `keep_finished` it tells how and when a job had ended before.
 
+        Raises:
+            PoolClosedError: the pool has closed, and the job, which another process runs, had not ended.
+
         If the caller is cancelled, the job's cancel goes on.
 
         Example:
