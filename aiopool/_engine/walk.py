@@ -20,7 +20,7 @@ __all__ = ["COPIED", "STRETCH", "numbers", "walk"]
 COPIED = 50_000
 # If only one number in so many is that of a live job, copying them is better, however many there are.
 SPARSE = 64
-# So many numbers are one step, if none of them is that of a live job.
+# So many numbers are looked at in one go; they are one step, if none of them is that of a live job.
 STRETCH = 256
 
 

@@ -2,7 +2,7 @@
 
 Invariant: no more than a slice passes between two turns of the loop, if the consumer takes none for itself.
 
-Jobs are looked at in stretches, for a step of an `async for` costs ten times what a look does.
+Jobs are looked at in stretches, and the clock after each: a step of an `async for` costs much more than a look.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from collections.abc import Callable
 from typing import Any, Self, final
 
 from aiopool._engine.engine import Engine
-from aiopool._engine.walk import numbers
+from aiopool._engine.walk import STRETCH, numbers
 from aiopool._jobs.job import Job
 from aiopool._jobs.status import JobStatus
 
 __all__ = ["JobScan"]
 
-# Seconds of one turn of the loop, and so many numbers of jobs until the next look at the clock.
+# Seconds of one turn of the loop.
 SLICE = 0.001
-STRETCH = 128
 
 
 @final
@@ -81,7 +80,8 @@ class JobScan:
         while True:
             while self._found:
                 job = self._found.pop()
-                if self._engine.jobs.get(job._sequence) is job and self._fits(job):
+                # It may have ended since the look at it, or begun.
+                if self._engine.jobs.get(job._sequence) is job and self._wanted in (None, job._status):
                     self._pass(self._stretch.index(job, self._at) + 1)
                     return job
             self._pass(len(self._stretch))
@@ -114,10 +114,6 @@ class JobScan:
         if self._where is not None:
             found = [job for job in found if self._where(job)]
         self._stretch, self._at, self._found, self._place = stretch, 0, found[::-1], end
-
-    def _fits(self, job: Job[Any]) -> bool:
-        """Whether a job that has matched still does: it may have ended since, or begun."""
-        return self._wanted is None or job._status is self._wanted
 
     def _pass(self, at: int) -> None:
         """Go by the jobs of the stretch up to a place."""

@@ -788,12 +788,11 @@ class Submitter:
         engine, job = self._make(function, args, kwargs)
         self._state.check_accepting(job)
         has_room = not engine.admission.is_full() or (not patient and self._apply_overflow(engine, job, nowait=False))
+        if has_room:
+            self._take_in(engine, job)
+            return job
         if self._block is not None:
             self._block.add(job)
-        if has_room:
-            engine.enter(job)
-            engine.admission.admit()  # one that starts later takes no room: what was dropped for it has left some
-            return job
         try:
             await engine.enter_when_space(job)
         except asyncio.CancelledError:
@@ -813,11 +812,15 @@ class Submitter:
         engine, job = self._make(function, args, kwargs)
         self._state.check_accepting(job)
         self._apply_overflow(engine, job, nowait=True)
+        self._take_in(engine, job)
+        return job
+
+    def _take_in(self, engine: Engine, job: Job[Any]) -> None:
+        """Take in a job for which there is room, or another one was dropped."""
         if self._block is not None:
             self._block.add(job)
         engine.enter(job)
-        engine.admission.admit()  # as above
-        return job
+        engine.admission.admit()  # one that starts later takes no room: what was dropped for it has left some
 
     async def _submit_to_store(
         self, durability: Durability, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -103,7 +103,7 @@ class View:
         self.program = ""
         self.status: dict[str, Any] | None = None
         self.said: str | None = None  # to who pressed a button before
-        self._links: dict[str, str] = {}  # how a link to a page begins
+        self._pages: dict[str, str] = {}  # their addresses, for links that say more
         self._target = target
         self._title = getattr(config, "title", "aiopool")
         self.up = "../" if request.url.path.rpartition("/do/")[1] and request.path_params.get("verb") else ""
@@ -154,10 +154,10 @@ class View:
         text = escape(_words.clean(shown))
         if len(of) > MAX_TEXT:  # it cannot be asked for
             return Markup(f"<span{kind}>{text}</span>")  # noqa: S704 - escaped before
-        begin = self._links.get(page)
-        if begin is None:
-            begin = self._links[page] = f'<a{kind} href="{escape(self.url(page, **{key: "?"}))}'.removesuffix("%3F")
-        return Markup(f'{begin}{_words.quoted(of)}">{text}</a>')  # noqa: S704 - escaped before
+        address = self._pages.get(page)
+        if address is None:
+            address = self._pages[page] = escape(self.url(page))  # it has the pool
+        return Markup(f'<a{kind} href="{address}&amp;{key}={_words.quoted(of)}">{text}</a>')  # noqa: S704 - escaped before
 
     def here(self, page: str) -> str:
         """Return the address of this view, to come back to."""

@@ -5,7 +5,7 @@ those that ask for what such an executor has not, each with its reason in `NOT_O
 """
 
 import importlib
-import time
+import threading
 import types
 import unittest
 import warnings
@@ -101,13 +101,18 @@ class OwnExecutor:
 class PatientReference:
     """A weak reference that gives other threads time to let go, as the tests of later Pythons do."""
 
-    def __init__(self, *what):
-        self._of = weakref.ref(*what)
+    def __init__(self, of, callback=None):
+        self._gone = threading.Event()
+        self._callback = callback
+        self._of = weakref.ref(of, self._goes)
+
+    def _goes(self, of):
+        if self._callback is not None:
+            self._callback(of)
+        self._gone.set()
 
     def __call__(self):
-        until = time.monotonic() + 30
-        while self._of() is not None and time.monotonic() < until:
-            time.sleep(0.001)
+        self._gone.wait(30)
         return self._of()
 
 

@@ -160,6 +160,9 @@ async def test_a_scan_finds_what_matches(isolation):
         assert await listed(pool.scan("queued", group="g")) == [queued[0].id, queued[2].id]
         assert await listed(pool.scan(name="echo")) == [queued[1].id, queued[2].id]
         assert await listed(pool.scan("failed")) == []
+        asked = []
+        assert await listed(pool.scan("queued", group="g", where=asked.append)) == []
+        assert asked == [queued[0], queued[2]]
         assert await listed(pool.scan("queued", where=lambda job: job.group is None)) == [queued[1].id]
         with pytest.raises(ValueError, match="lost"):
             pool.scan("lost")

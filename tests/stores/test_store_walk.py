@@ -8,11 +8,18 @@ from walk import Walk
 
 from aiopool.stores._rows import LimitRow
 
-SEEDS = 20
+SEEDS = 40
 STEPS = 120
 
 
-@pytest.mark.parametrize("tens", [0, *(pytest.param(tens, marks=pytest.mark.long) for tens in range(1, SEEDS // 10))])
+@pytest.mark.parametrize(
+    "tens",
+    [
+        0,
+        pytest.param(1, marks=pytest.mark.long),
+        *(pytest.param(tens, marks=pytest.mark.soak) for tens in range(2, SEEDS // 10)),
+    ],
+)
 async def test_a_walk_over_all_verbs(kind, tmp_path, tens):
     """Whatever is called in whatever order, each answer, each row and each number is what the model says."""
     for seed in range(tens * 10, tens * 10 + 10):
