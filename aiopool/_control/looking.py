@@ -40,6 +40,7 @@ MAX_IN_LINE = 1000
 MAX_NODES = 2000
 # Of jobs that have ended, for a look at other sizes; with fewer, each of them would be half of the answer.
 MAX_PAST, MIN_PAST, MAX_SIZES = 5000, 100, 8
+MAX_WINDOW = 1e9  # seconds
 NOT_KEPT = "no job has this id{more}; jobs that have ended are kept with Pool(keep_finished=1000)"
 
 
@@ -269,27 +270,29 @@ async def health(watch: Watched, arguments: Arguments) -> dict[str, Any]:
 
 @inside(Access.READ)
 async def what_if(watch: Watched, arguments: Arguments) -> dict[str, Any]:
-    """Show how long the last jobs would have waited at other sizes: sizes=8,16,32, as they ran, on paper."""
+    """Show how long the last jobs would have waited at other sizes: sizes=8,16,32; window=SECONDS: only the latest."""
     given = arguments.text("sizes")
+    window = arguments.seconds("window", most=MAX_WINDOW)
     arguments.end()
     pool = watch.pool
     sizes = _sizes(given, pool.size)
+    since = 0.0 if window is None else time.time() - window
     jobs: list[PastJob] = []
     for skip in range(0, MAX_PAST, SLICE):
         rows = pool.finished_jobs(SLICE, skip=skip)
         jobs += [
             PastJob(one.finished_time.timestamp() - one.seconds - one.waited, one.priority, one.seconds)
             for one in rows
-            if one.started_time is not None
+            if one.started_time is not None and one.finished_time.timestamp() >= since
         ]
-        if len(rows) < SLICE:
+        if len(rows) < SLICE or rows[-1].finished_time.timestamp() < since:
             break
         await asyncio.sleep(0)
     if len(jobs) < MIN_PAST:
         raise Problem(
             "conflict",
-            f"{len(jobs)} jobs that ran are remembered, and {MIN_PAST} are needed: give the pool "
-            "keep_finished=1000, and ask again later",
+            f"{len(jobs)} jobs that ran are remembered{'' if window is None else f' of the last {window:g} s'}, and "
+            f"{MIN_PAST} are needed: give the pool keep_finished=1000, and ask again later",
         )
     guesses = await asyncio.to_thread(lambda: [guess(jobs, size) for size in sizes])
     return {

@@ -122,9 +122,12 @@ def add_pools(api: APIRouter, desk: Desk) -> None:
         sizes: Annotated[
             str | None, Query(pattern=SIZES, max_length=100, description="8,16,32; left out: some around its own.")
         ] = None,
+        window: Annotated[
+            float | None, Query(ge=0, le=1e9, description="Only jobs that ended in the last so many seconds.")
+        ] = None,
     ) -> Response:
         """Show how long the jobs that are remembered would have waited at other sizes; 409: they are too few."""
-        return Json(await desk.ask(request, "what_if", pool, sizes=sizes))
+        return Json(await desk.ask(request, "what_if", pool, sizes=sizes, window=window))
 
     @api.post("/pools/{pool}/measure", responses=answers(dict[str, Any], "It measures") | problems())
     async def measure(request: Request, pool: PoolKey) -> Response:

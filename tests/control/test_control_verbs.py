@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import types
 
 import pytest
 
@@ -296,7 +297,7 @@ async def test_names_are_measured_when_it_is_asked_for(ask):
         assert [(row["name"], row["ended"], row["failed"]) for row in found["items"]] == [("nap", 1, 0)]
 
 
-async def test_other_sizes_are_tried_on_paper(ask):
+async def test_other_sizes_are_tried_on_paper(ask, monkeypatch):
     """From the jobs that have ended; with too few of them it says what to do."""
     async with Pool(2, name="mail", keep_finished=500) as pool:
         assert "keep_finished=1000" in (await refused(ask, "what_if")).detail
@@ -308,6 +309,11 @@ async def test_other_sizes_are_tried_on_paper(ask):
         assert one["wait_p95"] > two["wait_p95"] > many["wait_p95"]
         assert one["busy"] > many["busy"]
         assert [row["size"] for row in (await ask("what_if"))["items"]] == [1, 2, 4, 8]
+        past = pool.finished_jobs(1, skip=150)[0].finished_time.timestamp()
+        monkeypatch.setattr("aiopool._control.looking.time", types.SimpleNamespace(time=lambda: past + 60))
+        assert 100 <= (await ask("what_if", window=60))["jobs"] < 300
+        assert "of the last 0 s" in (await refused(ask, "what_if", window=0)).detail
+        monkeypatch.undo()
         assert (await refused(ask, "what_if", sizes="1,x")).kind == "invalid"
         assert (await refused(ask, "what_if", sizes="0")).kind == "invalid"
 

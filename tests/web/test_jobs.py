@@ -278,6 +278,9 @@ async def test_other_sizes_are_tried_on_paper():
         found = (await visitor.get("/pools/p/simulation?sizes=1,2,10000")).json()
         assert [row["size"] for row in found["items"]] == [1, 2, 10000]
         assert found["jobs"] == 200
+        assert (await visitor.get("/pools/p/simulation?window=3600")).json()["jobs"] == 200
+        assert (await visitor.get("/pools/p/simulation?window=0")).status_code == 409
+        assert (await visitor.get("/pools/p/simulation?window=-1")).status_code == 422
         for sizes in ("0", "10001", "1,", "x", "1,2,3,4,5,6,7,8,9"):
             assert (await visitor.get(f"/pools/p/simulation?sizes={sizes}")).status_code == 422
 
