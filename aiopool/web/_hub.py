@@ -32,6 +32,7 @@ class Hub:
         self._job = job
         self.viewers: dict[Watch, int] = {}  # each with the rows that it wants
         self._frame: dict[str, Any] | Problem | None = None
+        self._written: dict[int, str] = {}  # the frame as JSON, by the rows that are wanted of it
         self._waiting: set[asyncio.Future[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -57,6 +58,7 @@ class Hub:
                 self._frame = await self._target.ask(verb, self._pool, who="web", access=Access.READ, **wanted)
             except Problem as problem:
                 self._frame = problem
+            self._written.clear()
             self.wake()
             await asyncio.sleep(TICK)
 
@@ -77,6 +79,15 @@ class Hub:
             finally:
                 self._waiting.discard(news)
         return self._frame
+
+    def written(self, frame: dict[str, Any], rows: int) -> str:
+        """Return what a viewer wants of a snapshot that `next` has returned, as JSON: written once for all of them."""
+        text = self._written.get(rows) if frame is self._frame else None
+        if text is None:
+            text = _json(frame if self._job is not None else frame | {"running": frame.get("running", [])[:rows]})
+            if frame is self._frame:  # one who was slow may still have the last
+                self._written[rows] = text
+        return text
 
 
 @final
@@ -203,7 +214,7 @@ class Watch:
                 if isinstance(frame, Problem):
                     yield _event("bye", frame.to_dict())
                     return
-                yield _event("state", self._shown(frame), self._after)
+                yield _written("state", hub.written(frame, self._rows), self._after)
                 if frame["status"] in (OVER if self._job is None else ENDED):
                     what = "the pool" if self._job is None else f"job {self._job}"
                     yield _event("bye", {"detail": f"{what} is {frame['status']}"})
@@ -213,10 +224,6 @@ class Watch:
         finally:
             hubs.streams -= 1
             hubs.leave(self, hub)
-
-    def _shown(self, frame: dict[str, Any]) -> dict[str, Any]:
-        """Return what this viewer wants of a snapshot that is made for all of them."""
-        return frame if self._job is not None else frame | {"running": frame.get("running", [])[: self._rows]}
 
     async def _events(self, after: int) -> dict[str, Any]:
         wanted: dict[str, Any] = {} if self._job is None else {"job": self._job}
@@ -244,6 +251,14 @@ class Watch:
 
 
 def _event(kind: str, data: Any, number: int | None = None) -> str:
+    return _written(kind, _json(data), number)
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, default=str, separators=(",", ":"))
+
+
+def _written(kind: str, data: str, number: int | None) -> str:
     """Write an event; JSON in ASCII has no line breaks, so nothing in it can begin another one."""
     id = "" if number is None else f"id: {number}\n"
-    return f"{id}event: {kind}\ndata: {json.dumps(data, default=str, separators=(',', ':'))}\n\n"
+    return f"{id}event: {kind}\ndata: {data}\n\n"

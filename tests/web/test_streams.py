@@ -14,6 +14,7 @@ from web_app import TOKEN, client, make_app, serve
 from aiopool import Pool, Retry, current_job
 from aiopool._control.watched import watched
 from aiopool.testing import wait_until
+from aiopool.web import _hub
 from aiopool.web._app import app_of
 from aiopool.web._config import Config
 from aiopool.web._target import Here
@@ -123,6 +124,25 @@ async def test_all_viewers_have_one_snapshot_and_none_is_made_for_nobody():
         asked = len(target.asked)
         await asyncio.sleep(0.1)  # five ticks, in which nobody is asked
         assert len(target.asked) == asked
+
+
+async def test_a_snapshot_is_written_once_for_all_who_want_as_many_rows_of_it(monkeypatch):
+    """And each has as many as it asked for."""
+    written, write = [], _hub._json
+    monkeypatch.setattr(_hub, "_json", lambda data: written.append(data) or write(data))
+    app, gate = make_app(), asyncio.Event()
+    async with Pool(3, name="p") as pool:
+        held = [await pool.submit(gate.wait) for _ in range(3)]
+        await wait_until(lambda: all(job.status == "running" for job in held))
+        viewers = {rows: [Viewer(app, query=f"rows={rows}") for _ in range(10)] for rows in (1, 2)}
+        everybody = [one for some in viewers.values() for one in some]
+        await wait_until(lambda: all(viewer.events.count("state") >= 3 for viewer in everybody))
+        for rows, some in viewers.items():
+            for viewer in some:
+                assert {len(data["running"]) for kind, data, _ in read(viewer.text) if kind == "state"} == {rows}
+                await viewer.leave()
+        assert len(written) <= 2 * (max(viewer.events.count("state") for viewer in everybody) + 2)
+        gate.set()
 
 
 async def test_events_are_numbered_and_go_on_where_a_viewer_was():
